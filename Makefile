@@ -1,0 +1,81 @@
+# Everything runs in .venv, against the installed wheel. Needs Python 3.11 or later and make; nothing is compiled.
+#
+#   make demo    train on handwritten digits, gradients summed by an emulated switch
+#   make test    ruff, mypy and every test
+#   make bench   the benchmark table of docs/benchmarks.md
+
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+ROOMS := switchml worker switch_emulator torch_backend
+# Folders are listed as well, so that a removed file also rebuilds the wheel.
+SOURCES := $(shell find $(ROOMS) -name __pycache__ -prune -o \( -type d -o -name '*.py' -o -name '*.pyi' \
+	-o -name '*.proto' -o -name py.typed \) -print)
+
+# The source folder `switchml/` must never shadow the installed package.
+export PYTHONSAFEPATH := 1
+
+TEST_ARGS ?=
+BENCH_ARGS ?= allreduce --workers 2,4 --sizes 4K:16M:64 --baseline gloo --check
+
+define install
+	$(PIP) install --only-binary :all: -c constraints.txt "$$(echo build/wheel/*.whl)[$(1)]"
+	touch $@
+endef
+
+.PHONY: demo test lint types pytest bench protos docs clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.examples $(VENV)/.wheel
+	$(BIN)/switchml run -n 4 -- examples/digits.py --backend switchml --model both
+
+test: lint types pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Run from another folder: mypy would otherwise take the source tree, where the rooms are not yet one package.
+types: $(VENV)/.dev $(VENV)/.wheel
+	cd $(VENV) && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p switchml
+	cd $(VENV) && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache \
+		$(CURDIR)/examples/*.py
+
+pytest: $(VENV)/.dev $(VENV)/.wheel
+	SWITCHML_TEST_INSTALLED=1 $(BIN)/pytest $(TEST_ARGS)
+
+bench: $(VENV)/.dev $(VENV)/.wheel
+	$(BIN)/switchml bench $(BENCH_ARGS)
+
+docs: $(VENV)/.dev $(VENV)/.wheel
+	$(BIN)/python -m switchml.protocol.format_table docs/protocol.md
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or later found. Install one, or: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.build-tools: constraints.txt | $(VENV)/bin/python
+	$(PIP) install --quiet --only-binary :all: -c constraints.txt setuptools
+	touch $@
+
+# A fresh build folder each time: setuptools would keep modules that no longer exist.
+build/.wheel: $(SOURCES) pyproject.toml | $(VENV)/.build-tools
+	rm -rf build
+	$(PIP) wheel --quiet --no-build-isolation --no-deps --no-index -w build/wheel .
+	touch $@
+
+# What the demo needs, then what the tests need on top.
+$(VENV)/.examples: pyproject.toml constraints.txt | build/.wheel
+	$(call install,examples)
+$(VENV)/.dev: $(VENV)/.examples
+	$(call install,dev)
+
+$(VENV)/.wheel: build/.wheel $(VENV)/.examples
+	$(PIP) install --quiet --force-reinstall --no-deps --no-index build/wheel/*.whl
+	touch $@

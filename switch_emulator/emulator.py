@@ -1,0 +1,69 @@
+"""A whole emulated switch: data port, pipeline, shared memory, controller and its service."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from switchml.control.controller import Controller
+from switchml.control.server import ControlServer, serve
+from switchml.control.tls import ServerTls
+from switchml.switch_emulator.faults import Faults
+from switchml.switch_emulator.target import EmulatorTarget
+
+
+class Emulator:
+    """An emulated switch that runs until `close`; a context manager.
+
+    host: dotted IPv4 to listen on; 0.0.0.0 for all. udp_port, control_port: 0 for a free one. token: what workers must show; "" for none.
+    faults: see `faults.new_faults`. offload: False forbids segmentation offload.
+
+    Raises:
+        PortInUseError: one of the ports is taken.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        *,
+        udp_port: int = 0,
+        control_port: int = 0,
+        token: str = "",
+        lease: float = 10.0,
+        faults: Faults | None = None,
+        offload: bool = True,
+        tls: ServerTls | None = None,
+    ) -> None:
+        self.target = EmulatorTarget(host, udp_port, faults=faults, offload=offload)
+        try:
+            self.controller = Controller(self.target, token=token, lease=lease)
+            self._server: ControlServer = serve(self.controller, host, control_port, tls=tls)
+        except BaseException:
+            self.target.close()
+            raise
+
+    @property
+    def control_address(self) -> str:
+        """host:port of the control service."""
+        return self._server.address
+
+    @property
+    def udp_address(self) -> str:
+        """host:port of the data port."""
+        description = self.target.describe()
+        return f"{description.host}:{description.udp_port}"
+
+    def counters(self) -> dict[str, int]:
+        """Counters of the whole switch since it began, by name (protocol/counters.py)."""
+        return self.target.counters()
+
+    def close(self) -> None:
+        """End everything. Idempotent."""
+        self._server.stop()
+        self.controller.close()
+        self.target.close()
+
+    def __enter__(self) -> Emulator:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

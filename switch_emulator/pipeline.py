@@ -1,0 +1,474 @@
+"""The native aggregation pipeline: from ports through the job table and the slot machine back to ports, compiled."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from switchml.link import datagrams, libc, ring
+from switchml.link.datagrams import Datagrams
+from switchml.link.memory import fence, load_acquire, store_release
+from switchml.protocol.counters import SWITCH_COUNTERS, indices
+from switchml.protocol.header import (
+    HEADER_BYTES,
+    read_e0,
+    read_e1,
+    read_job,
+    read_msg_type,
+    read_size,
+    read_slot,
+    read_tsi,
+    read_version,
+    reserved_bits_set,
+    set_exponents,
+)
+from switchml.protocol.jit import compiled
+from switchml.protocol.messages import EXPONENTS, PROBE, SUM
+from switchml.protocol.slots import slot_of, version_of
+from switchml.switch_emulator import faults as fault_lab
+from switchml.switch_emulator.faults import Faults
+from switchml.switch_emulator.slot_machine import (
+    COMPLETE,
+    DUPLICATE,
+    MAX_WORKERS,
+    MISFIT,
+    RETRANSMIT,
+    STALE,
+    Pool,
+    admit,
+    admit_paper,
+    apply,
+)
+from switchml.switch_emulator.tables import MAX_JOBS, Tables, find_sender, job_layout
+
+Bytes = npt.NDArray[np.uint8]
+Longs = npt.NDArray[np.int64]
+
+_AT = indices(SWITCH_COUNTERS)
+_PACKETS_RECEIVED, _BYTES_RECEIVED = _AT["packets_received"], _AT["bytes_received"]
+_PACKETS_SENT, _BYTES_SENT = _AT["packets_sent"], _AT["bytes_sent"]
+_ELEMENTS_ADDED, _CHUNKS_COMPLETED = _AT["elements_added"], _AT["chunks_completed"]
+_RETRANSMITTED, _PROBES = _AT["results_retransmitted"], _AT["probes_answered"]
+_DUPLICATE, _STALE, _TRUNCATED = _AT["dropped_duplicate"], _AT["dropped_stale"], _AT["dropped_truncated"]
+_WRONG_SIZE, _BAD_HEADER = _AT["dropped_wrong_size"], _AT["dropped_bad_header"]
+_WRONG_SLOT, _WRONG_VERSION = _AT["dropped_wrong_slot"], _AT["dropped_wrong_version"]
+_UNKNOWN_SENDER, _WRONG_JOB, _PORT_FULL = _AT["dropped_unknown_sender"], _AT["dropped_wrong_job"], _AT["dropped_port_full"]
+_LOST, _DOUBLED, _REORDERED = _AT["fault_lost"], _AT["fault_duplicated"], _AT["fault_reordered"]
+
+NO_JOB = MAX_JOBS
+"""Row of the counters for packets of no known sender."""
+
+_NOBODY = -1
+_SINGLE = MAX_JOBS  # train destinations below are job numbers, from here on sender numbers
+_RING_BURST = 64
+_SPIN_NS = 50_000
+_SLEEP_NS = 100_000_000
+
+SWITCH_DTYPE = np.dtype(
+    [
+        ("train_for", np.int64),  # destination of the train being built
+        ("now", np.int64),
+        ("spare", np.int64),
+        ("doorbell", np.int64),  # eventfd
+        ("stop", np.int64),
+    ],
+    align=True,
+)
+
+
+class Switch(NamedTuple):
+    """State of the pipeline. counters: int64 (MAX_JOBS + 1, counters). flag: int64, 1 makes `run` return. fabric: shared memory, its first page the
+    switch's own. spare: uint8, takes results that have nowhere to go."""
+
+    state: npt.NDArray[Any]
+    tables: Tables
+    pool: Pool
+    counters: npt.NDArray[np.int64]
+    link: Datagrams
+    fabric: Bytes
+    faults: Faults
+    flag: Longs
+    spare: Bytes
+    scratch: Longs
+
+
+@compiled
+def _flush_train(switch: Switch) -> None:
+    state, tables, link = switch.state[0], switch.tables, switch.link
+    segments = datagrams.train_segments(link)
+    if segments == 0:
+        return
+    target = int(state["train_for"])
+    size = datagrams.train_bytes(link)
+    number = target
+    count = 1
+    if target >= _SINGLE:
+        sender = target - _SINGLE
+        number = int(tables.senders[sender]["job"])
+        failed = datagrams.send_train(link, tables.names[sender:].ctypes.data, 1)
+    elif tables.jobs[target]["multicast"] != 0:
+        failed = datagrams.send_train(link, tables.groups[target:].ctypes.data, 1)
+    else:
+        count = int(tables.jobs[target]["udp_workers"])
+        failed = datagrams.send_train(link, tables.unicast[target * MAX_WORKERS :].ctypes.data, count)
+    switch.counters[number, _PACKETS_SENT] += count * segments - failed
+    switch.counters[number, _BYTES_SENT] += count * size
+    switch.counters[number, _PORT_FULL] += failed
+
+
+@compiled
+def _udp_room(switch: Switch, target: int, length: int) -> int:
+    state, link = switch.state[0], switch.link
+    if state["train_for"] != target or not datagrams.has_room(link, length):
+        _flush_train(switch)
+        state["train_for"] = target
+    return datagrams.append(link, length)
+
+
+@compiled
+def _region_longs(switch: Switch, job: Any) -> Longs:
+    return switch.fabric[job["region"] : job["region"] + job["region_bytes"]].view(np.int64)
+
+
+@compiled
+def _ring_room(switch: Switch, job: Any, number: int, destination: int, length: int) -> int:
+    """Room for a packet on the job's downlink; its place in the fabric, or -1 when some worker is too far behind."""
+    layout = job_layout(job)
+    if job["down_head"] >= job["down_limit"]:
+        job["down_limit"] = ring.slowest_tail(_region_longs(switch, job), layout.workers) + layout.down_entries
+        if job["down_head"] >= job["down_limit"]:
+            switch.counters[number, _PORT_FULL] += 1
+            return -1
+    entry = int(job["region"]) + ring.down_entry(layout, int(job["down_head"]))
+    ring.set_entry(switch.fabric, entry, length, destination)
+    job["down_head"] += 1
+    switch.counters[number, _PACKETS_SENT] += 1
+    switch.counters[number, _BYTES_SENT] += length
+    return entry + ring.PACKET_AT
+
+
+@compiled
+def _publish_rings(switch: Switch, number: int) -> None:
+    job = switch.tables.jobs[number]
+    if job["down_head"] != job["down_shown"]:
+        job["down_shown"] = job["down_head"]
+        ring.publish_down(_region_longs(switch, job), int(job["down_head"]))
+
+
+@compiled
+def _deliver(switch: Switch, sender: int, memory: Bytes, at: int, length: int) -> None:
+    """Send a packet to one worker."""
+    entry = switch.tables.senders[sender]
+    number = int(entry["job"])
+    if entry["shm"] != 0:
+        place = _ring_room(switch, switch.tables.jobs[number], number, int(entry["worker"]), length)
+        if place >= 0:
+            switch.fabric[place : place + length] = memory[at : at + length]
+        return
+    place = _udp_room(switch, _SINGLE + sender, length)
+    switch.link.tx_memory[place : place + length] = memory[at : at + length]
+
+
+@compiled
+def _deliver_disturbed(switch: Switch, sender: int, memory: Bytes, at: int, length: int) -> None:
+    number = int(switch.tables.senders[sender]["job"])
+    fate = fault_lab.fate(switch.faults)
+    if fate == fault_lab.LOSE:
+        switch.counters[number, _LOST] += 1
+        return
+    if fate == fault_lab.HOLD:
+        switch.counters[number, _REORDERED] += 1
+        fault_lab.hold(switch.faults, fault_lab.EGRESS, sender, memory, at, length)
+        return
+    _deliver(switch, sender, memory, at, length)
+    if fate == fault_lab.DOUBLE:
+        switch.counters[number, _DOUBLED] += 1
+        _deliver(switch, sender, memory, at, length)
+
+
+@compiled
+def _emit_disturbed(switch: Switch, number: int, sender: int, everyone: bool, length: int) -> None:
+    """Send the result in `spare` to one worker or to all, each copy with a fate of its own."""
+    if not everyone:
+        _deliver_disturbed(switch, sender, switch.spare, 0, length)
+        return
+    for rank in range(switch.tables.jobs[number]["workers"]):
+        _deliver_disturbed(switch, int(switch.tables.members[number, rank]), switch.spare, 0, length)
+
+
+@compiled
+def _write_result(
+    switch: Switch, verdict: int, index: int, first: int, elements: int, memory: Bytes, at: int, out: Bytes, place: int
+) -> None:
+    """Apply the verdict and write the result packet at `out[place:]`."""
+    copy = switch.pool.slots[index]
+    out[place : place + HEADER_BYTES] = memory[at : at + HEADER_BYTES]
+    set_exponents(out, place, int(copy["e0"]), int(copy["e1"]))
+    if elements > 0:
+        start = at + HEADER_BYTES
+        packet = memory[start : start + 4 * elements].view(np.uint32)
+        result = out[place + HEADER_BYTES : place + HEADER_BYTES + 4 * elements].view(np.uint32)
+        apply(verdict, packet, switch.pool.sums[first : first + elements], result)
+
+
+@compiled
+def _answer_probe(switch: Switch, sender: int, memory: Bytes, at: int, length: int) -> None:
+    """Back to the worker, and to its job's group if it has one, whatever the job uses for results."""
+    tables = switch.tables
+    number = int(tables.senders[sender]["job"])
+    switch.counters[number, _PROBES] += 1
+    _deliver(switch, sender, memory, at, length)
+    if tables.groups[number]["family"] != 0:
+        _flush_train(switch)
+        place = datagrams.append(switch.link, length)
+        switch.link.tx_memory[place : place + length] = memory[at : at + length]
+        datagrams.send_train(switch.link, tables.groups[number:].ctypes.data, 1)
+
+
+@compiled
+def _check(switch: Switch, job: Any, number: int, memory: Bytes, at: int, length: int) -> int:
+    """Index of the counter of what is wrong with the packet, or -1."""
+    if length < HEADER_BYTES:
+        return _TRUNCATED
+    kind = read_msg_type(memory, at)
+    if kind < SUM or kind > PROBE or reserved_bits_set(memory, at):
+        return _BAD_HEADER
+    if read_job(memory, at) != number:
+        return _WRONG_JOB
+    if kind == PROBE:
+        return -1
+    payload = length - HEADER_BYTES
+    wanted = 4 * int(job["elements"]) if kind == SUM else 0
+    if read_size(memory, at) != job["size"] or payload > wanted:
+        return _WRONG_SIZE
+    if payload < wanted:
+        return _TRUNCATED
+    slot, window = read_slot(memory, at), int(job["window"])
+    if slot >= window:
+        return _WRONG_SLOT
+    tsi = read_tsi(memory, at)
+    if job["paper"] == 0 and (slot_of(tsi, window) != slot or version_of(tsi, window) != read_version(memory, at)):
+        return _WRONG_VERSION
+    return -1
+
+
+@compiled
+def process(switch: Switch, sender: int, memory: Bytes, at: int, length: int) -> None:
+    """One packet of a known worker, whole: `memory[at : at + length]`."""
+    tables = switch.tables
+    number = int(tables.senders[sender]["job"])
+    job = tables.jobs[number]
+    counters = switch.counters[number]
+    counters[_PACKETS_RECEIVED] += 1
+    counters[_BYTES_RECEIVED] += length
+    wrong = _check(switch, job, number, memory, at, length)
+    if wrong >= 0:
+        counters[wrong] += 1
+        return
+    kind = read_msg_type(memory, at)
+    if kind == PROBE:
+        _answer_probe(switch, sender, memory, at, length)
+        return
+    elements = int(job["elements"]) if kind == SUM else 0
+    slot, version, tsi = read_slot(memory, at), read_version(memory, at), read_tsi(memory, at)
+    e0, e1 = read_e0(memory, at), read_e1(memory, at)
+    index = 2 * (int(job["pool_base"]) + slot) + version
+    worker, workers = int(tables.senders[sender]["worker"]), int(job["workers"])
+    if job["paper"] != 0:
+        verdict = admit_paper(switch.pool.slots, index, worker, workers, tsi, elements, e0, e1)
+    else:
+        verdict = admit(switch.pool.slots, index, worker, workers, tsi, elements, e0, e1)
+    if verdict == DUPLICATE:
+        counters[_DUPLICATE] += 1
+        return
+    if verdict == STALE:
+        counters[_STALE] += 1
+        return
+    if verdict == MISFIT:
+        counters[_WRONG_SIZE] += 1
+        return
+    first = int(job["sums_base"]) + (2 * slot + version) * int(job["elements"])
+    if verdict == RETRANSMIT:
+        counters[_RETRANSMITTED] += 1
+    else:
+        counters[_ELEMENTS_ADDED] += elements
+    everyone = verdict >= COMPLETE
+    if everyone:
+        counters[_CHUNKS_COMPLETED] += 1
+    elif verdict != RETRANSMIT:
+        if elements > 0:
+            begin = at + HEADER_BYTES
+            packet = memory[begin : begin + 4 * elements].view(np.uint32)
+            apply(verdict, packet, switch.pool.sums[first : first + elements], packet)
+        return
+    if switch.faults.settings[0]["active"] != 0:
+        _write_result(switch, verdict, index, first, elements, memory, at, switch.spare, 0)
+        _emit_disturbed(switch, number, sender, everyone, length)
+        return
+    udp = job["udp_workers"] > 0 if everyone else tables.senders[sender]["shm"] == 0
+    shm = job["shm_workers"] > 0 if everyone else tables.senders[sender]["shm"] != 0
+    if udp:
+        place = _udp_room(switch, number if everyone else _SINGLE + sender, length)
+        _write_result(switch, verdict, index, first, elements, memory, at, switch.link.tx_memory, place)
+        if shm:
+            copy = _ring_room(switch, job, number, ring.EVERYONE, length)
+            if copy >= 0:
+                switch.fabric[copy : copy + length] = switch.link.tx_memory[place : place + length]
+        return
+    place = _ring_room(switch, job, number, ring.EVERYONE if everyone else worker, length)
+    if place >= 0:
+        _write_result(switch, verdict, index, first, elements, memory, at, switch.fabric, place)
+    else:
+        _write_result(switch, verdict, index, first, elements, memory, at, switch.spare, 0)
+
+
+@compiled
+def _release_held(switch: Switch, everything: bool) -> None:
+    held = switch.faults
+    index = fault_lab.next_release(held, everything)
+    while index >= 0:
+        entry = held.held[index]
+        sender, length = int(entry["sender"]), int(entry["length"])
+        if switch.tables.senders[sender]["used"] != 0:
+            if entry["direction"] == fault_lab.INGRESS:
+                process(switch, sender, held.memory[index], 0, length)
+            else:
+                _deliver(switch, sender, held.memory[index], 0, length)
+        fault_lab.forget(held, index)
+        index = fault_lab.next_release(held, everything)
+
+
+@compiled
+def ingress(switch: Switch, sender: int, memory: Bytes, at: int, length: int) -> None:
+    """A packet from a port, through the fault injector where there is one, into the pipeline."""
+    if switch.faults.settings[0]["active"] == 0:
+        process(switch, sender, memory, at, length)
+        return
+    number = int(switch.tables.senders[sender]["job"])
+    fault_lab.pass_one(switch.faults)
+    _release_held(switch, False)
+    fate = fault_lab.fate(switch.faults)
+    if fate == fault_lab.LOSE:
+        switch.counters[number, _LOST] += 1
+    elif fate == fault_lab.HOLD and length <= switch.faults.memory.shape[1]:
+        switch.counters[number, _REORDERED] += 1
+        fault_lab.hold(switch.faults, fault_lab.INGRESS, sender, memory, at, length)
+    else:
+        process(switch, sender, memory, at, length)
+        if fate == fault_lab.DOUBLE:
+            switch.counters[number, _DOUBLED] += 1
+            process(switch, sender, memory, at, length)
+
+
+@compiled
+def _poll_udp(switch: Switch) -> int:
+    link, tables = switch.link, switch.tables
+    if link.registers[datagrams.FD] < 0:
+        return 0
+    found = 0
+    for message in range(datagrams.receive(link)):
+        at = datagrams.message_start(link, message)
+        end = at + datagrams.message_bytes(link, message)
+        segment = datagrams.segment_bytes(link, message)
+        name = link.rx_names[message]
+        sender = find_sender(tables, int(name["address"]), int(name["port"]))
+        if sender < 0:
+            strangers = -(-(end - at) // segment) if segment > 0 else 1
+            switch.counters[NO_JOB, _PACKETS_RECEIVED] += strangers
+            switch.counters[NO_JOB, _BYTES_RECEIVED] += end - at
+            switch.counters[NO_JOB, _UNKNOWN_SENDER] += strangers
+            found += strangers
+            continue
+        tables.senders[sender]["last_heard"] = switch.state[0]["now"]
+        if at == end:
+            ingress(switch, sender, link.rx_memory, at, 0)
+            found += 1
+        while at < end:
+            ingress(switch, sender, link.rx_memory, at, min(segment, end - at))
+            at += segment
+            found += 1
+    return found
+
+
+@compiled
+def _poll_ring(switch: Switch, sender: int) -> int:
+    entry = switch.tables.senders[sender]
+    number = int(entry["job"])
+    job = switch.tables.jobs[number]
+    longs = _region_longs(switch, job)
+    layout = job_layout(job)
+    worker = int(entry["worker"])
+    head = load_acquire(longs, ring.up_head(worker))
+    tail = int(entry["up_tail"])
+    count = min(head - tail, _RING_BURST)
+    if count <= 0:
+        return 0
+    entry["last_heard"] = switch.state[0]["now"]
+    for index in range(tail, tail + count):
+        place = int(job["region"]) + ring.up_entry(layout, worker, index)
+        length = ring.entry_length(switch.fabric, place)
+        # A worker that writes nonsense may harm itself alone.
+        length = min(max(length, 0), layout.stride - ring.PACKET_AT)
+        ingress(switch, sender, switch.fabric, place + ring.PACKET_AT, length)
+    entry["up_tail"] = tail + count
+    store_release(longs, ring.up_tail(worker), tail + count)
+    return count
+
+
+@compiled
+def _poll_rings(switch: Switch) -> int:
+    tables = switch.tables
+    found = 0
+    for index in range(tables.ring_count[0]):
+        sender = int(tables.rings[index])
+        found += _poll_ring(switch, sender)
+        _publish_rings(switch, int(tables.senders[sender]["job"]))
+    return found
+
+
+@compiled
+def _rings_waiting(switch: Switch) -> bool:
+    tables = switch.tables
+    for index in range(tables.ring_count[0]):
+        entry = tables.senders[int(tables.rings[index])]
+        longs = _region_longs(switch, tables.jobs[entry["job"]])
+        if load_acquire(longs, ring.up_head(int(entry["worker"]))) != entry["up_tail"]:
+            return True
+    return False
+
+
+@compiled
+def _sleep(switch: Switch) -> None:
+    page = switch.fabric[: ring.PAGE].view(np.int64)
+    doorbell = int(switch.state[0]["doorbell"])
+    store_release(page, ring.SWITCH_SLEEPS, 1)
+    fence()
+    if not _rings_waiting(switch) and load_acquire(switch.flag, 0) == 0:
+        datagrams.wait_readable(switch.link, doorbell, -1, _SLEEP_NS)
+    store_release(page, ring.SWITCH_SLEEPS, 0)
+    datagrams.drain_event(switch.link, doorbell)
+
+
+@compiled
+def run(switch: Switch, spin_ns: int) -> None:
+    """Forward packets until the flag is set. `spin_ns`: how long to look again before sleeping."""
+    state = switch.state[0]
+    quiet_since = libc.monotonic_ns(switch.scratch)
+    while load_acquire(switch.flag, 0) == 0:
+        state["now"] = libc.monotonic_ns(switch.scratch)
+        found = _poll_udp(switch) + _poll_rings(switch)
+        _flush_train(switch)
+        if found > 0:
+            quiet_since = state["now"]
+            continue
+        if switch.faults.settings[0]["held"] > 0:
+            _release_held(switch, True)
+            _flush_train(switch)
+            for index in range(switch.tables.ring_count[0]):
+                _publish_rings(switch, int(switch.tables.senders[int(switch.tables.rings[index])]["job"]))
+        elif state["now"] - quiet_since < spin_ns:
+            libc.sched_yield()
+        else:
+            _sleep(switch)

@@ -1,0 +1,182 @@
+"""The slot machine: what a switch does with one packet. A pure function on numpy state: no I/O, no clock.
+
+Theory of operation
+-------------------
+A job has a range of slots, each in two copies (versions). A copy works on one chunk at a time:
+
+    copy empty, or tsi newer than its stamp   start afresh with this packet         FRESH
+    tsi = stamp, worker not seen yet          add the elements, maximise exponents  ADDED
+    tsi = stamp, worker seen, all seen        send the result to this worker        RETRANSMIT
+    tsi = stamp, worker seen, some missing    drop                                  DUPLICATE
+    tsi older than the stamp                  drop                                  STALE
+
+After FRESH or ADDED the chunk may be complete (COMPLETE is added to the verdict): then the result goes to all workers.
+
+The published algorithm (NSDI 2021, algorithm 3) has no stamp: a packet of one version clears the worker's bit in the other. A
+duplicate that is delayed past the next use of its copy is then added to a foreign chunk, and sums are silently wrong without a
+single loss (shown for the public P4 program by VeriNC, arXiv 2604.10186). The flag `paper` runs that machine, for reference
+clients and to show the bug.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from switchml.protocol.byteorder import copy_swapped
+from switchml.protocol.jit import compiled
+from switchml.protocol.slots import tsi_distance
+from switchml.switch_emulator.aggregate import add, add_and_emit, take_and_emit
+
+MAX_WORKERS = 256
+_SEEN_WORDS = MAX_WORKERS // 64
+
+SLOT_DTYPE = np.dtype(
+    [
+        ("stamp", np.uint32),  # tsi of the chunk the copy works on
+        ("seen_count", np.uint16),  # workers in the sum; in the paper's machine modulo their number
+        ("elements", np.uint16),  # elements of the chunk's packets; 0 for EXPONENTS
+        ("e0", np.int8),
+        ("e1", np.int8),
+        ("used", np.uint8),  # 0 until the first packet
+        ("seen", np.uint64, (_SEEN_WORDS,)),  # a bit per worker
+    ],
+    align=True,
+)
+
+FRESH = 1
+ADDED = 2
+RETRANSMIT = 3
+DUPLICATE = 4
+STALE = 5
+MISFIT = 6  # the chunk's other packets have another number of elements
+COMPLETE = 16
+
+Words = npt.NDArray[np.uint32]
+
+
+class Pool(NamedTuple):
+    """State of all slots of a switch.
+
+    slots: SLOT_DTYPE, two copies a slot: index 2 * slot + version.
+    sums: uint32, the partial sums in the machine's byte order.
+    """
+
+    slots: npt.NDArray[Any]
+    sums: Words
+
+
+def new_pool(slots: int, elements: int) -> Pool:
+    """An empty pool of `slots` slots (two copies each) with room for `elements` int32 in all copies together."""
+    return Pool(np.zeros(2 * slots, SLOT_DTYPE), np.zeros(elements, np.uint32))
+
+
+@compiled
+def clear_slots(slots: Any, first: int, count: int) -> None:
+    """Make `count` slots from slot `first` empty, both copies."""
+    for index in range(2 * first, 2 * (first + count)):
+        slots[index]["used"] = 0
+        _clear_seen(slots, index)
+
+
+@compiled
+def _clear_seen(slots: Any, index: int) -> None:
+    for word in range(_SEEN_WORDS):
+        slots[index]["seen"][word] = np.uint64(0)
+    slots[index]["seen_count"] = 0
+
+
+@compiled
+def is_seen(slots: Any, index: int, worker: int) -> bool:
+    """Whether the copy's bitmap has the worker."""
+    return (int(slots[index]["seen"][worker >> 6] >> np.uint64(worker & 63)) & 1) != 0
+
+
+@compiled
+def _flip_seen(slots: Any, index: int, worker: int) -> None:
+    slots[index]["seen"][worker >> 6] ^= np.uint64(1) << np.uint64(worker & 63)
+
+
+@compiled
+def _start(slots: Any, index: int, tsi: int, elements: int, e0: int, e1: int) -> None:
+    slots[index]["used"] = 1
+    slots[index]["stamp"] = tsi
+    slots[index]["elements"] = elements
+    slots[index]["e0"] = e0
+    slots[index]["e1"] = e1
+
+
+@compiled
+def _raise_exponents(slots: Any, index: int, e0: int, e1: int) -> None:
+    slots[index]["e0"] = max(int(slots[index]["e0"]), e0)
+    slots[index]["e1"] = max(int(slots[index]["e1"]), e1)
+
+
+@compiled
+def admit(slots: Any, index: int, worker: int, workers: int, tsi: int, elements: int, e0: int, e1: int) -> int:
+    """The verdict on a packet; updates everything of the copy but its sums.
+
+    index: 2 * (pool base + slot) + version. worker: 0 to workers - 1. e0, e1: -128 to 127.
+    """
+    verdict = ADDED
+    distance = tsi_distance(tsi, int(slots[index]["stamp"]))
+    if slots[index]["used"] == 0 or distance > 0:
+        _start(slots, index, tsi, elements, e0, e1)
+        _clear_seen(slots, index)
+        verdict = FRESH
+    elif distance < 0:
+        return STALE
+    elif is_seen(slots, index, worker):
+        return RETRANSMIT if int(slots[index]["seen_count"]) == workers else DUPLICATE
+    elif int(slots[index]["elements"]) != elements:
+        return MISFIT
+    else:
+        _raise_exponents(slots, index, e0, e1)
+    _flip_seen(slots, index, worker)
+    count = int(slots[index]["seen_count"]) + 1
+    slots[index]["seen_count"] = count
+    return verdict + COMPLETE if count == workers else verdict
+
+
+@compiled
+def admit_paper(slots: Any, index: int, worker: int, workers: int, tsi: int, elements: int, e0: int, e1: int) -> int:
+    """The verdict of the published algorithm, which tells chunks apart by their version alone."""
+    count = int(slots[index]["seen_count"])
+    if is_seen(slots, index, worker):
+        return RETRANSMIT if count == 0 else DUPLICATE
+    if count != 0 and int(slots[index]["elements"]) != elements:
+        return MISFIT
+    _flip_seen(slots, index, worker)
+    other = index ^ 1
+    if is_seen(slots, other, worker):
+        _flip_seen(slots, other, worker)
+    verdict = ADDED
+    if count == 0:
+        _start(slots, index, tsi, elements, e0, e1)
+        verdict = FRESH
+    else:
+        _raise_exponents(slots, index, e0, e1)
+    count = (count + 1) % workers
+    slots[index]["seen_count"] = count
+    return verdict + COMPLETE if count == 0 else verdict
+
+
+@compiled
+def apply(verdict: int, packet: Words, sums: Words, out: Words) -> None:
+    """Do to the elements what the verdict says.
+
+    packet, sums, out: uint32 of the chunk's length; packet and out in network order. `out` is written when a result leaves
+    (COMPLETE or RETRANSMIT) and left alone otherwise.
+    """
+    if verdict == FRESH:
+        copy_swapped(packet, sums)
+    elif verdict == ADDED:
+        add(packet, sums)
+    elif verdict == ADDED + COMPLETE:
+        add_and_emit(packet, sums, out)
+    elif verdict == FRESH + COMPLETE:
+        take_and_emit(packet, sums, out)
+    elif verdict == RETRANSMIT:
+        copy_swapped(sums, out)

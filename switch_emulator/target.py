@@ -1,0 +1,261 @@
+"""The emulator as a controller sees it: programs the tables of the native pipeline and runs its loop in a thread."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+import numpy as np
+
+from switchml.control.ranges import RangeAllocator
+from switchml.control.target import JobProgram, SlotReading, TargetDescription
+from switchml.errors import PoolExhaustedError, PortInUseError
+from switchml.link.datagrams import enlarge_buffers, open_datagrams, socket_address
+from switchml.link.libc import monotonic_ns
+from switchml.link.ring import down_tail, ring_layout
+from switchml.protocol.counters import SWITCH_COUNTERS, named
+from switchml.protocol.messages import ELEMENT_BYTES, PAYLOAD_SIZES, size_code
+from switchml.switch_emulator.fabric import Door, Fabric, Region
+from switchml.switch_emulator.faults import Faults, new_faults
+from switchml.switch_emulator.pipeline import SWITCH_DTYPE, Switch, run
+from switchml.switch_emulator.slot_machine import MAX_WORKERS, clear_slots, is_seen, new_pool
+from switchml.switch_emulator.tables import MAX_JOBS, index_senders, new_tables
+
+T = TypeVar("T")
+
+POOL_SLOTS = 16384
+_POOL_ELEMENTS = 64 << 20  # sparse: only what is used takes memory
+_SOCKET_BUFFER = 8 << 20
+# Long, because the first packet loop on a machine is compiled first.
+_ANSWER_SECONDS = 90.0
+_SPIN_NS = 50_000
+_IP_MULTICAST_ALL = 49  # 0: only groups this socket joined itself
+MAX_PAYLOAD = PAYLOAD_SIZES[-1].payload
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    # Workers of this host bind the same port for their multicast group.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
+    try:
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        raise PortInUseError(
+            f"cannot listen on UDP {host}:{port} ({error.strerror}): choose another --port, or 0 for a free one"
+        ) from error
+    enlarge_buffers(sock, _SOCKET_BUFFER)
+    if host != "0.0.0.0":
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(host))
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 1)
+    return sock
+
+
+class EmulatorTarget:
+    """A `SwitchTarget` over the native pipeline. Its loop runs from construction to `close`.
+
+    Raises:
+        PortInUseError: the UDP port is taken.
+    """
+
+    def __init__(self, host: str = "127.0.0.1", udp_port: int = 0, *, faults: Faults | None = None, offload: bool = True) -> None:
+        self._socket = _listen(host, udp_port)
+        self._host = host
+        self._port: int = self._socket.getsockname()[1]
+        self._fabric = Fabric()
+        state = np.zeros(1, SWITCH_DTYPE)
+        state[0]["doorbell"] = self._fabric.doorbell
+        self._switch = Switch(
+            state=state,
+            tables=new_tables(),
+            pool=new_pool(POOL_SLOTS, _POOL_ELEMENTS),
+            counters=np.zeros((MAX_JOBS + 1, len(SWITCH_COUNTERS)), np.int64),
+            link=open_datagrams(self._socket, offload=offload),
+            fabric=self._fabric.memory,
+            faults=faults or new_faults(),
+            flag=np.zeros(1, np.int64),
+            spare=np.zeros(MAX_PAYLOAD + 4096, np.uint8),
+            scratch=np.zeros(4, np.int64),
+        )
+        self._ended = np.zeros(len(SWITCH_COUNTERS), np.int64)
+        self._elements = RangeAllocator(_POOL_ELEMENTS)
+        self._sums: dict[int, int] = {}
+        self._jobs: dict[int, JobProgram] = {}
+        self._tickets: dict[str, int] = {}
+        self._commands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._loop, name="switchml-pipeline", daemon=True)
+        self._thread.start()
+        self._door = Door(self._fabric, self._attach)
+
+    def describe(self) -> TargetDescription:
+        return TargetDescription(self._host, self._port, self._door.name, POOL_SLOTS, MAX_PAYLOAD, MAX_WORKERS)
+
+    def add_job(self, job: JobProgram) -> None:
+        self._between_packets(lambda: self._add_job(job))
+
+    def set_multicast(self, job_number: int, enabled: bool) -> None:
+        def switch_over() -> None:
+            self._switch.tables.jobs[job_number]["multicast"] = enabled
+
+        self._between_packets(switch_over)
+
+    def remove_job(self, job_number: int) -> None:
+        self._between_packets(lambda: self._remove_job(job_number))
+
+    def read_slot(self, job_number: int, slot: int, version: int) -> SlotReading:
+        job = self._jobs[job_number]
+        index = 2 * (job.pool_base + slot) + version
+
+        def read() -> SlotReading:
+            slots = self._switch.pool.slots
+            seen = frozenset(worker.rank for worker in job.workers if is_seen(slots, index, worker.rank))
+            return SlotReading(int(slots[index]["stamp"]), bool(slots[index]["used"]), seen)
+
+        return self._between_packets(read)
+
+    def last_heard(self, job_number: int) -> list[float | None]:
+        tables = self._switch.tables
+        now = monotonic_ns(np.zeros(4, np.int64))
+        heard: list[float | None] = []
+        for rank in range(len(self._jobs[job_number].workers)):
+            at = int(tables.senders[tables.members[job_number, rank]]["last_heard"])
+            heard.append(None if at == 0 else max(0.0, (now - at) / 1e9))
+        return heard
+
+    def counters(self) -> dict[str, int]:
+        return named(SWITCH_COUNTERS, self._switch.counters.sum(axis=0) + self._ended)
+
+    def job_counters(self, job_number: int) -> dict[str, int]:
+        return named(SWITCH_COUNTERS, self._switch.counters[job_number])
+
+    def close(self) -> None:
+        """End the loop and free what it held. Idempotent."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self._door.close()
+        self._interrupt()
+        self._thread.join(_ANSWER_SECONDS)
+        self._socket.close()
+        self._fabric.close()
+
+    def _loop(self) -> None:
+        while not self._stopping:
+            run(self._switch, _SPIN_NS)
+            self._switch.flag[0] = 0
+            while self._commands:
+                command, future = self._commands.popleft()
+                try:
+                    future.set_result(command())
+                except BaseException as error:  # the caller's to handle
+                    future.set_exception(error)
+
+    def _interrupt(self) -> None:
+        self._switch.flag[0] = 1
+        os.eventfd_write(self._fabric.doorbell, 1)
+
+    def _between_packets(self, command: Callable[[], T]) -> T:
+        """Run `command` in the loop's thread while no packet is being processed."""
+        future: Future[T] = Future()
+        self._commands.append((command, future))
+        self._interrupt()
+        return future.result(_ANSWER_SECONDS)
+
+    def _add_job(self, program: JobProgram) -> None:
+        number, elements = program.job_number, program.payload // ELEMENT_BYTES
+        sums = self._elements.allocate(2 * program.window * elements)
+        if sums is None:
+            raise PoolExhaustedError(
+                f"the switch has no memory for {program.window} slots of {program.payload} bytes: "
+                "wait for other jobs to end, or ask for a smaller window or payload"
+            )
+        layout = ring_layout(len(program.workers), program.window, program.payload)
+        shared = [worker for worker in program.workers if worker.transport == "shm"]
+        region = self._fabric.allocate(layout.total_bytes) if shared else 0
+        if region is None:
+            self._elements.release(sums)
+            raise PoolExhaustedError("the switch has no shared memory left: join with transport 'udp', or wait for other jobs to end")
+        tables = self._switch.tables
+        tables.jobs[number] = np.zeros((), tables.jobs.dtype)
+        entry = tables.jobs[number]
+        for name, value in {
+            "used": 1, "workers": len(program.workers), "paper": program.paper, "size": size_code(program.payload), "elements": elements,
+            "window": program.window, "pool_base": program.pool_base, "sums_base": sums, "shm_workers": len(shared),
+            "udp_workers": len(program.workers) - len(shared), "region": region, "region_bytes": layout.total_bytes if shared else 0,
+        }.items():  # fmt: skip
+            entry[name] = value
+        tables.groups[number] = np.zeros((), tables.groups.dtype)
+        if program.multicast_group:
+            tables.groups[number] = socket_address(program.multicast_group, program.multicast_port)[0]
+        if shared:
+            longs = self._fabric.memory[region : region + layout.total_bytes].view(np.int64)
+            for worker in program.workers:
+                if worker.transport != "shm":
+                    # Reads nothing there, so never holds the others up.
+                    longs[down_tail(worker.rank)] = np.iinfo(np.int64).max // 2
+        self._add_workers(program)
+        self._switch.counters[number] = 0
+        clear_slots(self._switch.pool.slots, program.pool_base, program.window)
+        self._sums[number] = sums
+        self._jobs[number] = program
+
+    def _add_workers(self, program: JobProgram) -> None:
+        tables, number = self._switch.tables, program.job_number
+        free = iter(np.flatnonzero(tables.senders["used"] == 0))
+        unicast = number * MAX_WORKERS
+        for worker in program.workers:
+            index = int(next(free))
+            tables.senders[index] = np.zeros((), tables.senders.dtype)
+            sender = tables.senders[index]
+            sender["used"], sender["job"], sender["worker"] = 1, number, worker.rank
+            tables.members[number, worker.rank] = index
+            if worker.transport == "shm":
+                sender["shm"] = 1
+                self._tickets[worker.ticket] = index
+                continue
+            name = socket_address(worker.address, worker.port)[0]
+            sender["address"], sender["port"] = name["address"], name["port"]
+            tables.names[index] = name
+            tables.unicast[unicast] = name
+            unicast += 1
+        index_senders(tables)
+
+    def _attach(self, ticket: str) -> Region | None:
+        def attach() -> Region | None:
+            index = self._tickets.pop(ticket, None)
+            if index is None:
+                return None
+            tables = self._switch.tables
+            sender = tables.senders[index]
+            sender["attached"] = 1
+            index_senders(tables)
+            job = tables.jobs[sender["job"]]
+            return Region(int(job["region"]), int(job["region_bytes"]), int(sender["worker"]))
+
+        return self._between_packets(attach)
+
+    def _remove_job(self, number: int) -> None:
+        program = self._jobs.pop(number, None)
+        if program is None:
+            return
+        tables = self._switch.tables
+        entry = tables.jobs[number]
+        for rank in range(len(program.workers)):
+            tables.senders[tables.members[number, rank]]["used"] = 0
+            tables.senders[tables.members[number, rank]]["attached"] = 0
+        tables.members[number] = -1
+        self._tickets = {t: index for t, index in self._tickets.items() if tables.senders[index]["used"]}
+        index_senders(tables)
+        self._elements.release(self._sums.pop(number))
+        if entry["region_bytes"]:
+            self._fabric.release(int(entry["region"]), int(entry["region_bytes"]))
+        entry["used"] = 0
+        self._ended += self._switch.counters[number]
+        self._switch.counters[number] = 0

@@ -1,0 +1,257 @@
+"""Times of all-reduce, all systems interleaved in one run.
+
+For every size there are rounds; in a round every system runs one batch of iterations, and the order rotates from
+round to round, so that what the machine does meanwhile falls on all alike. While one system runs, the ranks of
+the others sleep on a pipe. A batch: every rank fills its tensor, passes the system's barrier, then reduces in
+place `iterations` times in a row; the time of an iteration is the slowest rank's loop divided by their number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from switchml.bench import messages
+from switchml.bench.limits import SHAPED, WIRE, goodput_limit, ring_limit
+from switchml.bench.patterns import ElementType, Verdict, batch_limit, check_operation, element_type
+from switchml.bench.results import Measurement, with_ratios
+from switchml.bench.systems.catalogue import options_of
+from switchml.bench.systems.system import Entry
+from switchml.bench.team import Team
+from switchml.errors import UsageError
+from switchml.testbed.namespace import Namespace
+from switchml.testbed.shape import LinkShape
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure.
+
+    workers, sizes: every combination; sizes in bytes, rounded down to whole elements.
+    iterations: in a batch; 0 = as many as last `min_time` seconds.
+    warm_up: iterations before the rounds. payload, window: of our systems, 0 = the switch's default.
+    shape: links of a star that is built for the run; None = this machine's own interfaces.
+    line_rate: bits a second of the network in use when it is not `shape`'s, for the limit only; 0 = unknown.
+    switch: control address of a running switch; "" = an emulator is started for each of our systems.
+    timeout: seconds that a batch may take.
+    """
+
+    workers: list[int]
+    sizes: list[int]
+    dtype: str
+    op: str
+    variants: list[Entry]
+    baselines: list[Entry]
+    check: bool = True
+    rounds: int = 7
+    iterations: int = 0
+    warm_up: int = 3
+    min_time: float = 0.1
+    payload: int = 0
+    window: int = 0
+    shape: LinkShape | None = None
+    mtu: int = 1500
+    line_rate: int = 0
+    switch: str = ""
+    token: str = ""
+    timeout: float = 300.0
+
+    @property
+    def entries(self) -> list[Entry]:
+        """All systems, ours first."""
+        return [*self.variants, *self.baselines]
+
+    def validate(self) -> ElementType:
+        """Raises `UsageError` for a plan that cannot be carried out."""
+        kind = element_type(self.dtype)
+        check_operation(kind, self.op)
+        if not self.entries:
+            raise UsageError("nothing to measure: name a variant or a baseline")
+        if self.rounds < 1 or self.iterations < 0 or self.warm_up < 0 or self.min_time <= 0:
+            raise UsageError("at least one round, no negative numbers, and a positive --min-time")
+        if min(self.sizes) < kind.itemsize:
+            raise UsageError(f"sizes start at one element: {kind.itemsize} bytes of {kind.name}")
+        if self.shape is not None and self.switch:
+            raise UsageError(
+                "--switch names a switch outside; with --rate or --loss the network is built here"
+            )
+        for entry in self.entries:
+            entry.check_usable(self.dtype, self.op, namespaces=self.shape is not None)
+        return kind
+
+
+class Observer(Protocol):
+    """Told how the run goes on."""
+
+    def phase(self, text: str) -> None:
+        """Something that takes time begins."""
+
+    def step(self) -> None:
+        """One of `steps` is done."""
+
+
+def steps(plan: Plan) -> int:
+    """How many times an observer's `step` is called."""
+    return len(plan.workers) * len(plan.entries) * (1 + len(plan.sizes) * (1 + plan.rounds))
+
+
+@dataclass
+class _Lane:
+    """A system with its team and what was found so far at the size at hand."""
+
+    entry: Entry
+    team: Team
+    iterations: int = 1
+    verdict: Verdict | None = None
+    before: dict[str, int] = dataclasses.field(default_factory=dict)
+    rounds: list[float] = dataclasses.field(default_factory=list)
+
+
+def measure(plan: Plan, observer: Observer) -> Iterator[Measurement]:
+    """Measurements in the order of workers, sizes and systems, each yielded once its size is done.
+
+    Raises `UsageError`, `TestbedError` and `BenchError`; whatever was started is ended in every case.
+    """
+    kind = plan.validate()
+    for workers in plan.workers:
+        with contextlib.ExitStack() as stack:
+            network = Network.build(plan, workers, stack)
+            lanes = []
+            for entry in plan.entries:
+                observer.phase(f"{workers} workers: starting {entry.name}")
+                lanes.append(_Lane(entry, network.start(entry, plan, stack)))
+                observer.step()
+            for size in plan.sizes:
+                _measure_size(plan, kind, workers, size // kind.itemsize, lanes, observer)
+                yield from _report(plan, kind, workers, size // kind.itemsize, lanes)
+
+
+@dataclass(frozen=True)
+class Network:
+    """Where the ranks of one number of workers run."""
+
+    workers: int
+    namespaces: tuple[Namespace, ...]
+    hub: Namespace | None
+    host: str
+    interface: str
+
+    @classmethod
+    def build(cls, plan: Plan, workers: int, stack: contextlib.ExitStack) -> Network:
+        if plan.shape is None:
+            return cls(workers, (), None, "127.0.0.1", "lo")
+        from switchml.testbed.probe import why_unavailable
+
+        reason = why_unavailable(rate=bool(plan.shape.rate), loss=bool(plan.shape.loss))
+        if reason is not None:
+            raise UsageError(f"--rate and --loss need network namespaces: {reason}")
+        from switchml.testbed.star import Star
+
+        star = stack.enter_context(Star(workers, plan.shape, mtu=plan.mtu))
+        return cls(workers, star.workers, star.hub, star.hub_address, star.interface)
+
+    def start(self, entry: Entry, plan: Plan, stack: contextlib.ExitStack) -> Team:
+        options: dict[str, Any] = {}
+        if "transport" in entry.options:
+            address, token = self._switch(plan, stack)
+            options = options_of(
+                entry,
+                switch=address,
+                token=token,
+                job=f"bench-{entry.name}-{os.getpid()}-{secrets.token_hex(4)}",
+                payload=plan.payload,
+                window=plan.window,
+                timeout=plan.timeout,
+            )
+        team = Team(entry, self.workers, options, namespaces=self.namespaces, interface=self.interface)
+        return stack.enter_context(team)
+
+    def _switch(self, plan: Plan, stack: contextlib.ExitStack) -> tuple[str, str]:
+        if plan.switch:
+            return plan.switch, plan.token
+        from switchml.control import embedded
+
+        run: Callable[..., Any] = self.hub.call if self.hub is not None else lambda start, *args: start(*args)
+        emulator = run(embedded.start, self.host)
+        # Its jobs have ended by then, or their workers have been killed: no use in waiting for them.
+        stack.callback(emulator.close, 1.0)
+        return emulator.address, emulator.token
+
+
+def _measure_size(
+    plan: Plan, kind: ElementType, workers: int, count: int, lanes: list[_Lane], observer: Observer
+) -> None:
+    for lane in lanes:
+        observer.phase(f"{workers} workers, {count} x {kind.name}: warming up {lane.entry.name}")
+        _warm_up(plan, kind, workers, count, lane)
+        observer.step()
+    for number in range(plan.rounds):
+        shift = number % len(lanes)
+        for lane in lanes[shift:] + lanes[:shift]:
+            observer.phase(f"{workers} workers, {count} x {kind.name}: round {number + 1}, {lane.entry.name}")
+            seconds = lane.team.ask(messages.Batch(lane.iterations), plan.timeout)
+            lane.rounds.append(max(seconds) / lane.iterations)
+            observer.step()
+
+
+def _warm_up(plan: Plan, kind: ElementType, workers: int, count: int, lane: _Lane) -> None:
+    team = lane.team
+    team.ask(messages.Prepare(count, kind.name, plan.op), plan.timeout)
+    lane.verdict = None
+    if plan.check:
+        verdicts = team.ask(messages.Check(), plan.timeout)
+        lane.verdict = sum(verdicts, Verdict(0, 0, 0.0))
+    most = batch_limit(kind, plan.op, workers)
+    lane.iterations = min(most, max(1, plan.warm_up))
+    seconds = max(team.ask(messages.Batch(lane.iterations), plan.timeout)) / lane.iterations
+    wanted = plan.iterations or round(plan.min_time / max(seconds, 1e-6))
+    lane.iterations = max(1, min(most, wanted))
+    lane.before = _summed(team.ask(messages.Counters(), plan.timeout))
+    lane.rounds = []
+
+
+def _report(plan: Plan, kind: ElementType, workers: int, count: int, lanes: list[_Lane]) -> list[Measurement]:
+    measured = []
+    for lane in lanes:
+        after = _summed(lane.team.ask(messages.Counters(), plan.timeout))
+        measured.append(
+            Measurement(
+                system=lane.entry.name,
+                workers=workers,
+                size=count * kind.itemsize,
+                count=count,
+                dtype=kind.name,
+                op=plan.op,
+                iterations=lane.iterations,
+                rounds=tuple(lane.rounds),
+                verdict=lane.verdict,
+                counters={name: value - lane.before.get(name, 0) for name, value in after.items()},
+                facts=lane.team.facts,
+                limit=_limit(plan, lane.entry, workers, lane.team.facts),
+            )
+        )
+    return with_ratios(measured, [entry.name for entry in plan.baselines])
+
+
+def _limit(plan: Plan, entry: Entry, workers: int, facts: dict[str, Any]) -> float | None:
+    shaped = plan.shape is not None and plan.shape.rate > 0
+    rate = plan.shape.rate if plan.shape is not None and shaped else plan.line_rate
+    framing = SHAPED if shaped else WIRE
+    if not rate:
+        return None
+    if "payload" in facts:
+        return goodput_limit(rate, facts["payload"], framing)
+    return ring_limit(rate, workers, plan.mtu, framing) if entry.ring else None
+
+
+def _summed(counters: list[dict[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for one in counters:
+        for name, value in one.items():
+            total[name] = total.get(name, 0) + value
+    return total

@@ -1,0 +1,323 @@
+"""`switchml bench`: measure all-reduces next to gloo and MPI, the kernels, memory and import time."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from switchml.bench.systems.system import Entry
+
+bench_app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+Workers = Annotated[str, typer.Option(help="Numbers of workers: 2 or 2,4,8.")]
+Sizes = Annotated[
+    str, typer.Option(help="Sizes: begin:end:factor, for instance 64K:64M:4, or a list 4K,16M.")
+]
+Dtype = Annotated[
+    str, typer.Option(help="Element type: float32, float64, float16, bfloat16, int8 to int64, uint8.")
+]
+Op = Annotated[str, typer.Option(help="Reduction: sum, avg, prod, min, max, band, bor, bxor.")]
+Transport = Annotated[str, typer.Option(help="Ours: auto, udp, shm, or all.")]
+Multicast = Annotated[
+    bool | None, typer.Option("--multicast/--no-multicast", help="Results by IP multicast or not (with udp).")
+]
+Variants = Annotated[
+    str, typer.Option(help="Several of ours in one run: auto, shm, udp, udp-multicast, udp-unicast; none.")
+]
+Baseline = Annotated[
+    str | None,
+    typer.Option(help="Baselines: gloo,mpi-shm,mpi-tcp, or none. [default: gloo where torch is installed]"),
+]
+Payload = Annotated[str, typer.Option(help="Bytes of elements in a packet; 0 = the switch's choice.")]
+Window = Annotated[int, typer.Option(help="Packets on their way at once; 0 = the switch's choice.")]
+Switch = Annotated[str, typer.Option(help="HOST:PORT of a running switch; default: one is started.")]
+Token = Annotated[str, typer.Option(envvar="SWITCHML_TOKEN", help="What that switch asks of its workers.")]
+Timeout = Annotated[float, typer.Option(help="Seconds that one batch may take.")]
+Json = Annotated[str, typer.Option("--json", metavar="FILE", help="Write JSON to this file; - for stdout.")]
+
+
+@bench_app.callback()
+def _bench() -> None:
+    """Measure switchml next to other systems: interleaved in one run, medians with minimum and maximum."""
+
+
+@bench_app.command()
+def allreduce(
+    workers: Workers = "2",
+    sizes: Sizes = "64K:64M:4",
+    dtype: Dtype = "float32",
+    op: Op = "sum",
+    check: Annotated[bool, typer.Option(help="Verify sums that are known in advance.")] = True,
+    transport: Transport = "auto",
+    multicast: Multicast = None,
+    variants: Variants = "",
+    payload: Payload = "0",
+    window: Window = 0,
+    baseline: Baseline = None,
+    rounds: Annotated[int, typer.Option(help="Rounds; in each, every system runs one batch.")] = 7,
+    iterations: Annotated[
+        int, typer.Option(help="All-reduces in a batch; 0 = as many as fill --min-time.")
+    ] = 0,
+    warmup: Annotated[int, typer.Option(help="All-reduces before the rounds.")] = 3,
+    min_time: Annotated[float, typer.Option(help="Seconds that a batch lasts at least, about.")] = 0.1,
+    rate: Annotated[
+        str,
+        typer.Option(
+            help="Workers in network namespaces on links of this rate: 100mbit, 1gbit (needs root)."
+        ),
+    ] = "",
+    loss: Annotated[
+        float, typer.Option(help="Probability that a packet is lost on a link, each way (needs root).")
+    ] = 0.0,
+    mtu: Annotated[int, typer.Option(help="MTU of those links.")] = 1500,
+    queue: Annotated[
+        str, typer.Option(help="Bytes that may queue for each direction of those links.")
+    ] = "4M",
+    line_rate: Annotated[
+        str, typer.Option(help="Rate of the network in use when --rate does not make it; for the limit only.")
+    ] = "",
+    switch: Switch = "",
+    token: Token = "",
+    timeout: Timeout = 300.0,
+    json: Json = "",
+    plot: Annotated[
+        str, typer.Option(metavar="FILE", help="Draw times and ratios: .png, .svg or .pdf.")
+    ] = "",
+) -> None:
+    """Time all-reduces in the manner of nccl-tests, all systems interleaved.
+
+    For each size there are rounds. In a round every system runs one batch of all-reduces in place, in an order that rotates,
+    while the ranks of the others sleep. Time of an all-reduce: the slowest rank's batch divided by its iterations. A ratio is the
+    median of the rounds' own ratios.
+
+    #wrong counts elements outside the documented bound, on data whose sums are known: small integers in floating point must
+    come out exactly, full mantissas within the reported error of block floating point; integers must be exact.
+
+    Examples:
+
+    switchml bench allreduce --workers 2,4,8 --sizes 4K,16M,64M --variants shm,udp-multicast,udp-unicast --baseline gloo,mpi-shm
+
+    sudo switchml bench allreduce --workers 4 --sizes 16M --transport udp --rate 1gbit --json shaped.json --plot shaped.png
+    """
+    from switchml.bench.allreduce import Plan, measure, steps
+    from switchml.bench.machine import machine_facts
+    from switchml.bench.output import check_writable, show, text_console, write_json
+    from switchml.bench.progress import orderly_end, progress_bar
+    from switchml.bench.quantities import parse_counts, parse_rate, parse_size, parse_sizes
+    from switchml.bench.report import build_table, closing, heading
+    from switchml.testbed.shape import LinkShape
+
+    shape = None
+    if rate or loss:
+        shape = LinkShape(rate=parse_rate(rate) if rate else 0, queue=parse_size(queue), loss=loss)
+    plan = Plan(
+        workers=parse_counts(workers),
+        sizes=parse_sizes(sizes),
+        dtype=dtype,
+        op=op,
+        variants=_variants(variants, transport, multicast),
+        baselines=_baselines(baseline),
+        check=check,
+        rounds=rounds,
+        iterations=iterations,
+        warm_up=warmup,
+        min_time=min_time,
+        payload=_payload(payload),
+        window=window,
+        shape=shape,
+        mtu=mtu,
+        line_rate=parse_rate(line_rate) if line_rate else 0,
+        switch=switch,
+        token=token,
+        timeout=timeout,
+    )
+    plan.validate()
+    check_writable(json)
+    check_writable(plot)
+    facts = machine_facts()
+    with orderly_end(), progress_bar(steps(plan)) as bar:
+        measured = list(measure(plan, bar))
+    show(text_console(json), heading(plan, facts), build_table(plan, measured), closing(plan, measured))
+    document = {
+        "benchmark": "allreduce",
+        "machine": facts,
+        "plan": _described(plan),
+        "results": [one.as_json() for one in measured],
+    }
+    write_json(document, json)
+    if plot:
+        from switchml.bench.plot import draw
+
+        draw(measured, [entry.name for entry in plan.baselines], Path(plot))
+    if any(one.verdict is not None and one.verdict.wrong for one in measured):
+        raise typer.Exit(1)
+
+
+@bench_app.command()
+def memory(
+    workers: Workers = "2",
+    sizes: Sizes = "16M,64M,256M",
+    dtype: Dtype = "float32",
+    transport: Transport = "all",
+    multicast: Multicast = None,
+    variants: Variants = "",
+    baseline: Baseline = None,
+    payload: Payload = "0",
+    window: Window = 0,
+    switch: Switch = "",
+    token: Token = "",
+    timeout: Timeout = 300.0,
+    json: Json = "",
+) -> None:
+    """Measure a worker's memory beside the tensor itself.
+
+    Each row is made by fresh processes; the worst rank is shown. A rank notes its resident memory (Rss of /proc/self/status)
+    before it loads the system, joins, reduces 1 MiB three times to load what loads lazily, allocates and fills the tensor, resets
+    the kernel's peak (clear_refs) and reduces once in place.
+
+    grows by: the peak during the all-reduce above what was resident just before it; must not depend on the tensor.
+
+    keeps: private and shared memory, without program code, that came with joining and stays: buffers, rings, libraries' data.
+
+    extra: the two together; what a worker needs beside tensor and code.
+
+    code: mapped program files that were loaded. peak: everything that is resident, tensor and interpreter included.
+    """
+    from switchml.bench.allreduce import Plan
+    from switchml.bench.machine import machine_facts
+    from switchml.bench.memory import measure_memory
+    from switchml.bench.output import check_writable, show, text_console, write_json
+    from switchml.bench.progress import orderly_end, progress_bar
+    from switchml.bench.quantities import parse_counts, parse_sizes
+    from switchml.bench.tables import memory_table
+
+    plan = Plan(
+        workers=parse_counts(workers),
+        sizes=parse_sizes(sizes),
+        dtype=dtype,
+        op="sum",
+        variants=_variants(variants, transport, multicast),
+        baselines=_baselines(baseline),
+        payload=_payload(payload),
+        window=window,
+        switch=switch,
+        token=token,
+        timeout=timeout,
+    )
+    plan.validate()
+    check_writable(json)
+    total = len(plan.workers) * len(plan.entries) * len(plan.sizes)
+    with orderly_end(), progress_bar(total) as bar:
+        found = measure_memory(plan, bar)
+    show(
+        text_console(json),
+        ["Memory of the worst rank, MiB; the columns: switchml bench memory --help"],
+        memory_table(found),
+        [],
+    )
+    results = [
+        {
+            **dataclasses.asdict(use),
+            "growth": use.growth,
+            "held": use.held,
+            "code": use.code,
+            "peak": use.peak,
+        }
+        for use in found
+    ]
+    write_json(
+        {"benchmark": "memory", "machine": machine_facts(), "plan": _described(plan), "results": results},
+        json,
+    )
+
+
+@bench_app.command(name="import")
+def import_time(
+    rounds: Annotated[int, typer.Option(min=1, help="Pairs of fresh interpreters.")] = 9,
+    json: Json = "",
+) -> None:
+    """Measure what switchml's entry point adds to `import torch`.
+
+    Two fresh interpreters a round, with TORCH_DEVICE_BACKEND_AUTOLOAD 0 and 1; median of the rounds' differences. Also
+    names the heavy modules that only the second one loads: there should be none.
+    """
+    from switchml.bench.imports import measure_import
+    from switchml.bench.machine import machine_facts
+    from switchml.bench.output import check_writable, show, text_console, write_json
+    from switchml.bench.tables import import_table
+
+    check_writable(json)
+    times = measure_import(rounds)
+    loaded = ", ".join(times.loaded) or "none"
+    below = [
+        f"Heavy modules loaded by the entry point: {loaded}.",
+        f"Modules of switchml: {', '.join(times.own)}.",
+    ]
+    show(text_console(json), [f"import torch, {rounds} rounds"], import_table(times), below)
+    results = {**dataclasses.asdict(times), "difference": dataclasses.asdict(times.difference)}
+    write_json({"benchmark": "import", "machine": machine_facts(), "results": results}, json)
+
+
+@bench_app.command()
+def quantize(
+    sizes: Sizes = "64K:16M:16",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; in each, every kernel runs one batch.")] = 15,
+    min_time: Annotated[float, typer.Option(help="Seconds that a batch lasts at least, about.")] = 0.05,
+    payload: Payload = "1024",
+    json: Json = "",
+) -> None:
+    """Measure quantize and dequantize against memcpy of the same bytes, one thread, interleaved.
+
+    quantize: exponent of every block of --payload bytes, scaling, rounding and byte order, float32 to packets. dequantize: the
+    way back. ratio: memcpy's time over the kernel's, median of the rounds' own ratios; 1 is memcpy's speed.
+    """
+    from switchml.bench.kernels import measure_kernels
+    from switchml.bench.machine import machine_facts
+    from switchml.bench.output import check_writable, show, text_console, write_json
+    from switchml.bench.quantities import parse_sizes
+    from switchml.bench.tables import kernel_table
+
+    check_writable(json)
+    found = measure_kernels(parse_sizes(sizes), _payload(payload), rounds, min_time)
+    above = [f"Block of {payload} bytes, one thread, {rounds} rounds, median [minimum maximum]"]
+    show(text_console(json), above, kernel_table(found), [])
+    results = [one.as_json() for one in found]
+    write_json({"benchmark": "quantize", "machine": machine_facts(), "results": results}, json)
+
+
+def _variants(names: str, transport: str, multicast: bool | None) -> list[Entry]:
+    from switchml.bench.quantities import parse_names
+    from switchml.bench.systems.catalogue import VARIANTS, find, variants_of
+
+    chosen = parse_names(names) if names else variants_of(transport, multicast)
+    return find(chosen, VARIANTS, "variant")
+
+
+def _baselines(names: str | None) -> list[Entry]:
+    import importlib.util
+
+    from switchml.bench.quantities import parse_names
+    from switchml.bench.systems.catalogue import BASELINES, find
+
+    if names is None:
+        names = "gloo" if importlib.util.find_spec("torch") is not None else "none"
+    return find(parse_names(names), BASELINES, "baseline")
+
+
+def _payload(text: str) -> int:
+    from switchml.bench.quantities import parse_size
+
+    return 0 if text == "0" else parse_size(text)
+
+
+def _described(plan: Any) -> dict[str, Any]:
+    """The plan as JSON, with names for systems and without the token."""
+    described: dict[str, Any] = dataclasses.asdict(plan)
+    described.pop("token")
+    described["variants"] = [entry.name for entry in plan.variants]
+    described["baselines"] = [entry.name for entry in plan.baselines]
+    return described

@@ -1,0 +1,45 @@
+"""The fastest that an all-reduce can be on links of a given rate.
+
+In-network aggregation sends the tensor up and receives it back, both at once on a full-duplex link: the limit of
+its algbw is the goodput of one link. A ring sends and receives 2 (n - 1) / n of the tensor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SWITCHML_HEADER = 10
+UDP_IPV4_HEADER = 28
+TCP_IPV4_HEADER = 52  # with the timestamps that Linux always sends
+ETHERNET_HEADER = 14
+ETHERNET_WIRE = 38  # header, preamble, checksum and gap
+
+
+@dataclass(frozen=True)
+class Framing:
+    """What a packet costs on a link besides its IP bytes."""
+
+    overhead: int
+    words: str
+
+
+WIRE = Framing(ETHERNET_WIRE, "Ethernet header, preamble, checksum and gap: 38 bytes a packet")
+SHAPED = Framing(ETHERNET_HEADER, "tbf counts the Ethernet header only: 14 bytes a packet")
+
+
+def goodput_limit(rate: int, payload: int, framing: Framing = WIRE) -> float:
+    """Payload bytes a second that a link of `rate` bit/s carries in packets of `payload` bytes."""
+    packet = payload + SWITCHML_HEADER + UDP_IPV4_HEADER + framing.overhead
+    return rate / 8 * payload / packet
+
+
+def tcp_goodput_limit(rate: int, mtu: int = 1500, framing: Framing = WIRE) -> float:
+    """Payload bytes a second that TCP with full segments carries over a link of `rate` bit/s."""
+    return rate / 8 * (mtu - TCP_IPV4_HEADER) / (mtu + framing.overhead)
+
+
+def ring_limit(rate: int, workers: int, mtu: int = 1500, framing: Framing = WIRE) -> float:
+    """Limit of the algbw, in bytes a second, of a ring over TCP."""
+    if workers < 2:
+        return float("inf")
+    return tcp_goodput_limit(rate, mtu, framing) * workers / (2 * (workers - 1))

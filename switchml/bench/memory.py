@@ -1,0 +1,62 @@
+"""A worker's memory around one all-reduce, system by system and size by size."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+from switchml.bench import messages
+from switchml.bench.allreduce import Network, Observer, Plan
+from switchml.bench.resident import MemoryReading
+
+WARM_UP_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """One system at one size: the readings of all its ranks."""
+
+    system: str
+    workers: int
+    size: int
+    readings: tuple[MemoryReading, ...]
+
+    @property
+    def growth(self) -> int:
+        """Bytes that the all-reduce added at its peak, of the rank where they are most."""
+        return max(reading.growth for reading in self.readings)
+
+    @property
+    def held(self) -> int:
+        """Bytes of data kept while joined, of the rank where they are most."""
+        return max(reading.held for reading in self.readings)
+
+    @property
+    def code(self) -> int:
+        """Bytes of program code loaded by the system, of the rank where they are most."""
+        return max(reading.code for reading in self.readings)
+
+    @property
+    def peak(self) -> int:
+        """Largest resident size of a rank, everything included."""
+        return max(reading.after.peak for reading in self.readings)
+
+
+def measure_memory(plan: Plan, observer: Observer) -> list[MemoryUse]:
+    """Every system and size in fresh processes."""
+    kind = plan.validate()
+    found = []
+    for workers in plan.workers:
+        for entry in plan.entries:
+            for size in plan.sizes:
+                observer.phase(f"{workers} workers, {entry.name}: {size} bytes")
+                with contextlib.ExitStack() as stack:
+                    network = Network.build(plan, workers, stack)
+                    team = network.start(entry, plan, stack)
+                    command = messages.MeasureMemory(
+                        size // kind.itemsize, kind.name, plan.op, WARM_UP_BYTES // kind.itemsize
+                    )
+                    readings = tuple(team.ask(command, plan.timeout))
+                found.append(MemoryUse(entry.name, workers, size, readings))
+                observer.step()
+    return found

@@ -1,0 +1,94 @@
+"""A picture of an all-reduce run: times above, ratios to a baseline below, one column a number of workers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from switchml.bench.quantities import show_size
+from switchml.bench.results import Measurement
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_MARKERS = "osD^vPX"
+
+
+def draw(measured: list[Measurement], baselines: list[str], path: Path) -> None:
+    """Write the picture; the format follows from the path's suffix. Nothing is shown on a screen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    workers = sorted({one.workers for one in measured})
+    systems = list(dict.fromkeys(one.system for one in measured))
+    reference = next((name for name in baselines if any(one.system == name for one in measured)), None)
+    colours = {name: f"C{number}" for number, name in enumerate(systems)}
+    markers = {name: _MARKERS[number % len(_MARKERS)] for number, name in enumerate(systems)}
+    rows = 2 if reference is not None else 1
+    figure, grid = pyplot.subplots(
+        rows,
+        len(workers),
+        figsize=(2.2 + 4.2 * len(workers), 3.4 * rows),
+        squeeze=False,
+        sharex="col",
+        sharey="row",
+        layout="constrained",
+    )
+    for column, number in enumerate(workers):
+        here = [one for one in measured if one.workers == number]
+        top: Axes = grid[0][column]
+        top.set_title(f"{number} worker{'s' if number != 1 else ''}")
+        for system in systems:
+            style = {"color": colours[system], "marker": markers[system], "label": system}
+            _times(top, [one for one in here if one.system == system], system in baselines, style)
+            if reference is not None:
+                _ratios(grid[1][column], [one for one in here if one.system == system], reference, style)
+        _size_axis(grid[-1][column], sorted({one.size for one in here}))
+        if reference is not None:
+            grid[1][column].axhline(1.0, color=colours[reference], linewidth=1.0, linestyle="--")
+    grid[0][0].set_ylabel("time of one all-reduce (ms)")
+    if reference is not None:
+        grid[1][0].set_ylabel(f"time of {reference} / time of system")
+    first = measured[0]
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", frameon=False)
+    figure.suptitle(f"all-reduce, {first.dtype} {first.op}: median of rounds, band from minimum to maximum")
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
+def _times(axes: Axes, series: list[Measurement], baseline: bool, style: dict[str, Any]) -> None:
+    sizes = [one.size for one in series]
+    line = "--" if baseline else "-"
+    axes.plot(sizes, [one.time.median * 1e3 for one in series], linestyle=line, markersize=4, **style)
+    axes.fill_between(
+        sizes,
+        [one.time.minimum * 1e3 for one in series],
+        [one.time.maximum * 1e3 for one in series],
+        color=style["color"],
+        alpha=0.18,
+        linewidth=0,
+    )
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.grid(True, which="major", alpha=0.3)
+
+
+def _ratios(axes: Axes, series: list[Measurement], reference: str, style: dict[str, Any]) -> None:
+    pairs = [(one.size, one.ratios[reference]) for one in series if reference in one.ratios]
+    sizes = [size for size, _ in pairs]
+    axes.plot(sizes, [ratio.median for _, ratio in pairs], markersize=4, **style)
+    low, high = [ratio.minimum for _, ratio in pairs], [ratio.maximum for _, ratio in pairs]
+    axes.fill_between(sizes, low, high, color=style["color"], alpha=0.18, linewidth=0)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.grid(True, which="major", alpha=0.3)
+
+
+def _size_axis(axes: Axes, sizes: list[int]) -> None:
+    axes.set_xlabel("size of the tensor (B)")
+    axes.set_xticks(sizes, [show_size(size) for size in sizes], rotation=45)
+    axes.minorticks_off()

@@ -1,0 +1,144 @@
+"""One rank of a system under test: a process that waits for commands and sleeps in the kernel meanwhile.
+
+`python -m switchml.bench.rank` is started by `switchml.bench.team`, directly or through mpiexec.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import sys
+import time
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from switchml.bench import messages
+from switchml.bench.patterns import (
+    Array,
+    Expected,
+    Verdict,
+    element_type,
+    fill,
+    table,
+    timed_table,
+    verify,
+)
+from switchml.bench.resident import MemoryReading, Resident, reset_peak, resident
+from switchml.bench.systems.system import Place, System, load
+
+
+class Rank:
+    """Carries out commands on one rank's end of a system."""
+
+    def __init__(self, system: System, place: Place, before: Resident) -> None:
+        self._system = system
+        self._place = place
+        self._before = before
+        self._buffer: Array = np.empty(0, np.float32)
+        self._timed: Array = np.empty(0, np.float32)
+        self._dtype = "float32"
+        self._op = "sum"
+
+    def answer(self, command: Any) -> Any:
+        """The answer to one command other than `Stop`."""
+        match command:
+            case messages.Prepare(count, dtype, op):
+                return self._prepare(count, dtype, op)
+            case messages.Batch(iterations):
+                return self._batch(iterations)
+            case messages.Check():
+                return self._check()
+            case messages.Counters():
+                return self._system.counters()
+            case messages.MeasureMemory(count, dtype, op, warm_up):
+                return self._measure_memory(count, dtype, op, warm_up)
+            case _:
+                raise TypeError(f"not a command: {command!r}")
+
+    def _prepare(self, count: int, dtype: str, op: str) -> None:
+        kind = element_type(dtype)
+        self._dtype, self._op = dtype, op
+        self._buffer = np.empty(0, kind.storage)  # lets the old one go before the new one comes
+        self._buffer = np.empty(count, kind.storage)
+        self._timed = timed_table(kind, op, self._place.rank, self._place.world_size)
+        fill(self._buffer, self._timed)
+
+    def _batch(self, iterations: int) -> float:
+        fill(self._buffer, self._timed)
+        reduce, buffer, dtype, op = self._system.allreduce, self._buffer, self._dtype, self._op
+        self._system.barrier()
+        started = time.perf_counter()
+        for _ in range(iterations):
+            reduce(buffer, dtype, op)
+        return time.perf_counter() - started
+
+    def _check(self) -> Verdict:
+        kind = element_type(self._dtype)
+        verdict = Verdict(0, 0, 0.0)
+        for rounded in (False, True) if kind.floating and self._op in ("sum", "avg") else (False,):
+            size = self._place.world_size
+            fill(self._buffer, table(kind, self._op, self._place.rank, size, rounded=rounded))
+            expected = Expected.of(kind, self._op, size, rounded=rounded)
+            self._system.allreduce(self._buffer, self._dtype, self._op)
+            bound = self._system.error_bound()
+            tolerance = expected.tolerance(size, rounded=rounded, op=self._op, block_bound=bound)
+            verdict += verify(self._buffer, expected, tolerance)
+        return verdict
+
+    def _measure_memory(self, count: int, dtype: str, op: str, warm_up: int) -> MemoryReading:
+        self._prepare(warm_up, dtype, op)
+        for _ in range(3):
+            self._system.allreduce(self._buffer, dtype, op)
+        self._prepare(count, dtype, op)
+        gc.collect()
+        self._system.barrier()
+        reset_peak()
+        joined = resident()
+        self._system.allreduce(self._buffer, dtype, op)
+        reading = MemoryReading(self._buffer.nbytes, self._before, joined, resident())
+        self._prepare(1, dtype, op)
+        return reading
+
+
+def serve(connection: Connection) -> None:
+    """Join, then answer commands until `Stop` or until the parent is gone. A failure is answered, then ends it."""
+    try:
+        timed_table(element_type("float32"), "sum", 0, 1)  # numpy's own lazy parts are not the system's
+        before = resident()
+        join = connection.recv()
+        system = load(join.system)
+        system.open(join.place)
+        rank = Rank(system, join.place, before)
+        connection.send(messages.Ready(system.describe()))
+        while not isinstance(command := connection.recv(), messages.Stop):
+            connection.send(rank.answer(command))
+        system.close()
+    except EOFError:
+        return  # the parent has died or given up: so do we
+    except Exception as error:
+        connection.send(messages.Failure(type(error).__name__, str(error), traceback.format_exc()))
+
+
+def main() -> None:
+    """Arguments: the parent's Unix socket and the rank ("mpi" = Open MPI's number)."""
+    parent, rank = sys.argv[1:]
+    link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    link.connect(parent)
+    connection = Connection(link.detach())
+    connection.send(
+        messages.Hello(int(os.environ["OMPI_COMM_WORLD_RANK"] if rank == "mpi" else rank), os.getpid())
+    )
+    serve(connection)
+    connection.close()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Libraries under test leave threads that may abort an orderly exit of the interpreter; all is done here.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""What a benchmark found, in the units of the report and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from switchml.bench.patterns import Verdict
+from switchml.bench.spread import Spread, paired_ratio
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One system at one size and number of workers.
+
+    rounds: seconds of one all-reduce, a value a round: the slowest rank's loop divided by its iterations.
+    counters: what the system counted during the rounds, summed over ranks.
+    limit: bytes a second that the algbw cannot pass on this network; None when no rate is known.
+    ratios: by baseline, its time divided by this system's, round by round: above 1 this system is faster.
+    """
+
+    system: str
+    workers: int
+    size: int
+    count: int
+    dtype: str
+    op: str
+    iterations: int
+    rounds: tuple[float, ...]
+    verdict: Verdict | None
+    counters: dict[str, int]
+    facts: dict[str, Any]
+    limit: float | None
+    ratios: dict[str, Spread] = field(default_factory=dict)
+
+    @property
+    def time(self) -> Spread:
+        """Seconds of one all-reduce."""
+        return Spread.of(self.rounds)
+
+    @property
+    def algbw(self) -> float:
+        """Bytes of the tensor a second, at the median."""
+        return self.size / self.time.median
+
+    @property
+    def busbw(self) -> float:
+        """algbw times 2 (n - 1) / n: what each link of a ring would have to carry (as nccl-tests defines it)."""
+        return self.algbw * 2 * (self.workers - 1) / self.workers
+
+    @property
+    def elements_per_second(self) -> float:
+        """ATE/s: aggregated tensor elements a second (NSDI 2021, section 5.1)."""
+        return self.count / self.time.median
+
+    @property
+    def of_limit(self) -> float | None:
+        """algbw divided by its limit."""
+        return None if self.limit is None else self.algbw / self.limit
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values: seconds, bytes, bytes a second."""
+        found = dataclasses.asdict(self)
+        found["time"] = dataclasses.asdict(self.time)
+        found["algbw"] = self.algbw
+        found["busbw"] = self.busbw
+        found["elements_per_second"] = self.elements_per_second
+        found["of_limit"] = self.of_limit
+        return found
+
+
+def with_ratios(measured: list[Measurement], baselines: list[str]) -> list[Measurement]:
+    """The measurements of one size with their ratios to the baselines among them."""
+    against = {one.system: one for one in measured if one.system in baselines}
+    return [
+        dataclasses.replace(
+            one,
+            ratios={
+                name: paired_ratio(base.rounds, one.rounds)
+                for name, base in against.items()
+                if name != one.system
+            },
+        )
+        for one in measured
+    ]

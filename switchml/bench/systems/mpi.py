@@ -1,0 +1,60 @@
+"""Open MPI through mpi4py, over shared memory or TCP. Its ranks poll while they wait inside a call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mpi4py
+
+mpi4py.rc.threads = False  # the cheapest locking: one thread calls MPI
+
+from mpi4py import MPI  # noqa: E402 - after the setting above
+
+from switchml.bench.patterns import Array  # noqa: E402
+from switchml.bench.systems.system import Place  # noqa: E402
+from switchml.errors import UsageError  # noqa: E402
+
+_OPERATIONS = {
+    "sum": MPI.SUM,
+    "prod": MPI.PROD,
+    "min": MPI.MIN,
+    "max": MPI.MAX,
+    "band": MPI.BAND,
+    "bor": MPI.BOR,
+    "bxor": MPI.BXOR,
+}
+
+
+class OpenMPI:
+    """One rank of MPI_COMM_WORLD."""
+
+    def open(self, place: Place) -> None:
+        """mpiexec has joined the ranks already; checks that they are as many as asked for."""
+        self._world = MPI.COMM_WORLD
+        if self._world.size != place.world_size or self._world.rank != place.rank:
+            raise UsageError(f"mpiexec made rank {self._world.rank} of {self._world.size}")
+        self._world.Barrier()
+
+    def allreduce(self, buffer: Array, dtype: str, op: str) -> None:
+        """Reduce in place."""
+        self._world.Allreduce(MPI.IN_PLACE, buffer, _OPERATIONS[op])
+
+    def barrier(self) -> None:
+        """MPI's own."""
+        self._world.Barrier()
+
+    def error_bound(self) -> float:
+        """MPI adds floating-point numbers."""
+        return 0.0
+
+    def counters(self) -> dict[str, int]:
+        """MPI counts nothing that could be asked for here."""
+        return {}
+
+    def describe(self) -> dict[str, Any]:
+        """The library's own words, first line."""
+        return {"mpi": MPI.Get_library_version().split(",")[0], "mpi4py": mpi4py.__version__}
+
+    def close(self) -> None:
+        """MPI_Finalize."""
+        MPI.Finalize()

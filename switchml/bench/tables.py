@@ -1,0 +1,73 @@
+"""Tables of the smaller benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.table import Table
+
+from switchml.bench.imports import ImportTimes
+from switchml.bench.kernels import KernelTimes
+from switchml.bench.memory import MemoryUse
+from switchml.bench.quantities import show_size
+from switchml.bench.spread import Spread
+
+_MIB = 1 << 20
+
+
+def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, head in enumerate(heads):
+        table.add_column(head, justify="left" if number == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _spread(spread: Spread, scale: float, digits: int) -> str:
+    median, low, high = (
+        f"{value * scale:.{digits}f}" for value in (spread.median, spread.minimum, spread.maximum)
+    )
+    return f"{median} \\[{low} {high}]"
+
+
+def memory_table(found: list[MemoryUse]) -> Table:
+    """A row a system and size, in MiB."""
+    return _table(
+        ("system", "workers", "tensor (B)", "grows by", "keeps", "extra", "code", "peak"),
+        (
+            (
+                use.system,
+                str(use.workers),
+                show_size(use.size),
+                *(
+                    f"{size / _MIB:.1f}"
+                    for size in (use.growth, use.held, use.growth + use.held, use.code, use.peak)
+                ),
+            )
+            for use in found
+        ),
+    )
+
+
+def import_table(times: ImportTimes) -> Table:
+    """Milliseconds without and with autoload, and the difference."""
+    return _table(
+        ("", "ms [min max]"),
+        (
+            ("without autoload", _spread(Spread.of(times.without), 1e3, 1)),
+            ("with autoload", _spread(Spread.of(times.with_autoload), 1e3, 1)),
+            ("difference", _spread(times.difference, 1e3, 1)),
+        ),
+    )
+
+
+def kernel_table(found: list[KernelTimes]) -> Table:
+    """A row a kernel and size: bytes of float32 a second, and the ratio to memcpy."""
+    return _table(
+        ("kernel", "size (B)", "GB/s", "of memcpy"),
+        (
+            (one.kernel, show_size(one.size), _spread(one.speed, 1e-9, 2), _spread(one.ratio, 1.0, 2))
+            for one in found
+        ),
+    )

@@ -1,0 +1,218 @@
+"""All ranks of one system: started once, kept asleep while others are measured, ended without leftovers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from switchml.bench import messages
+from switchml.bench.errors import BenchError
+from switchml.bench.systems.system import Entry, Place
+from switchml.errors import UsageError
+from switchml.testbed.namespace import Namespace
+
+START_SECONDS = 120.0
+LEAVE_SECONDS = 5.0
+_SHOWN = 3000  # characters of a failed team's output
+
+
+class Team:
+    """The ranks of `entry`. A context manager.
+
+    namespaces: one for each rank, or none for this process's own.
+    Raises `BenchError` when a rank fails, dies or does not answer within its deadline.
+    """
+
+    def __init__(
+        self,
+        entry: Entry,
+        world_size: int,
+        options: dict[str, Any],
+        *,
+        namespaces: Sequence[Namespace] = (),
+        interface: str = "lo",
+    ) -> None:
+        self.entry = entry
+        self.name = entry.name
+        self.world_size = world_size
+        self.facts: dict[str, Any] = {}
+        self._folder = Path(tempfile.mkdtemp(prefix="switchml-bench-"))
+        self._log = (self._folder / "log").open("wb")
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._pidfds: dict[int, int] = {}  # rank -> descriptor: a signal can then hit no other process
+        self._connections: dict[int, Connection] = {}
+        try:
+            self._start(options, namespaces, interface)
+        except BaseException:
+            self._broken = True
+            self.close()
+            raise
+        self._broken = False
+
+    def _start(self, options: dict[str, Any], namespaces: Sequence[Namespace], interface: str) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            listener.bind(str(self._folder / "parent"))
+            listener.listen(self.world_size)
+            command = [sys.executable, "-m", "switchml.bench.rank", str(self._folder / "parent")]
+            if self.entry.launcher == "mpiexec":
+                self._spawn(None, [*self._mpiexec(), *command, "mpi"])
+            else:
+                for rank in range(self.world_size):
+                    self._spawn(namespaces[rank] if namespaces else None, [*command, str(rank)])
+            while len(self._connections) < self.world_size:
+                self._accept(listener, deadline)
+        for rank, connection in self._connections.items():
+            place = Place(rank, self.world_size, str(self._folder), interface, options)
+            self._send(rank, connection, messages.Join(self.entry.rank, place))
+        self.facts = self._collect(deadline, "Join")[0].facts
+
+    def _mpiexec(self) -> list[str]:
+        own = Path(sys.executable).parent
+        program = shutil.which("mpiexec", path=os.pathsep.join([str(own), os.environ.get("PATH", "")]))
+        if program is None:
+            raise UsageError(f"{self.name} needs mpiexec: pip install 'switchml[bench]'")
+        return [program, *self.entry.mpi_options, "-n", str(self.world_size)]
+
+    def _spawn(self, namespace: Namespace | None, argv: list[str]) -> None:
+        start = namespace.popen if namespace is not None else subprocess.Popen
+        self._processes.append(
+            start(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                env={**os.environ, "TMPDIR": str(self._folder), **self.entry.environment},
+                start_new_session=True,  # Ctrl-C reaches the parent alone, which ends the ranks in order
+            )
+        )
+
+    def _accept(self, listener: socket.socket, deadline: float) -> None:
+        with _watched(self._processes) as watched:
+            found = wait([listener, *watched], max(0.0, deadline - time.monotonic()))
+        if listener not in found:
+            raise self._failed("ended before they joined" if found else "did not start in time")
+        link, _ = listener.accept()
+        connection = Connection(link.detach())
+        if not connection.poll(max(0.0, deadline - time.monotonic())):
+            connection.close()
+            raise self._failed("did not start in time")
+        try:
+            hello = connection.recv()
+            self._pidfds[hello.rank] = os.pidfd_open(hello.pid)
+        except (EOFError, ProcessLookupError):
+            connection.close()
+            raise self._failed("ended before they joined") from None
+        self._connections[hello.rank] = connection
+
+    def ask(self, command: Any, timeout: float) -> list[Any]:
+        """Every rank's answer to `command`, by rank, within `timeout` seconds."""
+        for rank, connection in self._connections.items():
+            self._send(rank, connection, command)
+        return self._collect(time.monotonic() + timeout, type(command).__name__)
+
+    def _send(self, rank: int, connection: Connection, command: Any) -> None:
+        try:
+            connection.send(command)
+        except OSError:
+            raise self._failed(f"lost rank {rank}") from None
+
+    def _collect(self, deadline: float, what: str) -> list[Any]:
+        answers: dict[int, Any] = {}
+        ranks = {connection: rank for rank, connection in self._connections.items()}
+        while len(answers) < self.world_size:
+            pending = [connection for connection, rank in ranks.items() if rank not in answers]
+            found = wait(pending, max(0.0, deadline - time.monotonic()))
+            if not found:
+                silent = sorted(ranks[connection] for connection in pending)
+                raise self._failed(f"got no answer from ranks {silent} in time ({what})")
+            for connection in found:
+                assert isinstance(connection, Connection)
+                rank = ranks[connection]
+                try:
+                    answers[rank] = connection.recv()
+                except (EOFError, ConnectionError):
+                    raise self._failed(f"lost rank {rank} ({what})") from None
+                if isinstance(answers[rank], messages.Failure):
+                    failure = answers[rank]
+                    self._broken = True
+                    raise BenchError(
+                        f"{self.name}, rank {rank}: {failure.kind}: {failure.text}\n{failure.trace}"
+                    )
+        return [answers[rank] for rank in range(self.world_size)]
+
+    def _failed(self, what: str) -> BenchError:
+        self._broken = True
+        self._log.flush()
+        said = (self._folder / "log").read_text(errors="replace")[-_SHOWN:].strip()
+        return BenchError(f"{self.name}, {self.world_size} workers: {what}; they said: {said or '(nothing)'}")
+
+    def close(self) -> None:
+        """Ask the ranks to leave and make sure that they are gone. Idempotent."""
+        if not self._broken:
+            for connection in self._connections.values():
+                with contextlib.suppress(OSError):
+                    connection.send(messages.Stop())
+            self._wait(LEAVE_SECONDS)
+        for connection in self._connections.values():
+            connection.close()
+        for ending in (signal.SIGTERM, signal.SIGKILL):
+            for process in self._processes:
+                if process.poll() is None:
+                    process.send_signal(ending)
+            for pidfd in self._pidfds.values():
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(pidfd, ending)
+            if self._wait(LEAVE_SECONDS):
+                break
+        for pidfd in self._pidfds.values():
+            os.close(pidfd)
+        self._connections.clear()
+        self._pidfds.clear()
+        self._broken = True
+        self._log.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _wait(self, timeout: float) -> bool:
+        """Whether all processes ended within `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        for process in self._processes:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                return False
+        return all(wait([pidfd], max(0.0, deadline - time.monotonic())) for pidfd in self._pidfds.values())
+
+    def __enter__(self) -> Team:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._broken = True
+        self.close()
+
+
+@contextlib.contextmanager
+def _watched(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
+    """Descriptors that become readable when a process ends."""
+    with contextlib.ExitStack() as stack:
+        descriptors = []
+        for process in processes:
+            descriptor = os.pidfd_open(process.pid)
+            stack.callback(os.close, descriptor)
+            descriptors.append(descriptor)
+        yield descriptors

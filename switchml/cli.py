@@ -1,0 +1,76 @@
+"""The `switchml` command. Each subcommand is loaded when it is called, so that `switchml --help` is quick."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from switchml.errors import SwitchMLError
+
+COMMANDS = {
+    "run": ("switchml.launch.command:run", "Start a switch, and a training script over it."),
+    "switch": ("switchml.switch_emulator.cli:switch_command", "Start a switch that others can join."),
+    "status": ("switchml.status:status", "Show a switch's jobs, workers and counters."),
+    "bench": ("switchml.bench.cli:bench_app", "Measure collectives, next to other backends."),
+    "version": ("switchml.version:version", "Show the versions of switchml and of what it stands on."),
+}
+"""Subcommands by name: where each one's function or `typer.Typer` is, and its line in the help."""
+
+
+class LazyGroup(TyperGroup):
+    """Lists every subcommand by its line of help, and loads the one that is called."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, _load(name) if name in COMMANDS else command, rest
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SwitchMLError as error:
+            if ctx.params.get("debug"):
+                raise
+            print(f"switchml: {error}", file=sys.stderr)
+            raise typer.Exit(1) from None
+
+
+def _load(name: str) -> Any:
+    module, _, attribute = COMMANDS[name][0].partition(":")
+    loaded = getattr(importlib.import_module(module), attribute)
+    if not isinstance(loaded, typer.Typer):
+        single = typer.Typer(add_completion=False)
+        # A script's own options follow the launcher's: the first word that is no option ends those.
+        single.command(name, context_settings={"allow_interspersed_args": name != "run"})(loaded)
+        loaded = single
+    return get_command(loaded)
+
+
+app = typer.Typer(cls=LazyGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback(help="In-network gradient aggregation: switches, workers, training runs and benchmarks.")
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    pass
+
+
+def _listed() -> None:
+    """Stands for a subcommand until it is loaded."""
+
+
+for _name, (_, _line) in COMMANDS.items():
+    app.command(_name, help=_line)(_listed)
+
+
+def main() -> None:
+    app(prog_name="switchml")
+
+
+if __name__ == "__main__":
+    main()

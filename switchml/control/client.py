@@ -1,0 +1,247 @@
+"""A worker's side of the control service."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import secrets
+import threading
+import weakref
+from collections.abc import Callable
+from typing import TypeVar
+
+import grpc
+
+from switchml.control import switch_pb2 as pb
+from switchml.control.address import join_address, parse_address, resolve_ipv4
+from switchml.control.convert import layout_from_pb, offer_to_pb, slot_from_pb, status_from_pb, target_from_pb
+from switchml.control.exits import Stage, close_at_exit
+from switchml.control.failure import TOKEN_KEY, from_status
+from switchml.control.heartbeat import Heartbeats
+from switchml.control.messages import JobLayout, JoinOffer, SlotReport, SwitchStatus
+from switchml.control.switch_pb2_grpc import SwitchStub
+from switchml.control.target import TargetDescription
+from switchml.control.tls import ClientTls
+from switchml.errors import SwitchMLError, SwitchUnreachableError, UsageError, WorkerClosedError
+
+_Request = TypeVar("_Request")
+_Reply = TypeVar("_Reply")
+
+# How long a switch may take to send the answer it gives when a wait for other ranks has timed out.
+_SLACK = 5.0
+_LEAVE = 2.0
+
+_OPTIONS = [
+    ("grpc.enable_http_proxy", 0),  # a switch is on the workers' own network
+    ("grpc.initial_reconnect_backoff_ms", 100),  # a switch that is just starting is met soon
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+
+
+class ControlClient:
+    """A connection to a switch's control service, and at most one membership of a job. A context manager: `close` on exit.
+
+    `address` is host:port (port 50551 when left out); `timeout`, in seconds, bounds the connection and every call that does not
+    wait for other ranks. Raises SwitchUnreachableError when nothing answers within it, InvalidTokenError, UsageError.
+    After a fork the child may not use it, nor does the child's end disturb the parent's.
+    """
+
+    def __init__(
+        self, address: str, *, token: str = "", timeout: float = 10.0, tls: ClientTls | None = None
+    ) -> None:
+        if timeout <= 0:
+            raise UsageError(f"timeout {timeout}: use a positive number of seconds")
+        self._host, port = parse_address(address)
+        self._timeout = timeout
+        self._token = token
+        self._pid = os.getpid()
+        self._session = ""
+        self._heartbeats: Heartbeats | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+        self.address = join_address(self._host, port)
+        self._channel = _open_channel(self.address, tls)
+        self._stub = SwitchStub(self._channel)
+        try:
+            self._target = target_from_pb(
+                self._call(self._stub.Discover, pb.DiscoverRequest(), timeout, wait_for_ready=True)
+            )
+        except BaseException:
+            self._channel.close()
+            raise
+        _open_clients.add(self)
+
+    def __enter__(self) -> ControlClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def discover(self) -> TargetDescription:
+        """The switch, as it was when the connection was made; `host` is an address to send packets to."""
+        if self._target.host not in ("", "0.0.0.0"):
+            return self._target
+        return dataclasses.replace(self._target, host=resolve_ipv4(self._host))
+
+    def join(self, offer: JoinOffer, *, timeout: float) -> JobLayout:
+        """Blocks until every rank has joined, at most `timeout` seconds. The lease is kept from then on.
+
+        Raises a JoinError: JoinTimeoutError (naming the missing ranks; this rank is withdrawn and may try again),
+        DuplicateRankError, WorldSizeMismatchError, LayoutMismatchError, PoolExhaustedError, InvalidTokenError; or UsageError,
+        SwitchUnreachableError.
+        """
+        if self._session:
+            raise UsageError("this client has joined a job already; leave it first, or use another client")
+        if offer.token:
+            self._token = offer.token
+        session = secrets.token_hex(16)
+        try:
+            request = offer_to_pb(offer, session, timeout)
+        except ValueError as error:
+            raise UsageError(
+                f"job {offer.job!r}: {error}; ranks, sizes and ports are not negative"
+            ) from error
+        self._session = session
+        try:
+            layout = layout_from_pb(self._call(self._stub.Join, request, timeout + _SLACK))
+        except BaseException:
+            self._session = ""
+            raise
+        self._heartbeats = Heartbeats(self._beat, lease=layout.lease, address=self.address)
+        return layout
+
+    def ready(self, *, multicast: bool, timeout: float) -> bool:
+        """Blocks until every rank is ready, at most `timeout` seconds; `multicast`: results sent to the group reach this worker.
+
+        Returns whether results leave by multicast: only when they reach every UDP worker, and there are at least two.
+        Raises JoinTimeoutError, naming the ranks that are not ready, or JobAbortedError when one has left or died.
+        """
+        request = pb.ReadyRequest(session=self._membership(), multicast=multicast, timeout=timeout)
+        return self._call(self._stub.Ready, request, timeout + _SLACK).multicast
+
+    def start_heartbeats(
+        self, on_abort: Callable[[str], None], on_left: Callable[[frozenset[int]], None] | None = None
+    ) -> None:
+        """`on_abort(reason)` is called once, when the job ends early or the switch stops answering for a whole lease.
+
+        `on_left(ranks)` is called whenever more ranks have left in order, with all that have. Both come from the thread of the
+        heartbeats, or from this call for what has happened already; they must not block.
+        """
+        self._membership()
+        if self._heartbeats is None:
+            raise UsageError("heartbeats begin with a join")
+        self._heartbeats.report_to(on_abort, on_left)
+
+    def slot(self, tsi: int) -> SlotReport:
+        """Whose packets for chunk `tsi` (modulo 2^32) the switch has seen. Raises JobAbortedError once the job has ended."""
+        request = pb.SlotRequest(session=self._membership(), tsi=tsi & 0xFFFFFFFF)
+        return slot_from_pb(self._call(self._stub.Slot, request, self._timeout))
+
+    def status(self) -> SwitchStatus:
+        """Jobs, members and counters of the whole switch."""
+        return status_from_pb(self._call(self._stub.Status, pb.StatusRequest(), self._timeout))
+
+    def leave(self) -> None:
+        """Leaves the job; the slots of a job whose ranks have all left are free again. Idempotent, at most 2 s, never raises."""
+        with self._lock:
+            session, self._session = self._session, ""
+            heartbeats, self._heartbeats = self._heartbeats, None
+        if os.getpid() != self._pid:
+            return
+        if session:
+            with contextlib.suppress(Exception):
+                self._call(self._stub.Leave, pb.LeaveRequest(session=session), _LEAVE / 2)
+        if heartbeats is not None:
+            heartbeats.stop(_LEAVE / 2)
+
+    def close(self) -> None:
+        """Leaves, and ends the connection. Idempotent, bounded as `leave`, never raises."""
+        if os.getpid() != self._pid or self._closed:
+            return
+        self._closed = True
+        self.leave()
+        _open_clients.discard(self)
+        with contextlib.suppress(Exception):
+            self._channel.close()
+
+    def _membership(self) -> str:
+        if not self._session:
+            raise UsageError("this client has joined no job; join first")
+        return self._session
+
+    def _beat(self, timeout: float) -> frozenset[int]:
+        session = self._session
+        if not session:
+            return frozenset()
+        return frozenset(self._call(self._stub.Heartbeat, pb.HeartbeatRequest(session=session), timeout).left)
+
+    def _call(
+        self,
+        method: grpc.UnaryUnaryMultiCallable[_Request, _Reply],
+        request: _Request,
+        timeout: float,
+        *,
+        wait_for_ready: bool = False,
+    ) -> _Reply:
+        """Calls, and turns what goes wrong into the switch's own error or SwitchUnreachableError."""
+        if os.getpid() != self._pid:
+            raise WorkerClosedError(
+                f"this client belongs to process {self._pid}; a forked child has to join for itself"
+            )
+        try:
+            call = method.future(
+                request, timeout=timeout, metadata=((TOKEN_KEY, self._token),), wait_for_ready=wait_for_ready
+            )
+        except ValueError as error:  # gRPC's word for a closed channel
+            raise WorkerClosedError("this client is closed; make another") from error
+        try:
+            return call.result()
+        except grpc.RpcError as error:
+            raise self._explain(error, timeout) from error
+        except grpc.FutureCancelledError as error:
+            raise WorkerClosedError("this client was closed while it waited") from error
+        except BaseException:  # Ctrl-C: the switch withdraws at once what waits there
+            call.cancel()  # type: ignore[no-untyped-call]
+            raise
+
+    def _explain(self, error: grpc.RpcError, timeout: float) -> SwitchMLError:
+        sent = from_status(error)
+        if sent is not None:
+            return sent
+        code = error.code() if isinstance(error, grpc.Call) else None
+        details = (error.details() if isinstance(error, grpc.Call) else str(error)) or "no details"
+        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            return SwitchUnreachableError(
+                f"no switch answers at {self.address} within {timeout:g} s ({details}); start one with `switchml switch`, or set "
+                "SWITCHML_SWITCH to the control address of one that runs"
+            )
+        name = code.name if code is not None else "UNKNOWN"
+        return SwitchMLError(f"the switch at {self.address} failed: {name}, {details}; see its log")
+
+
+def _open_channel(address: str, tls: ClientTls | None) -> grpc.Channel:
+    if tls is None:
+        return grpc.insecure_channel(address, options=_OPTIONS)
+    named = [("grpc.ssl_target_name_override", tls.server_name)] if tls.server_name else []
+    return grpc.secure_channel(address, tls.credentials(), options=[*_OPTIONS, *named])
+
+
+_open_clients: weakref.WeakSet[ControlClient] = weakref.WeakSet()
+# A forked child holds on to what it inherits: gRPC's destructors would wait there for threads that only the parent has.
+_inherited: list[ControlClient] = []
+
+
+def _keep_inherited() -> None:
+    _inherited.extend(_open_clients)
+    _open_clients.clear()
+
+
+def _close_all() -> None:
+    """A thread inside gRPC must have ended when the interpreter goes away."""
+    for client in list(_open_clients):
+        client.close()
+
+
+os.register_at_fork(after_in_child=_keep_inherited)
+close_at_exit(Stage.CLIENTS, _close_all)

@@ -1,0 +1,248 @@
+"""The controller of one switch: carries out on the switch what the job table decides, and answers those who wait.
+
+It owns the token, the clock and a lock, and starts no thread: whoever serves it calls `expire` when `next_timer` says so.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from switchml.control.jobs import (
+    Action,
+    AddJob,
+    Answer,
+    Job,
+    JobTable,
+    Joined,
+    Refused,
+    RemoveJob,
+    SetMulticast,
+    Started,
+    TargetAction,
+    copy_error,
+)
+from switchml.control.messages import JobStatus, JoinOffer, MemberStatus, SlotReport, SwitchStatus
+from switchml.control.target import JobProgram, SwitchTarget, TargetDescription
+from switchml.errors import InvalidTokenError, JobAbortedError, JoinError, SwitchMLError, WorkerClosedError
+from switchml.protocol.slots import slot_of, tsi_distance, version_of
+
+_log = logging.getLogger(__name__)
+
+Reply = Callable[[Answer], None]
+
+
+class Controller:
+    """Jobs, leases, slots, job numbers, multicast groups and the token of one switch. Thread-safe.
+
+    `token`: what a worker must show; "" lets everybody in. `lease`: seconds without a heartbeat after which a job ends.
+    `clock` and `multicast_octet` (the third octet of every group) are for tests and for several controllers on one network.
+    """
+
+    def __init__(
+        self,
+        target: SwitchTarget,
+        *,
+        token: str = "",
+        lease: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+        multicast_octet: int | None = None,
+    ) -> None:
+        self._target = target
+        self._description = target.describe()
+        self._token = token.encode()
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._replies: dict[str, Reply] = {}
+        self._begun = clock()
+        self._closed = ""
+        octet = secrets.randbelow(256) if multicast_octet is None else multicast_octet
+        self._table = JobTable(self._description, lease=lease, multicast_octet=octet)
+
+    @property
+    def lease(self) -> float:
+        return self._table.lease
+
+    def authorize(self, token: str) -> None:
+        """Raises InvalidTokenError unless `token` is this switch's."""
+        if self._token and not hmac.compare_digest(token.encode(), self._token):
+            what = "another token" if token else "no token"
+            raise InvalidTokenError(
+                f"this switch needs a join token and was shown {what}; set SWITCHML_TOKEN to the switch's"
+            )
+
+    def describe(self) -> TargetDescription:
+        return self._description
+
+    def join(self, session: str, offer: JoinOffer, timeout: float, reply: Reply) -> None:
+        """Calls `reply` once, with Joined or Refused, from whichever call settles it: it must not block or call back."""
+        with self._lock:
+            if self._closed:
+                raise JoinError(f"{self._closed}; nobody can join it any more")
+            actions = self._table.join(session, offer, timeout, self._clock())
+            self._replies[session] = reply
+            self._carry_out(actions)
+
+    def ready(self, session: str, multicast: bool, timeout: float, reply: Reply) -> None:
+        """As `join`, with Started or Refused."""
+        with self._lock:
+            actions = self._table.ready(session, multicast, timeout, self._clock())
+            self._replies[session] = reply
+            self._carry_out(actions)
+
+    def heartbeat(self, session: str) -> frozenset[int]:
+        """Renews the lease; returns the ranks that have left. Raises JobAbortedError once the job has ended."""
+        with self._lock:
+            return self._table.heartbeat(session, self._clock())
+
+    def leave(self, session: str) -> None:
+        """Ends a membership, known or not; a call of its own that still waits is refused."""
+        with self._lock:
+            self._reply(Refused(session, WorkerClosedError("the worker has left")))
+            self._carry_out(self._table.leave(session, self._clock()))
+
+    def disconnect(self, session: str) -> None:
+        """The client of a waiting `join` or `ready` has gone away: it gets no reply."""
+        with self._lock:
+            self._replies.pop(session, None)
+            self._carry_out(self._table.disconnect(session, self._clock()))
+
+    def expire(self) -> None:
+        """Carries out what is due by now."""
+        with self._lock:
+            self._carry_out(self._table.expire(self._clock()))
+
+    def next_timer(self) -> float | None:
+        """Seconds until `expire` is due; None = not before another call."""
+        with self._lock:
+            due = self._table.next_timer()
+            return None if due is None else max(0.0, due - self._clock())
+
+    def slot(self, session: str, tsi: int) -> SlotReport:
+        """Whose packets for chunk `tsi` the switch has seen. Raises JobAbortedError."""
+        with self._lock:
+            job = self._table.find(session)
+            program = job.program
+            if program is None:
+                raise JobAbortedError(f"job {job.name!r} has no slots yet: not all of its ranks have joined")
+            return self._read_slot(job, program, tsi)
+
+    def job_count(self) -> int:
+        """Jobs that gather their ranks, or run."""
+        with self._lock:
+            return len(self._table.jobs)
+
+    def status(self) -> SwitchStatus:
+        with self._lock:
+            now = self._clock()
+            return SwitchStatus(
+                target=self._description,
+                jobs=tuple(self._job_status(job, now) for job in self._table.jobs),
+                ended=self._table.ended(now),
+                counters=self._target.counters(),
+                free_slots=self._table.free_slots,
+                lease=self._table.lease,
+                uptime=now - self._begun,
+            )
+
+    def close(self, reason: str = "the switch is shutting down") -> None:
+        """Ends every job and lets nobody in any more. Idempotent."""
+        with self._lock:
+            self._closed = reason
+            self._carry_out(self._table.close(reason, self._clock()))
+
+    def _carry_out(self, actions: Sequence[Action]) -> None:
+        """In order. When the switch fails at one, those whom the rest would let go on are refused, and the job ends."""
+        failure: SwitchMLError | None = None
+        failed: AddJob | SetMulticast | None = None
+        for action in actions:
+            if isinstance(action, Joined | Started | Refused):
+                if failure is not None:
+                    action = Refused(action.session, copy_error(failure))
+                self._reply(action)
+                continue
+            error = self._program(action)
+            if error is not None and not isinstance(action, RemoveJob):
+                failure, failed = error, action
+        if failure is not None and failed is not None:
+            self._carry_out(self._table.target_failed(failed, failure, self._clock()))
+
+    def _reply(self, answer: Answer) -> None:
+        reply = self._replies.pop(answer.session, None)
+        if reply is not None:
+            reply(answer)
+
+    def _program(self, action: TargetAction) -> SwitchMLError | None:
+        try:
+            match action:
+                case AddJob(program):
+                    self._target.add_job(program)
+                case SetMulticast(number, enabled):
+                    self._target.set_multicast(number, enabled)
+                case RemoveJob(number):
+                    self._target.remove_job(number)
+        except SwitchMLError as error:
+            _log.warning("the switch refused %s: %s", type(action).__name__, error)
+            return error
+        except Exception as error:
+            _log.exception("the switch failed at %s", type(action).__name__)
+            return JobAbortedError(f"the switch could not be programmed: {error}; see the switch's log")
+        return None
+
+    def _read_slot(self, job: Job, program: JobProgram, tsi: int) -> SlotReport:
+        reading = self._target.read_slot(
+            program.job_number, slot_of(tsi, program.window), version_of(tsi, program.window)
+        )
+        everyone = frozenset(range(job.world_size))
+        ahead = tsi_distance(reading.stamp, tsi)
+        if reading.used and ahead == 0:
+            seen = reading.seen
+        elif reading.used and ahead > 0:
+            # The slot has gone on to a later chunk, which it does only once this one was complete.
+            seen = everyone
+        else:
+            seen = frozenset()
+        return SlotReport(
+            seen=seen,
+            missing=tuple(sorted(everyone - seen)),
+            last_heard=list(self._target.last_heard(program.job_number)),
+            stamp=reading.stamp,
+            left=job.left(),
+        )
+
+    def _job_status(self, job: Job, now: float) -> JobStatus:
+        program = job.program
+        first = next(iter(job.members.values())).offer
+        return JobStatus(
+            name=job.name,
+            job_number=job.number,
+            world_size=job.world_size,
+            state=job.state.value,
+            pool_base=program.pool_base if program else 0,
+            window=program.window if program else first.window,
+            payload=program.payload if program else first.payload,
+            paper=first.paper,
+            multicast_group=program.multicast_group if program else "",
+            multicast_port=program.multicast_port if program else 0,
+            multicast=job.multicast,
+            members=tuple(self._member_status(job, now)),
+            counters=self._target.job_counters(program.job_number) if program else {},
+            age=now - job.since,
+        )
+
+    def _member_status(self, job: Job, now: float) -> Iterator[MemberStatus]:
+        heard = self._target.last_heard(job.number) if job.program else [None] * job.world_size
+        for rank, member in sorted(job.members.items()):
+            yield MemberStatus(
+                rank=rank,
+                transport=member.offer.transport,
+                address=member.offer.address,
+                port=member.offer.port,
+                state=member.state,
+                heartbeat=now - member.heard if job.program and not member.left else None,
+                packet=heard[rank],
+            )

@@ -1,0 +1,172 @@
+"""A switch of one's own: an emulator in a child process that lives as long as this one wants it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import selectors
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Sequence
+from typing import IO
+
+from switchml.control.exits import Stage, close_at_exit
+from switchml.errors import SwitchUnreachableError
+
+_STARTUP = 20.0
+# Longer than a lease: when this process goes first, the others may finish, and one that died lapses.
+_GRACE = 15.0
+_TERMINATE = 3.0
+_SHOWN = 4000  # characters of the child's stderr
+
+
+class EmbeddedSwitch:
+    """A running emulator. `address` is its control service, `token` what it asks of workers. A context manager.
+
+    It ends by itself when this process does, however that comes about: the pipe on its standard input then closes.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], address: str, token: str, log: IO[bytes]) -> None:
+        self.address = address
+        self.token = token
+        self._process = process
+        self._log = log
+        self._owner = os.getpid()
+        _running.add(self)
+
+    def __enter__(self) -> EmbeddedSwitch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def running(self) -> bool:
+        return os.getpid() == self._owner and self._process.poll() is None
+
+    def log(self) -> str:
+        """The end of what it wrote to stderr so far."""
+        return _tail(self._log)
+
+    def close(self, grace: float = _GRACE) -> None:
+        """Lets it end once its jobs have, within `grace` seconds; then makes it. Idempotent; a forked child does nothing."""
+        if os.getpid() != self._owner:
+            return
+        _running.discard(self)
+        _end(self._process, grace)
+
+    def forget(self) -> None:
+        """In a forked child: lets go of the pipe, which would keep the switch alive."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+
+
+def start(
+    host: str = "127.0.0.1", *, command: Sequence[str] | None = None, timeout: float = _STARTUP
+) -> EmbeddedSwitch:
+    """Starts an emulator on free ports of `host`, for workers that know its random token.
+
+    `command` replaces the emulator's program and options (for tests). Raises SwitchUnreachableError, with what the child wrote
+    to stderr, when it is not ready within `timeout` seconds.
+    """
+    token = secrets.token_hex(16)
+    log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the switch
+    try:
+        process = subprocess.Popen(
+            list(command) if command is not None else _emulator(host),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env={
+                **os.environ,
+                "SWITCHML_TOKEN": token,
+            },  # an argument could be read by every user of the machine
+            start_new_session=True,  # Ctrl-C reaches the workers, which leave first
+        )
+    except OSError as error:
+        raise SwitchUnreachableError(f"the embedded switch did not start: {error}") from error
+    try:
+        address = _announced(process, timeout)
+    except BaseException as error:
+        _end(process, 0.0)
+        if not isinstance(error, ValueError):
+            raise
+        said = _tail(log) or "(nothing)"
+        raise SwitchUnreachableError(
+            f"the embedded switch did not start: {error}; it said:\n{said}"
+        ) from error
+    return EmbeddedSwitch(process, address, token, log)
+
+
+def _emulator(host: str) -> list[str]:
+    options = ["--host", host, "--port", "0", "--control-port", "0", "--announce", "-", "--until-eof"]
+    return [sys.executable, "-m", "switchml.switch_emulator", *options]
+
+
+def _announced(process: subprocess.Popen[bytes], timeout: float) -> str:
+    """The control address in the child's first line. Raises ValueError when there is none."""
+    assert process.stdout is not None
+    deadline = time.monotonic() + timeout
+    line = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while not line.endswith(b"\n"):
+            if not selector.select(max(0.0, deadline - time.monotonic())):
+                raise ValueError(f"it was not ready within {timeout:g} s")
+            read = os.read(process.stdout.fileno(), 4096)
+            if not read:
+                raise ValueError("it ended before it was ready")
+            line += read
+    first = line.splitlines()[0]
+    try:
+        address = json.loads(first)["control"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"its first line is no announcement: {first[:200]!r}") from None
+    return str(address)
+
+
+def _end(process: subprocess.Popen[bytes], grace: float) -> None:
+    """Closes the pipe, waits, then insists. Leaves no process behind."""
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+    for insist, wait in ((None, grace), (process.terminate, _TERMINATE), (process.kill, _TERMINATE)):
+        if insist is not None:
+            insist()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(wait)
+            break
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def _tail(log: IO[bytes]) -> str:
+    """The end of a file whose writer shares its position, so without moving it."""
+    size = os.fstat(log.fileno()).st_size
+    return os.pread(log.fileno(), _SHOWN, max(0, size - _SHOWN)).decode(errors="replace").strip()
+
+
+_running: weakref.WeakSet[EmbeddedSwitch] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for switch in list(_running):
+        switch.forget()
+
+
+def _close_all() -> None:
+    for switch in list(_running):
+        switch.close()
+
+
+os.register_at_fork(after_in_child=_forget_all)
+close_at_exit(Stage.SWITCHES, _close_all)

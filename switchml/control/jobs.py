@@ -1,0 +1,508 @@
+"""The jobs of a switch as a state machine: no I/O, no threads, no clock.
+
+    joining ----(every rank joined)----> programmed ----(every rank ready)----> running
+       |                                     |                                     |
+       | (last member withdrawn)             | (a rank leaves, withdraws,          | (all ranks left, or a lease lapses)
+       v                                     v  times out or its lease lapses)     v
+     gone                                  ended                                 ended
+
+A call is one event: it takes the time, changes the table and returns the actions to carry out, in order. `next_timer` says when
+`expire` wants to be called next. A membership is named by its session, a secret that the worker chose. A job holds slots, a
+number and a multicast group from `programmed` until it ends; while it gathers its ranks it holds nothing, so half-joined jobs
+cannot starve each other.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from switchml.control.messages import (
+    DEFAULT_WINDOW,
+    MAX_JOB_NUMBER,
+    SMALLEST_DEFAULT_WINDOW,
+    EndedJob,
+    JobLayout,
+    JoinOffer,
+)
+from switchml.control.offer import check_offer, check_same_layout, check_timeout, resolved_payload
+from switchml.control.ranges import RangeAllocator
+from switchml.control.ranks import name_ranks
+from switchml.control.target import JobProgram, TargetDescription, WorkerProgram
+from switchml.errors import (
+    DuplicateRankError,
+    JobAbortedError,
+    JoinTimeoutError,
+    PoolExhaustedError,
+    SwitchMLError,
+    UsageError,
+    WorldSizeMismatchError,
+)
+
+_ENDED_SHOWN = 16
+# How long the members of an ended job are told why, in leases.
+_REMEMBERED = 10
+
+
+@dataclass(frozen=True)
+class AddJob:
+    program: JobProgram
+
+
+@dataclass(frozen=True)
+class SetMulticast:
+    job_number: int
+    enabled: bool
+
+
+@dataclass(frozen=True)
+class RemoveJob:
+    job_number: int
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Answers the session's join: every rank is there."""
+
+    session: str
+    layout: JobLayout
+
+
+@dataclass(frozen=True)
+class Started:
+    """Answers the session's ready: every rank is."""
+
+    session: str
+    multicast: bool
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Answers the session's join or ready."""
+
+    session: str
+    error: SwitchMLError
+
+
+Answer = Joined | Started | Refused
+TargetAction = AddJob | SetMulticast | RemoveJob
+Action = Answer | TargetAction
+
+
+class JobState(StrEnum):
+    JOINING = "joining"
+    PROGRAMMED = "programmed"
+    RUNNING = "running"
+
+
+@dataclass
+class Member:
+    session: str
+    offer: JoinOffer
+    heard: float
+    timeout: float  # of the call that waits
+    deadline: float | None  # of the call that waits; None = none does
+    vote: bool | None = None  # its `ready`: whether multicast reaches it
+    left: bool = False
+
+    @property
+    def rank(self) -> int:
+        return self.offer.rank
+
+    @property
+    def state(self) -> str:
+        return "left" if self.left else "joined" if self.vote is None else "ready"
+
+
+@dataclass
+class Job:
+    name: str
+    world_size: int
+    since: float
+    state: JobState = JobState.JOINING
+    members: dict[int, Member] = field(default_factory=dict)
+    program: JobProgram | None = None
+    multicast: bool = False
+    refusals: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def number(self) -> int:
+        """Job number; 0 while the job gathers its ranks."""
+        return 0 if self.program is None else self.program.job_number
+
+    def left(self) -> frozenset[int]:
+        return frozenset(rank for rank, member in self.members.items() if member.left)
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """A job that is over, and for whom."""
+
+    job: Job
+    reason: str
+    at: float
+
+
+class JobTable:
+    """All jobs of one switch. `lease` is in seconds, every `now` too; `now` never runs backwards."""
+
+    def __init__(self, target: TargetDescription, *, lease: float, multicast_octet: int) -> None:
+        if lease <= 0:
+            raise UsageError(f"lease {lease}: use a positive number of seconds")
+        self.lease = lease
+        self._target = target
+        self._octet = multicast_octet
+        self._pool = RangeAllocator(target.pool_slots)
+        self._jobs: list[Job] = []
+        self._members: dict[str, tuple[Job, Member]] = {}
+        self._orphans: dict[str, _Ended] = {}
+        self._ended: deque[_Ended] = deque(maxlen=_ENDED_SHOWN)
+        self._last_number = 0
+        self._last_event = 0.0
+
+    # Events of workers.
+
+    def join(self, session: str, offer: JoinOffer, timeout: float, now: float) -> list[Action]:
+        """A rank offers itself. Raises what refuses it; else its answer comes as Joined or Refused, by `now + timeout`."""
+        self._observe(now)
+        timeout = check_timeout(timeout)
+        if not session or session in self._members or session in self._orphans:
+            raise UsageError("a join needs a session of its own")
+        try:
+            check_offer(offer, self._target)
+            job = self._find_or_open(offer, now)
+        except SwitchMLError as error:
+            for known in self._gathering(offer.job):
+                known.refusals[offer.rank] = str(error)
+            raise
+        member = Member(session, offer, now, timeout, now + timeout)
+        job.members[offer.rank] = member
+        job.refusals.pop(offer.rank, None)
+        self._members[session] = (job, member)
+        return self._program(job, now) if len(job.members) == job.world_size else []
+
+    def ready(self, session: str, multicast: bool, timeout: float, now: float) -> list[Action]:
+        """A rank's transport works. Raises JobAbortedError; else its answer comes as Started or Refused."""
+        self._observe(now)
+        timeout = check_timeout(timeout)
+        job, member = self._member(session)
+        if job.state is JobState.JOINING:
+            raise UsageError(f"job {job.name!r}: rank {member.rank} has to be joined before it is ready")
+        member.heard = now
+        if job.state is JobState.RUNNING:
+            return [Started(session, job.multicast)]
+        member.vote, member.timeout, member.deadline = multicast, timeout, now + timeout
+        return self._start(job) if all(each.vote is not None for each in job.members.values()) else []
+
+    def heartbeat(self, session: str, now: float) -> frozenset[int]:
+        """Renews the lease; returns the ranks that have left. Raises JobAbortedError once the job has ended."""
+        self._observe(now)
+        job, member = self._member(session)
+        member.heard = now
+        return job.left()
+
+    def leave(self, session: str, now: float) -> list[Action]:
+        """A rank leaves, in order. Unknown sessions are forgotten ones: nothing to do."""
+        self._observe(now)
+        self._orphans.pop(session, None)
+        return self._withdraw(session, now, "left") if session in self._members else []
+
+    def disconnect(self, session: str, now: float) -> list[Action]:
+        """The client of a waiting join or ready has gone away. A running job keeps the member until its lease lapses."""
+        self._observe(now)
+        if session not in self._members or self._members[session][0].state is JobState.RUNNING:
+            return []
+        return self._withdraw(session, now, "went away")
+
+    # Events of time and of the switch.
+
+    def expire(self, now: float) -> list[Action]:
+        """Carries out what is due: waiting calls that time out, leases that lapse."""
+        self._observe(now)
+        actions: list[Action] = []
+        for job in list(self._jobs):
+            if job.state is JobState.JOINING:
+                actions += self._expire_joins(job, now)
+            else:
+                actions += self._expire_ready(job, now) or self._expire_leases(job, now)
+        for session, ended in list(self._orphans.items()):
+            if now >= ended.at + _REMEMBERED * self.lease:
+                del self._orphans[session]
+        return actions
+
+    def next_timer(self) -> float | None:
+        """When `expire` is due at the latest; None = not before the next event."""
+        due = [ended.at + _REMEMBERED * self.lease for ended in self._orphans.values()]
+        for job in self._jobs:
+            for member in job.members.values():
+                if member.deadline is not None:
+                    due.append(member.deadline)
+                if job.state is not JobState.JOINING and not member.left:
+                    due.append(member.heard + self.lease)
+        if not due:
+            return None
+        # Often enough that a long silence can only mean that this process was stopped (see `_observe`).
+        return min(min(due), self._last_event + self.lease / 4)
+
+    def target_failed(self, failed: AddJob | SetMulticast, error: SwitchMLError, now: float) -> list[Action]:
+        """The switch could not carry out an action, so the job ends. The caller refuses those whom the action let go on."""
+        added = isinstance(failed, SetMulticast)
+        number = failed.job_number if isinstance(failed, SetMulticast) else failed.program.job_number
+        for job in self._jobs:
+            if job.number == number:
+                actions = self._end(job, str(error), now, error)
+                return (
+                    actions if added else [action for action in actions if not isinstance(action, RemoveJob)]
+                )
+        return []
+
+    def close(self, reason: str, now: float) -> list[Action]:
+        """Ends every job."""
+        self._observe(now)
+        return [action for job in list(self._jobs) for action in self._end(job, reason, now)]
+
+    # Reading.
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        return tuple(self._jobs)
+
+    @property
+    def free_slots(self) -> int:
+        return self._pool.free()
+
+    def ended(self, now: float) -> tuple[EndedJob, ...]:
+        """The jobs that ended last, newest first."""
+        return tuple(
+            EndedJob(end.job.name, end.job.number, end.job.world_size, end.reason, now - end.at)
+            for end in self._ended
+        )
+
+    def find(self, session: str) -> Job:
+        """The job of a member. Raises JobAbortedError, with the reason, when it has ended."""
+        return self._member(session)[0]
+
+    # Joining.
+
+    def _gathering(self, name: str) -> Iterable[Job]:
+        return (job for job in self._jobs if job.name == name and job.state is JobState.JOINING)
+
+    def _find_or_open(self, offer: JoinOffer, now: float) -> Job:
+        """The job that the offer belongs to. Raises when it fits none and may not open one."""
+        gathering: Job | None = None
+        for job in self._jobs:
+            if job.name != offer.job:
+                continue
+            if offer.world_size != job.world_size:
+                verb = "is running with" if job.state is JobState.RUNNING else "has"
+                raise WorldSizeMismatchError(
+                    f"job {job.name!r}: rank {offer.rank} says world size {offer.world_size}, but the job {verb} world size "
+                    f"{job.world_size}; give every rank the same, or use another job name"
+                )
+            member = job.members.get(offer.rank)
+            if member is not None and not member.left:
+                raise DuplicateRankError(
+                    f"job {job.name!r}: rank {offer.rank} has already joined ({_where(member.offer)}); "
+                    "use another rank or another job name, or wait for the other worker to leave"
+                )
+            if job.state is JobState.JOINING:
+                gathering = job
+        if gathering is None:
+            # Also when this rank has left a job of that name which others are still leaving.
+            job = Job(offer.job, offer.world_size, now)
+            self._jobs.append(job)
+            return job
+        for member in gathering.members.values():
+            check_same_layout(offer, member.offer)
+            if offer.transport == member.offer.transport == "udp" and _where(offer) == _where(member.offer):
+                raise UsageError(
+                    f"job {offer.job!r}: rank {offer.rank} offers {_where(offer)}, which is rank {member.rank}'s; "
+                    "every worker needs a socket of its own"
+                )
+        return gathering
+
+    def _program(self, job: Job, now: float) -> list[Action]:
+        """Every rank is there: gives the job its number, its slots and its group."""
+        try:
+            number = self._free_number()
+            base, window = self._reserve(job)
+        except PoolExhaustedError as error:
+            return self._end(job, str(error), now, error)
+        self._last_number = number
+        members = [job.members[rank] for rank in range(job.world_size)]
+        several = sum(member.offer.transport == "udp" for member in members) > 1
+        program = JobProgram(
+            job_number=number,
+            pool_base=base,
+            window=window,
+            payload=resolved_payload(members[0].offer),
+            paper=members[0].offer.paper,
+            workers=tuple(_worker_program(member.offer) for member in members),
+            # Administratively scoped (RFC 2365); the octet keeps two controllers on one network apart.
+            multicast_group=f"239.83.{self._octet}.{number}" if several else "",
+            multicast_port=self._target.udp_port if several else 0,
+        )
+        layout = JobLayout(
+            number,
+            window,
+            program.payload,
+            program.paper,
+            program.multicast_group,
+            program.multicast_port,
+            self.lease,
+        )
+        job.program, job.state = program, JobState.PROGRAMMED
+        for member in members:
+            member.heard, member.deadline = now, None
+        return [AddJob(program), *(Joined(member.session, layout) for member in members)]
+
+    def _free_number(self) -> int:
+        """The next number in turn: one that has just become free may still be in packets under way."""
+        taken = {job.number for job in self._jobs}
+        for step in range(MAX_JOB_NUMBER):
+            number = (self._last_number + step) % MAX_JOB_NUMBER + 1
+            if number not in taken:
+                return number
+        raise PoolExhaustedError(f"this switch has {MAX_JOB_NUMBER} jobs already; wait for one to end")
+
+    def _reserve(self, job: Job) -> tuple[int, int]:
+        """Base and length of the job's slots: as many as asked for, or up to the default as many as there are."""
+        asked = job.members[0].offer.window
+        largest = self._pool.largest()
+        window = asked or max(SMALLEST_DEFAULT_WINDOW, min(DEFAULT_WINDOW, (1 << largest.bit_length()) >> 1))
+        base = self._pool.allocate(window)
+        if base is None:
+            raise PoolExhaustedError(
+                f"job {job.name!r} needs {window} slots in a row, and this switch has {largest} of {self._pool.size} free; "
+                "wait for a job to end, ask for a smaller window, or start the switch with more slots"
+            )
+        return base, window
+
+    # Starting and ending.
+
+    def _start(self, job: Job) -> list[Action]:
+        votes = [member.vote for member in job.members.values() if member.offer.transport == "udp"]
+        job.state = JobState.RUNNING
+        job.multicast = len(votes) > 1 and all(votes)
+        actions: list[Action] = [SetMulticast(job.number, True)] if job.multicast else []
+        for member in job.members.values():
+            member.deadline = None
+            actions.append(Started(member.session, job.multicast))
+        return actions
+
+    def _withdraw(self, session: str, now: float, verb: str) -> list[Action]:
+        job, member = self._members[session]
+        if job.state is JobState.PROGRAMMED:
+            del self._members[session]
+            member.left = True
+            return self._end(job, f"rank {member.rank} {verb} before the job was ready", now)
+        del self._members[session]
+        if job.state is JobState.JOINING:
+            del job.members[member.rank]
+            if not job.members:
+                self._jobs.remove(job)
+            return []
+        member.left = True
+        return self._end(job, "all ranks have left", now) if len(job.left()) == job.world_size else []
+
+    def _end(self, job: Job, reason: str, now: float, error: SwitchMLError | None = None) -> list[Action]:
+        """Takes the job off the switch; tells those who wait at once, and the others at their next call."""
+        self._jobs.remove(job)
+        end = _Ended(job, reason, now)
+        actions: list[Action] = []
+        if job.program is not None:
+            self._pool.release(job.program.pool_base)
+            actions.append(RemoveJob(job.number))
+            self._ended.appendleft(end)
+        for member in job.members.values():
+            if self._members.pop(member.session, None) is None:
+                continue
+            if job.program is not None:
+                self._orphans[member.session] = end
+            if job.state is JobState.JOINING or member.deadline is not None:
+                actions.append(Refused(member.session, copy_error(error) if error else _aborted(job, reason)))
+        return actions
+
+    # Time.
+
+    def _observe(self, now: float) -> None:
+        """Nothing is heard while this very process is stopped, so that time counts against nobody."""
+        silence = now - self._last_event
+        self._last_event = now
+        if silence > self.lease / 2:
+            for _, member in self._members.values():
+                member.heard += silence
+
+    def _expire_joins(self, job: Job, now: float) -> list[Action]:
+        late = [member for member in job.members.values() if _overdue(member, now)]
+        missing = [rank for rank in range(job.world_size) if rank not in job.members]
+        actions: list[Action] = []
+        for member in late:
+            refused = "".join(
+                f" Rank {rank} was refused: {why}." for rank, why in sorted(job.refusals.items())
+            )
+            error = JoinTimeoutError(
+                f"job {job.name!r}: {name_ranks(missing)} of {job.world_size} did not join within {member.timeout:g} s; "
+                f"start them with this job name, world size and switch address.{refused}"
+            )
+            actions.append(Refused(member.session, error))
+            actions += self._withdraw(member.session, now, "timed out")
+        return actions
+
+    def _expire_ready(self, job: Job, now: float) -> list[Action]:
+        late = next((member for member in job.members.values() if _overdue(member, now)), None)
+        if late is None:
+            return []
+        unready = name_ranks(rank for rank, member in job.members.items() if member.vote is None)
+        reason = f"{unready} did not get ready within {late.timeout:g} s"
+        return self._end(
+            job, reason, now, JoinTimeoutError(f"job {job.name!r}: {reason}; look at the log of each")
+        )
+
+    def _expire_leases(self, job: Job, now: float) -> list[Action]:
+        silent = [
+            rank
+            for rank, member in job.members.items()
+            if not member.left and now >= member.heard + self.lease
+        ]
+        if not silent:
+            return []
+        verb = "has" if len(silent) == 1 else "have"
+        return self._end(job, f"{name_ranks(silent)} {verb} not been heard for {self.lease:.1f} s", now)
+
+    def _member(self, session: str) -> tuple[Job, Member]:
+        known = self._members.get(session)
+        if known is not None:
+            return known
+        ended = self._orphans.get(session)
+        if ended is not None:
+            raise _aborted(ended.job, ended.reason)
+        raise JobAbortedError(
+            "the switch does not know this worker: it has left, or the switch was restarted; join anew"
+        )
+
+
+def _where(offer: JoinOffer) -> str:
+    return f"{offer.address}:{offer.port}" if offer.transport == "udp" else "shared memory"
+
+
+def _worker_program(offer: JoinOffer) -> WorkerProgram:
+    udp = offer.transport == "udp"
+    return WorkerProgram(
+        offer.rank, offer.transport, offer.address if udp else "", offer.port if udp else 0, offer.ticket
+    )
+
+
+def _overdue(member: Member, now: float) -> bool:
+    return member.deadline is not None and now >= member.deadline
+
+
+def _aborted(job: Job, reason: str) -> JobAbortedError:
+    return JobAbortedError(f"job {job.name!r} has ended: {reason}")
+
+
+def copy_error(error: SwitchMLError) -> SwitchMLError:
+    """One exception a receiver: raising adds its own traceback."""
+    return type(error)(*error.args)

@@ -1,0 +1,85 @@
+"""What makes an offer usable on a given switch, and alike to those of its job."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+
+from switchml.control.messages import DEFAULT_PAYLOAD, MAX_WINDOW, PAYLOADS, JoinOffer
+from switchml.control.target import TargetDescription
+from switchml.errors import LayoutMismatchError, PoolExhaustedError, UsageError, WorldSizeMismatchError
+
+_MAX_NAME = 255
+_LONGEST_WAIT = 7 * 24 * 3600.0
+
+
+def check_offer(offer: JoinOffer, target: TargetDescription) -> None:
+    """Raises UsageError, WorldSizeMismatchError or PoolExhaustedError when no job of this switch could take the offer."""
+    if not offer.job or len(offer.job) > _MAX_NAME or not offer.job.isprintable():
+        raise UsageError(f"a job's name has 1 to {_MAX_NAME} printable characters, not {offer.job[:40]!r}")
+    if not 1 <= offer.world_size <= target.max_workers:
+        raise UsageError(
+            f"job {offer.job!r}: world size {offer.world_size}, but this switch takes 1 to {target.max_workers} workers a job"
+        )
+    if not 0 <= offer.rank < offer.world_size:
+        raise WorldSizeMismatchError(
+            f"job {offer.job!r}: rank {offer.rank} is outside world size {offer.world_size} "
+            f"(ranks are 0 to {offer.world_size - 1})"
+        )
+    _check_transport(offer, target)
+    if offer.payload not in (0, *PAYLOADS):
+        raise UsageError(f"payload {offer.payload}: use one of {', '.join(map(str, PAYLOADS))} bytes, or 0")
+    if resolved_payload(offer) > target.max_payload:
+        raise UsageError(
+            f"payload {resolved_payload(offer)}: this switch takes at most {target.max_payload} bytes a packet"
+        )
+    if offer.window & (offer.window - 1) or not 0 <= offer.window <= MAX_WINDOW:
+        raise UsageError(f"window {offer.window}: use a power of two from 1 to {MAX_WINDOW} slots, or 0")
+    if offer.window > target.pool_slots:
+        raise PoolExhaustedError(
+            f"window {offer.window}: this switch has {target.pool_slots} slots in all; ask for fewer, or start it with more"
+        )
+
+
+def check_timeout(seconds: float) -> float:
+    """`seconds`, held to a week. Raises UsageError unless positive."""
+    if math.isnan(seconds) or seconds <= 0:
+        raise UsageError(f"timeout {seconds}: use a positive number of seconds")
+    return min(seconds, _LONGEST_WAIT)
+
+
+def check_same_layout(offer: JoinOffer, other: JoinOffer) -> None:
+    """Raises LayoutMismatchError, naming both values, unless two ranks of one job ask for the same layout."""
+    for what, mine, theirs in (
+        ("payload", resolved_payload(offer), resolved_payload(other)),
+        ("window", offer.window, other.window),
+        ("paper", offer.paper, other.paper),
+    ):
+        if mine != theirs:
+            raise LayoutMismatchError(
+                f"job {offer.job!r}: rank {offer.rank} asks for {what} {mine}, rank {other.rank} for {theirs}; "
+                "give every rank the same"
+            )
+
+
+def resolved_payload(offer: JoinOffer) -> int:
+    return offer.payload or DEFAULT_PAYLOAD
+
+
+def _check_transport(offer: JoinOffer, target: TargetDescription) -> None:
+    if offer.transport == "shm":
+        if not target.shm_socket:
+            raise UsageError(f"job {offer.job!r}: this switch has no shared memory; use the transport udp")
+        if not offer.ticket:
+            raise UsageError(f"job {offer.job!r}: a shared memory worker needs a ticket")
+        return
+    if offer.transport != "udp":
+        raise UsageError(f"transport {offer.transport!r}: use udp or shm")
+    try:
+        address = ipaddress.IPv4Address(offer.address)
+    except ValueError:
+        raise UsageError(
+            f"address {offer.address!r}: a worker offers its socket's dotted IPv4 address"
+        ) from None
+    if address.is_multicast or address.is_unspecified or not 1 <= offer.port <= 65535:
+        raise UsageError(f"address {offer.address}:{offer.port}: no packet can be sent there")

@@ -1,0 +1,76 @@
+"""What a controller can tell a switch and ask of it. The emulator implements it in process; a P4 switch, behind P4Runtime."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class TargetDescription:
+    """Where a switch's data ports are, and how much it holds."""
+
+    host: str  # dotted IPv4; 0.0.0.0 = whatever host its control service is reached by
+    udp_port: int
+    shm_socket: str  # abstract Unix socket, without its leading zero byte; "" = no shared memory
+    pool_slots: int
+    max_payload: int  # bytes
+    max_workers: int  # of one job
+
+
+@dataclass(frozen=True)
+class WorkerProgram:
+    """How the switch knows one worker of a job."""
+
+    rank: int
+    transport: str  # "udp" or "shm"
+    address: str  # dotted IPv4; "" for shm
+    port: int  # 0 for shm
+    ticket: str  # what the worker shows when it attaches to shared memory
+
+
+@dataclass(frozen=True)
+class JobProgram:
+    """Everything the switch needs to aggregate one job: its slots are `pool_base` to `pool_base + window - 1`."""
+
+    job_number: int
+    pool_base: int
+    window: int  # slots, a power of two
+    payload: int  # bytes
+    paper: bool  # the published slot machine, without stamps
+    workers: tuple[WorkerProgram, ...]  # by rank
+    multicast_group: str  # "" = none
+    multicast_port: int
+
+
+@dataclass(frozen=True)
+class SlotReading:
+    """One version of one slot: the chunk it works on, and the ranks it has packets of."""
+
+    stamp: int
+    used: bool
+    seen: frozenset[int]
+
+
+class SwitchTarget(Protocol):
+    """A switch as its controller sees it. Calls come from one thread at a time and should not block."""
+
+    def describe(self) -> TargetDescription: ...
+
+    def add_job(self, job: JobProgram) -> None:
+        """Starts to aggregate a job, results by unicast. Raises PoolExhaustedError when there is no memory for it."""
+
+    def set_multicast(self, job_number: int, enabled: bool) -> None:
+        """Sends results once to the job's group, or once to each worker."""
+
+    def remove_job(self, job_number: int) -> None: ...
+
+    def read_slot(self, job_number: int, slot: int, version: int) -> SlotReading: ...
+
+    def last_heard(self, job_number: int) -> list[float | None]:
+        """Seconds since the last packet, by rank; None = never."""
+
+    def counters(self) -> dict[str, int]:
+        """Counters of the whole switch."""
+
+    def job_counters(self, job_number: int) -> dict[str, int]: ...

@@ -1,0 +1,56 @@
+"""TLS for the control service, from PEM files. Off unless asked for: then the token and all else travel in the clear."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from switchml.errors import UsageError
+
+
+@dataclass(frozen=True)
+class ServerTls:
+    """The switch's certificate chain and private key; with `client_ca`, workers must show a certificate signed by it."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Raises UsageError when a file cannot be read."""
+        ca = None if self.client_ca is None else _read(self.client_ca)
+        return grpc.ssl_server_credentials(
+            [(_read(self.key), _read(self.certificate))],
+            root_certificates=ca,
+            require_client_auth=ca is not None,
+        )
+
+
+@dataclass(frozen=True)
+class ClientTls:
+    """What a worker trusts (`ca`; None = the system's authorities) and, for a switch that asks, its own certificate.
+
+    `server_name`: the name in the switch's certificate, where it differs from the host it is reached by.
+    """
+
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    server_name: str = ""
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Raises UsageError when a file cannot be read, or a certificate comes without its key."""
+        if (self.certificate is None) != (self.key is None):
+            raise UsageError("a TLS client certificate and its key go together: give both files or neither")
+        return grpc.ssl_channel_credentials(
+            *(None if path is None else _read(path) for path in (self.ca, self.key, self.certificate))
+        )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read the PEM file {path}: {error.strerror}") from error

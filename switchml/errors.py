@@ -1,0 +1,67 @@
+"""Typed errors of every room. All derive from `SwitchMLError`, so one `except` catches what this system raises."""
+
+from __future__ import annotations
+
+
+class SwitchMLError(RuntimeError):
+    """Base class. The message says what happened and what to do next."""
+
+
+class UsageError(SwitchMLError, ValueError):
+    """An argument that cannot be used: dtype, operation, shape, size or address."""
+
+
+class SwitchUnreachableError(SwitchMLError, ConnectionError):
+    """No answer from a switch's control or data port within the deadline."""
+
+
+class PortInUseError(SwitchMLError, OSError):
+    """The address a switch was asked to listen on is taken."""
+
+
+class JoinError(SwitchMLError):
+    """A worker could not join its job."""
+
+
+class WorldSizeMismatchError(JoinError):
+    """Ranks of one job disagree on the world size, or a rank is outside it."""
+
+
+class LayoutMismatchError(JoinError):
+    """Ranks of one job disagree on payload, window or flags."""
+
+
+class DuplicateRankError(JoinError):
+    """The rank has already joined this job."""
+
+
+class InvalidTokenError(JoinError):
+    """The join token is not the switch's."""
+
+
+class PoolExhaustedError(JoinError):
+    """The switch has no slots, job numbers or memory left for this job."""
+
+
+class JoinTimeoutError(JoinError, TimeoutError):
+    """Not all ranks joined within the deadline; the message names the missing ones."""
+
+
+class CollectiveError(SwitchMLError):
+    """A collective failed. The worker is unusable afterwards: leave and join anew."""
+
+
+class CollectiveMismatchError(CollectiveError):
+    """Ranks called different collectives, or the same with different sizes, dtypes or operations."""
+
+
+class CollectiveTimeoutError(CollectiveError, TimeoutError):
+    """A deadline passed. The message names the job, the chunk and the ranks the switch has not heard."""
+
+
+class JobAbortedError(CollectiveError):
+    """The job ended while a collective was in flight: a rank left, died or lost its lease."""
+
+
+class WorkerClosedError(CollectiveError):
+    """The worker has left its job."""

@@ -1,0 +1,1 @@
+"""`switchml run`: a switch, torch's own launcher over it, and an account of what went through."""

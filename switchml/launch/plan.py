@@ -1,0 +1,124 @@
+"""What a run consists of, as the command line gave it, and the commands that follow from it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from switchml.errors import UsageError
+
+LOOPBACK = "127.0.0.1"
+TRANSPORTS = ("auto", "udp", "shm")
+
+
+@dataclass(frozen=True)
+class Faults:
+    """Probabilities, 0 to 1, with which the emulator mistreats a packet, and the seed of its choices."""
+
+    loss: float = 0.0
+    duplicate: float = 0.0
+    reorder: float = 0.0
+    seed: int = 0
+
+    def __bool__(self) -> bool:
+        return any((self.loss, self.duplicate, self.reorder))
+
+    def options(self) -> list[str]:
+        """The emulator's options."""
+        return [
+            *("--loss", str(self.loss), "--duplicate", str(self.duplicate)),
+            *("--reorder", str(self.reorder), "--seed", str(self.seed)),
+        ]
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """This machine's place among those that run the script together."""
+
+    count: int = 1
+    rank: int = 0
+    master_addr: str = LOOPBACK
+    master_port: int = 29500
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """One run of a training script. `payload` (bytes) and `window` (slots): 0 = the switch's default."""
+
+    script: str
+    arguments: tuple[str, ...] = ()
+    workers: int = 1  # on this machine
+    module: bool = False
+    nodes: Nodes = field(default_factory=Nodes)
+    switch: str = ""  # "" = one of our own
+    token: str = ""
+    transport: str = "auto"
+    payload: int = 0
+    window: int = 0
+    faults: Faults = field(default_factory=Faults)
+
+    @property
+    def world_size(self) -> int:
+        return self.workers * self.nodes.count
+
+    def check(self) -> None:
+        """Raises UsageError for what cannot work, before anything is started."""
+        if self.workers < 1 or self.nodes.count < 1 or not 0 <= self.nodes.rank < self.nodes.count:
+            raise UsageError(
+                f"{self.workers} workers on node {self.nodes.rank} of {self.nodes.count}: use at least 1 worker, "
+                "and node ranks from 0 to one less than the number of nodes"
+            )
+        if self.transport not in TRANSPORTS:
+            raise UsageError(f"transport {self.transport!r}: use one of {', '.join(TRANSPORTS)}")
+        for name in ("loss", "duplicate", "reorder"):
+            probability = getattr(self.faults, name)
+            if not 0 <= probability < 1:
+                raise UsageError(f"--{name} {probability:g}: use a probability from 0 to below 1")
+        if self.switch and self.faults:
+            raise UsageError(
+                "faults are made by the switch that this command starts; leave --switch out, or give --loss, "
+                "--duplicate and --reorder to the `switchml switch` at the other end"
+            )
+        if self.nodes.count > 1 and not self.switch:
+            raise UsageError(
+                "several nodes share one switch: start it with `switchml switch --host ADDRESS` on a machine that all "
+                "of them reach, and give its control address to every node with --switch"
+            )
+        if importlib.util.find_spec("torch") is None:
+            raise UsageError("torch is not installed here; install switchml[torch]")
+        if not self.module and not Path(self.script).is_file():
+            raise UsageError(f"there is no script {self.script!r} here")
+
+    def command(self) -> list[str]:
+        """torch's elastic launcher with the script."""
+        if self.nodes.count == 1:
+            meeting = ["--standalone", "--local-addr", LOOPBACK]
+        else:
+            meeting = [
+                *("--nnodes", str(self.nodes.count), "--node-rank", str(self.nodes.rank)),
+                *("--master-addr", self.nodes.master_addr, "--master-port", str(self.nodes.master_port)),
+            ]
+        return [
+            # -P: a folder of the user's named like a package must not be imported in its place.
+            *(sys.executable, "-P", "-m", "torch.distributed.run"),
+            *meeting,
+            *("--nproc-per-node", str(self.workers)),
+            *(["--module"] if self.module else []),
+            *(self.script, *self.arguments),
+        ]
+
+    def environment(self, address: str, token: str) -> dict[str, str]:
+        """What the workers are told about the switch; added to the environment they inherit."""
+        settings = {
+            "SWITCHML_SWITCH": address,
+            "SWITCHML_TOKEN": token,
+            "SWITCHML_TRANSPORT": "" if self.transport == "auto" else self.transport,
+            "SWITCHML_PAYLOAD": str(self.payload or ""),
+            "SWITCHML_WINDOW": str(self.window or ""),
+            # torch's launcher does the same, with a warning that fills the screen.
+            "OMP_NUM_THREADS": "1" if self.workers > 1 and "OMP_NUM_THREADS" not in os.environ else "",
+        }
+        return {name: value for name, value in settings.items() if value}

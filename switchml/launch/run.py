@@ -1,0 +1,146 @@
+"""Carries out a run: switch, training, readings of the switch's counters, account."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from switchml.control import embedded
+from switchml.errors import SwitchMLError
+from switchml.launch.plan import LOOPBACK, Faults, RunPlan
+from switchml.launch.screen import Progress, summary
+from switchml.launch.traffic import Meter, Traffic
+from switchml.launch.training import Training
+
+if TYPE_CHECKING:
+    from switchml.control.client import ControlClient
+
+_EVERY = 1.0  # seconds between readings
+_ANSWER = 2.0  # seconds that the switch has to answer one
+_CLOSE = 1.0  # the workers are gone by then: nothing to wait for
+
+
+@dataclass(frozen=True)
+class Account:
+    """What came of a run. `traffic` None = the switch could not be asked."""
+
+    plan: RunPlan
+    exit_code: int
+    seconds: float
+    traffic: Traffic | None
+
+    def as_json(self) -> dict[str, Any]:
+        traffic = self.traffic
+        return {
+            "script": [self.plan.script, *self.plan.arguments],
+            "workers": self.plan.world_size,
+            "transport": self.plan.transport,
+            "faults": asdict(self.plan.faults),
+            "exit_code": self.exit_code,
+            "seconds": self.seconds,
+            "traffic": traffic
+            and {
+                "bytes": traffic.bytes,
+                "retransmissions": traffic.retransmissions,
+                "elements": traffic.elements,
+                "active_seconds": traffic.active,
+                "elements_per_second": traffic.elements_per_second,
+                "counters": traffic.named(""),
+            },
+        }
+
+
+def carry_out(plan: RunPlan, *, account_file: Path | None = None) -> int:
+    """Runs the plan to its end; returns the training's exit code. Leaves no process behind.
+
+    Raises UsageError, SwitchUnreachableError or PortInUseError when it cannot be started.
+    """
+    plan.check()
+    console = Console(stderr=True)
+    with _switch(plan) as (address, token), Progress(console) as progress:
+        begin = time.monotonic()
+        with Training(plan.command(), plan.environment(address, token), piped=progress.piped) as training:
+            progress.relay((training.process.stdout, training.process.stderr))
+            with contextlib.closing(_Readings(address, token, plan.world_size)) as readings:
+                exit_code = training.wait(
+                    _EVERY, lambda: progress.show(time.monotonic() - begin, readings.take())
+                )
+                seconds = time.monotonic() - begin
+                readings.take()
+        account = Account(plan, exit_code, seconds, readings.traffic)
+    console.print(
+        summary(account.traffic, workers=plan.world_size, seconds=seconds, exit_code=exit_code),
+        soft_wrap=True,
+    )
+    if account_file is not None:
+        account_file.write_text(json.dumps(account.as_json(), indent=2) + "\n")
+    return exit_code
+
+
+@contextlib.contextmanager
+def _switch(plan: RunPlan) -> Iterator[tuple[str, str]]:
+    """Control address and token of the switch given, or of one that lives as long as the run."""
+    if plan.switch:
+        yield plan.switch, plan.token
+        return
+    switch = embedded.start(LOOPBACK, command=emulator(plan.faults))
+    try:
+        yield switch.address, switch.token
+        if not switch.running():
+            print(f"switchml: the switch ended before the run did. It said:\n{switch.log()}", file=sys.stderr)
+    finally:
+        switch.close(_CLOSE)
+
+
+def emulator(faults: Faults) -> list[str]:
+    """An emulator on free ports of this machine, which ends with the process that started it."""
+    return [
+        *(sys.executable, "-P", "-m", "switchml.switch_emulator"),
+        *("--host", LOOPBACK, "--port", "0", "--control-port", "0", "--announce", "-", "--until-eof"),
+        *(faults.options() if faults else []),
+    ]
+
+
+class _Readings:
+    """The switch's counters, read over its control service. A switch that does not answer is asked again later."""
+
+    def __init__(self, address: str, token: str, world_size: int) -> None:
+        self._address, self._token = address, token
+        self._client: ControlClient | None = None
+        self._meter: Meter | None = None
+        self._world_size = world_size
+        self.take()
+
+    @property
+    def traffic(self) -> Traffic | None:
+        return None if self._meter is None else self._meter.traffic
+
+    def take(self) -> Traffic:
+        with contextlib.suppress(SwitchMLError):
+            counters = self._ask()
+            now = time.monotonic()
+            if self._meter is None:
+                self._meter = Meter(counters, now, self._world_size)
+            else:
+                return self._meter.read(counters, now)
+        return self.traffic or Traffic({}, self._world_size)
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+
+    def _ask(self) -> dict[str, int]:
+        # gRPC is loaded once the training runs: a fork with its threads around is not safe.
+        from switchml.control.client import ControlClient
+
+        if self._client is None:
+            self._client = ControlClient(self._address, token=self._token, timeout=_ANSWER)
+        return self._client.status().counters

@@ -1,0 +1,116 @@
+"""torch's launcher as a child process: signals are passed on to it, and it cannot outlive us."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+from switchml.errors import UsageError
+from switchml.launch import stragglers
+
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PR_SET_PDEATHSIG = 1
+_POLL = 0.1
+
+
+class Training:
+    """A running launcher with its workers; a context manager, which leaves none of their processes behind.
+
+    `grace`: seconds that it has to end after the first signal; the second signal ends it at once.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: dict[str, str],
+        *,
+        grace: float = 10.0,
+        piped: Sequence[int] = (),
+    ) -> None:
+        self._mark = stragglers.new_mark()
+        self._grace = grace
+        self._deadline: float | None = None
+        self._signal: int | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        # What our caller ignores (nohup, a shell's background job) stays ignored.
+        heard = [number for number in FORWARDED if signal.getsignal(number) is not signal.SIG_IGN]
+        self._previous = {number: signal.signal(number, self._on_signal) for number in heard}
+        try:
+            self.process = self._process = self._start(command, environment, piped)
+        except OSError as error:
+            self._restore_handlers()
+            raise UsageError(f"{command[0]} did not start: {error.strerror}") from error
+        if self._signal is not None:
+            self.process.send_signal(self._signal)
+
+    def _start(
+        self, command: Sequence[str], environment: dict[str, str], piped: Sequence[int]
+    ) -> subprocess.Popen[bytes]:
+        parent = os.getpid()
+        libc = ctypes.CDLL(None)
+
+        def end_with_parent() -> None:
+            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != parent:
+                os._exit(1)
+
+        return subprocess.Popen(
+            list(command),
+            env={**os.environ, **environment, stragglers.VARIABLE: self._mark},
+            stdout=subprocess.PIPE if 1 in piped else None,
+            stderr=subprocess.PIPE if 2 in piped else None,
+            start_new_session=True,  # the terminal's Ctrl-C comes to us alone; we pass it on
+            preexec_fn=end_with_parent,  # there are no threads yet that it could meet half-way
+        )
+
+    def __enter__(self) -> Training:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self.process.poll() is None or self._signal is not None or self.process.returncode < 0:
+                stragglers.end_marked(self._mark)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(1.0)
+        finally:
+            self._restore_handlers()
+
+    def wait(self, every: float, tick: Callable[[], None]) -> int:
+        """Waits for the end, calling `tick` now and then; returns the exit code, 128 + N after signal N.
+
+        A tick must be short: what a signal sets off waits for it.
+        """
+        due = time.monotonic() + every
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = self.process.wait(_POLL)
+                break
+            now = time.monotonic()
+            if self._deadline is not None and now > self._deadline:
+                stragglers.end_marked(self._mark)
+                self._deadline = None
+            if now >= due:
+                tick()
+                due = max(due + every, now)
+        if self._signal is not None:
+            return 128 + self._signal
+        return code if code >= 0 else 128 - code
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._signal is None:
+            self._signal, self._deadline = number, now + self._grace
+            if self._process is not None:
+                self._process.send_signal(number)
+        else:
+            self._deadline = now

@@ -1,0 +1,106 @@
+"""Memory that other processes or other threads write: arrays over addresses, ordered loads and stores, fences.
+
+Each intrinsic has a plain Python twin for `NUMBA_DISABLE_JIT=1`, where the interpreter's own order is enough.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import carray, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from switchml.protocol.jit import DISABLED, compiled
+
+Bytes = npt.NDArray[np.uint8]
+Words = npt.NDArray[np.uint32]
+Longs = npt.NDArray[np.int64]
+
+if DISABLED:
+
+    def bytes_at(address: int, length: int) -> Bytes:
+        return np.frombuffer((ctypes.c_uint8 * length).from_address(address), np.uint8)
+
+    def load_acquire(array: Longs, index: int) -> int:
+        return int(array[index])
+
+    def store_release(array: Longs, index: int, value: int) -> None:
+        array[index] = value
+
+    def fetch_add(array: Longs, index: int, value: int) -> int:
+        before = int(array[index])
+        array[index] = before + value
+        return before
+
+    def fence() -> None:
+        return None
+
+else:
+
+    @intrinsic
+    def _pointer(typing_context: Any, address: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+        return types.voidptr(types.intp), generate
+
+    @compiled
+    def bytes_at(address: int, length: int) -> Bytes:
+        """The memory at `address` as a uint8 array of that length; the caller keeps it alive."""
+        view: Bytes = carray(_pointer(address), (length,), np.uint8)
+        return view
+
+    def _element_pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+        data = context.make_array(array_type)(context, builder, array).data
+        return builder.gep(data, [index])
+
+    @intrinsic
+    def load_acquire(typing_context: Any, array: Any, index: Any) -> Any:
+        """`array[index]` of an int64 array; later reads are not moved before it."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointer = _element_pointer(context, builder, signature.args[0], arguments[0], arguments[1])
+            return builder.load_atomic(pointer, "acquire", 8)
+
+        return types.int64(array, types.intp), generate
+
+    @intrinsic
+    def store_release(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
+        """`array[index] = value`; earlier writes are seen by whoever sees this one."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointer = _element_pointer(context, builder, signature.args[0], arguments[0], arguments[1])
+            builder.store_atomic(arguments[2], pointer, "release", 8)
+            return context.get_dummy_value()
+
+        return types.none(array, types.intp, types.int64), generate
+
+    @intrinsic
+    def fetch_add(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
+        """Add to `array[index]` in one step; returns the value before."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointer = _element_pointer(context, builder, signature.args[0], arguments[0], arguments[1])
+            return builder.atomic_rmw("add", pointer, arguments[2], "seq_cst")
+
+        return types.int64(array, types.intp, types.int64), generate
+
+    @intrinsic
+    def fence(typing_context: Any) -> Any:
+        """Full fence: a store before it is seen before a load after it is done."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            builder.fence("seq_cst")
+            return context.get_dummy_value()
+
+        return types.none(), generate
+
+
+@compiled
+def words_of(memory: Bytes, at: int, count: int) -> Words:
+    """`count` 32-bit words of a byte array from byte `at`, in the machine's byte order."""
+    return memory[at : at + 4 * count].view(np.uint32)

@@ -1,0 +1,104 @@
+"""Renders the tables of the wire format as Markdown, into the places that docs/protocol.md keeps for them.
+
+    python -m switchml.protocol.format_table docs/protocol.md
+
+A place is a pair of comments, `<!-- table NAME -->` and `<!-- end -->`; what stands between them is replaced.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from switchml.protocol import counters, header, messages
+
+_PLACE = re.compile(r"(<!-- table (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def _markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(cells) + " |" for cells in [columns, *rows]]
+    lines.insert(1, "|" + " --- |" * len(columns))
+    return "\n".join(lines)
+
+
+def header_table() -> str:
+    """One row per field of the header: bytes, bits within them (7 or 15 = the highest), name, type, meaning."""
+    rows = []
+    for field in header.FIELDS:
+        place = header.PLACES[field.name]
+        last = place.offset + place.width - 1
+        span = str(place.offset) if place.width == 1 else f"{place.offset}-{last}"
+        if field.bits < 8 * place.width:
+            high = place.shift + field.bits - 1
+            span += f", bit {high}" if field.bits == 1 else f", bits {high}-{place.shift}"
+        kind = f"{'int' if field.signed else 'uint'}{field.bits}"
+        rows.append((span, f"`{field.name}`", kind, field.meaning))
+    rows.append((f"{header.HEADER_BYTES}-", "elements", "int32 each", "the payload; as many as `size` says"))
+    return _markdown(("bytes", "field", "type", "meaning"), rows)
+
+
+def message_table() -> str:
+    """One row per message type."""
+    rows = (
+        (str(kind.code), f"`{kind.name}`", "elements" if kind.has_payload else "none", kind.meaning)
+        for kind in messages.MESSAGE_TYPES
+    )
+    return _markdown(("`msg_type`", "name", "payload", "meaning"), rows)
+
+
+def size_table() -> str:
+    """One row per payload size."""
+    rows = (
+        (
+            str(size.code),
+            str(size.payload),
+            str(size.payload // messages.ELEMENT_BYTES),
+            "any" if size.hardware else "software only",
+        )
+        for size in messages.PAYLOAD_SIZES
+    )
+    return _markdown(("`size`", "payload, bytes", "elements", "switches"), rows)
+
+
+def _counter_table(table: Iterable[counters.Counter]) -> str:
+    return _markdown(("counter", "meaning"), ((f"`{counter.name}`", counter.meaning) for counter in table))
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "header": header_table,
+    "messages": message_table,
+    "sizes": size_table,
+    "switch-counters": lambda: _counter_table(counters.SWITCH_COUNTERS),
+    "worker-counters": lambda: _counter_table(counters.WORKER_COUNTERS),
+}
+
+
+def render(text: str) -> str:
+    """`text` with every table between its comments made anew.
+
+    Raises:
+        ValueError: a place for a table that does not exist, or no place at all.
+    """
+
+    def fill(place: re.Match[str]) -> str:
+        name = place["name"]
+        if name not in TABLES:
+            raise ValueError(f"no table named {name}: there are {', '.join(TABLES)}")
+        return f"{place[1]}{TABLES[name]()}\n{place[3]}"
+
+    rendered, places = _PLACE.subn(fill, text)
+    if not places:
+        raise ValueError("no place for a table: <!-- table NAME --> ... <!-- end -->")
+    return rendered
+
+
+def main(arguments: Sequence[str]) -> None:
+    for argument in arguments:
+        path = Path(argument)
+        path.write_text(render(path.read_text()))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,108 @@
+"""`switchml status`: what a switch says about itself, as tables or JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from switchml.control.messages import DEFAULT_CONTROL_PORT, JobStatus, MemberStatus, SwitchStatus
+from switchml.protocol.counters import SWITCH_COUNTERS
+
+
+def status(
+    switch: Annotated[
+        str,
+        typer.Option(envvar="SWITCHML_SWITCH", metavar="HOST:PORT", help="Control address of the switch."),
+    ] = f"127.0.0.1:{DEFAULT_CONTROL_PORT}",
+    token: Annotated[
+        str, typer.Option(envvar="SWITCHML_TOKEN", show_default=False, help="The switch's join token.")
+    ] = "",
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for an answer.")] = 5.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Show a switch's jobs, workers and counters."""
+    from switchml.control.client import ControlClient
+
+    with ControlClient(switch, token=token, timeout=timeout) as client:
+        answer = client.status()
+        address = client.address
+    if as_json:
+        print(json.dumps(asdict(answer), indent=2, sort_keys=True))
+    else:
+        console = Console()
+        for table in tables(address, answer):
+            console.print(table)
+
+
+def tables(address: str, answer: SwitchStatus) -> Iterable[Table]:
+    """The switch, its jobs, their workers, the jobs that ended last, and every counter that is not zero."""
+    target = answer.target
+    overview = _table(f"switch {address}", "", "")
+    overview.add_row("data port", f"{target.host}:{target.udp_port}/udp")
+    overview.add_row("shared memory", "yes" if target.shm_socket else "no")
+    overview.add_row("slots", f"{answer.free_slots} of {target.pool_slots} free")
+    overview.add_row("largest payload", f"{target.max_payload} bytes")
+    overview.add_row("lease", f"{answer.lease:g} s")
+    overview.add_row("up", f"{answer.uptime:.0f} s")
+    yield overview
+
+    jobs = _table("jobs", "job", "number", "state", "workers", "slots", "payload", "results by", "age")
+    for job in answer.jobs:
+        jobs.add_row(*_job_cells(job))
+    if answer.jobs:
+        yield jobs
+
+    workers = _table("workers", "job", "rank", "state", "transport", "heartbeat", "last packet")
+    for job in answer.jobs:
+        for member in job.members:
+            workers.add_row(job.name, *_member_cells(member))
+    if workers.row_count:
+        yield workers
+
+    ended = _table("ended", "job", "number", "workers", "reason", "when")
+    for end in answer.ended:
+        ended.add_row(end.name, str(end.job_number), str(end.world_size), end.reason, _ago(end.ended))
+    if answer.ended:
+        yield ended
+
+    counters = _table("counters", "counter", *(job.name for job in answer.jobs), "switch")
+    for name in (counter.name for counter in SWITCH_COUNTERS):
+        if total := answer.counters.get(name, 0):
+            counters.add_row(name, *(f"{job.counters.get(name, 0):,}" for job in answer.jobs), f"{total:,}")
+    if counters.row_count:
+        yield counters
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", show_header=any(columns))
+    for column in columns:
+        table.add_column(column)
+    return table
+
+
+def _job_cells(job: JobStatus) -> tuple[str, ...]:
+    return (
+        job.name,
+        str(job.job_number) if job.job_number else "",
+        f"{job.state}, without stamps" if job.paper else job.state,
+        f"{len(job.members)} of {job.world_size}",
+        f"{job.pool_base}-{job.pool_base + job.window - 1}" if job.job_number else "",
+        str(job.payload or "default"),
+        f"multicast to {job.multicast_group}:{job.multicast_port}" if job.multicast else "unicast",
+        f"{job.age:.0f} s",
+    )
+
+
+def _member_cells(member: MemberStatus) -> tuple[str, ...]:
+    transport = f"udp {member.address}:{member.port}" if member.transport == "udp" else member.transport
+    return str(member.rank), member.state, transport, _ago(member.heartbeat), _ago(member.packet)
+
+
+def _ago(seconds: float | None) -> str:
+    return "never" if seconds is None else f"{seconds:.1f} s ago"

@@ -1,0 +1,109 @@
+"""Rate, queue, loss and delay of what leaves or enters an interface, through netlink.
+
+Every function here acts on the namespace of the calling thread (`Namespace.call`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.nftables.main import NFTables
+
+from switchml.testbed.errors import TestbedError
+from switchml.testbed.shape import LinkShape
+
+_LOSS_STEPS = 1_000_000
+
+_NFPROTO_NETDEV = 5
+_NFT_REGISTER = 8
+_NFT_RANDOM = 1
+_NFT_HOST_TO_NETWORK = 1
+_NFT_LESS = 2
+_NF_DROP = 0
+_NF_ACCEPT = 1
+
+
+def shape_egress(route: IPRoute, index: int, shape: LinkShape) -> None:
+    """Delay and limit what leaves interface `index`."""
+    parent: dict[str, Any] = {}
+    if shape.rate:
+        route.tc("add", "tbf", index, 0x1_0000, rate=shape.rate // 8, burst=shape.burst, limit=shape.queue)
+        parent = {"parent": 0x1_0001}
+    if shape.delay:
+        packets = max(1000, shape.queue // 64)
+        try:
+            route.tc("add", "netem", index, 0x2_0000, delay=round(shape.delay * 1e6), limit=packets, **parent)
+        except NetlinkError as error:
+            raise TestbedError(
+                f"a delay needs the kernel module sch_netem, which is missing here ({error}); leave it out"
+            ) from error
+
+
+def drop_at_random(interface: str, probability: float) -> None:
+    """Drop packets that enter `interface` with the given probability (nftables, netdev ingress hook)."""
+    with NFTables(nfgen_family=_NFPROTO_NETDEV) as nft:
+        if not _has_table(nft):
+            nft.table("add", name="switchml")
+        hook = [("NFTA_HOOK_HOOKNUM", 0), ("NFTA_HOOK_PRIORITY", 0), ("NFTA_HOOK_DEV", interface)]
+        nft.chain(
+            "add",
+            kwarg={
+                "table": "switchml",
+                "name": f"loss-{interface}",
+                "hook": {"attrs": hook},
+                "type": "filter",
+                "policy": _NF_ACCEPT,
+            },
+        )
+        below = round(probability * _LOSS_STEPS).to_bytes(4, "big")
+        expressions = [
+            _expression(
+                "numgen",
+                [
+                    ("NFTA_NG_DREG", _NFT_REGISTER),
+                    ("NFTA_NG_MODULUS", _LOSS_STEPS),
+                    ("NFTA_NG_TYPE", _NFT_RANDOM),
+                    ("NFTA_NG_OFFSET", 0),
+                ],
+            ),
+            _expression(
+                "byteorder",
+                [
+                    ("NFTA_BYTEORDER_SREG", _NFT_REGISTER),
+                    ("NFTA_BYTEORDER_DREG", _NFT_REGISTER),
+                    ("NFTA_BYTEORDER_OP", _NFT_HOST_TO_NETWORK),
+                    ("NFTA_BYTEORDER_LEN", 4),
+                    ("NFTA_BYTEORDER_SIZE", 4),
+                ],
+            ),
+            _expression(
+                "cmp",
+                [
+                    ("NFTA_CMP_SREG", _NFT_REGISTER),
+                    ("NFTA_CMP_OP", _NFT_LESS),
+                    ("NFTA_CMP_DATA", {"attrs": [("NFTA_DATA_VALUE", below)]}),
+                ],
+            ),
+            _expression(
+                "immediate",
+                [
+                    ("NFTA_IMMEDIATE_DREG", 0),
+                    (
+                        "NFTA_IMMEDIATE_DATA",
+                        {"attrs": [("NFTA_DATA_VERDICT", {"attrs": [("NFTA_VERDICT_CODE", _NF_DROP)]})]},
+                    ),
+                ],
+            ),
+        ]
+        nft.rule("add", table="switchml", chain=f"loss-{interface}", expressions=[expressions])
+
+
+def _has_table(nft: NFTables) -> bool:
+    """Whether this namespace already has our table."""
+    return any(table.get_attr("NFTA_TABLE_NAME") == "switchml" for table in nft.get_tables())
+
+
+def _expression(name: str, attributes: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {"attrs": [("NFTA_EXPR_NAME", name), ("NFTA_EXPR_DATA", {"attrs": attributes})]}

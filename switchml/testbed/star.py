@@ -1,0 +1,157 @@
+"""A switch in the middle and one link to every worker, each in a network namespace of its own.
+
+    hub namespace:     br0 (10.83.0.254) -- port0, port1, ...       the switch's process runs here
+    worker namespace:  eth0 (10.83.0.1 + rank) -- its port          one a worker
+
+Frames between workers (gloo, MPI) and frames of the switch's process cross the same links: each is shaped at
+the worker's end towards the hub and at the hub's end towards the worker. The bridge floods multicast to all
+ports, so one packet that the switch sends to a group reaches every worker through its own shaped port.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+from pathlib import Path
+from types import TracebackType
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from switchml.testbed.errors import TestbedError
+from switchml.testbed.link import drop_at_random, shape_egress
+from switchml.testbed.namespace import Namespace
+from switchml.testbed.shape import LinkShape
+
+BRIDGE = "br0"
+WORKER_INTERFACE = "eth0"
+MAX_WORKERS = 200
+_NUD_PERMANENT = 0x80
+
+
+def worker_address(rank: int) -> str:
+    """The IPv4 address of a worker."""
+    return f"10.83.0.{rank + 1}"
+
+
+HUB_ADDRESS = "10.83.0.254"
+
+
+def _hardware_address(host: int) -> str:
+    return f"02:00:0a:53:00:{host:02x}"
+
+
+class Star:
+    """A star of `workers` links. A context manager; also taken down when the interpreter ends.
+
+    Raises `TestbedError` without root, or when the kernel lacks what the shape asks for.
+    """
+
+    interface = WORKER_INTERFACE
+    hub_interface = BRIDGE
+    hub_address = HUB_ADDRESS
+
+    def __init__(self, workers: int, shape: LinkShape | None = None, *, mtu: int = 1500) -> None:
+        if not 1 <= workers <= MAX_WORKERS:
+            raise TestbedError(f"{workers} workers: a star has 1 to {MAX_WORKERS}")
+        self.shape = shape if shape is not None else LinkShape()
+        self.mtu = mtu
+        self._stack = contextlib.ExitStack()
+        atexit.register(self.close)
+        try:
+            self.hub = self._stack.enter_context(Namespace("hub"))
+            self.workers = tuple(
+                self._stack.enter_context(Namespace(f"worker {rank}")) for rank in range(workers)
+            )
+            self._wire()
+        except NetlinkError as error:
+            self.close()
+            raise TestbedError(f"building a star of {workers} links: {error}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _wire(self) -> None:
+        self.hub.call(self._make_hub)
+        for rank, worker in enumerate(self.workers):
+            worker.call(self._make_worker, rank)
+            self.hub.call(self._make_port, rank)
+
+    def _make_hub(self) -> None:
+        _quiet()
+        with IPRoute() as route:
+            route.link("add", ifname=BRIDGE, kind="bridge", br_mcast_snooping=0, br_stp_state=0)
+            index = _index(route, BRIDGE)
+            route.link("set", index=index, address=_hardware_address(254), mtu=self.mtu, **self._offload())
+            route.addr("add", index=index, address=HUB_ADDRESS, prefixlen=24)
+            self._raise_link(route, index)
+            for rank in range(len(self.workers)):
+                _pin_neighbour(route, index, worker_address(rank), rank + 1)
+            for rank, worker in enumerate(self.workers):
+                peer = {"ifname": WORKER_INTERFACE, "net_ns_fd": worker.fd, "mtu": self.mtu}
+                route.link("add", ifname=f"port{rank}", kind="veth", mtu=self.mtu, peer=peer)
+
+    def _make_worker(self, rank: int) -> None:
+        _quiet()
+        with IPRoute() as route:
+            index = _index(route, WORKER_INTERFACE)
+            route.link("set", index=index, address=_hardware_address(rank + 1), **self._offload())
+            route.addr("add", index=index, address=worker_address(rank), prefixlen=24)
+            self._raise_link(route, index)
+            _pin_neighbour(route, index, HUB_ADDRESS, 254)
+            for other in range(len(self.workers)):
+                if other != rank:
+                    _pin_neighbour(route, index, worker_address(other), other + 1)
+            route.route("add", dst="224.0.0.0/4", oif=index)
+            shape_egress(route, index, self.shape)
+        if self.shape.loss:
+            drop_at_random(WORKER_INTERFACE, self.shape.loss)
+
+    def _make_port(self, rank: int) -> None:
+        with IPRoute() as route:
+            index = _index(route, f"port{rank}")
+            route.link("set", index=index, master=_index(route, BRIDGE), **self._offload())
+            self._raise_link(route, index)
+            shape_egress(route, index, self.shape)
+        if self.shape.loss:
+            drop_at_random(f"port{rank}", self.shape.loss)
+
+    def _raise_link(self, route: IPRoute, index: int) -> None:
+        route.link("set", index=1, state="up")
+        route.link("set", index=index, state="up")
+
+    def _offload(self) -> dict[str, int]:
+        # Loss must hit single packets: with trains on the link it would drop sixty at a time.
+        return {"gso_max_segs": 1} if self.shape.loss else {}
+
+    def close(self) -> None:
+        """End what runs in the namespaces and remove them. Idempotent."""
+        atexit.unregister(self.close)
+        self._stack.close()
+
+    def __enter__(self) -> Star:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _index(route: IPRoute, name: str) -> int:
+    found: list[int] = list(route.link_lookup(ifname=name))
+    if not found:
+        raise TestbedError(f"interface {name} did not appear")
+    return found[0]
+
+
+def _pin_neighbour(route: IPRoute, index: int, address: str, host: int) -> None:
+    # A lost ARP request costs a second, which would be charged to the system under test.
+    route.neigh("add", ifindex=index, dst=address, lladdr=_hardware_address(host), state=_NUD_PERMANENT)
+
+
+def _quiet() -> None:
+    """No IPv6 chatter on the links."""
+    switch = Path("/proc/sys/net/ipv6/conf/all/disable_ipv6")
+    if switch.exists():
+        switch.write_text("1")

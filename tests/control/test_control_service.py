@@ -1,0 +1,473 @@
+"""Server and client over real sockets on loopback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import pytest
+
+from switchml.control.client import ControlClient
+from switchml.control.controller import Controller
+from switchml.control.convert import offer_to_pb
+from switchml.control.messages import JobLayout, JoinOffer
+from switchml.control.server import ControlServer, serve
+from switchml.control.switch_pb2_grpc import SwitchStub
+from switchml.control.target import SlotReading
+from switchml.errors import (
+    DuplicateRankError,
+    InvalidTokenError,
+    JobAbortedError,
+    JoinTimeoutError,
+    LayoutMismatchError,
+    PoolExhaustedError,
+    PortInUseError,
+    SwitchUnreachableError,
+    UsageError,
+    WorkerClosedError,
+    WorldSizeMismatchError,
+)
+
+WAIT = 30.0
+
+
+def offer(rank: int, world_size: int = 2, job: str = "job", **other: Any) -> JoinOffer:
+    return JoinOffer(job, rank, world_size, **{"address": "127.0.0.1", "port": 2000 + rank, **other})
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def controller(target: Any) -> Controller:
+    return Controller(target, lease=2.0)
+
+
+@pytest.fixture
+def server(controller: Controller) -> Iterator[ControlServer]:
+    with serve(controller) as running:
+        yield running
+
+
+@pytest.fixture
+def connect(server: ControlServer) -> Iterator[Callable[[], ControlClient]]:
+    clients: list[ControlClient] = []
+
+    def connect() -> ControlClient:
+        clients.append(ControlClient(server.address))
+        return clients[-1]
+
+    yield connect
+    for client in clients:
+        client.close()
+
+
+def join_together(clients: list[ControlClient], **other: Any) -> list[JobLayout]:
+    with ThreadPoolExecutor(len(clients)) as pool:
+        waiting = [
+            pool.submit(client.join, offer(rank, len(clients), **other), timeout=WAIT)
+            for rank, client in enumerate(clients)
+        ]
+        return [layout.result() for layout in waiting]
+
+
+def ready_together(clients: list[ControlClient]) -> list[bool]:
+    with ThreadPoolExecutor(len(clients)) as pool:
+        waiting = [pool.submit(client.ready, multicast=True, timeout=WAIT) for client in clients]
+        return [multicast.result() for multicast in waiting]
+
+
+def test_a_job_from_join_to_leave(
+    target: Any, controller: Controller, connect: Callable[[], ControlClient]
+) -> None:
+    clients = [connect() for _ in range(3)]
+    assert clients[0].discover() == target.describe()
+    layouts = join_together(clients)
+    assert layouts[0] == layouts[1] == layouts[2]
+    assert (layouts[0].window, layouts[0].payload, layouts[0].lease) == (512, 1024, 2.0)
+    assert ready_together(clients) == [True, True, True]
+    assert target.multicast == {1: True}
+    target.readings[7, 1] = SlotReading(512 + 7, True, frozenset({0, 2}))
+    report = clients[1].slot(512 + 7)
+    assert (report.seen, report.missing, report.last_heard) == ({0, 2}, (1,), [0.25, None, None])
+    left: list[frozenset[int]] = []
+    aborted: list[str] = []
+    clients[1].start_heartbeats(aborted.append, left.append)
+    clients[0].leave()
+    clients[0].leave()
+    wait_until(lambda: left == [frozenset({0})])
+    # Longer than a lease, and the job is still there.
+    time.sleep(3.0)
+    assert controller.job_count() == 1
+    clients[2].leave()
+    clients[1].leave()
+    assert target.jobs == {}
+    assert aborted == []
+    assert join_together(clients)[0].job_number == 2
+
+
+def test_status_crosses_the_wire(controller: Controller, connect: Callable[[], ControlClient]) -> None:
+    clients = [connect(), connect()]
+    join_together(clients)
+    status, here = clients[0].status(), controller.status()
+    [job] = status.jobs
+    assert (job.name, job.state, job.counters) == ("job", "programmed", {"packets_received": 2})
+    assert [(member.rank, member.address, member.port, member.packet) for member in job.members] == [
+        (0, "127.0.0.1", 2000, 0.25),
+        (1, "127.0.0.1", 2001, None),
+    ]
+    assert all(member.heartbeat is not None and member.heartbeat < 2.0 for member in job.members)
+    assert (status.target, status.free_slots, status.counters) == (
+        here.target,
+        here.free_slots,
+        here.counters,
+    )
+    clients[0].leave()
+    [ended] = clients[1].status().ended
+    assert ended.reason == "rank 0 left before the job was ready"
+
+
+def test_the_address_left_open_is_where_the_call_came_from(
+    target: Any, connect: Callable[[], ControlClient]
+) -> None:
+    connect().join(offer(0, 1, address="0.0.0.0"), timeout=WAIT)
+    assert target.added[0].workers[0].address == "127.0.0.1"
+
+
+def test_a_switch_on_every_address_is_where_the_client_reached_it(make_target: Callable[..., Any]) -> None:
+    with serve(Controller(make_target(host="0.0.0.0")), "0.0.0.0") as server:
+        for host in ("localhost", "127.0.0.1"):
+            with ControlClient(f"{host}:{server.port}") as client:
+                assert client.discover().host == "127.0.0.1"
+
+
+def test_256_ranks_wait_at_once(
+    target: Any, server: ControlServer, connect: Callable[[], ControlClient]
+) -> None:
+    """One channel carries 255 of them, as a client has one membership only."""
+    last = connect()
+    with grpc.insecure_channel(server.address) as channel:
+        join = SwitchStub(channel).Join
+        waiting = [
+            join.future(offer_to_pb(offer(rank, 256, "wide"), f"session {rank}", WAIT), timeout=WAIT)
+            for rank in range(255)
+        ]
+        wait_until(lambda: [len(job.members) for job in last.status().jobs] == [255])
+        number = last.join(offer(255, 256, "wide"), timeout=WAIT).job_number
+        assert {reply.result().job_number for reply in waiting} == {number}
+    assert len(target.added[0].workers) == 256
+
+
+def test_every_refusal_keeps_its_type(connect: Callable[[], ControlClient]) -> None:
+    first, second = connect(), connect()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(first.join, offer(0), timeout=WAIT)
+        wait_until(lambda: bool(second.status().jobs))
+        with pytest.raises(DuplicateRankError, match="rank 0 has already joined"):
+            second.join(offer(0, port=9), timeout=WAIT)
+        with pytest.raises(WorldSizeMismatchError, match="world size 3, but the job has world size 2"):
+            second.join(offer(1, 3), timeout=WAIT)
+        with pytest.raises(WorldSizeMismatchError, match="rank 5 is outside world size 2"):
+            second.join(offer(5, 2), timeout=WAIT)
+        with pytest.raises(LayoutMismatchError, match="payload 512"):
+            second.join(offer(1, payload=512), timeout=WAIT)
+        with pytest.raises(UsageError, match="window 3"):
+            second.join(offer(1, window=3), timeout=WAIT)
+        with pytest.raises(PoolExhaustedError, match="2048 slots in all"):
+            second.join(offer(1, window=4096), timeout=WAIT)
+        with pytest.raises(UsageError, match="not negative"):
+            second.join(offer(-1), timeout=WAIT)
+        with pytest.raises(UsageError, match="joined no job"):
+            second.ready(multicast=True, timeout=WAIT)
+        second.join(offer(1), timeout=WAIT)
+        assert waiting.result().job_number == 1
+        with pytest.raises(UsageError, match="joined a job already"):
+            second.join(offer(1, job="another"), timeout=WAIT)
+
+
+def test_a_join_that_times_out_names_the_missing_and_may_be_tried_again(
+    controller: Controller, connect: Callable[[], ControlClient]
+) -> None:
+    client = connect()
+    with pytest.raises(JoinTimeoutError, match=r"ranks 1-2 of 3 did not join within 0.3 s"):
+        client.join(offer(0, 3), timeout=0.3)
+    assert controller.job_count() == 0
+    assert len(join_together([client, connect()])) == 2
+
+
+def test_a_ready_that_times_out_ends_the_job(connect: Callable[[], ControlClient]) -> None:
+    clients = [connect(), connect()]
+    join_together(clients)
+    with pytest.raises(JoinTimeoutError, match=r"rank 1 did not get ready within 0.3 s"):
+        clients[0].ready(multicast=False, timeout=0.3)
+    with pytest.raises(JobAbortedError, match="rank 1 did not get ready"):
+        clients[1].ready(multicast=False, timeout=WAIT)
+
+
+def test_a_client_closed_while_it_waits_is_withdrawn(
+    controller: Controller, connect: Callable[[], ControlClient]
+) -> None:
+    client = connect()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.join, offer(0), timeout=WAIT)
+        wait_until(lambda: controller.job_count() == 1)
+        client.close()
+        with pytest.raises(WorkerClosedError):
+            waiting.result()
+    wait_until(lambda: controller.job_count() == 0)
+    with pytest.raises(WorkerClosedError, match="closed"):
+        client.status()
+
+
+JOINING = """
+import sys
+from switchml.control.client import ControlClient
+from switchml.control.messages import JoinOffer
+client = ControlClient(sys.argv[1])
+print("joining", flush=True)
+client.join(JoinOffer("job", 0, int(sys.argv[2]), address="127.0.0.1", port=2000), timeout=60)
+client.ready(multicast=False, timeout=60)
+print("ready", flush=True)
+client.start_heartbeats(print)
+sys.stdin.read()
+"""
+
+
+def start_joining(server: ControlServer, world_size: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", JOINING, server.address, str(world_size)]
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_process_that_dies_while_it_waits_is_withdrawn(
+    controller: Controller, server: ControlServer, number: signal.Signals
+) -> None:
+    process = start_joining(server, 2)
+    wait_until(lambda: controller.job_count() == 1)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=WAIT)
+    assert process.returncode != 0
+    assert ("KeyboardInterrupt" in stderr) == (number == signal.SIGINT)
+    wait_until(lambda: controller.job_count() == 0)
+
+
+def test_a_process_leaves_when_its_interpreter_ends(controller: Controller, server: ControlServer) -> None:
+    process = start_joining(server, 1)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "joining\n"
+    assert process.stdout.readline() == "ready\n"
+    stdout, stderr = process.communicate("", timeout=WAIT)
+    assert (process.returncode, stdout, stderr) == (0, "", "")
+    assert [job.reason for job in controller.status().ended] == ["all ranks have left"]
+
+
+def test_a_killed_process_ends_the_job_when_its_lease_lapses(
+    controller: Controller, server: ControlServer, connect: Callable[[], ControlClient]
+) -> None:
+    process = start_joining(server, 2)
+    survivor = connect()
+    survivor.join(offer(1), timeout=WAIT)
+    survivor.ready(multicast=False, timeout=WAIT)
+    reasons: list[str] = []
+    survivor.start_heartbeats(reasons.append)
+    process.kill()
+    process.communicate(timeout=WAIT)
+    wait_until(lambda: bool(reasons))
+    assert reasons == ["job 'job' has ended: rank 0 has not been heard for 2.0 s"]
+    assert controller.job_count() == 0
+    with pytest.raises(JobAbortedError, match="rank 0 has not been heard"):
+        survivor.slot(0)
+    # Callbacks that come late hear of it at once.
+    survivor.start_heartbeats(reasons.append)
+    assert len(reasons) == 2
+
+
+def test_a_switch_that_is_stopped_says_so(
+    server: ControlServer, connect: Callable[[], ControlClient]
+) -> None:
+    waiting_client, running = connect(), connect()
+    running.join(offer(0, 1, "running"), timeout=WAIT)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(waiting_client.join, offer(0, 2, "waiting"), timeout=WAIT)
+        wait_until(lambda: len(running.status().jobs) == 2)
+        server.stop()
+        with pytest.raises(JobAbortedError, match="the switch is shutting down"):
+            waiting.result()
+    server.stop()
+
+
+def test_a_switch_that_falls_silent_is_reported_after_a_lease(server: ControlServer) -> None:
+    """A relay between client and switch is cut without a word."""
+    with socket.create_server(("127.0.0.1", 0)) as relay:
+        cut = threading.Event()
+        threads: list[threading.Thread] = []
+
+        def pump(source: socket.socket, sink: socket.socket) -> None:
+            try:
+                while data := source.recv(65536):
+                    if not cut.is_set():
+                        sink.sendall(data)
+            except OSError:
+                return
+
+        def accept() -> None:
+            try:
+                inside, _ = relay.accept()
+            except OSError:
+                return
+            outside = socket.create_connection(("127.0.0.1", server.port))
+            for pair in ((inside, outside), (outside, inside)):
+                threads.append(threading.Thread(target=pump, args=pair, daemon=True))
+                threads[-1].start()
+
+        acceptor = threading.Thread(target=accept, daemon=True)
+        acceptor.start()
+        address = f"127.0.0.1:{relay.getsockname()[1]}"
+        client = ControlClient(address)
+        client.join(offer(0, 1), timeout=WAIT)
+        reasons: list[str] = []
+        client.start_heartbeats(reasons.append)
+        cut.set()
+        wait_until(lambda: bool(reasons))
+        assert reasons == [f"the switch at {address} stopped answering for 2 s"]
+        begun = time.monotonic()
+        client.close()
+        assert time.monotonic() - begun < 5.0  # a bound promised, not a speed
+
+
+def test_an_unreachable_switch_is_named_with_what_to_do() -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        with pytest.raises(SwitchUnreachableError, match=f"{address} within 0.5 s") as raised:
+            ControlClient(address, timeout=0.5)
+    assert "switchml switch" in str(raised.value)
+    assert "SWITCHML_SWITCH" in str(raised.value)
+
+
+def test_a_switch_that_starts_late_is_met(target: Any) -> None:
+    with socket.socket() as reserved:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(ControlClient, f"127.0.0.1:{port}", timeout=WAIT)
+        time.sleep(0.5)
+        with serve(Controller(target), port=port):
+            waiting.result().close()
+
+
+@pytest.mark.parametrize("address", ["", ":1", "host:", "host:0", "host:99999", "http://host:1"])
+def test_addresses_that_are_none(address: str) -> None:
+    with pytest.raises(UsageError, match="no address of a switch"):
+        ControlClient(address)
+
+
+def test_tokens(target: Any) -> None:
+    with serve(Controller(target, token="secret")) as server:
+        for token in ("", "wrong"):
+            with pytest.raises(InvalidTokenError, match="SWITCHML_TOKEN"):
+                ControlClient(server.address, token=token)
+        with ControlClient(server.address, token="secret") as client:
+            with pytest.raises(InvalidTokenError):
+                client.join(offer(0, 1, token="wrong"), timeout=WAIT)
+            client.join(offer(0, 1, token="secret"), timeout=WAIT)
+
+
+def test_a_taken_port(server: ControlServer, target: Any) -> None:
+    with pytest.raises(PortInUseError, match=f"127.0.0.1:{server.port} is taken"):
+        serve(Controller(target), port=server.port)
+
+
+def test_a_host_of_another_machine(target: Any) -> None:
+    with pytest.raises(UsageError, match=r"cannot listen on '192\.0\.2\.1'"):
+        serve(Controller(target), "192.0.2.1")
+
+
+def test_several_switches_in_one_process(
+    make_target: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    servers = [serve(Controller(make_target())) for _ in range(3)]
+    try:
+        for server in servers:
+            with ControlClient(server.address) as client:
+                client.join(offer(0, 1), timeout=WAIT)
+    finally:
+        for server in servers:
+            server.stop(0)
+    assert [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")] == []
+    assert not [thread for thread in threading.enumerate() if thread.name == "switchml-control"]
+
+
+@pytest.mark.parametrize("support", ["0", "1"])
+def test_a_process_that_forks_keeps_its_membership(
+    controller: Controller, server: ControlServer, support: str
+) -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", FORKING, server.address],
+        env={**os.environ, "GRPC_ENABLE_FORK_SUPPORT": support},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (process.returncode, process.stdout) == (0, "ok\n"), process.stderr
+    assert [job.reason for job in controller.status().ended] == ["all ranks have left"]
+
+
+FORKING = """
+import gc, multiprocessing, os, sys, time
+from switchml.control.client import ControlClient
+from switchml.control.messages import JoinOffer
+from switchml.errors import WorkerClosedError
+
+client = ControlClient(sys.argv[1])
+client.join(JoinOffer("job", 0, 1, address="127.0.0.1", port=2000), timeout=30)
+client.ready(multicast=False, timeout=30)
+aborted = []
+client.start_heartbeats(aborted.append)
+
+def child(results):
+    global client
+    try:
+        client.status()
+    except WorkerClosedError:
+        results.put("refused")
+    client.leave()
+    client.close()
+    del client
+    gc.collect()
+
+fork = multiprocessing.get_context("fork")
+results = fork.Queue()
+children = [fork.Process(target=child, args=(results,)) for _ in range(4)]
+for each in children:
+    each.start()
+for each in children:
+    assert results.get(timeout=20) == "refused"
+    each.join(20)
+    assert each.exitcode == 0
+pid = os.fork()
+if pid == 0:
+    sys.exit(0)  # runs what is registered for the interpreter's end
+assert os.waitpid(pid, 0)[1] == 0
+time.sleep(3)  # longer than the lease
+assert not aborted, aborted
+assert client.status().jobs[0].state == "running"
+client.close()
+print("ok")
+"""

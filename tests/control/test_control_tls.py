@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from switchml.control.client import ControlClient
+from switchml.control.controller import Controller
+from switchml.control.messages import JoinOffer
+from switchml.control.server import serve
+from switchml.control.tls import ClientTls, ServerTls
+from switchml.errors import SwitchUnreachableError, UsageError
+
+
+class Files:
+    """A certificate authority of the test's own, and what it signed, as PEM files."""
+
+    def __init__(self, folder: Path) -> None:
+        authority = trustme.CA()
+        self.ca = folder / "ca.pem"
+        authority.cert_pem.write_to_path(self.ca)
+        self.server = self._issue(authority, folder, "127.0.0.1", "switch.test")
+        self.client = self._issue(authority, folder, "worker.test")
+
+    @staticmethod
+    def _issue(authority: trustme.CA, folder: Path, *names: str) -> tuple[Path, Path]:
+        issued = authority.issue_cert(*names)
+        certificate, key = folder / f"{names[0]}.pem", folder / f"{names[0]}.key"
+        issued.cert_chain_pems[0].write_to_path(certificate)
+        issued.private_key_pem.write_to_path(key)
+        return certificate, key
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+def test_a_join_over_tls(target: Any, files: Files) -> None:
+    with serve(Controller(target, token="secret"), tls=ServerTls(*files.server)) as server:
+        for tls in (ClientTls(files.ca), ClientTls(files.ca, server_name="switch.test")):
+            with ControlClient(server.address, token="secret", tls=tls) as client:
+                offer = JoinOffer("job", 0, 1, address="127.0.0.1", port=2000)
+                assert client.join(offer, timeout=30).window == 512
+
+
+def test_a_switch_may_ask_for_the_workers_certificate(target: Any, files: Files) -> None:
+    with serve(Controller(target), tls=ServerTls(*files.server, client_ca=files.ca)) as server:
+        with ControlClient(server.address, tls=ClientTls(files.ca, *files.client)) as client:
+            assert client.discover() == target.describe()
+        with pytest.raises(SwitchUnreachableError):
+            ControlClient(server.address, timeout=1.0, tls=ClientTls(files.ca))
+
+
+def test_strangers_and_plain_text_get_no_answer(target: Any, files: Files, tmp_path: Path) -> None:
+    other = tmp_path / "other.pem"
+    trustme.CA().cert_pem.write_to_path(other)
+    with serve(Controller(target), tls=ServerTls(*files.server)) as server:
+        for tls in (None, ClientTls(other), ClientTls(files.ca, server_name="elsewhere.test")):
+            with pytest.raises(SwitchUnreachableError, match=server.address):
+                ControlClient(server.address, timeout=1.0, tls=tls)
+
+
+def test_files_that_cannot_be_used(target: Any, files: Files, tmp_path: Path) -> None:
+    missing = tmp_path / "missing.pem"
+    with pytest.raises(UsageError, match=r"missing\.pem: No such file"):
+        serve(Controller(target), tls=ServerTls(missing, missing))
+    with pytest.raises(UsageError, match=r"missing\.pem: No such file"):
+        ControlClient("127.0.0.1:1", tls=ClientTls(missing))
+    with pytest.raises(UsageError, match="go together"):
+        ControlClient("127.0.0.1:1", tls=ClientTls(files.ca, certificate=files.client[0]))

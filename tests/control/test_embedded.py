@@ -1,0 +1,135 @@
+"""The embedded switch's process, played by small scripts."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from switchml.control import embedded
+from switchml.control.client import ControlClient
+from switchml.errors import SwitchUnreachableError
+
+ANNOUNCE = """
+import json, os, sys
+print(json.dumps({"control": "127.0.0.1:1", "token": len(os.environ["SWITCHML_TOKEN"])}), flush=True)
+"""
+
+
+def script(text: str) -> list[str]:
+    return [sys.executable, "-c", text]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_it_runs_until_the_pipe_closes() -> None:
+    with embedded.start(
+        command=script(ANNOUNCE + "sys.stdin.read(); print('bye', file=sys.stderr)")
+    ) as switch:
+        assert switch.address == "127.0.0.1:1"
+        assert len(switch.token) == 32
+        assert switch.running()
+        assert os.getsid(switch.pid) == switch.pid
+        command = Path(f"/proc/{switch.pid}/cmdline").read_bytes()
+        assert switch.token.encode() not in command
+    assert not switch.running()
+    assert not is_alive(switch.pid)
+    assert switch.log() == "bye"
+    switch.close()
+
+
+@pytest.mark.parametrize(
+    "stubborn",
+    [
+        "import time; time.sleep(600)",
+        "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)",
+    ],
+)
+def test_one_that_does_not_end_is_made_to(stubborn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "_TERMINATE", 0.3)
+    switch = embedded.start(
+        command=script(ANNOUNCE.replace("print", f"{stubborn.split(';')[0]}\nprint") + stubborn)
+    )
+    switch.close(grace=0.2)
+    assert not is_alive(switch.pid)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("import sys; sys.exit('no such port')", r"it ended before it was ready; it said:\nno such port"),
+        ("import time; time.sleep(600)", "it was not ready within 1 s"),
+        ("print('hello')", "its first line is no announcement: b'hello'"),
+        ("print('[]')", "its first line is no announcement"),
+    ],
+)
+def test_one_that_does_not_start_says_why(text: str, reason: str) -> None:
+    with pytest.raises(SwitchUnreachableError, match=reason):
+        embedded.start(command=script(text), timeout=1.0)
+
+
+def test_a_program_that_is_not_there() -> None:
+    with pytest.raises(SwitchUnreachableError, match="No such file"):
+        embedded.start(command=["/nonexistent/switch"])
+
+
+OWNER = f"""
+import os, sys, time
+from switchml.control import embedded
+switch = embedded.start(command=[sys.executable, "-c", {ANNOUNCE + "sys.stdin.read()"!r}])
+child = os.fork()
+if child == 0:
+    switch.close()
+    time.sleep(600)
+print(switch.pid, child, flush=True)
+if sys.argv[1] == "wait":
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("ending", ["killed", "returns"])
+def test_it_ends_with_its_owner_though_a_forked_child_lives(ending: str) -> None:
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER, "wait" if ending == "killed" else "go"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert owner.stdout is not None
+    switch, child = map(int, owner.stdout.readline().split())
+    try:
+        if ending == "killed":
+            owner.kill()
+        owner.wait(30)
+        deadline = time.monotonic() + 30
+        while is_alive(switch):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert is_alive(child)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        owner.communicate()
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("switchml.switch_emulator.__main__") is None,
+    reason="the emulator has no program yet",
+)
+def test_the_real_one() -> None:
+    with embedded.start() as switch:
+        with ControlClient(switch.address, token=switch.token) as client:
+            assert client.discover().host == "127.0.0.1"
+        pid = switch.pid
+    assert not is_alive(pid)

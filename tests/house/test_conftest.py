@@ -1,0 +1,56 @@
+"""The fixture that watches for processes left behind does see them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ("pytester",)
+CONFTEST = Path(__file__).parents[1] / "conftest.py"
+
+
+def _run(pytester: pytest.Pytester, body: str) -> pytest.RunResult:
+    pytester.makeconftest(CONFTEST.read_text().replace("LEAVE_GRACE = 5.0", "LEAVE_GRACE = 0.2"))
+    pytester.makepyfile(body)
+    return pytester.runpytest_subprocess("-p", "no:cacheprovider")
+
+
+def test_a_child_left_running_fails_its_test_and_is_ended(pytester: pytest.Pytester) -> None:
+    result = _run(
+        pytester,
+        """
+        import subprocess, time
+        def test_leaves_child():
+            subprocess.Popen(["sleep", "60"])
+        def test_after():
+            assert subprocess.run(["true"]).returncode == 0
+        """,
+    )
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*processes left behind: *sleep 60*"])
+
+
+def test_an_orphaned_grandchild_is_seen(pytester: pytest.Pytester) -> None:
+    result = _run(
+        pytester,
+        """
+        import subprocess
+        def test_leaves_orphan():
+            subprocess.run(["sh", "-c", "setsid sleep 61 & exit 0"], check=True)
+        """,
+    )
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*processes left behind: *sleep 61*"])
+
+
+def test_processes_that_end_in_time_are_no_fault(pytester: pytest.Pytester) -> None:
+    result = _run(
+        pytester,
+        """
+        import subprocess
+        def test_short():
+            subprocess.Popen(["sleep", "0.05"])
+        """,
+    )
+    result.assert_outcomes(passed=1)

@@ -1,0 +1,99 @@
+"""What `switchml run` would start, and what it refuses to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from switchml.errors import UsageError
+from switchml.launch.plan import Faults, Nodes, RunPlan
+from switchml.launch.run import emulator
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> str:
+    path = tmp_path / "train.py"
+    path.write_text("")
+    return str(path)
+
+
+def test_one_machine_meets_on_loopback(script: str) -> None:
+    plan = RunPlan(script, ("--lr", "1"), workers=4)
+    plan.check()
+    words = plan.command()
+    assert words[1:4] == ["-P", "-m", "torch.distributed.run"]
+    assert "--standalone" in words
+    assert words[words.index("--nproc-per-node") + 1] == "4"
+    assert words[-3:] == [script, "--lr", "1"]
+    assert plan.world_size == 4
+
+
+def test_several_machines_meet_at_the_master(script: str) -> None:
+    plan = RunPlan(script, workers=2, nodes=Nodes(3, 1, "10.0.0.1", 2950), switch="10.0.0.9")
+    plan.check()
+    words = plan.command()
+    assert "--standalone" not in words
+    for option, value in (
+        ("--nnodes", "3"),
+        ("--node-rank", "1"),
+        ("--master-addr", "10.0.0.1"),
+        ("--master-port", "2950"),
+    ):
+        assert words[words.index(option) + 1] == value
+    assert plan.world_size == 6
+
+
+def test_a_module_is_started_as_one() -> None:
+    plan = RunPlan("package.train", module=True)
+    plan.check()
+    assert plan.command()[-2:] == ["--module", "package.train"]
+
+
+def test_workers_are_told_what_differs_from_the_defaults(
+    script: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert RunPlan(script, workers=2).environment("1.2.3.4:5", "secret") == {
+        "SWITCHML_SWITCH": "1.2.3.4:5",
+        "SWITCHML_TOKEN": "secret",
+        "OMP_NUM_THREADS": "1",
+    }
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert RunPlan(script, workers=2, transport="udp", payload=256, window=64).environment(
+        "1.2.3.4:5", ""
+    ) == {
+        "SWITCHML_SWITCH": "1.2.3.4:5",
+        "SWITCHML_TRANSPORT": "udp",
+        "SWITCHML_PAYLOAD": "256",
+        "SWITCHML_WINDOW": "64",
+    }
+
+
+def test_faults_go_to_the_emulator() -> None:
+    assert "--loss" not in emulator(Faults())
+    words = emulator(Faults(loss=0.25, seed=7))
+    assert words[words.index("--loss") + 1] == "0.25"
+    assert words[words.index("--seed") + 1] == "7"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"workers": 0}, "at least 1 worker"),
+        ({"nodes": Nodes(2, 2), "switch": "h"}, "node ranks from 0"),
+        ({"nodes": Nodes(2, 0)}, "several nodes share one switch"),
+        ({"transport": "rdma"}, "auto, udp, shm"),
+        ({"faults": Faults(loss=1.0)}, "probability"),
+        ({"faults": Faults(reorder=-0.1)}, "probability"),
+        ({"faults": Faults(duplicate=float("nan"))}, "probability"),
+        ({"faults": Faults(loss=0.1), "switch": "h"}, "leave --switch out"),
+        ({"script": "no-such-file.py"}, "no script 'no-such-file.py'"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_starts(
+    script: str, changes: dict[str, object], says: str
+) -> None:
+    plan = RunPlan(**{"script": script, **changes})  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=says):
+        plan.check()

@@ -1,0 +1,54 @@
+"""From torch's description of a process group to the group."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from switchml.errors import UsageError
+from switchml.torch_backend.membership import Membership
+from switchml.torch_backend.options import Options
+from switchml.torch_backend.process_group import SwitchProcessGroup
+from switchml.torch_backend.worker_port import OpenWorker, join_switch
+
+
+def create_process_group(
+    backend_options: Any, pg_options: Any = None, *, open_worker: OpenWorker = join_switch
+) -> SwitchProcessGroup:
+    """Called by all ranks of a group, with torch's extended API.
+
+    The default group joins its job at once, so that a wrong address shows in `init_process_group`. Other groups take
+    slots of the switch when they first have something for it: a program may create many and never use most.
+
+    Args:
+        backend_options: torch's `_DistributedBackendOptions`.
+        pg_options: `Options` or None. Its timeout, if set, goes before that of `backend_options`.
+
+    Raises:
+        UsageError: options of another backend.
+        SwitchMLError: the job could not be joined.
+    """
+    if pg_options is None:
+        pg_options = Options()
+    if not isinstance(pg_options, Options):
+        raise UsageError(
+            f"pg_options of type {type(pg_options).__name__}; the backend switchml takes "
+            "switchml.torch_backend.Options"
+        )
+    membership = Membership(
+        backend_options.store,
+        backend_options.group_rank,
+        backend_options.group_size,
+        group=backend_options.group_id,
+        timeout=pg_options.timeout or backend_options.timeout,
+        options=pg_options,
+        open_worker=open_worker,
+    )
+    group = SwitchProcessGroup(membership, backend_options.store)
+    is_default_group = not backend_options.global_ranks_in_group
+    if is_default_group:
+        try:
+            membership.worker()
+        except BaseException:
+            group.shutdown()
+            raise
+    return group

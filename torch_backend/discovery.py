@@ -1,0 +1,132 @@
+"""How the ranks of a group agree on a switch and a job, through torch's rendezvous store.
+
+Group rank 0 decides: the switch of the options or of SWITCHML_SWITCH, else the embedded switch that its process knows,
+else one that it starts. Then all wait until everybody is there, so that joining the job, which has a short deadline,
+does not have to bear with ranks that are still loading their data.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch.distributed as dist
+from torch._C._distributed_c10d import Store
+
+from switchml import errors
+from switchml.errors import JoinError, JoinTimeoutError, SwitchMLError
+from switchml.torch_backend.embedded_switch import EmbeddedSwitches, SwitchAddress
+from switchml.torch_backend.host_address import embedded_host
+from switchml.torch_backend.options import Options
+
+# Waits on the store are not interruptible, so they are short and many: for Ctrl-C.
+WAIT_SLICE = timedelta(seconds=1)
+
+_DECISION = "switch"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A rank's place: which switch, which job, which rank of how many."""
+
+    switch: SwitchAddress
+    job: str
+    rank: int
+    world_size: int
+
+
+def find_switch(
+    store: Store,
+    rank: int,
+    world_size: int,
+    *,
+    group: str,
+    options: Options,
+    timeout: float,
+    embedded: EmbeddedSwitches,
+) -> Placement:
+    """Agree with the other ranks; returns when all have come. An embedded switch has to be released by the caller.
+
+    Args:
+        store: of this group and this incarnation of it alone.
+        group: the group's name, part of the job's name.
+        timeout: seconds to wait for the other ranks.
+
+    Raises:
+        JoinTimeoutError: ranks are missing; the message names them.
+        SwitchMLError: what kept rank 0 from finding or starting a switch, on every rank.
+    """
+    deadline = time.monotonic() + timeout
+    if rank == 0:
+        switch, job = _decide(store, group, options, embedded)
+    else:
+        switch, job = _learn(store, deadline, timeout)
+        if switch.embedded:
+            embedded.adopt(switch)
+    try:
+        _gather_ranks(store, rank, world_size, deadline, timeout)
+    except BaseException:
+        embedded.release(switch)
+        raise
+    return Placement(switch, job, rank, world_size)
+
+
+def _decide(
+    store: Store, group: str, options: Options, embedded: EmbeddedSwitches
+) -> tuple[SwitchAddress, str]:
+    try:
+        if options.switch:
+            switch = SwitchAddress(options.switch, options.token, embedded=False)
+        else:
+            switch = embedded.acquire(lambda: embedded_host(store))
+    except Exception as error:
+        store.set(_DECISION, json.dumps({"error": type(error).__name__, "message": str(error)}))
+        raise
+    # Two runs against one switch may have equal group names.
+    job = f"torch-{group[:32]}-{secrets.token_hex(6)}"
+    decision = {"address": switch.address, "token": switch.token, "embedded": switch.embedded, "job": job}
+    store.set(_DECISION, json.dumps(decision))
+    return switch, job
+
+
+def _learn(store: Store, deadline: float, timeout: float) -> tuple[SwitchAddress, str]:
+    if not _wait(store, [_DECISION], deadline):
+        raise JoinTimeoutError(
+            f"rank 0 of the group has not named a switch within {timeout:.0f} s; see whether it is running and has "
+            "reached the creation of this group, or give a larger timeout"
+        )
+    decision = json.loads(store.get(_DECISION))
+    if "error" in decision:
+        kind = getattr(errors, decision["error"], JoinError)
+        raise (kind if issubclass(kind, SwitchMLError) else JoinError)(
+            f"rank 0 of the group has no switch to offer: {decision['message']}"
+        )
+    switch = SwitchAddress(decision["address"], decision["token"], decision["embedded"])
+    return switch, decision["job"]
+
+
+def _gather_ranks(store: Store, rank: int, world_size: int, deadline: float, timeout: float) -> None:
+    keys = [f"here/{other}" for other in range(world_size)]
+    store.set(keys[rank], "1")
+    if _wait(store, keys, deadline):
+        return
+    missing = [other for other, key in enumerate(keys) if not store.check([key])]
+    raise JoinTimeoutError(
+        f"rank {', '.join(map(str, missing))} of {world_size} did not come to the group within {timeout:.0f} s; see "
+        "whether it is running and creates its groups in the same order, or give a larger timeout"
+    )
+
+
+def _wait(store: Store, keys: list[str], deadline: float) -> bool:
+    """True once all keys are set, False at the deadline."""
+    while True:
+        left = timedelta(seconds=max(0.001, deadline - time.monotonic()))
+        try:
+            store.wait(keys, min(left, WAIT_SLICE))
+            return True
+        except dist.DistStoreError:  # this slice is over
+            if time.monotonic() >= deadline:
+                return False

@@ -1,0 +1,96 @@
+"""The embedded switch of this process: started at most once, shared by its groups, closed after the last of them."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class SwitchAddress:
+    """A switch's control service, as rank 0 tells it to the others."""
+
+    address: str  # host:port
+    token: str = field(repr=False)
+    embedded: bool
+
+
+class RunningSwitch(Protocol):
+    """A switch that this process started; see `switchml.control.embedded.EmbeddedSwitch`."""
+
+    @property
+    def address(self) -> str: ...
+    @property
+    def token(self) -> str: ...
+    def close(self) -> None: ...
+
+
+def start_embedded(host: str) -> RunningSwitch:
+    """Start a switch that listens on `host`, a local address; ends when closed or when this process ends."""
+    from switchml.control import embedded
+
+    return embedded.start(host)
+
+
+@dataclass
+class _Shared:
+    running: RunningSwitch | None  # None: started by another process
+    users: int = 0
+
+
+class EmbeddedSwitches:
+    """Counts which groups of this process use which embedded switch.
+
+    All groups use the first that is known, whoever started it: a subgroup's rank 0 need not be the process that
+    runs the switch.
+    """
+
+    def __init__(self, start: Callable[[str], RunningSwitch] = start_embedded) -> None:
+        self._start = start
+        self._lock = threading.Lock()
+        self._shared: dict[SwitchAddress, _Shared] = {}
+        self._process = os.getpid()
+
+    def acquire(self, host: Callable[[], str]) -> SwitchAddress:
+        """The embedded switch that this process knows, else a new one on `host()`. Pair with `release`."""
+        with self._lock:
+            self._forget_parent()
+            for switch, shared in self._shared.items():
+                shared.users += 1
+                return switch
+            running = self._start(host())
+            switch = SwitchAddress(running.address, running.token, embedded=True)
+            self._shared[switch] = _Shared(running, users=1)
+            return switch
+
+    def adopt(self, switch: SwitchAddress) -> None:
+        """Note one use of a switch that another rank named. Pair with `release`."""
+        with self._lock:
+            self._forget_parent()
+            self._shared.setdefault(switch, _Shared(None)).users += 1
+
+    def release(self, switch: SwitchAddress) -> None:
+        """One use less; the last one closes the switch if this process started it. Unknown ones are ignored."""
+        with self._lock:
+            self._forget_parent()
+            shared = self._shared.get(switch)
+            if shared is None:
+                return
+            shared.users -= 1
+            if shared.users:
+                return
+            del self._shared[switch]
+        if shared.running is not None:
+            shared.running.close()
+
+    def _forget_parent(self) -> None:
+        """A forked child must not close the switch of its parent."""
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            self._shared.clear()
+
+
+OF_THIS_PROCESS = EmbeddedSwitches()

@@ -1,0 +1,60 @@
+"""The plain gloo process group behind the collectives that the switch does not do."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import Store
+
+from switchml.errors import WorkerClosedError
+
+_CPU = torch.device("cpu")
+_GLOO = dist.ProcessGroup.BackendType.GLOO
+
+
+class GlooGroup:
+    """Owner of a gloo group. Made by all ranks at once, and at once: a send between two ranks could not make it later.
+
+    It is a group of torch's own class, whose Python bindings release the GIL. The base-class methods of a Python
+    process group hold it, and ranks that share a process would deadlock in them.
+    """
+
+    def __init__(self, store: Store, rank: int, world_size: int, timeout: timedelta) -> None:
+        backend = dist.ProcessGroupGloo(store, rank, world_size, timeout=timeout)
+        group = dist.ProcessGroup(store, rank, world_size)
+        group._register_backend(_CPU, _GLOO, backend)
+        group._set_default_backend(_GLOO)
+        self._held: list[Any] = [group, backend]
+
+    @property
+    def group(self) -> dist.ProcessGroup:
+        return self._item(0)  # type: ignore[no-any-return]
+
+    @property
+    def backend(self) -> dist.ProcessGroupGloo:
+        return self._item(1)  # type: ignore[no-any-return]
+
+    @property
+    def timeout(self) -> float:
+        """Deadline of a collective in seconds, as `torch.distributed` last set it."""
+        return self.backend.options._timeout.total_seconds()
+
+    def _item(self, index: int) -> Any:
+        try:
+            return self._held[index]
+        except IndexError:
+            raise WorkerClosedError("the process group was shut down; create it anew") from None
+
+    def close(self, timeout: float) -> None:
+        """Drop gloo within `timeout` seconds.
+
+        Its destructor waits for collectives in flight up to their own deadline, so it runs on a thread beside.
+        """
+        held, self._held = self._held, []
+        dropping = threading.Thread(target=held.clear, name="switchml-gloo-close", daemon=True)
+        dropping.start()
+        dropping.join(timeout)

@@ -1,0 +1,159 @@
+"""What a process group holds outside torch: its place in a job on the switch, gloo, and threads."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from datetime import timedelta
+
+from torch._C._distributed_c10d import PrefixStore, Store
+
+from switchml.control.exits import Stage, close_at_exit
+from switchml.errors import WorkerClosedError
+from switchml.torch_backend.completion_pool import CompletionPool
+from switchml.torch_backend.discovery import Placement, find_switch
+from switchml.torch_backend.embedded_switch import OF_THIS_PROCESS, EmbeddedSwitches
+from switchml.torch_backend.gloo_group import GlooGroup
+from switchml.torch_backend.options import Options
+from switchml.torch_backend.solo_worker import SoloWorker
+from switchml.torch_backend.worker_port import CollectiveWorker, OpenWorker
+
+# All ranks are known to be there when the job is joined.
+JOIN_SECONDS = 60.0
+CLOSE_SECONDS = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+class Membership:
+    """One rank's membership in one group. Thread-safe.
+
+    Args:
+        store: the group's store. Keys get the number of times that this rank has opened the group, so a group can be
+            created again over a store that outlives it.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        rank: int,
+        world_size: int,
+        *,
+        group: str,
+        timeout: timedelta,
+        options: Options,
+        open_worker: OpenWorker,
+        embedded: EmbeddedSwitches = OF_THIS_PROCESS,
+    ) -> None:
+        self.rank = rank
+        self.world_size = world_size
+        self._group = group
+        self._options = options
+        self._open_worker = open_worker
+        self._embedded = embedded
+        incarnation = store.add(f"switchml/opened/{rank}", 1)
+        self._store = PrefixStore(f"switchml/{incarnation}", store)
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+        self._closed = False
+        self._failure: Exception | None = None
+        self._placement: Placement | None = None
+        self._worker: CollectiveWorker | None = SoloWorker() if world_size == 1 else None
+        self.pool = CompletionPool(f"switchml-futures-{group[:32]}")
+        self.gloo = GlooGroup(PrefixStore("gloo", self._store), rank, world_size, timeout)
+        _open.add(self)
+
+    @property
+    def timeout(self) -> float:
+        """Deadline of a collective in seconds."""
+        return self.gloo.timeout
+
+    @property
+    def placement(self) -> Placement | None:
+        """The place on the switch; None before joining, and in a group of one rank."""
+        return self._placement
+
+    def worker(self) -> CollectiveWorker:
+        """The worker; the first call joins the job, together with all other ranks.
+
+        Raises:
+            SwitchMLError: joining failed. Tried once only: the ranks could not meet again on a second attempt.
+        """
+        worker = self._worker
+        if worker is not None:
+            return worker
+        with self._lock:
+            if self._closed:
+                raise WorkerClosedError("the process group was shut down; create it anew")
+            if self._failure is not None:
+                raise self._failure
+            if self._worker is None:
+                try:
+                    self._worker = self._join()
+                except Exception as error:
+                    self._failure = error
+                    raise
+            return self._worker
+
+    def _join(self) -> CollectiveWorker:
+        timeout = self.timeout
+        placement = find_switch(
+            self._store,
+            self.rank,
+            self.world_size,
+            group=self._group,
+            options=self._options,
+            timeout=timeout,
+            embedded=self._embedded,
+        )
+        try:
+            worker = self._open_worker(placement, self._options, min(timeout, JOIN_SECONDS), timeout)
+        except BaseException:
+            self._embedded.release(placement.switch)
+            raise
+        self._placement = placement
+        return worker
+
+    def counters(self) -> dict[str, int]:
+        """This rank's counters of packets and bytes; empty before the first use of the switch."""
+        worker = self._worker
+        return {} if worker is None else worker.counters()
+
+    def close(self, timeout: float = CLOSE_SECONDS) -> None:
+        """Leave the job and give everything back; collectives in flight fail. Idempotent.
+
+        `timeout` bounds, in seconds, the wait for threads, and again the wait for gloo.
+        """
+        if self._process != os.getpid():
+            return  # a forked child: all of it belongs to the parent
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            _open.discard(self)
+            worker, self._worker = self._worker, None
+        try:
+            if worker is not None:
+                worker.leave()
+        finally:
+            self.pool.close(timeout)
+            self.gloo.close(timeout)
+            if self._placement is not None:
+                self._embedded.release(self._placement.switch)
+
+
+_open: weakref.WeakSet[Membership] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    """For programs that end without `destroy_process_group`: gloo's threads would abort the interpreter's end."""
+    for membership in list(_open):
+        try:
+            membership.close()
+        except Exception:
+            _log.exception("leaving the switch at the end of the program failed")
+
+
+close_at_exit(Stage.CLIENTS, _close_all)

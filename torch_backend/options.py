@@ -1,0 +1,70 @@
+"""Options of a process group: `init_process_group("switchml", pg_options=Options(window=512))`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from switchml.errors import UsageError
+
+TRANSPORTS = ("auto", "udp", "shm")
+
+
+def _text(variable: str, default: str = "") -> str:
+    return os.environ.get(variable, "").strip() or default
+
+
+def _whole_number(variable: str) -> int:
+    text = _text(variable, "0")
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"{variable}={text!r} is not a whole number; unset it or set one") from None
+
+
+@dataclass
+class Options:
+    """How the ranks of one process group reach and use their switch.
+
+    All ranks of the group must give the same `payload` and `window`. `switch` and `token` count on the group's
+    rank 0, which tells the others.
+
+    Attributes:
+        switch: "host:port" of the switch's control service; "" means that rank 0 starts an embedded one.
+            Default: `SWITCHML_SWITCH`.
+        token: the switch's join token. Default: `SWITCHML_TOKEN`.
+        transport: "auto", "udp" or "shm". Default: `SWITCHML_TRANSPORT`, else "auto".
+        payload: bytes of elements in a packet, 0 = the switch's default. Default: `SWITCHML_PAYLOAD`.
+        window: slots, a power of two, 0 = the switch's default. Default: `SWITCHML_WINDOW`.
+        multicast: take results by IP multicast where switch and host can.
+        timeout: deadline of a collective; None = the timeout that torch hands over.
+
+    Raises:
+        UsageError: a value that cannot be meant.
+    """
+
+    switch: str = field(default_factory=lambda: _text("SWITCHML_SWITCH"))
+    token: str = field(default_factory=lambda: _text("SWITCHML_TOKEN"), repr=False)
+    transport: str = field(default_factory=lambda: _text("SWITCHML_TRANSPORT", "auto"))
+    payload: int = field(default_factory=lambda: _whole_number("SWITCHML_PAYLOAD"))
+    window: int = field(default_factory=lambda: _whole_number("SWITCHML_WINDOW"))
+    multicast: bool = True
+    timeout: timedelta | None = None
+
+    def __post_init__(self) -> None:
+        if self.transport not in TRANSPORTS:
+            raise UsageError(f"transport {self.transport!r}: one of {', '.join(TRANSPORTS)} is meant")
+        if self.payload < 0 or self.window < 0:
+            raise UsageError(f"payload {self.payload} and window {self.window} must not be negative")
+        if self.timeout is not None and self.timeout <= timedelta(0):
+            raise UsageError(f"timeout {self.timeout} must be positive")
+
+    @property
+    def _timeout(self) -> timedelta | None:
+        """The name under which `init_device_mesh` looks for the timeout."""
+        return self.timeout
+
+    @_timeout.setter
+    def _timeout(self, value: timedelta | None) -> None:
+        self.timeout = value

@@ -1,0 +1,374 @@
+"""The process group: torch's collectives, carried by the switch or handed to gloo as the routing table says.
+
+Every method that C++ can call on a Python process group is defined here, because the base class would run with the
+GIL held. `rank` and `size` are the exception: the base class knows them from its constructor.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from typing import Any, NoReturn, TypeVar, cast
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import Store
+
+from switchml.errors import UsageError
+from switchml.torch_backend.autoload import BACKEND_NAME
+from switchml.torch_backend.membership import Membership
+from switchml.torch_backend.reduction import CallOptions, call_options, operation
+from switchml.torch_backend.routing import ROUTE_OF, Path, gloo_methods
+from switchml.torch_backend.tensors import Flat, assign, for_reduction, for_transfer
+from switchml.torch_backend.untraced import untraced
+from switchml.torch_backend.work import Finish, SwitchWork
+from switchml.torch_backend.worker_port import PendingCollective
+
+Array = np.ndarray[Any, Any]
+Tensors = torch.Tensor | Sequence[torch.Tensor]
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _flatten(tensors: Any) -> Iterator[torch.Tensor]:
+    if isinstance(tensors, torch.Tensor):
+        yield tensors
+        return
+    for item in tensors:
+        yield from _flatten(item)
+
+
+def _switched(method: str, inputs: int | None = None) -> Callable[[Method], Method]:
+    """Let a method run unless the table sends this call, judged by its argument number `inputs`, to gloo."""
+    route = ROUTE_OF[method]
+
+    def decorate(function: Method) -> Method:
+        @functools.wraps(function)
+        def call(self: SwitchProcessGroup, *args: Any, **kwargs: Any) -> Any:
+            if (
+                inputs is not None
+                and inputs < len(args)
+                and route.choose(_flatten(args[inputs])) is Path.GLOO
+            ):
+                return getattr(self._membership.gloo.group, method)(*args, **kwargs)
+            return function(self, *args, **kwargs)
+
+        return cast(Method, untraced(call))
+
+    return decorate
+
+
+def _handed_to_gloo(method: str) -> Callable[..., Any]:
+    def call(self: SwitchProcessGroup, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self._membership.gloo.group, method)(*args, **kwargs)
+
+    call.__name__ = method
+    call.__doc__ = f"Torch's own `{method}`, over gloo."
+    return untraced(call)
+
+
+def _only(tensors: Tensors) -> torch.Tensor:
+    if isinstance(tensors, torch.Tensor):
+        return tensors
+    if len(tensors) != 1:
+        raise UsageError(
+            f"{len(tensors)} tensors in one call; a rank has one device here, so give one tensor"
+        )
+    return tensors[0]
+
+
+def _write_back(flat: Flat) -> Finish | None:
+    write_back = flat.write_back
+    return None if write_back is None else lambda results: write_back()
+
+
+class SwitchProcessGroup(dist.ProcessGroup):
+    """A process group whose reductions are summed by a switch. Made by `init_process_group("switchml")`.
+
+    Collectives raise `switchml.errors.UsageError` for what they cannot take; what goes wrong on the way comes out of
+    `wait` of the handle, as a `switchml.errors.CollectiveError`. Calls must come in the same order on all ranks.
+    """
+
+    def __init__(self, membership: Membership, store: Store) -> None:
+        # With the store as a third argument torch refuses Python subclasses.
+        super().__init__(membership.rank, membership.world_size)  # type: ignore[call-arg]
+        self._membership = membership
+        self._group_store = store
+        self._group_name = ""
+        self._group_desc = ""
+        self._finalizer = weakref.finalize(self, membership.close)
+        self._finalizer.atexit = False  # memberships see to the end of the program themselves
+
+    # Identity -----------------------------------------------------------------------------------------------------
+
+    def getBackendName(self) -> str:
+        return BACKEND_NAME
+
+    def _get_backend_name(self) -> str:
+        return BACKEND_NAME
+
+    def name(self) -> str:
+        return BACKEND_NAME
+
+    def getGroupName(self) -> str:
+        return self._group_name
+
+    def setGroupName(self, name: str) -> None:
+        self._group_name = name
+
+    def getGroupDesc(self) -> str:
+        return self._group_desc
+
+    def setGroupDesc(self, description: str) -> None:
+        self._group_desc = description
+
+    def get_group_store(self) -> Store:
+        return self._group_store
+
+    @property
+    def _device_types(self) -> list[torch.device]:
+        return [torch.device("cpu")]
+
+    def _get_backend(self, device: torch.device) -> Any:
+        """The gloo backend: what torch asks of it (the timeout) then holds for the switch as well."""
+        if torch.device(device).type != "cpu":
+            raise RuntimeError(
+                f"the backend {BACKEND_NAME} has nothing registered for {device}, only for cpu"
+            )
+        return self._membership.gloo.backend
+
+    def set_timeout(self, timeout: timedelta) -> None:
+        """Deadline of the collectives that are called from now on."""
+        self._membership.gloo.backend._set_default_timeout(timeout)
+
+    def switch_counters(self) -> dict[str, int]:
+        """This rank's packets, bytes and retransmissions on the switch; see `switchml.worker.Worker.counters`."""
+        return self._membership.counters()
+
+    @property
+    def switch_address(self) -> str:
+        """ "host:port" of the switch's control service; "" before its first use."""
+        placement = self._membership.placement
+        return "" if placement is None else placement.switch.address
+
+    # Life ---------------------------------------------------------------------------------------------------------
+
+    def shutdown(self) -> None:
+        """Leave the switch and drop gloo, within seconds; collectives in flight fail. Idempotent."""
+        self._finalizer()
+
+    def abort(self) -> None:
+        """As `shutdown`, without waiting for threads to end."""
+        self._finalizer.detach()
+        self._membership.close(timeout=0.0)
+
+    @staticmethod
+    def _refuse_split(*_: Any, **__: Any) -> NoReturn:
+        raise NotImplementedError(f"the backend {BACKEND_NAME} cannot split or merge groups; use new_group")
+
+    split_group = splitGroup = merge_remote_group = mergeRemoteGroup = _refuse_split
+
+    # Collectives on the switch ------------------------------------------------------------------------------------
+
+    @_switched("allreduce", inputs=0)
+    def allreduce(self, tensors: Tensors, opts: Any = None, timeout: timedelta | None = None) -> SwitchWork:
+        tensor, op, call = _only(tensors), operation(opts), call_options(opts, timeout)
+        flat = for_reduction(tensor, op)
+        part = self._allreduce(flat, op, call)
+        return self._work("allreduce", [part], [tensor], call, _write_back(flat))
+
+    @_switched("allreduce_coalesced", inputs=0)
+    def allreduce_coalesced(self, tensors: Sequence[torch.Tensor], opts: Any = None) -> SwitchWork:
+        op, call = operation(opts), call_options(opts)
+        flats = [for_reduction(tensor, op) for tensor in tensors]
+        parts = [self._allreduce(flat, op, call) for flat in flats]
+        copies = [flat.write_back for flat in flats if flat.write_back is not None]
+
+        def finish(_: Sequence[Array]) -> None:
+            for write_back in copies:
+                write_back()
+
+        return self._work("allreduce_coalesced", parts, list(tensors), call, finish if copies else None)
+
+    @_switched("reduce", inputs=0)
+    def reduce(
+        self, tensors: Tensors, opts: Any = None, op: Any = None, timeout: timedelta | None = None
+    ) -> SwitchWork:
+        tensor, call = _only(tensors), self._rooted(opts, timeout)
+        name = operation(op if isinstance(opts, int) else opts)
+        flat = for_reduction(tensor, name)
+        if self._membership.rank == call.root:
+            return self._work(
+                "reduce", [self._allreduce(flat, name, call)], [tensor], call, _write_back(flat)
+            )
+        # The other ranks' tensors must stay as they are.
+        part = self._allreduce(flat, name, call, out=np.empty_like(flat.array))
+        return self._work("reduce", [part], [tensor], call)
+
+    @_switched("broadcast", inputs=0)
+    def broadcast(self, tensors: Tensors, opts: Any = None, timeout: timedelta | None = None) -> SwitchWork:
+        tensor, call = _only(tensors), self._rooted(opts, timeout)
+        flat = for_transfer(tensor)
+        part = self._membership.worker().broadcast(
+            flat.array, call.root, timeout=self._deadline(call), notify=call.notify
+        )
+        return self._work("broadcast", [part], [tensor], call, _write_back(flat))
+
+    @_switched("barrier")
+    def barrier(  # type: ignore[override]
+        self, opts: Any = None, timeout: timedelta | None = None
+    ) -> SwitchWork:
+        if isinstance(opts, timedelta):
+            opts, timeout = None, opts
+        call = call_options(opts, timeout)
+        part = self._membership.worker().barrier(timeout=self._deadline(call), notify=call.notify)
+        return self._work("barrier", [part], [], call)
+
+    @_switched("allgather", inputs=1)
+    def allgather(self, output_tensors: Any, input_tensors: Tensors, opts: Any = None) -> SwitchWork:
+        outputs = output_tensors if isinstance(input_tensors, torch.Tensor) else output_tensors[0]
+        return self._gather("allgather", list(outputs), _only(input_tensors), opts)
+
+    @_switched("all_gather_single", inputs=1)
+    def all_gather_single(self, output: torch.Tensor, input: torch.Tensor, opts: Any = None) -> SwitchWork:
+        return self._gather("all_gather_single", [output], input, opts)
+
+    @_switched("_allgather_base", inputs=1)
+    def _allgather_base(self, output: torch.Tensor, input: torch.Tensor, opts: Any = None) -> SwitchWork:
+        return self._gather("all_gather_single", [output], input, opts)
+
+    @_switched("reduce_scatter", inputs=1)
+    def reduce_scatter(
+        self, output_tensors: Tensors, input_tensors: Any, opts: Any = None, timeout: timedelta | None = None
+    ) -> SwitchWork:
+        inputs = input_tensors if isinstance(output_tensors, torch.Tensor) else input_tensors[0]
+        return self._scatter("reduce_scatter", [(_only(output_tensors), list(inputs))], opts, timeout)
+
+    def _reduce_scatter_single(
+        self, outputTensor: torch.Tensor, inputTensor: torch.Tensor, opts: Any = None
+    ) -> SwitchWork:
+        return self._scatter("reduce_scatter_single", [(outputTensor, inputTensor)], opts)
+
+    reduce_scatter_single = _switched("reduce_scatter_single", inputs=1)(_reduce_scatter_single)
+    _reduce_scatter_base = _switched("_reduce_scatter_base", inputs=1)(_reduce_scatter_single)
+
+    def _reduce_scatter_coalesced(
+        self, outputTensors: list[torch.Tensor], inputTensors: list[torch.Tensor], opts: Any = None
+    ) -> SwitchWork:
+        pairs = list(zip(outputTensors, inputTensors, strict=True))
+        return self._scatter("reduce_scatter_single_coalesced", pairs, opts)
+
+    reduce_scatter_single_coalesced = _switched("reduce_scatter_single_coalesced", inputs=1)(
+        _reduce_scatter_coalesced
+    )
+    reduce_scatter_tensor_coalesced = _switched("reduce_scatter_tensor_coalesced", inputs=1)(
+        _reduce_scatter_coalesced
+    )
+
+    # How they are done --------------------------------------------------------------------------------------------
+
+    def _deadline(self, call: CallOptions) -> float:
+        return self._membership.timeout if call.timeout is None else call.timeout
+
+    def _rooted(self, options: Any, timeout: timedelta | None) -> CallOptions:
+        call = call_options(options, timeout)
+        if isinstance(options, int):
+            call = call._replace(root=options)
+        if not 0 <= call.root < self._membership.world_size:
+            raise UsageError(f"root {call.root} is not a rank of this group of {self._membership.world_size}")
+        return call
+
+    def _allreduce(
+        self, flat: Flat, op: str, call: CallOptions, out: Array | None = None
+    ) -> PendingCollective:
+        return self._membership.worker().allreduce(
+            flat.array, op, out=out, dtype=flat.dtype, timeout=self._deadline(call), notify=call.notify
+        )
+
+    def _work(
+        self,
+        name: str,
+        parts: Sequence[PendingCollective],
+        outputs: list[torch.Tensor],
+        call: CallOptions,
+        finish: Finish | None = None,
+    ) -> SwitchWork:
+        return SwitchWork(name, parts, outputs, self._membership.pool, finish=finish, notify=call.notify)
+
+    def _gather(self, name: str, outputs: list[torch.Tensor], tensor: torch.Tensor, opts: Any) -> SwitchWork:
+        """`outputs`: one tensor a rank, or a single one that takes them all end to end."""
+        world_size = self._membership.world_size
+        room = [(output.numel() * len(outputs), output.dtype) for output in outputs]
+        ranks_match = name != "allgather" or len(outputs) == world_size
+        if not ranks_match or any(entry != (world_size * tensor.numel(), tensor.dtype) for entry in room):
+            raise UsageError(
+                f"{name} over {world_size} ranks of {tensor.numel()} elements of {tensor.dtype} does not fit into "
+                f"outputs of {', '.join(f'{output.numel()} of {output.dtype}' for output in outputs) or 'nothing'}"
+            )
+        timeout = opts if isinstance(opts, timedelta) else None
+        call = call_options(None if timeout else opts, timeout)
+        part = self._membership.worker().allgather(
+            for_transfer(tensor).array, timeout=self._deadline(call), notify=call.notify
+        )
+
+        # Never straight into the output: the input is often a part of it.
+        def finish(results: Sequence[Array]) -> None:
+            for output, values in zip(outputs, results[0].reshape(len(outputs), -1), strict=True):
+                assign(output, values)
+
+        return self._work(name, [part], outputs, call, finish)
+
+    def _scatter(
+        self,
+        name: str,
+        pairs: Sequence[tuple[torch.Tensor, Tensors]],
+        opts: Any,
+        timeout: timedelta | None = None,
+    ) -> SwitchWork:
+        """For each (output, inputs): reduce all inputs, and keep this rank's part."""
+        op, call = operation(opts), call_options(opts, timeout)
+        prepared = [self._scatter_input(name, output, inputs, op) for output, inputs in pairs]
+        parts = [self._allreduce(flat, op, call, out=scratch) for flat, scratch, _ in prepared]
+
+        def finish(results: Sequence[Array]) -> None:
+            for (output, _), (_, _, mine), result in zip(pairs, prepared, results, strict=True):
+                assign(output, result[mine])
+
+        return self._work(name, parts, [output for output, _ in pairs], call, finish)
+
+    def _scatter_input(
+        self, name: str, output: torch.Tensor, inputs: Tensors, op: str
+    ) -> tuple[Flat, Array | None, slice]:
+        """What to reduce, where to (None = in place), and this rank's part of the result."""
+        rank, world_size = self._membership.rank, self._membership.world_size
+        tensors = [inputs] if isinstance(inputs, torch.Tensor) else list(inputs)
+        single = isinstance(inputs, torch.Tensor)
+        fits = tensors[0].numel() == world_size * output.numel() if single else len(tensors) == world_size
+        if not fits or any(tensor.dtype != output.dtype for tensor in tensors):
+            raise UsageError(
+                f"{name} over {world_size} ranks of {', '.join(f'{t.numel()} of {t.dtype}' for t in tensors)} does not "
+                f"fit into an output of {output.numel()} of {output.dtype}"
+            )
+        flats = [for_reduction(tensor, op) for tensor in tensors]
+        sizes = (
+            [flats[0].array.size // world_size] * world_size
+            if single
+            else [flat.array.size for flat in flats]
+        )
+        if not single and tensors[rank].numel() != output.numel():
+            raise UsageError(
+                f"{name}: input {rank} has {tensors[rank].numel()} elements, output {output.numel()}"
+            )
+        begin = sum(sizes[:rank])
+        mine = slice(begin, begin + sizes[rank])
+        if single and flats[0].write_back is None:  # the caller's memory, which must stay as it is
+            return flats[0], np.empty_like(flats[0].array), mine
+        array = flats[0].array if single else np.concatenate([flat.array for flat in flats])
+        return Flat(array, flats[0].dtype, None), None, mine
+
+
+for _method in gloo_methods():
+    if hasattr(dist.ProcessGroup, _method):  # names differ over versions
+        setattr(SwitchProcessGroup, _method, _handed_to_gloo(_method))

@@ -1,0 +1,106 @@
+"""Torch tensors as the flat numpy arrays that a worker takes, sharing memory wherever the layout allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from switchml.errors import UsageError
+
+Array = np.ndarray[Any, Any]
+
+_NUMPY_NATIVE = frozenset(
+    {
+        torch.float64,
+        torch.float32,
+        torch.float16,
+        torch.int64,
+        torch.int32,
+        torch.int16,
+        torch.int8,
+        torch.uint8,
+        torch.bool,
+    }
+)
+# Only moved, never added: any integers of the same size will do.
+_SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class Flat(NamedTuple):
+    """A tensor as a worker takes it.
+
+    Attributes:
+        array: one-dimensional, C-contiguous, of the tensor's elements in row-major order.
+        dtype: the dtype to name to the worker where the array's own does not tell (bfloat16); else None.
+        write_back: copies the array into the tensor; None where they share memory.
+    """
+
+    array: Array
+    dtype: str | None
+    write_back: Callable[[], None] | None
+
+
+def for_reduction(tensor: torch.Tensor, operation: str) -> Flat:
+    """A dense CPU tensor of any shape, to be reduced with `operation`. Complex numbers go as pairs of reals.
+
+    Raises:
+        UsageError: not a dense CPU tensor, or a dtype that cannot be reduced.
+    """
+    if tensor.is_complex() and operation not in ("sum", "avg"):
+        raise UsageError(f"{operation} of complex tensors has no meaning: only SUM and AVG do")
+    view = _real_view(tensor)
+    if view.dtype is torch.bfloat16:
+        return _flat(view.view(torch.int16), np.uint16, "bfloat16")
+    if view.dtype not in _NUMPY_NATIVE:
+        raise UsageError(
+            f"{tensor.dtype} cannot be reduced by the backend switchml; cast it, say to float32 or int64"
+        )
+    return _flat(view)
+
+
+def for_transfer(tensor: torch.Tensor) -> Flat:
+    """A dense CPU tensor of any shape and dtype, to be moved as it is.
+
+    Raises:
+        UsageError: not a dense CPU tensor.
+    """
+    return _flat(_movable_view(tensor))
+
+
+def assign(tensor: torch.Tensor, values: Array) -> None:
+    """Fill a dense CPU tensor, in row-major order, with as many elements in the representation of a `Flat`."""
+    target = _movable_view(tensor).numpy()
+    np.copyto(target, values.view(target.dtype).reshape(target.shape))
+
+
+def _real_view(tensor: torch.Tensor) -> torch.Tensor:
+    if not tensor.is_cpu or tensor.layout is not torch.strided:
+        raise UsageError(
+            f"the backend switchml takes dense CPU tensors, not {tensor.layout} on {tensor.device}; "
+            "move it with .cpu() or .to_dense(), or use another backend for that device"
+        )
+    view = tensor.detach()
+    return torch.view_as_real(view) if view.is_complex() else view
+
+
+def _movable_view(tensor: torch.Tensor) -> torch.Tensor:
+    view = _real_view(tensor)
+    return view if view.dtype in _NUMPY_NATIVE else view.view(_SAME_SIZE[view.element_size()])
+
+
+def _flat(view: torch.Tensor, numpy_dtype: type[np.generic] | None = None, dtype: str | None = None) -> Flat:
+    target = view.numpy()
+    if numpy_dtype is not None:
+        target = target.view(numpy_dtype)
+    if view.is_contiguous():
+        return Flat(target.reshape(-1), dtype, None)
+    array = np.ascontiguousarray(target).reshape(-1)
+
+    # Through numpy: torch forbids in-place writes to inference tensors once inference mode has ended.
+    def write_back() -> None:
+        np.copyto(target, array.reshape(target.shape))
+
+    return Flat(array, dtype, write_back)

@@ -1,0 +1,30 @@
+"""Keeps torch.compile out of collectives and of their handles.
+
+dynamo traces whatever Python runs on the thread of a compiled function, also below calls that it could not compile.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from torch._compile import _disable_dynamo
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def untraced(function: Function) -> Function:
+    """As `torch._disable_dynamo`, which imports torch._dynamo (over a second) at its first call.
+
+    While nobody has imported torch._dynamo, nobody traces, and the function is called as it is.
+    """
+    disabled = _disable_dynamo(function)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return (disabled if "torch._dynamo" in sys.modules else function)(*args, **kwargs)
+
+    call._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return cast(Function, call)

@@ -1,0 +1,228 @@
+"""Opens a worker's transport: a UDP socket and its multicast group, or the switch's shared memory."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import secrets
+import select
+import socket
+import time
+from abc import ABC, abstractmethod
+
+import numpy as np
+
+from switchml.control.target import TargetDescription
+from switchml.errors import JoinError, SwitchUnreachableError
+from switchml.link import datagrams, libc
+from switchml.link.ring import PAGE, RingLayout, ring_layout
+from switchml.protocol.header import HEADER_BYTES, Header, build_header, parse_header
+from switchml.protocol.jit import compiled
+from switchml.protocol.messages import PROBE
+from switchml.worker.port import BATCH, PORT_DTYPE, SHM, UDP, Port
+
+_DOOR_SECONDS = 5.0
+_PROBE_EVERY = 0.05
+_MULTICAST_PATIENCE = 0.25
+_SOCKET_BUFFER = 8 << 20
+_NO_LAYOUT = RingLayout(1, 64, 1, 1)
+
+
+@compiled
+def _wake_sleepers(address: int) -> None:
+    libc.futex_wake_all(address)
+
+
+class Connection(ABC):
+    """A transport before, while and after it is used by an engine."""
+
+    kind: str
+    address = ""
+    port_number = 0
+    ticket = ""
+
+    @abstractmethod
+    def attach(self, rank: int, workers: int, window: int, payload: int, job: int, group: str, group_port: int) -> Port:
+        """The port for the compiled engine, once the job is programmed. Proves that the path works.
+
+        Raises:
+            JoinError, SwitchUnreachableError: it does not.
+        """
+
+    multicast = False
+    """After `attach`: whether multicast results reach this worker."""
+
+    @abstractmethod
+    def wake(self) -> None:
+        """End a wait of the engine."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free it. The engine must have stopped."""
+
+
+def _stand_in() -> datagrams.Datagrams:
+    return datagrams.open_datagrams(None)
+
+
+def _port_state(kind: int, worker: int) -> np.ndarray[tuple[int], np.dtype[np.void]]:
+    state = np.zeros(1, PORT_DTYPE)
+    state[0]["kind"], state[0]["worker"], state[0]["wake"] = kind, worker, -1
+    return state
+
+
+class UdpConnection(Connection):
+    """UDP to the switch's data port; results by multicast where that works."""
+
+    kind = "udp"
+
+    def __init__(self, target: TargetDescription, *, multicast: bool = True, offload: bool = True) -> None:
+        self._target = target
+        self._want_multicast = multicast
+        self._offload = offload
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._group: socket.socket | None = None
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            self._socket.connect((target.host, target.udp_port))
+        except OSError as error:
+            self.close()
+            raise SwitchUnreachableError(f"no route to the switch's data port {target.host}:{target.udp_port}: {error}") from error
+        datagrams.enlarge_buffers(self._socket, _SOCKET_BUFFER)
+        self.address, self.port_number = self._socket.getsockname()
+
+    def _join_group(self, group: str, port: int) -> None:
+        self._group = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._group.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._group.bind((group, port))
+        interface = socket.inet_aton(group) + socket.inet_aton(self.address)
+        self._group.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, interface)
+        # Only what the switch sends counts.
+        self._group.connect((self._target.host, self._target.udp_port))
+        datagrams.enlarge_buffers(self._group, _SOCKET_BUFFER)
+
+    def _probe(self, job: int, deadline: float) -> None:
+        """Send probes until one comes back, and a little longer for the multicast one."""
+        packet = build_header(Header(PROBE, 0, 0, job, secrets.randbits(32), 0, 0, 0, 0, 0))
+        waiting = {self._socket} if self._group is None else {self._socket, self._group}
+        patience = deadline
+        while waiting and time.monotonic() < patience:
+            self._socket.send(packet)
+            until = min(patience, time.monotonic() + _PROBE_EVERY)
+            while waiting and (left := until - time.monotonic()) > 0:
+                for sock in select.select(list(waiting), [], [], left)[0]:
+                    try:
+                        answer = sock.recv(65536, socket.MSG_DONTWAIT)
+                    except OSError:
+                        continue
+                    if len(answer) == HEADER_BYTES and parse_header(answer) == parse_header(packet):
+                        waiting.discard(sock)
+                        patience = min(patience, time.monotonic() + _MULTICAST_PATIENCE)
+        if self._socket in waiting:
+            raise SwitchUnreachableError(
+                f"the switch's control service answers, but no packet came back from its data port UDP {self._target.host}:"
+                f"{self._target.udp_port}: is a firewall in between?"
+            )
+        self.multicast = self._group is not None and self._group not in waiting
+
+    def attach(self, rank: int, workers: int, window: int, payload: int, job: int, group: str, group_port: int) -> Port:
+        if group and self._want_multicast:
+            try:
+                self._join_group(group, group_port)
+            except OSError:
+                # No multicast on this interface: unicast it is.
+                self._close_group()
+        self._probe(job, time.monotonic() + _DOOR_SECONDS)
+        if not self.multicast:
+            self._close_group()
+        state = _port_state(UDP, rank)
+        state[0]["wake"] = self._wake
+        unicast = datagrams.open_datagrams(self._socket, offload=self._offload)
+        in_group = datagrams.open_datagrams(self._group, offload=self._offload)
+        packets = 8 * 64
+        return Port(
+            state, unicast, in_group, _NO_LAYOUT, np.zeros(8, np.uint8), np.zeros(8, np.int64), np.zeros(8, np.int64),
+            np.zeros(packets, np.int64), np.zeros(packets, np.int64), np.zeros(packets, np.int64), np.zeros(4, np.int64),
+        )  # fmt: skip
+
+    def wake(self) -> None:
+        os.eventfd_write(self._wake, 1)
+
+    def _close_group(self) -> None:
+        if self._group is not None:
+            self._group.close()
+            self._group = None
+        self.multicast = False
+
+    def close(self) -> None:
+        self._socket.close()
+        self._close_group()
+        os.close(self._wake)
+
+
+class ShmConnection(Connection):
+    """Rings in the memory of a switch on this host."""
+
+    kind = "shm"
+
+    def __init__(self, target: TargetDescription) -> None:
+        self._name = target.shm_socket
+        self.ticket = secrets.token_hex(16)
+        self._doorbell = -1
+        self._longs = np.zeros(8, np.int64)
+
+    def attach(self, rank: int, workers: int, window: int, payload: int, job: int, group: str, group_port: int) -> Port:
+        memory, region = self._enter()
+        try:
+            page = mmap.mmap(memory, PAGE)
+            rings = mmap.mmap(memory, region["length"], offset=region["offset"])
+        finally:
+            os.close(memory)
+        layout = ring_layout(workers, window, payload)
+        if layout.total_bytes != region["length"] or region["worker"] != rank:
+            raise JoinError("the switch's shared memory is not laid out as this worker expects: use the same version on both sides")
+        bytes_ = np.frombuffer(rings, np.uint8)
+        self._longs = bytes_.view(np.int64)
+        state = _port_state(SHM, rank)
+        state[0]["doorbell"] = self._doorbell
+        return Port(
+            state, _stand_in(), _stand_in(), layout, bytes_, self._longs, np.frombuffer(page, np.int64),
+            np.zeros(BATCH, np.int64), np.zeros(BATCH, np.int64), np.zeros(BATCH, np.int64), np.zeros(4, np.int64),
+        )  # fmt: skip
+
+    def _enter(self) -> tuple[int, dict[str, int]]:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
+            door.settimeout(_DOOR_SECONDS)
+            try:
+                door.connect(f"\0{self._name}")
+                door.send(self.ticket.encode())
+                answer, descriptors, _, _ = socket.recv_fds(door, 4096, 2)
+            except OSError as error:
+                raise JoinError(f"the switch's shared memory cannot be had ({error}): join with transport 'udp'") from error
+        if len(descriptors) != 2:
+            raise JoinError("the switch does not give its shared memory to this user: join with transport 'udp'")
+        self._doorbell = descriptors[1]
+        return descriptors[0], json.loads(answer)
+
+    def wake(self) -> None:
+        _wake_sleepers(self._longs.ctypes.data)
+
+    def close(self) -> None:
+        if self._doorbell >= 0:
+            os.close(self._doorbell)
+            self._doorbell = -1
+
+
+def shares_memory(target: TargetDescription) -> bool:
+    """Whether a worker here can use the switch's shared memory: same host, same network namespace, same user."""
+    if not target.shm_socket:
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
+        door.settimeout(_DOOR_SECONDS)
+        try:
+            door.connect(f"\0{target.shm_socket}")
+            door.send(b"?")
+            return door.recv(64) == b"{}"
+        except OSError:
+            return False

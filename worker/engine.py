@@ -1,0 +1,192 @@
+"""The worker's compiled loop: receive, take results, send, wait. It runs without the GIL until something concerns Python."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from switchml.link.libc import monotonic_ns
+from switchml.link.memory import load_acquire
+from switchml.protocol.counters import WORKER_COUNTERS, indices
+from switchml.protocol.header import (
+    HEADER_BYTES,
+    read_e0,
+    read_job,
+    read_msg_type,
+    read_slot,
+    read_tsi,
+    read_version,
+)
+from switchml.protocol.jit import compiled
+from switchml.protocol.messages import EXPONENTS, SUM
+from switchml.worker import port as ports
+from switchml.worker.chunks import build_packet, packet_bytes, take_result
+from switchml.worker.port import Port
+from switchml.worker.window import (
+    DUPLICATE,
+    MISMATCHED,
+    RING,
+    STALE,
+    TIMED_OUT,
+    Window,
+    advance,
+    expire,
+    finish,
+    lay,
+    mark_sent,
+    match,
+    next_ready,
+    overdue_transfer,
+    put_back,
+    sample_round_trip,
+)
+
+Bytes = npt.NDArray[np.uint8]
+Words = npt.NDArray[np.uint32]
+Longs = npt.NDArray[np.int64]
+
+_AT = indices(WORKER_COUNTERS)
+_PACKETS_SENT, _BYTES_SENT = _AT["packets_sent"], _AT["bytes_sent"]
+_PACKETS_RECEIVED, _BYTES_RECEIVED = _AT["packets_received"], _AT["bytes_received"]
+_RETRANSMISSIONS, _CHUNKS = _AT["retransmissions"], _AT["chunks_completed"]
+_DUPLICATE, _STALE = _AT["dropped_duplicate"], _AT["dropped_stale"]
+_FOREIGN, _TRUNCATED, _PORT_FULL = _AT["dropped_foreign"], _AT["dropped_truncated"], _AT["port_full"]
+
+FINISHED, ATTENTION, IDLE_STREAM, EXACT_NEEDED = 1, 2, 3, 4
+"""Why `run` returned: a transfer has its final status; Python asked; nothing left to do; blocks to be exchanged exactly."""
+
+_MAX_SLEEP_NS = 5_000_000
+_SEND_BURST = 128
+
+
+class Engine(NamedTuple):
+    """What the loop works on. flag: int64 of one, set to 1 by another thread to make the loop return ATTENTION."""
+
+    window: Window
+    port: Port
+    counters: Longs
+    descriptor: Words
+    flag: Longs
+    scratch: Longs
+
+
+@compiled
+def _take(engine: Engine, memory: Bytes, at: int, length: int, now: int) -> bool:
+    """One packet from the switch; False when the ranks do not mean the same transfer."""
+    window, counters = engine.window, engine.counters
+    if length < HEADER_BYTES:
+        counters[_TRUNCATED] += 1
+        return True
+    kind = read_msg_type(memory, at)
+    if (kind != SUM and kind != EXPONENTS) or read_job(memory, at) != window.stream[0]["job"]:
+        counters[_FOREIGN] += 1
+        return True
+    slot = match(window, read_tsi(memory, at), read_slot(memory, at), read_version(memory, at))
+    if slot < 0:
+        counters[_DUPLICATE if slot == DUPLICATE else _STALE if slot == STALE else _FOREIGN] += 1
+        return True
+    if length != packet_bytes(window, slot):
+        counters[_TRUNCATED] += 1
+        return True
+    counters[_PACKETS_RECEIVED] += 1
+    counters[_BYTES_RECEIVED] += length
+    counters[_CHUNKS] += 1
+    exponent = read_e0(memory, at)
+    if not take_result(window, slot, exponent, memory, at, engine.descriptor):
+        finish(window, int(window.slots[slot]["transfer"]), MISMATCHED)
+        return False
+    if now > 0:
+        sample_round_trip(window, slot, now)
+    advance(window, slot, exponent)
+    return True
+
+
+@compiled
+def _receive(engine: Engine, now: int) -> int:
+    port = engine.port
+    found = ports.receive(port)
+    for index in range(found):
+        # One sample of the round trip a batch is enough, and the first packet has waited least for us.
+        _take(engine, ports.rx_memory(port, index), int(port.rx_at[index]), int(port.rx_length[index]), now if index == 0 else 0)
+    if found > 0:
+        ports.release(port)
+    return found
+
+
+@compiled
+def _send(engine: Engine, now: int) -> int:
+    window, port, counters = engine.window, engine.port, engine.counters
+    sent = 0
+    while sent < _SEND_BURST:
+        slot = next_ready(window)
+        if slot < 0:
+            break
+        length = packet_bytes(window, slot)
+        at = ports.reserve(port, length)
+        if at < 0:
+            put_back(window, slot)
+            counters[_PORT_FULL] += 1
+            break
+        build_packet(window, slot, ports.tx_memory(port), at)
+        if mark_sent(window, slot, now):
+            counters[_RETRANSMISSIONS] += 1
+        counters[_PACKETS_SENT] += 1
+        counters[_BYTES_SENT] += length
+        sent += 1
+    ports.flush(port)
+    return sent
+
+
+@compiled
+def _exact_needed(window: Window) -> bool:
+    stream = window.stream[0]
+    if stream["laid"] == 0:
+        return False
+    last = window.transfers[(stream["laid"] - 1) % RING]
+    return last["unknown"] == 0 and last["flagged"] > 0 and last["released"] == 0
+
+
+@compiled
+def run(engine: Engine, spin_ns: int, limit_ns: int) -> int:
+    """Drive the stream until something concerns Python, or for `limit_ns`; returns why.
+
+    spin_ns: how long to look again before sleeping.
+    """
+    window, port, scratch = engine.window, engine.port, engine.scratch
+    stream = window.stream[0]
+    finished = int(stream["finished"])
+    quiet_since = 0
+    lay(window)
+    now = monotonic_ns(scratch)
+    limit = now + limit_ns
+    while True:
+        found = _receive(engine, now)
+        if found > 0:
+            lay(window)
+        sent = _send(engine, now)
+        if stream["finished"] != finished:
+            return FINISHED
+        if _exact_needed(window):
+            return EXACT_NEEDED
+        if load_acquire(engine.flag, 0) != 0 or now >= limit:
+            return ATTENTION
+        if stream["head"] == stream["queued"]:
+            return IDLE_STREAM
+        now = monotonic_ns(scratch)
+        expire(window, now)
+        if found > 0 or sent > 0:
+            quiet_since = now
+            continue
+        late = overdue_transfer(window, now)
+        if late >= 0:
+            finish(window, late, TIMED_OUT)
+            return FINISHED
+        if now - quiet_since < spin_ns:
+            ports.relax()
+            continue
+        deadline = int(window.transfers[stream["head"] % RING]["deadline"])
+        until = min(int(stream["next_expiry"]), deadline, limit) - now
+        ports.wait(port, max(1, min(until, _MAX_SLEEP_NS)))
+        now = monotonic_ns(scratch)

@@ -1,0 +1,179 @@
+"""The two transports behind one small interface, for the compiled engine.
+
+A port hands in packets as places in `rx_memory` and takes packets built in place in `tx_memory`:
+
+    receive    what has come, at most BATCH packets; `release` when they have been used
+    reserve    room for a packet to be built in, or -1 when there is none now; `flush` sends what was built
+    wait       sleep until something may have come
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from switchml.link import datagrams, libc, ring
+from switchml.link.datagrams import Datagrams
+from switchml.link.memory import load_acquire, store_release
+from switchml.protocol.jit import compiled
+
+Bytes = npt.NDArray[np.uint8]
+Longs = npt.NDArray[np.int64]
+
+UDP, SHM = 0, 1
+
+BATCH = 256
+_SHM_PUBLISH = 32
+
+PORT_DTYPE = np.dtype(
+    [
+        ("kind", np.int64),
+        ("wake", np.int64),  # eventfd that ends a wait of a UDP port; -1: none
+        ("doorbell", np.int64),  # eventfd of the switch
+        ("worker", np.int64),
+        ("up", np.int64),  # entries built
+        ("shown", np.int64),  # entries published
+        ("up_limit", np.int64),  # entries that certainly have room
+        ("down", np.int64),  # entries read
+        ("failed", np.int64),  # datagrams that did not leave
+        ("socket", np.int64),  # which socket is read first
+    ],
+    align=True,
+)
+
+
+class Port(NamedTuple):
+    """State of a port. UDP uses `unicast` (connected to the switch) and `group` (multicast results; may be a stand-in); shared memory uses
+    the job's region and the switch's page."""
+
+    state: npt.NDArray[Any]
+    unicast: Datagrams
+    group: Datagrams
+    layout: ring.RingLayout
+    region: Bytes
+    longs: Longs
+    page: Longs
+    rx_at: Longs
+    rx_length: Longs
+    rx_source: Longs
+    scratch: Longs
+
+
+@compiled
+def _split_trains(port: Port, link: Datagrams, source: int, found: int) -> int:
+    for message in range(datagrams.receive(link)):
+        at = datagrams.message_start(link, message)
+        end = at + datagrams.message_bytes(link, message)
+        segment = datagrams.segment_bytes(link, message)
+        while at < end and found < port.rx_at.size:
+            port.rx_at[found] = at
+            port.rx_length[found] = min(segment, end - at)
+            port.rx_source[found] = source
+            found += 1
+            at += segment
+    return found
+
+
+@compiled
+def receive(port: Port) -> int:
+    """Packets that have come, described by rx_at, rx_length and rx_source."""
+    state = port.state[0]
+    if state["kind"] == UDP:
+        found = 0
+        if port.group.registers[datagrams.FD] >= 0:
+            found = _split_trains(port, port.group, 1, found)
+        # The receive buffers of both sockets are their own, so both can be read in one turn.
+        return _split_trains(port, port.unicast, 0, found)
+    found = 0
+    head = load_acquire(port.longs, ring.DOWN_HEAD)
+    count = int(state["down"])
+    while count < head and found < BATCH:
+        entry = ring.down_entry(port.layout, count)
+        destination = ring.entry_destination(port.region, entry)
+        if destination == ring.EVERYONE or destination == state["worker"]:
+            port.rx_at[found] = entry + ring.PACKET_AT
+            port.rx_length[found] = ring.entry_length(port.region, entry)
+            found += 1
+        count += 1
+    state["down"] = count
+    return found
+
+
+@compiled
+def rx_memory(port: Port, packet: int) -> Bytes:
+    """The memory that packet lies in."""
+    if port.state[0]["kind"] == SHM:
+        return port.region
+    return port.group.rx_memory if port.rx_source[packet] == 1 else port.unicast.rx_memory
+
+
+@compiled
+def release(port: Port) -> None:
+    """The packets handed in have been used."""
+    state = port.state[0]
+    if state["kind"] == SHM:
+        store_release(port.longs, ring.down_tail(int(state["worker"])), int(state["down"]))
+
+
+@compiled
+def reserve(port: Port, length: int) -> int:
+    """Room for a packet of that length; returns its place in `tx_memory`, or -1."""
+    state = port.state[0]
+    if state["kind"] == UDP:
+        if not datagrams.has_room(port.unicast, length):
+            flush(port)
+        return datagrams.append(port.unicast, length)
+    if state["up"] >= state["up_limit"]:
+        tail = load_acquire(port.longs, ring.up_tail(int(state["worker"])))
+        state["up_limit"] = tail + port.layout.up_entries
+        if state["up"] >= state["up_limit"]:
+            return -1
+    entry = ring.up_entry(port.layout, int(state["worker"]), int(state["up"]))
+    ring.set_entry(port.region, entry, length, int(state["worker"]))
+    state["up"] += 1
+    if state["up"] - state["shown"] > _SHM_PUBLISH:
+        # All before this one is complete: let the switch begin.
+        _publish(port, int(state["up"]) - 1)
+    return entry + ring.PACKET_AT
+
+
+@compiled
+def tx_memory(port: Port) -> Bytes:
+    """The memory that packets are built in."""
+    return port.region if port.state[0]["kind"] == SHM else port.unicast.tx_memory
+
+
+@compiled
+def _publish(port: Port, head: int) -> None:
+    state = port.state[0]
+    store_release(port.longs, ring.up_head(int(state["worker"])), head)
+    state["shown"] = head
+    ring.ring_doorbell(port.page, int(state["doorbell"]), port.scratch)
+
+
+@compiled
+def flush(port: Port) -> None:
+    """Send what has been built."""
+    state = port.state[0]
+    if state["kind"] == UDP:
+        state["failed"] += datagrams.send_train(port.unicast, 0, 1)
+    elif state["up"] > state["shown"]:
+        _publish(port, int(state["up"]))
+
+
+@compiled
+def wait(port: Port, timeout_ns: int) -> None:
+    """Sleep until a packet or a wake-up may have come, or the time is over."""
+    state = port.state[0]
+    if state["kind"] == UDP:
+        datagrams.wait_readable(port.unicast, int(port.group.registers[datagrams.FD]), int(state["wake"]), timeout_ns)
+    else:
+        ring.sleep_for_downlink(port.longs, int(state["down"]), timeout_ns, port.scratch)
+
+
+@compiled
+def relax() -> None:
+    """Let another process have the core."""
+    libc.sched_yield()

@@ -1,0 +1,67 @@
+"""What a rank believes a transfer to be, in four words that travel ahead of it, so that a mismatch is seen by every rank."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+COLLECTIVES = ("allreduce", "broadcast", "allgather", "barrier", "exact blocks")
+DTYPES = (
+    "float32", "float16", "bfloat16", "float64", "int8", "uint8", "int16", "int32", "int64", "bool", "uint16", "uint32", "uint64",
+    "complex64", "complex128", "bytes",
+)  # fmt: skip
+OPERATIONS = ("none", "sum", "avg", "prod", "min", "max", "band", "bor", "bxor")
+
+_CALL_MASK = 0xFFFFFF
+
+
+class Signature(NamedTuple):
+    """collective, dtype, op: names out of the tables above. count: elements of the call. call: number of the collective in its job. detail: root,
+    segment, or whatever else must agree; 0 to 2^24 - 1."""
+
+    collective: str
+    dtype: str
+    op: str
+    count: int
+    call: int
+    detail: int = 0
+
+    def words(self) -> npt.NDArray[np.uint32]:
+        """Four uint32."""
+        first = 1 << 24 | COLLECTIVES.index(self.collective) << 16 | DTYPES.index(self.dtype) << 8 | OPERATIONS.index(self.op)
+        return np.array(
+            [first, self.count & 0xFFFFFFFF, (self.count >> 32 & 0xFF) << 24 | self.detail & _CALL_MASK, self.call & _CALL_MASK], np.uint32
+        )
+
+    def __str__(self) -> str:
+        op = "" if self.op == "none" else f", {self.op}"
+        return f"{self.collective}({self.count} x {self.dtype}{op}; call {self.call}, part {self.detail})"
+
+
+def _decode(words: npt.NDArray[np.uint32]) -> str:
+    first, low, middle, call = (int(word) for word in words)
+    codes = first >> 16 & 0xFF, first >> 8 & 0xFF, first & 0xFF
+    tables = COLLECTIVES, DTYPES, OPERATIONS
+    if first >> 24 != 1 or any(code >= len(table) for code, table in zip(codes, tables, strict=True)):
+        return "something that is no collective of this library"
+    names = [table[code] for code, table in zip(codes, tables, strict=True)]
+    return str(Signature(names[0], names[1], names[2], (middle >> 24) << 32 | low, call, middle & _CALL_MASK))
+
+
+def explain_mismatch(descriptor: npt.NDArray[np.uint32], own: npt.NDArray[np.uint32], rank: int, workers: int, named: bool) -> str:
+    """Who called what.
+
+    descriptor: uint32, what the switch summed up. own: this rank's four words. named: whether it holds every rank's own words.
+    """
+    mine = f"rank {rank} called {_decode(own)}"
+    if not named:
+        return f"{mine}; some other rank called something else (too many ranks for one packet to say which)"
+    others: dict[str, list[int]] = {}
+    for other in range(workers):
+        words = descriptor[4 * other : 4 * other + 4]
+        if not np.array_equal(words, own):
+            others.setdefault(_decode(words), []).append(other)
+    told = "; ".join(f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}: {what}" for what, ranks in others.items())
+    return f"{mine}, but {told}. Every rank must call the same collectives in the same order with the same sizes"

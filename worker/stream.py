@@ -1,0 +1,218 @@
+"""The stream of one worker: brings the transfers of many collectives through the compiled engine, in order.
+
+Whoever waits drives: a caller in `wait` runs the engine itself when nobody else does, which saves two wake-ups across cores; a thread of
+the stream's own does it for works that nobody waits for.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+
+from switchml.errors import CollectiveError, CollectiveMismatchError, SwitchMLError, WorkerClosedError
+from switchml.protocol.counters import WORKER_COUNTERS, indices
+from switchml.worker.chunks import names_ranks
+from switchml.worker.collectives import ExactBlocks, Pipeline
+from switchml.worker.engine import EXACT_NEEDED, Engine, run
+from switchml.worker.signature import Signature, explain_mismatch
+from switchml.worker.transfer import Listed, Source, Transfer
+from switchml.worker.window import BLOCKED, DONE, LAID, MISMATCHED, RESEND, RING, SENT
+from switchml.worker.work import Work
+
+# Python looks up this often while the engine runs: for signals, and for the ends of waits.
+_LOOK_NS = 100_000_000
+_HANDOVER_SECONDS = 0.05
+_BLOCKS_EXACT = indices(WORKER_COUNTERS)["blocks_exact"]
+
+
+class Stream:
+    """spin_ns: how long the engine looks again before it sleeps. explain: says why a chunk's position has no result; may take a while."""
+
+    def __init__(self, engine: Engine, wake: Callable[[], None], explain: Callable[[int], str], *, spin_ns: int) -> None:
+        self._engine = engine
+        self._wake = wake
+        self._explain = explain
+        self._spin_ns = spin_ns
+        self._state = engine.window.stream[0]
+        self._submitted: deque[Source] = deque()
+        self._sources: deque[Source] = deque()
+        self._flying: dict[int, Transfer] = {}
+        self._awaiting_exact: dict[Transfer, int] = {}
+        self._driving = threading.Lock()
+        self._work_left = threading.Event()
+        self._error: SwitchMLError | None = None
+        self._stopping = False
+        self._thread = threading.Thread(target=self._serve, name="switchml-stream", daemon=True)
+        self._thread.start()
+
+    def submit(self, source: Source, notify: bool) -> None:
+        """Put a collective's source at the end. notify: nobody is going to wait for it at once."""
+        if self._error is not None:
+            raise self._error
+        self._submitted.append(source)
+        self._engine.flag[0] = 1
+        if self._driving.locked():
+            self._wake()
+        if notify:
+            self._work_left.set()
+
+    def until(self, work: Work, timeout: float | None) -> bool:
+        """See `work.Progress`."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not work.done():
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            if self._driving.acquire(blocking=False):
+                try:
+                    self._drive(work, deadline)
+                finally:
+                    self._driving.release()
+                if self._flying or self._sources or self._submitted:
+                    self._work_left.set()
+            else:
+                work.wait_event(_HANDOVER_SECONDS if left is None else min(left, _HANDOVER_SECONDS))
+        return True
+
+    def abort(self, error: SwitchMLError) -> None:
+        """Fail everything in flight and everything to come. From any thread."""
+        if self._error is None:
+            self._error = error
+        self._engine.flag[0] = 1
+        self._wake()
+        self._work_left.set()
+
+    def close(self, error: SwitchMLError, timeout: float = 5.0) -> None:
+        """Abort and end the stream's thread."""
+        self._stopping = True
+        self.abort(error)
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout)
+
+    def _serve(self) -> None:
+        while not self._stopping:
+            self._work_left.wait()
+            self._work_left.clear()
+            with self._driving:
+                self._drive(None, None)
+        with self._driving:
+            self._drive(None, None)
+
+    def _drive(self, work: Work | None, deadline: float | None) -> None:
+        """Run the engine until `work` is done, the deadline has passed or nothing is left. The caller holds `_driving`."""
+        engine = self._engine
+        while work is None or not work.done():
+            engine.flag[0] = 0
+            while self._submitted:
+                self._sources.append(self._submitted.popleft())
+            if self._error is not None:
+                self._fail_everything(self._error)
+                return
+            try:
+                self._fill()
+                if not self._flying:
+                    return
+                limit = _LOOK_NS if deadline is None else min(_LOOK_NS, max(1, int((deadline - time.monotonic()) * 1e9)))
+                reason = run(engine, self._spin_ns, limit)
+                if reason == EXACT_NEEDED:
+                    self._arrange_exact()
+                self._reap()
+            except Exception as error:
+                # A fault of ours must not leave a waiter without an answer.
+                self._error = error if isinstance(error, SwitchMLError) else CollectiveError(f"the stream broke: {error!r}")
+                self._error.__cause__ = None if self._error is error else error
+            if deadline is not None and time.monotonic() >= deadline:
+                return
+
+    def _fill(self) -> None:
+        """Hand the engine what it has room for. Strictly in order: a source that cannot give yet holds up those behind it."""
+        state, window = self._state, self._engine.window
+        while self._sources and state["queued"] - state["head"] < RING:
+            source = self._sources[0]
+            transfer = source.pull()
+            if transfer is None:
+                if source.exhausted():
+                    self._sources.popleft()
+                    continue
+                return
+            index = int(state["queued"])
+            entry = window.transfers[index % RING]
+            for name, value in transfer.record(int(state["elements"])).items():
+                entry[name] = value
+            self._flying[index] = transfer
+            state["queued"] = index + 1
+            if source.exhausted():
+                self._sources.popleft()
+
+    def _arrange_exact(self) -> None:
+        """Put the exact exchange of the last laid transfer's flagged blocks right behind it."""
+        state, window = self._state, self._engine.window
+        last = int(state["laid"]) - 1
+        transfer = self._flying[last]
+        unlaid = [self._flying.pop(index) for index in range(last + 1, int(state["queued"]))]
+        state["queued"] = last + 1
+        if unlaid:
+            self._sources.appendleft(Listed(unlaid))
+        exact = ExactBlocks(transfer, int(state["elements"]), int(state["rank"]), int(state["workers"]))
+        self._engine.counters[_BLOCKS_EXACT] += exact.blocks
+        self._awaiting_exact[transfer] = 2
+        signature = Signature("exact blocks", "float32", "sum", exact.blocks, int(transfer.signature[3]))
+        pipeline = Pipeline(exact, signature, transfer.deadline, lambda _: self._half_done(transfer), transfer.fail)
+        self._sources.appendleft(pipeline)
+        window.transfers[last % RING]["released"] = 1
+
+    def _half_done(self, transfer: Transfer) -> None:
+        """A transfer with an exact exchange is done when both have ended."""
+        self._awaiting_exact[transfer] -= 1
+        if self._awaiting_exact[transfer] == 0:
+            del self._awaiting_exact[transfer]
+            transfer.done(transfer)
+
+    def _reap(self) -> None:
+        """Take the transfers that have their final status out of the ring."""
+        state, transfers = self._state, self._engine.window.transfers
+        for index in [index for index in self._flying if transfers[index % RING]["status"] > LAID]:
+            entry = transfers[index % RING]
+            if entry["status"] != DONE:
+                raise self._failure(index)
+            transfer = self._flying.pop(index)
+            transfer.highest = int(entry["highest"])
+            if transfer in self._awaiting_exact:
+                self._half_done(transfer)
+            else:
+                transfer.done(transfer)
+        state["head"] = min(self._flying, default=int(state["queued"]))
+
+    def _failure(self, index: int) -> SwitchMLError:
+        from switchml.errors import CollectiveTimeoutError
+
+        window, state = self._engine.window, self._state
+        transfer = self._flying[index]
+        if window.transfers[index % RING]["status"] == MISMATCHED:
+            workers, elements = int(state["workers"]), int(state["elements"])
+            named = names_ranks(workers, elements)
+            return CollectiveMismatchError(
+                explain_mismatch(self._engine.descriptor, transfer.signature, int(state["rank"]), workers, named)
+            )
+        return CollectiveTimeoutError(self._explain(self._oldest_position()))
+
+    def _oldest_position(self) -> int:
+        slots = self._engine.window.slots
+        waiting = np.isin(slots["state"], (SENT, RESEND, BLOCKED))
+        return int(slots["position"][waiting].min()) if waiting.any() else int(self._state["end"])
+
+    def _fail_everything(self, error: SwitchMLError) -> None:
+        flying, self._flying = list(self._flying.values()), {}
+        sources, self._sources = list(self._sources), deque()
+        self._awaiting_exact.clear()
+        for failed in (*flying, *sources):
+            failed.fail(error)
+
+
+def closed(job: str) -> WorkerClosedError:
+    """The error of works that a worker leaves behind."""
+    return WorkerClosedError(f"this worker has left job {job!r}")

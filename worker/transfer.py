@@ -1,0 +1,88 @@
+"""What collectives hand to the stream: transfers, and sources that give them in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from switchml.worker.window import BLOCKS, WORDS
+
+Words = npt.NDArray[np.uint32]
+
+
+@dataclass(eq=False)
+class Transfer:
+    """One stretch of the stream (worker/window.py). `source` and `destination` are kept alive by it.
+
+    kind BLOCKS: float32 arrays of `count`. kind WORDS: uint32; `source` holds this rank's words first to first + len(source) - 1 of the
+    transfer's `count`, the other ranks' words are theirs.
+    """
+
+    kind: int
+    count: int
+    source: npt.NDArray[Any]
+    destination: npt.NDArray[Any]
+    signature: Words
+    done: Callable[[Transfer], None]
+    fail: Callable[[BaseException], None]
+    deadline: int
+    first: int = 0
+    flags: npt.NDArray[np.uint8] | None = None
+    highest: int = field(default=0, init=False)
+
+    def chunks(self, elements: int) -> int:
+        """Chunks it is cut into, `elements` each."""
+        return -(-self.count // elements)
+
+    def record(self, elements: int) -> dict[str, Any]:
+        """The fields of its TRANSFER_DTYPE entry."""
+        if self.kind == BLOCKS and self.flags is None:
+            self.flags = np.zeros(self.chunks(elements), np.uint8)
+        return {
+            "kind": self.kind,
+            "chunks": self.chunks(elements),
+            "count": self.count,
+            "source": self.source.ctypes.data,
+            "destination": self.destination.ctypes.data,
+            "flags": 0 if self.flags is None else self.flags.ctypes.data,
+            "first": self.first if self.kind == WORDS else 0,
+            "last": self.first + self.source.size if self.kind == WORDS else 0,
+            "deadline": self.deadline,
+            "signature": self.signature,
+            "status": 0,
+        }
+
+
+class Source(Protocol):
+    """Gives transfers in the order in which they must be laid, which is the same on all ranks."""
+
+    def pull(self) -> Transfer | None:
+        """The next transfer, or None when it cannot be given yet (or there is no other)."""
+
+    def exhausted(self) -> bool:
+        """True when there will be no other."""
+
+    def fail(self, error: BaseException) -> None:
+        """The stream is broken: nothing will be pulled or finished any more."""
+
+
+class Listed:
+    """A source of transfers that exist already."""
+
+    def __init__(self, transfers: Sequence[Transfer]) -> None:
+        self._transfers = list(transfers)
+
+    def pull(self) -> Transfer | None:
+        return self._transfers.pop(0) if self._transfers else None
+
+    def exhausted(self) -> bool:
+        return not self._transfers
+
+    def fail(self, error: BaseException) -> None:
+        for transfer in self._transfers:
+            transfer.fail(error)
+        self._transfers.clear()

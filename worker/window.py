@@ -1,0 +1,450 @@
+"""The worker's side of the slot protocol: what may be sent, what a result means, when to send again. Pure functions on numpy
+state: no I/O, no clock, no elements.
+
+Theory of operation
+-------------------
+A stream lays transfers end to end at positions 0, 1, 2, ...; the packet of position p uses slot p mod W. Each slot walks its own
+chain p, p + W, p + 2W, ...: the result of p is the permission to send p + W, so a lost packet stalls one slot and no other.
+
+A transfer of N chunks takes these positions, counted from its start:
+
+    0             descriptor: what every rank believes this transfer is
+    1 .. K        exponents of chunks 0 .. K-1 (BLOCKS only, K = min(W, N); else K = 0)
+    K+1 .. K+N    the chunks; in BLOCKS position r also carries the exponent of chunk r - 1 where r <= N
+
+so that in BLOCKS the exponent of chunk c always travels at position 1 + c and, when K = W, comes back in the slot that chunk c is
+sent from. With K < W it may have to wait for another slot's result: the slot is BLOCKED till then.
+
+A transfer is laid only when all exponents of the one before are known (they are, one window before its end): if some of its blocks
+must be exchanged exactly, all ranks put that exchange at the same place in the stream, right behind it.
+
+    IDLE     its next position is not laid yet
+    BLOCKED  the exponent for its chunk has not come
+    READY    to be sent for the first time
+    SENT     waits for the result
+    RESEND   timed out, to be sent again
+
+Timers follow RFC 6298 over the results of packets sent once (Karn's rule), with a floor, and double per retransmission of a slot. When
+not a single result came since the last expiry, the others are not there yet (or the path is dead): then only the oldest few slots are
+sent again, as a probe, and the rest follow as soon as something moves.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from switchml.protocol.jit import compiled
+from switchml.protocol.numerics import EXACT_EXPONENT, MIN_EXPONENT, UNKNOWN_EXPONENT
+from switchml.protocol.slots import TSI_MASK, check_window, slot_of, tsi_distance, version_of
+
+IDLE, BLOCKED, READY, SENT, RESEND = 0, 1, 2, 3, 4
+
+BLOCKS, WORDS = 1, 2
+"""Kinds of transfer: float32 blocks with an exponent each; raw 32-bit words."""
+
+QUEUED, LAID, DONE, MISMATCHED, TIMED_OUT = 0, 1, 2, 3, 4
+
+RING = 64
+"""Transfers that can be under way at once."""
+_PROBE = 4
+_MAX_BACKOFF = 6
+
+DUPLICATE, STALE, FOREIGN = -1, -2, -3
+"""Verdicts of `match` other than a slot."""
+
+STREAM_DTYPE = np.dtype(
+    [
+        ("rank", np.int64),
+        ("workers", np.int64),
+        ("window", np.int64),
+        ("elements", np.int64),  # of a full chunk
+        ("size", np.int64),  # the header's size code
+        ("job", np.int64),
+        ("end", np.int64),  # first position not laid
+        ("head", np.int64),  # oldest transfer not finished
+        ("laid", np.int64),  # first transfer not laid
+        ("queued", np.int64),  # one past the last transfer
+        ("fifo_head", np.int64),
+        ("fifo_tail", np.int64),
+        ("finished", np.int64),  # transfers that left LAID
+        ("accepted", np.int64),  # results taken
+        ("accepted_at_expiry", np.int64),
+        ("srtt", np.int64),  # ns; 0: no sample yet
+        ("rttvar", np.int64),
+        ("timeout", np.int64),
+        ("floor", np.int64),
+        ("ceiling", np.int64),
+        ("backoff", np.int64),  # expiries since anything moved
+        ("next_expiry", np.int64),  # no slot times out before
+    ],
+    align=True,
+)
+
+SLOT_DTYPE = np.dtype(
+    [
+        ("state", np.uint8),
+        ("queued", np.uint8),  # stands in the send queue
+        ("exponent", np.int16),  # of the chunk it sends
+        ("retries", np.int32),
+        ("position", np.int64),
+        ("transfer", np.int64),
+        ("sent_at", np.int64),
+    ],
+    align=True,
+)
+
+TRANSFER_DTYPE = np.dtype(
+    [
+        ("kind", np.int64),
+        ("status", np.int64),
+        ("id", np.int64),  # the library's own
+        ("start", np.int64),  # position
+        ("prologue", np.int64),  # K
+        ("chunks", np.int64),  # N
+        ("count", np.int64),  # elements in all
+        ("source", np.int64),  # address
+        ("destination", np.int64),  # address
+        ("flags", np.int64),  # address of a byte per chunk: 1 = to be exchanged exactly
+        ("first", np.int64),  # WORDS: this rank contributes words first .. last-1; `source` is that of the first
+        ("last", np.int64),
+        ("unknown", np.int64),  # exponents outstanding
+        ("left", np.int64),  # positions outstanding
+        ("flagged", np.int64),  # blocks to be exchanged exactly
+        ("released", np.int64),  # the exact exchange is arranged: what follows may be laid
+        ("highest", np.int64),  # largest exponent below EXACT_EXPONENT
+        ("deadline", np.int64),  # ns
+        ("signature", np.uint32, (4,)),
+    ],
+    align=True,
+)
+
+
+class Window(NamedTuple):
+    """State of one stream.
+
+    stream: STREAM_DTYPE, one entry. slots: SLOT_DTYPE, one a slot. transfers: TRANSFER_DTYPE, a ring. exponents: int8 (ring, W), by
+    chunk modulo W. fifo: int32, slots to be sent.
+    """
+
+    stream: npt.NDArray[Any]
+    slots: npt.NDArray[Any]
+    transfers: npt.NDArray[Any]
+    exponents: npt.NDArray[np.int8]
+    fifo: npt.NDArray[np.int32]
+
+
+def new_window(
+    *,
+    rank: int,
+    workers: int,
+    window: int,
+    elements: int,
+    size: int = 0,
+    job: int = 0,
+    initial_timeout: int = 100_000_000,
+    floor: int = 5_000_000,
+    ceiling: int = 2_000_000_000,
+) -> Window:
+    """A stream at position 0. Times in nanoseconds.
+
+    Raises:
+        ValueError: the window is no power of two, or larger than the slot field.
+    """
+    check_window(window)
+    stream = np.zeros(1, STREAM_DTYPE)
+    entry = stream[0]
+    for name, value in {
+        "rank": rank, "workers": workers, "window": window, "elements": elements, "size": size, "job": job,
+        "timeout": initial_timeout, "floor": floor, "ceiling": ceiling, "next_expiry": np.iinfo(np.int64).max,
+    }.items():  # fmt: skip
+        entry[name] = value
+    return Window(
+        stream,
+        np.zeros(window, SLOT_DTYPE),
+        np.zeros(RING, TRANSFER_DTYPE),
+        np.full((RING, window), UNKNOWN_EXPONENT, np.int8),
+        np.zeros(window, np.int32),
+    )
+
+
+@compiled
+def transfer_end(window: Window, index: int) -> int:
+    """One past the last position of a laid transfer."""
+    transfer = window.transfers[index % RING]
+    return int(transfer["start"] + 1 + transfer["prologue"] + transfer["chunks"])
+
+
+@compiled
+def _enqueue(window: Window, slot: int) -> None:
+    if window.slots[slot]["queued"] == 0:
+        stream = window.stream[0]
+        window.slots[slot]["queued"] = 1
+        window.fifo[stream["fifo_tail"] % stream["window"]] = slot
+        stream["fifo_tail"] += 1
+
+
+@compiled
+def next_ready(window: Window) -> int:
+    """Take the next slot to be sent from the queue, or -1."""
+    stream = window.stream[0]
+    while stream["fifo_head"] < stream["fifo_tail"]:
+        slot = int(window.fifo[stream["fifo_head"] % stream["window"]])
+        stream["fifo_head"] += 1
+        window.slots[slot]["queued"] = 0
+        state = window.slots[slot]["state"]
+        if state == READY or state == RESEND:
+            return slot
+    return -1
+
+
+@compiled
+def put_back(window: Window, slot: int) -> None:
+    """The slot just taken could not be sent: it stays first in the queue."""
+    stream = window.stream[0]
+    stream["fifo_head"] -= 1
+    window.fifo[stream["fifo_head"] % stream["window"]] = slot
+    window.slots[slot]["queued"] = 1
+
+
+@compiled
+def _activate(window: Window, slot: int, position: int, index: int) -> None:
+    """Put the slot at a laid position of transfer `index`."""
+    entry = window.slots[slot]
+    transfer = window.transfers[index % RING]
+    entry["position"] = position
+    entry["transfer"] = index
+    entry["retries"] = 0
+    entry["exponent"] = 0
+    chunk = position - transfer["start"] - 1 - transfer["prologue"]
+    if transfer["kind"] == BLOCKS and chunk >= 0:
+        exponent = window.exponents[index % RING, chunk % window.stream[0]["window"]]
+        if exponent == UNKNOWN_EXPONENT:
+            entry["state"] = BLOCKED
+            return
+        entry["exponent"] = exponent
+        window.exponents[index % RING, chunk % window.stream[0]["window"]] = UNKNOWN_EXPONENT
+    entry["state"] = READY
+    _enqueue(window, slot)
+
+
+@compiled
+def _may_lay(window: Window) -> bool:
+    stream = window.stream[0]
+    if stream["laid"] >= stream["queued"]:
+        return False
+    if stream["laid"] == stream["head"]:
+        return True
+    before = window.transfers[(stream["laid"] - 1) % RING]
+    return before["unknown"] == 0 and (before["flagged"] == 0 or before["released"] != 0)
+
+
+@compiled
+def lay(window: Window) -> None:
+    """Give positions to the queued transfers that may have them."""
+    stream = window.stream[0]
+    width = int(stream["window"])
+    while _may_lay(window):
+        index = int(stream["laid"])
+        transfer = window.transfers[index % RING]
+        chunks = int(transfer["chunks"])
+        start = int(stream["end"])
+        blocks = transfer["kind"] == BLOCKS
+        transfer["start"] = start
+        transfer["prologue"] = min(width, chunks) if blocks else 0
+        transfer["unknown"] = chunks if blocks else 0
+        transfer["left"] = 1 + transfer["prologue"] + chunks
+        transfer["highest"] = MIN_EXPONENT
+        transfer["flagged"] = 0
+        transfer["released"] = 0
+        transfer["status"] = LAID
+        window.exponents[index % RING, :] = UNKNOWN_EXPONENT
+        stream["end"] = start + transfer["left"]
+        stream["laid"] = index + 1
+        for position in range(start, min(start + width, int(stream["end"]))):
+            slot = slot_of(position, width)
+            if window.slots[slot]["state"] == IDLE:
+                _activate(window, slot, position, index)
+
+
+@compiled
+def match(window: Window, tsi: int, slot: int, version: int) -> int:
+    """The slot that a result belongs to, or why it belongs to none: DUPLICATE, STALE or FOREIGN."""
+    stream = window.stream[0]
+    if slot >= stream["window"]:
+        return FOREIGN
+    entry = window.slots[slot]
+    position = int(entry["position"])
+    state = entry["state"]
+    waiting = state == SENT or state == RESEND
+    distance = tsi_distance(tsi, position & TSI_MASK)
+    if distance == 0 and version == version_of(position, int(stream["window"])):
+        return slot if waiting else DUPLICATE
+    if slot_of(tsi, int(stream["window"])) != slot or distance >= 0:
+        return FOREIGN
+    return DUPLICATE if distance == -stream["window"] else STALE
+
+
+@compiled
+def relative(window: Window, slot: int) -> int:
+    """Position of the slot's packet inside its transfer."""
+    entry = window.slots[slot]
+    return int(entry["position"] - window.transfers[entry["transfer"] % RING]["start"])
+
+
+@compiled
+def _learn_exponent(window: Window, index: int, chunk: int, exponent: int) -> None:
+    stream = window.stream[0]
+    width = int(stream["window"])
+    transfer = window.transfers[index % RING]
+    transfer["unknown"] -= 1
+    if exponent < EXACT_EXPONENT:
+        transfer["highest"] = max(int(transfer["highest"]), exponent)
+    else:
+        transfer["flagged"] += 1
+    window.exponents[index % RING, chunk % width] = exponent
+    position = int(transfer["start"] + 1 + transfer["prologue"]) + chunk
+    slot = slot_of(position, width)
+    if window.slots[slot]["state"] == BLOCKED and window.slots[slot]["position"] == position:
+        _activate(window, slot, position, index)
+
+
+@compiled
+def advance(window: Window, slot: int, exponent: int) -> None:
+    """The result for the slot's packet was taken: learn the exponent it brought and go on to the slot's next position."""
+    stream = window.stream[0]
+    entry = window.slots[slot]
+    index = int(entry["transfer"])
+    position = int(entry["position"]) + int(stream["window"])
+    transfer = window.transfers[index % RING]
+    place = relative(window, slot)
+    entry["state"] = IDLE
+    stream["accepted"] += 1
+    if stream["backoff"] > 0:
+        # Something moves again: whatever a probe left waiting goes out at the next look.
+        stream["backoff"] = 0
+        stream["next_expiry"] = 0
+    if transfer["kind"] == BLOCKS and 1 <= place <= transfer["chunks"]:
+        _learn_exponent(window, index, place - 1, max(exponent, MIN_EXPONENT))
+    transfer["left"] -= 1
+    if transfer["left"] == 0 and transfer["status"] == LAID:
+        finish(window, index, DONE)
+    while index < stream["laid"] and position >= transfer_end(window, index):
+        index += 1
+    if index < stream["laid"]:
+        _activate(window, slot, position, index)
+
+
+@compiled
+def finish(window: Window, index: int, status: int) -> None:
+    """Give a transfer its final status."""
+    window.transfers[index % RING]["status"] = status
+    window.stream[0]["finished"] += 1
+
+
+@compiled
+def mark_sent(window: Window, slot: int, now: int) -> bool:
+    """The slot's packet has left; returns whether it was a retransmission."""
+    stream = window.stream[0]
+    entry = window.slots[slot]
+    again = entry["state"] == RESEND
+    entry["state"] = SENT
+    entry["sent_at"] = now
+    if again:
+        entry["retries"] += 1
+    stream["next_expiry"] = min(int(stream["next_expiry"]), now + _slot_timeout(window, slot))
+    return again
+
+
+@compiled
+def _slot_timeout(window: Window, slot: int) -> int:
+    stream = window.stream[0]
+    doublings = min(int(window.slots[slot]["retries"]), _MAX_BACKOFF)
+    return min(int(stream["timeout"]) << doublings, int(stream["ceiling"]))
+
+
+@compiled
+def sample_round_trip(window: Window, slot: int, now: int) -> None:
+    """Feed the estimator (RFC 6298) with the slot's result that has just come; only for packets sent once."""
+    stream = window.stream[0]
+    entry = window.slots[slot]
+    if entry["retries"] != 0 or entry["state"] != SENT:
+        return
+    sample = max(0, now - int(entry["sent_at"]))
+    if stream["srtt"] == 0:
+        stream["srtt"] = max(1, sample)
+        stream["rttvar"] = sample // 2
+    else:
+        stream["rttvar"] += (abs(int(stream["srtt"]) - sample) - int(stream["rttvar"])) // 4
+        stream["srtt"] += (sample - int(stream["srtt"])) // 8
+        stream["srtt"] = max(1, int(stream["srtt"]))
+    timeout = int(stream["srtt"]) + 4 * int(stream["rttvar"])
+    stream["timeout"] = min(max(timeout, int(stream["floor"])), int(stream["ceiling"]))
+
+
+@compiled
+def _resend_oldest_overdue(window: Window, now: int) -> bool:
+    oldest = np.iinfo(np.int64).max
+    chosen = -1
+    for slot in range(window.slots.size):
+        entry = window.slots[slot]
+        if entry["state"] == SENT and entry["position"] < oldest and entry["sent_at"] + _slot_timeout(window, slot) <= now:
+            oldest = int(entry["position"])
+            chosen = slot
+    if chosen < 0:
+        return False
+    window.slots[chosen]["state"] = RESEND
+    _enqueue(window, chosen)
+    return True
+
+
+@compiled
+def _resend_overdue(window: Window, now: int) -> int:
+    soonest = np.iinfo(np.int64).max
+    count = 0
+    for slot in range(window.slots.size):
+        entry = window.slots[slot]
+        if entry["state"] == SENT:
+            due = int(entry["sent_at"]) + _slot_timeout(window, slot)
+            if due <= now:
+                entry["state"] = RESEND
+                _enqueue(window, slot)
+                count += 1
+            else:
+                soonest = min(soonest, due)
+    window.stream[0]["next_expiry"] = soonest
+    return count
+
+
+@compiled
+def expire(window: Window, now: int) -> int:
+    """Queue what has timed out; returns how many packets. Nothing happens before `next_expiry`."""
+    stream = window.stream[0]
+    if now < stream["next_expiry"]:
+        return 0
+    count = 0
+    if stream["accepted"] != stream["accepted_at_expiry"]:
+        stream["backoff"] = 0
+        count = _resend_overdue(window, now)
+        if count > 0:
+            stream["accepted_at_expiry"] = stream["accepted"]
+        return count
+    while count < _PROBE and _resend_oldest_overdue(window, now):
+        count += 1
+    stream["backoff"] = min(int(stream["backoff"]) + 1, _MAX_BACKOFF)
+    stream["next_expiry"] = now + min(int(stream["timeout"]) << int(stream["backoff"]), int(stream["ceiling"]))
+    return count
+
+
+@compiled
+def overdue_transfer(window: Window, now: int) -> int:
+    """The oldest unfinished transfer if its deadline has passed, else -1."""
+    stream = window.stream[0]
+    index = int(stream["head"])
+    if index < stream["queued"]:
+        transfer = window.transfers[index % RING]
+        if transfer["status"] <= LAID and transfer["deadline"] <= now:
+            return index
+    return -1

@@ -1,0 +1,91 @@
+"""The handle of a collective that is under way."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from switchml.errors import CollectiveTimeoutError
+
+
+class Progress(Protocol):
+    """Whoever brings works to their end."""
+
+    def until(self, work: Work, timeout: float | None) -> bool:
+        """Bring this work, among others, to its end; False when the time is over first."""
+
+
+class Work:
+    """A collective under way. Made by `Worker`; the arrays it was given must live and stay untouched until it is done."""
+
+    def __init__(self, progress: Progress, what: str, result: npt.NDArray[Any]) -> None:
+        self._progress = progress
+        self._what = what
+        self._result = result
+        self._lock = threading.Lock()
+        self._event = threading.Event()
+        self._callbacks: list[Callable[[Work], None]] = []
+        self._error: BaseException | None = None
+        self._bound = 0.0
+
+    def __repr__(self) -> str:
+        state = "in flight" if not self.done() else "done" if self._error is None else f"failed: {self._error}"
+        return f"<{self._what}: {state}>"
+
+    def done(self) -> bool:
+        """Whether it has ended, well or not."""
+        return self._event.is_set()
+
+    def wait(self, timeout: float | None = None) -> npt.NDArray[Any]:
+        """The result, once it is there.
+
+        timeout: seconds to wait here; the collective itself goes on and has a deadline of its own.
+
+        Raises:
+            CollectiveTimeoutError: not done within `timeout`, or the collective's own deadline passed.
+            CollectiveError: whatever else ended it.
+        """
+        if not self._event.is_set() and not self._progress.until(self, timeout):
+            raise CollectiveTimeoutError(f"{self._what} is still in flight after {timeout} s of waiting")
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    def wait_event(self, timeout: float | None) -> bool:
+        """Sleep until somebody else ends it; False when the time is over first."""
+        return self._event.wait(timeout)
+
+    def exception(self) -> BaseException | None:
+        """What ended it, or None when it ended well. Only once done."""
+        if not self.done():
+            raise RuntimeError(f"{self._what} is not done yet: call wait() first")
+        return self._error
+
+    def error_bound(self) -> float:
+        """Largest absolute error of an element that block floating point may have caused; 0 where the result is exact. Once done.
+
+        The rounding of the sum to the array's own dtype is not in it.
+        """
+        return self._bound
+
+    def add_done_callback(self, callback: Callable[[Work], None]) -> None:
+        """Call `callback(work)` when it ends: at once if it has, else from the engine's thread, where it must not block."""
+        with self._lock:
+            if not self._event.is_set():
+                self._callbacks.append(callback)
+                return
+        callback(self)
+
+    def finish(self, error: BaseException | None = None, bound: float = 0.0) -> None:
+        """End it. Only the first call counts."""
+        with self._lock:
+            if self._event.is_set():
+                return
+            self._error, self._bound = error, bound
+            self._event.set()
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback(self)
