@@ -11,13 +11,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from switchml.protocol.jit import compiled
+from switchml.link.handle import part
+from switchml.link.memory import copy_bytes
+from switchml.protocol.jit import compiled, inlined
 
 Bytes = npt.NDArray[np.uint8]
 
 _MODULUS = (1 << 31) - 1
 _HELD = 64
-_HELD_BYTES = 16384 + 64
+HELD_BYTES = 16384 + 64
 _LATEST = 32
 
 PASS, LOSE, DOUBLE, HOLD = 0, 1, 2, 3
@@ -40,11 +42,20 @@ HELD_DTYPE = np.dtype(
 
 
 class Faults(NamedTuple):
-    """settings: FAULTS_DTYPE, one entry. held: HELD_DTYPE. memory: uint8 (held, bytes), the packets held back."""
+    """settings: FAULTS_DTYPE, one entry. held: HELD_DTYPE. memory: uint8, HELD_BYTES for each packet held back."""
 
     settings: npt.NDArray[Any]
     held: npt.NDArray[Any]
     memory: npt.NDArray[np.uint8]
+
+
+FAULTS_PARTS = 3
+
+
+@inlined
+def faults_at(handle: int, first: int) -> Faults:
+    """The Faults whose arrays begin at entry `first` of a table of addresses (link/handle.py)."""
+    return Faults(part(handle, first, FAULTS_DTYPE), part(handle, first + 1, HELD_DTYPE), part(handle, first + 2, np.uint8))
 
 
 def new_faults(*, loss: float = 0.0, duplicate: float = 0.0, reorder: float = 0.0, seed: int = 0) -> Faults:
@@ -61,7 +72,7 @@ def new_faults(*, loss: float = 0.0, duplicate: float = 0.0, reorder: float = 0.
     settings[0]["active"] = loss > 0 or duplicate > 0 or reorder > 0
     settings[0]["random"] = seed % (_MODULUS - 1) + 1
     size = _HELD if settings[0]["active"] else 1
-    return Faults(settings, np.zeros(size, HELD_DTYPE), np.zeros((size, _HELD_BYTES), np.uint8))
+    return Faults(settings, np.zeros(size, HELD_DTYPE), np.zeros(size * HELD_BYTES, np.uint8))
 
 
 @compiled
@@ -95,7 +106,7 @@ def hold(faults: Faults, direction: int, sender: int, memory: Bytes, at: int, le
             entry["sender"] = sender
             entry["length"] = length
             entry["countdown"] = 1 + int(_draw(faults) * _LATEST)
-            faults.memory[index, :length] = memory[at : at + length]
+            copy_bytes(memory[at : at + length], faults.memory[index * HELD_BYTES : index * HELD_BYTES + length])
             faults.settings[0]["held"] += 1
             return
 

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from switchml.link import datagrams, libc, ring
-from switchml.link.datagrams import Datagrams
-from switchml.link.memory import fence, load_acquire, store_release
+from switchml.link.datagrams import DATAGRAMS_PARTS, Datagrams, datagrams_at
+from switchml.link.handle import part
+from switchml.link.memory import copy_bytes, fence, load_acquire, store_release
 from switchml.protocol.counters import SWITCH_COUNTERS, indices
 from switchml.protocol.header import (
     HEADER_BYTES,
@@ -24,29 +25,31 @@ from switchml.protocol.header import (
     reserved_bits_set,
     set_exponents,
 )
-from switchml.protocol.jit import compiled
+from switchml.protocol.jit import compiled, inlined
 from switchml.protocol.messages import EXPONENTS, PROBE, SUM
 from switchml.protocol.slots import slot_of, version_of
 from switchml.switch_emulator import faults as fault_lab
-from switchml.switch_emulator.faults import Faults
+from switchml.switch_emulator.faults import FAULTS_PARTS, HELD_BYTES, Faults, faults_at
 from switchml.switch_emulator.slot_machine import (
     COMPLETE,
     DUPLICATE,
     MAX_WORKERS,
     MISFIT,
     RETRANSMIT,
+    SLOT_DTYPE,
     STALE,
     Pool,
     admit,
     admit_paper,
     apply,
 )
-from switchml.switch_emulator.tables import MAX_JOBS, Tables, find_sender, job_layout
+from switchml.switch_emulator.tables import MAX_JOBS, TABLES_PARTS, Tables, find_sender, job_layout, member, tables_at
 
 Bytes = npt.NDArray[np.uint8]
 Longs = npt.NDArray[np.int64]
 
 _AT = indices(SWITCH_COUNTERS)
+_COUNTERS = len(SWITCH_COUNTERS)
 _PACKETS_RECEIVED, _BYTES_RECEIVED = _AT["packets_received"], _AT["bytes_received"]
 _PACKETS_SENT, _BYTES_SENT = _AT["packets_sent"], _AT["bytes_sent"]
 _ELEMENTS_ADDED, _CHUNKS_COMPLETED = _AT["elements_added"], _AT["chunks_completed"]
@@ -94,8 +97,31 @@ class Switch(NamedTuple):
     scratch: Longs
 
 
+@inlined
+def switch_at(handle: int) -> Switch:
+    """The Switch behind a handle (link/handle.py)."""
+    tables = 1
+    pool = tables + TABLES_PARTS
+    link = pool + 3
+    faults = link + DATAGRAMS_PARTS + 1
+    rest = faults + FAULTS_PARTS
+    return Switch(
+        part(handle, 0, SWITCH_DTYPE),
+        tables_at(handle, tables),
+        Pool(part(handle, pool, SLOT_DTYPE), part(handle, pool + 1, np.uint32)),
+        part(handle, pool + 2, np.int64).reshape((MAX_JOBS + 1, _COUNTERS)),
+        datagrams_at(handle, link),
+        part(handle, link + DATAGRAMS_PARTS, np.uint8),
+        faults_at(handle, faults),
+        part(handle, rest, np.int64),
+        part(handle, rest + 1, np.uint8),
+        part(handle, rest + 2, np.int64),
+    )
+
+
 @compiled
-def _flush_train(switch: Switch) -> None:
+def _flush_train(handle: int) -> None:
+    switch = switch_at(handle)
     state, tables, link = switch.state[0], switch.tables, switch.link
     segments = datagrams.train_segments(link)
     if segments == 0:
@@ -119,25 +145,28 @@ def _flush_train(switch: Switch) -> None:
 
 
 @compiled
-def _udp_room(switch: Switch, target: int, length: int) -> int:
+def _udp_room(handle: int, target: int, length: int) -> int:
+    switch = switch_at(handle)
     state, link = switch.state[0], switch.link
     if state["train_for"] != target or not datagrams.has_room(link, length):
-        _flush_train(switch)
+        _flush_train(handle)
         state["train_for"] = target
     return datagrams.append(link, length)
 
 
 @compiled
-def _region_longs(switch: Switch, job: Any) -> Longs:
+def _region_longs(handle: int, job: Any) -> Longs:
+    switch = switch_at(handle)
     return switch.fabric[job["region"] : job["region"] + job["region_bytes"]].view(np.int64)
 
 
 @compiled
-def _ring_room(switch: Switch, job: Any, number: int, destination: int, length: int) -> int:
+def _ring_room(handle: int, job: Any, number: int, destination: int, length: int) -> int:
     """Room for a packet on the job's downlink; its place in the fabric, or -1 when some worker is too far behind."""
+    switch = switch_at(handle)
     layout = job_layout(job)
     if job["down_head"] >= job["down_limit"]:
-        job["down_limit"] = ring.slowest_tail(_region_longs(switch, job), layout.workers) + layout.down_entries
+        job["down_limit"] = ring.slowest_tail(_region_longs(handle, job), layout.workers) + layout.down_entries
         if job["down_head"] >= job["down_limit"]:
             switch.counters[number, _PORT_FULL] += 1
             return -1
@@ -150,29 +179,32 @@ def _ring_room(switch: Switch, job: Any, number: int, destination: int, length: 
 
 
 @compiled
-def _publish_rings(switch: Switch, number: int) -> None:
+def _publish_rings(handle: int, number: int) -> None:
+    switch = switch_at(handle)
     job = switch.tables.jobs[number]
     if job["down_head"] != job["down_shown"]:
         job["down_shown"] = job["down_head"]
-        ring.publish_down(_region_longs(switch, job), int(job["down_head"]))
+        ring.publish_down(_region_longs(handle, job), int(job["down_head"]))
 
 
 @compiled
-def _deliver(switch: Switch, sender: int, memory: Bytes, at: int, length: int) -> None:
+def _deliver(handle: int, sender: int, memory: Bytes, at: int, length: int) -> None:
     """Send a packet to one worker."""
+    switch = switch_at(handle)
     entry = switch.tables.senders[sender]
     number = int(entry["job"])
     if entry["shm"] != 0:
-        place = _ring_room(switch, switch.tables.jobs[number], number, int(entry["worker"]), length)
+        place = _ring_room(handle, switch.tables.jobs[number], number, int(entry["worker"]), length)
         if place >= 0:
-            switch.fabric[place : place + length] = memory[at : at + length]
+            copy_bytes(memory[at : at + length], switch.fabric[place : place + length])
         return
-    place = _udp_room(switch, _SINGLE + sender, length)
-    switch.link.tx_memory[place : place + length] = memory[at : at + length]
+    place = _udp_room(handle, _SINGLE + sender, length)
+    copy_bytes(memory[at : at + length], switch.link.tx_memory[place : place + length])
 
 
 @compiled
-def _deliver_disturbed(switch: Switch, sender: int, memory: Bytes, at: int, length: int) -> None:
+def _deliver_disturbed(handle: int, sender: int, memory: Bytes, at: int, length: int) -> None:
+    switch = switch_at(handle)
     number = int(switch.tables.senders[sender]["job"])
     fate = fault_lab.fate(switch.faults)
     if fate == fault_lab.LOSE:
@@ -182,29 +214,31 @@ def _deliver_disturbed(switch: Switch, sender: int, memory: Bytes, at: int, leng
         switch.counters[number, _REORDERED] += 1
         fault_lab.hold(switch.faults, fault_lab.EGRESS, sender, memory, at, length)
         return
-    _deliver(switch, sender, memory, at, length)
+    _deliver(handle, sender, memory, at, length)
     if fate == fault_lab.DOUBLE:
         switch.counters[number, _DOUBLED] += 1
-        _deliver(switch, sender, memory, at, length)
+        _deliver(handle, sender, memory, at, length)
 
 
 @compiled
-def _emit_disturbed(switch: Switch, number: int, sender: int, everyone: bool, length: int) -> None:
+def _emit_disturbed(handle: int, number: int, sender: int, everyone: bool, length: int) -> None:
     """Send the result in `spare` to one worker or to all, each copy with a fate of its own."""
+    switch = switch_at(handle)
     if not everyone:
-        _deliver_disturbed(switch, sender, switch.spare, 0, length)
+        _deliver_disturbed(handle, sender, switch.spare, 0, length)
         return
     for rank in range(switch.tables.jobs[number]["workers"]):
-        _deliver_disturbed(switch, int(switch.tables.members[number, rank]), switch.spare, 0, length)
+        _deliver_disturbed(handle, member(switch.tables, number, rank), switch.spare, 0, length)
 
 
 @compiled
 def _write_result(
-    switch: Switch, verdict: int, index: int, first: int, elements: int, memory: Bytes, at: int, out: Bytes, place: int
+    handle: int, verdict: int, index: int, first: int, elements: int, memory: Bytes, at: int, out: Bytes, place: int
 ) -> None:
     """Apply the verdict and write the result packet at `out[place:]`."""
+    switch = switch_at(handle)
     copy = switch.pool.slots[index]
-    out[place : place + HEADER_BYTES] = memory[at : at + HEADER_BYTES]
+    copy_bytes(memory[at : at + HEADER_BYTES], out[place : place + HEADER_BYTES])
     set_exponents(out, place, int(copy["e0"]), int(copy["e1"]))
     if elements > 0:
         start = at + HEADER_BYTES
@@ -214,22 +248,24 @@ def _write_result(
 
 
 @compiled
-def _answer_probe(switch: Switch, sender: int, memory: Bytes, at: int, length: int) -> None:
+def _answer_probe(handle: int, sender: int, memory: Bytes, at: int, length: int) -> None:
     """Back to the worker, and to its job's group if it has one, whatever the job uses for results."""
+    switch = switch_at(handle)
     tables = switch.tables
     number = int(tables.senders[sender]["job"])
     switch.counters[number, _PROBES] += 1
-    _deliver(switch, sender, memory, at, length)
+    _deliver(handle, sender, memory, at, length)
     if tables.groups[number]["family"] != 0:
-        _flush_train(switch)
+        _flush_train(handle)
         place = datagrams.append(switch.link, length)
-        switch.link.tx_memory[place : place + length] = memory[at : at + length]
+        copy_bytes(memory[at : at + length], switch.link.tx_memory[place : place + length])
         datagrams.send_train(switch.link, tables.groups[number:].ctypes.data, 1)
 
 
 @compiled
-def _check(switch: Switch, job: Any, number: int, memory: Bytes, at: int, length: int) -> int:
+def _check(handle: int, job: Any, number: int, memory: Bytes, at: int, length: int) -> int:
     """Index of the counter of what is wrong with the packet, or -1."""
+    switch = switch_at(handle)
     if length < HEADER_BYTES:
         return _TRUNCATED
     kind = read_msg_type(memory, at)
@@ -255,21 +291,22 @@ def _check(switch: Switch, job: Any, number: int, memory: Bytes, at: int, length
 
 
 @compiled
-def process(switch: Switch, sender: int, memory: Bytes, at: int, length: int) -> None:
+def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> None:
     """One packet of a known worker, whole: `memory[at : at + length]`."""
+    switch = switch_at(handle)
     tables = switch.tables
     number = int(tables.senders[sender]["job"])
     job = tables.jobs[number]
     counters = switch.counters[number]
     counters[_PACKETS_RECEIVED] += 1
     counters[_BYTES_RECEIVED] += length
-    wrong = _check(switch, job, number, memory, at, length)
+    wrong = _check(handle, job, number, memory, at, length)
     if wrong >= 0:
         counters[wrong] += 1
         return
     kind = read_msg_type(memory, at)
     if kind == PROBE:
-        _answer_probe(switch, sender, memory, at, length)
+        _answer_probe(handle, sender, memory, at, length)
         return
     elements = int(job["elements"]) if kind == SUM else 0
     slot, version, tsi = read_slot(memory, at), read_version(memory, at), read_tsi(memory, at)
@@ -304,28 +341,29 @@ def process(switch: Switch, sender: int, memory: Bytes, at: int, length: int) ->
             apply(verdict, packet, switch.pool.sums[first : first + elements], packet)
         return
     if switch.faults.settings[0]["active"] != 0:
-        _write_result(switch, verdict, index, first, elements, memory, at, switch.spare, 0)
-        _emit_disturbed(switch, number, sender, everyone, length)
+        _write_result(handle, verdict, index, first, elements, memory, at, switch.spare, 0)
+        _emit_disturbed(handle, number, sender, everyone, length)
         return
     udp = job["udp_workers"] > 0 if everyone else tables.senders[sender]["shm"] == 0
     shm = job["shm_workers"] > 0 if everyone else tables.senders[sender]["shm"] != 0
     if udp:
-        place = _udp_room(switch, number if everyone else _SINGLE + sender, length)
-        _write_result(switch, verdict, index, first, elements, memory, at, switch.link.tx_memory, place)
+        place = _udp_room(handle, number if everyone else _SINGLE + sender, length)
+        _write_result(handle, verdict, index, first, elements, memory, at, switch.link.tx_memory, place)
         if shm:
-            copy = _ring_room(switch, job, number, ring.EVERYONE, length)
+            copy = _ring_room(handle, job, number, ring.EVERYONE, length)
             if copy >= 0:
-                switch.fabric[copy : copy + length] = switch.link.tx_memory[place : place + length]
+                copy_bytes(switch.link.tx_memory[place : place + length], switch.fabric[copy : copy + length])
         return
-    place = _ring_room(switch, job, number, ring.EVERYONE if everyone else worker, length)
+    place = _ring_room(handle, job, number, ring.EVERYONE if everyone else worker, length)
     if place >= 0:
-        _write_result(switch, verdict, index, first, elements, memory, at, switch.fabric, place)
+        _write_result(handle, verdict, index, first, elements, memory, at, switch.fabric, place)
     else:
-        _write_result(switch, verdict, index, first, elements, memory, at, switch.spare, 0)
+        _write_result(handle, verdict, index, first, elements, memory, at, switch.spare, 0)
 
 
 @compiled
-def _release_held(switch: Switch, everything: bool) -> None:
+def _release_held(handle: int, everything: bool) -> None:
+    switch = switch_at(handle)
     held = switch.faults
     index = fault_lab.next_release(held, everything)
     while index >= 0:
@@ -333,37 +371,39 @@ def _release_held(switch: Switch, everything: bool) -> None:
         sender, length = int(entry["sender"]), int(entry["length"])
         if switch.tables.senders[sender]["used"] != 0:
             if entry["direction"] == fault_lab.INGRESS:
-                process(switch, sender, held.memory[index], 0, length)
+                process(handle, sender, held.memory, index * HELD_BYTES, length)
             else:
-                _deliver(switch, sender, held.memory[index], 0, length)
+                _deliver(handle, sender, held.memory, index * HELD_BYTES, length)
         fault_lab.forget(held, index)
         index = fault_lab.next_release(held, everything)
 
 
 @compiled
-def ingress(switch: Switch, sender: int, memory: Bytes, at: int, length: int) -> None:
+def ingress(handle: int, sender: int, memory: Bytes, at: int, length: int) -> None:
     """A packet from a port, through the fault injector where there is one, into the pipeline."""
+    switch = switch_at(handle)
     if switch.faults.settings[0]["active"] == 0:
-        process(switch, sender, memory, at, length)
+        process(handle, sender, memory, at, length)
         return
     number = int(switch.tables.senders[sender]["job"])
     fault_lab.pass_one(switch.faults)
-    _release_held(switch, False)
+    _release_held(handle, False)
     fate = fault_lab.fate(switch.faults)
     if fate == fault_lab.LOSE:
         switch.counters[number, _LOST] += 1
-    elif fate == fault_lab.HOLD and length <= switch.faults.memory.shape[1]:
+    elif fate == fault_lab.HOLD and length <= HELD_BYTES:
         switch.counters[number, _REORDERED] += 1
         fault_lab.hold(switch.faults, fault_lab.INGRESS, sender, memory, at, length)
     else:
-        process(switch, sender, memory, at, length)
+        process(handle, sender, memory, at, length)
         if fate == fault_lab.DOUBLE:
             switch.counters[number, _DOUBLED] += 1
-            process(switch, sender, memory, at, length)
+            process(handle, sender, memory, at, length)
 
 
 @compiled
-def _poll_udp(switch: Switch) -> int:
+def _poll_udp(handle: int) -> int:
+    switch = switch_at(handle)
     link, tables = switch.link, switch.tables
     if link.registers[datagrams.FD] < 0:
         return 0
@@ -383,21 +423,22 @@ def _poll_udp(switch: Switch) -> int:
             continue
         tables.senders[sender]["last_heard"] = switch.state[0]["now"]
         if at == end:
-            ingress(switch, sender, link.rx_memory, at, 0)
+            ingress(handle, sender, link.rx_memory, at, 0)
             found += 1
         while at < end:
-            ingress(switch, sender, link.rx_memory, at, min(segment, end - at))
+            ingress(handle, sender, link.rx_memory, at, min(segment, end - at))
             at += segment
             found += 1
     return found
 
 
 @compiled
-def _poll_ring(switch: Switch, sender: int) -> int:
+def _poll_ring(handle: int, sender: int) -> int:
+    switch = switch_at(handle)
     entry = switch.tables.senders[sender]
     number = int(entry["job"])
     job = switch.tables.jobs[number]
-    longs = _region_longs(switch, job)
+    longs = _region_longs(handle, job)
     layout = job_layout(job)
     worker = int(entry["worker"])
     head = load_acquire(longs, ring.up_head(worker))
@@ -411,64 +452,68 @@ def _poll_ring(switch: Switch, sender: int) -> int:
         length = ring.entry_length(switch.fabric, place)
         # A worker that writes nonsense may harm itself alone.
         length = min(max(length, 0), layout.stride - ring.PACKET_AT)
-        ingress(switch, sender, switch.fabric, place + ring.PACKET_AT, length)
+        ingress(handle, sender, switch.fabric, place + ring.PACKET_AT, length)
     entry["up_tail"] = tail + count
     store_release(longs, ring.up_tail(worker), tail + count)
     return count
 
 
 @compiled
-def _poll_rings(switch: Switch) -> int:
+def _poll_rings(handle: int) -> int:
+    switch = switch_at(handle)
     tables = switch.tables
     found = 0
     for index in range(tables.ring_count[0]):
         sender = int(tables.rings[index])
-        found += _poll_ring(switch, sender)
-        _publish_rings(switch, int(tables.senders[sender]["job"]))
+        found += _poll_ring(handle, sender)
+        _publish_rings(handle, int(tables.senders[sender]["job"]))
     return found
 
 
 @compiled
-def _rings_waiting(switch: Switch) -> bool:
+def _rings_waiting(handle: int) -> bool:
+    switch = switch_at(handle)
     tables = switch.tables
     for index in range(tables.ring_count[0]):
         entry = tables.senders[int(tables.rings[index])]
-        longs = _region_longs(switch, tables.jobs[entry["job"]])
+        longs = _region_longs(handle, tables.jobs[entry["job"]])
         if load_acquire(longs, ring.up_head(int(entry["worker"]))) != entry["up_tail"]:
             return True
     return False
 
 
 @compiled
-def _sleep(switch: Switch) -> None:
+def _sleep(handle: int) -> None:
+    switch = switch_at(handle)
     page = switch.fabric[: ring.PAGE].view(np.int64)
     doorbell = int(switch.state[0]["doorbell"])
     store_release(page, ring.SWITCH_SLEEPS, 1)
     fence()
-    if not _rings_waiting(switch) and load_acquire(switch.flag, 0) == 0:
+    if not _rings_waiting(handle) and load_acquire(switch.flag, 0) == 0:
         datagrams.wait_readable(switch.link, doorbell, -1, _SLEEP_NS)
     store_release(page, ring.SWITCH_SLEEPS, 0)
     datagrams.drain_event(switch.link, doorbell)
 
 
 @compiled
-def run(switch: Switch, spin_ns: int) -> None:
+def run(handle: int, spin_ns: int) -> None:
     """Forward packets until the flag is set. `spin_ns`: how long to look again before sleeping."""
+    switch = switch_at(handle)
     state = switch.state[0]
     quiet_since = libc.monotonic_ns(switch.scratch)
     while load_acquire(switch.flag, 0) == 0:
         state["now"] = libc.monotonic_ns(switch.scratch)
-        found = _poll_udp(switch) + _poll_rings(switch)
-        _flush_train(switch)
+        found = _poll_udp(handle) + _poll_rings(handle)
+        _flush_train(handle)
         if found > 0:
             quiet_since = state["now"]
             continue
         if switch.faults.settings[0]["held"] > 0:
-            _release_held(switch, True)
-            _flush_train(switch)
+            _release_held(handle, True)
+            _flush_train(handle)
             for index in range(switch.tables.ring_count[0]):
-                _publish_rings(switch, int(switch.tables.senders[int(switch.tables.rings[index])]["job"]))
+                _publish_rings(handle, int(switch.tables.senders[int(switch.tables.rings[index])]["job"]))
         elif state["now"] - quiet_since < spin_ns:
             libc.sched_yield()
         else:
-            _sleep(switch)
+            _sleep(handle)

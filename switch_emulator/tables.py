@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from switchml.link.datagrams import SOCKADDR
+from switchml.link.handle import part
 from switchml.link.ring import RingLayout
-from switchml.protocol.jit import compiled
+from switchml.protocol.jit import compiled, inlined
 from switchml.switch_emulator.slot_machine import MAX_WORKERS
 
 MAX_JOBS = 256
@@ -58,7 +59,7 @@ JOB_DTYPE = np.dtype(
 class Tables(NamedTuple):
     """senders: SENDER_DTYPE. buckets: int64, hash table of sender numbers + 1, 0 empty, open addressing. jobs: JOB_DTYPE by job number. names:
     SOCKADDR (MAX_SENDERS), by sender. unicast: SOCKADDR, MAX_WORKERS a job: its UDP workers in a row. groups: SOCKADDR by job. members: int64
-    (job, rank), sender numbers. rings: senders that use shared memory, the first `ring_count[0]`."""
+    MAX_WORKERS a job: sender numbers by rank. rings: senders that use shared memory, the first `ring_count[0]`."""
 
     senders: npt.NDArray[Any]
     buckets: npt.NDArray[np.int64]
@@ -80,10 +81,35 @@ def new_tables() -> Tables:
         np.zeros(MAX_SENDERS, SOCKADDR),
         np.zeros(MAX_JOBS * MAX_WORKERS, SOCKADDR),
         np.zeros(MAX_JOBS, SOCKADDR),
-        np.full((MAX_JOBS, MAX_WORKERS), -1, np.int64),
+        np.full(MAX_JOBS * MAX_WORKERS, -1, np.int64),
         np.zeros(MAX_SENDERS, np.int64),
         np.zeros(1, np.int64),
     )
+
+
+TABLES_PARTS = 9
+
+
+@inlined
+def tables_at(handle: int, first: int) -> Tables:
+    """The Tables whose arrays begin at entry `first` of a table of addresses (link/handle.py)."""
+    return Tables(
+        part(handle, first, SENDER_DTYPE),
+        part(handle, first + 1, np.int64),
+        part(handle, first + 2, JOB_DTYPE),
+        part(handle, first + 3, SOCKADDR),
+        part(handle, first + 4, SOCKADDR),
+        part(handle, first + 5, SOCKADDR),
+        part(handle, first + 6, np.int64),
+        part(handle, first + 7, np.int64),
+        part(handle, first + 8, np.int64),
+    )
+
+
+@compiled
+def member(tables: Tables, job: int, rank: int) -> int:
+    """The sender number of a rank of a job, or -1."""
+    return int(tables.members[job * MAX_WORKERS + rank])
 
 
 @compiled

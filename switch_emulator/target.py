@@ -14,8 +14,9 @@ import numpy as np
 
 from switchml.control.ranges import RangeAllocator
 from switchml.control.target import JobProgram, SlotReading, TargetDescription
-from switchml.errors import PoolExhaustedError, PortInUseError
+from switchml.errors import PoolExhaustedError, PortInUseError, SwitchMLError
 from switchml.link.datagrams import enlarge_buffers, open_datagrams, socket_address
+from switchml.link.handle import table_of
 from switchml.link.libc import monotonic_ns
 from switchml.link.ring import down_tail, ring_layout
 from switchml.protocol.counters import SWITCH_COUNTERS, named
@@ -24,7 +25,7 @@ from switchml.switch_emulator.fabric import Door, Fabric, Region
 from switchml.switch_emulator.faults import Faults, new_faults
 from switchml.switch_emulator.pipeline import SWITCH_DTYPE, Switch, run
 from switchml.switch_emulator.slot_machine import MAX_WORKERS, clear_slots, is_seen, new_pool
-from switchml.switch_emulator.tables import MAX_JOBS, index_senders, new_tables
+from switchml.switch_emulator.tables import MAX_JOBS, index_senders, member, new_tables
 
 T = TypeVar("T")
 
@@ -83,6 +84,7 @@ class EmulatorTarget:
             spare=np.zeros(MAX_PAYLOAD + 4096, np.uint8),
             scratch=np.zeros(4, np.int64),
         )
+        self._handle = table_of(self._switch)
         self._ended = np.zeros(len(SWITCH_COUNTERS), np.int64)
         self._elements = RangeAllocator(_POOL_ELEMENTS)
         self._sums: dict[int, int] = {}
@@ -90,6 +92,7 @@ class EmulatorTarget:
         self._tickets: dict[str, int] = {}
         self._commands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._stopping = False
+        self._broken: BaseException | None = None
         self._thread = threading.Thread(target=self._loop, name="switchml-pipeline", daemon=True)
         self._thread.start()
         self._door = Door(self._fabric, self._attach)
@@ -125,7 +128,7 @@ class EmulatorTarget:
         now = monotonic_ns(np.zeros(4, np.int64))
         heard: list[float | None] = []
         for rank in range(len(self._jobs[job_number].workers)):
-            at = int(tables.senders[tables.members[job_number, rank]]["last_heard"])
+            at = int(tables.senders[member(tables, job_number, rank)]["last_heard"])
             heard.append(None if at == 0 else max(0.0, (now - at) / 1e9))
         return heard
 
@@ -147,15 +150,27 @@ class EmulatorTarget:
         self._fabric.close()
 
     def _loop(self) -> None:
-        while not self._stopping:
-            run(self._switch, _SPIN_NS)
-            self._switch.flag[0] = 0
-            while self._commands:
-                command, future = self._commands.popleft()
-                try:
-                    future.set_result(command())
-                except BaseException as error:  # the caller's to handle
-                    future.set_exception(error)
+        try:
+            while not self._stopping:
+                run(self._handle.ctypes.data, _SPIN_NS)
+                self._switch.flag[0] = 0
+                self._obey()
+        except BaseException as error:
+            self._broken = error
+            self._obey()
+            raise
+
+    def _obey(self) -> None:
+        """Run the commands of the control plane."""
+        while self._commands:
+            command, future = self._commands.popleft()
+            if self._broken is not None:
+                future.set_exception(SwitchMLError(f"the switch's pipeline has broken: {self._broken!r}"))
+                continue
+            try:
+                future.set_result(command())
+            except BaseException as error:  # the caller's to handle
+                future.set_exception(error)
 
     def _interrupt(self) -> None:
         self._switch.flag[0] = 1
@@ -166,6 +181,8 @@ class EmulatorTarget:
         future: Future[T] = Future()
         self._commands.append((command, future))
         self._interrupt()
+        if self._broken is not None:
+            self._obey()
         return future.result(_ANSWER_SECONDS)
 
     def _add_job(self, program: JobProgram) -> None:
@@ -215,7 +232,7 @@ class EmulatorTarget:
             tables.senders[index] = np.zeros((), tables.senders.dtype)
             sender = tables.senders[index]
             sender["used"], sender["job"], sender["worker"] = 1, number, worker.rank
-            tables.members[number, worker.rank] = index
+            tables.members[number * MAX_WORKERS + worker.rank] = index
             if worker.transport == "shm":
                 sender["shm"] = 1
                 self._tickets[worker.ticket] = index
@@ -248,9 +265,9 @@ class EmulatorTarget:
         tables = self._switch.tables
         entry = tables.jobs[number]
         for rank in range(len(program.workers)):
-            tables.senders[tables.members[number, rank]]["used"] = 0
-            tables.senders[tables.members[number, rank]]["attached"] = 0
-        tables.members[number] = -1
+            tables.senders[member(tables, number, rank)]["used"] = 0
+            tables.senders[member(tables, number, rank)]["attached"] = 0
+        tables.members[number * MAX_WORKERS : (number + 1) * MAX_WORKERS] = -1
         self._tickets = {t: index for t, index in self._tickets.items() if tables.senders[index]["used"]}
         index_senders(tables)
         self._elements.release(self._sums.pop(number))

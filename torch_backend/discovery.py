@@ -11,9 +11,7 @@ import json
 import secrets
 import time
 from dataclasses import dataclass
-from datetime import timedelta
 
-import torch.distributed as dist
 from torch._C._distributed_c10d import Store
 
 from switchml import errors
@@ -22,8 +20,8 @@ from switchml.torch_backend.embedded_switch import EmbeddedSwitches, SwitchAddre
 from switchml.torch_backend.host_address import embedded_host
 from switchml.torch_backend.options import Options
 
-# Waits on the store are not interruptible, so they are short and many: for Ctrl-C.
-WAIT_SLICE = timedelta(seconds=1)
+# Seconds between two looks at the store.
+FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.05
 
 _DECISION = "switch"
 
@@ -121,12 +119,15 @@ def _gather_ranks(store: Store, rank: int, world_size: int, deadline: float, tim
 
 
 def _wait(store: Store, keys: list[str], deadline: float) -> bool:
-    """True once all keys are set, False at the deadline."""
-    while True:
-        left = timedelta(seconds=max(0.001, deadline - time.monotonic()))
-        try:
-            store.wait(keys, min(left, WAIT_SLICE))
-            return True
-        except dist.DistStoreError:  # this slice is over
-            if time.monotonic() >= deadline:
-                return False
+    """True once all keys are set, False at the deadline.
+
+    Asks again and again: the store's own wait cannot be interrupted by Ctrl-C and logs when its time is over.
+    """
+    pause = FIRST_PAUSE
+    while not store.check(keys):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return False
+        time.sleep(min(pause, left))
+        pause = min(2 * pause, LONGEST_PAUSE)
+    return True

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from switchml.link.memory import bytes_at
+from switchml.link.memory import array_at, bytes_at
 from switchml.protocol.byteorder import copy_swapped
 from switchml.protocol.header import HEADER_BYTES, pack_header
-from switchml.protocol.jit import compiled
+from switchml.protocol.jit import compiled, inlined
 from switchml.protocol.messages import EXPONENTS, SUM
 from switchml.protocol.numerics import EXACT_EXPONENT, UNKNOWN_EXPONENT
 from switchml.protocol.slots import TSI_MASK, slot_of, version_of
@@ -23,14 +23,14 @@ Words = npt.NDArray[np.uint32]
 SIGNATURE_WORDS = 4
 
 
-@compiled
+@inlined
 def _floats(address: int, first: int, count: int) -> Any:
-    return bytes_at(address + 4 * first, 4 * count).view(np.float32)
+    return array_at(address + 4 * first, count, np.float32)
 
 
-@compiled
+@inlined
 def _words(address: int, first: int, count: int) -> Any:
-    return bytes_at(address + 4 * first, 4 * count).view(np.uint32)
+    return array_at(address + 4 * first, count, np.uint32)
 
 
 @compiled
@@ -121,13 +121,12 @@ def build_packet(window: Window, slot: int, memory: Bytes, at: int) -> None:
 
 
 @compiled
-def _descriptor_agrees(window: Window, transfer: Any, payload: Words) -> bool:
+def _descriptor_agrees(window: Window, transfer: Any, received: Words) -> bool:
+    """Whether every rank means this transfer; `received` in the machine's byte order."""
     stream = window.stream[0]
     workers = int(stream["workers"])
-    received = np.zeros(payload.size, np.uint32)
-    copy_swapped(payload, received)
     agrees = True
-    if names_ranks(workers, payload.size):
+    if names_ranks(workers, received.size):
         for index in range(workers * SIGNATURE_WORDS):
             agrees = agrees and received[index] == transfer["signature"][index % SIGNATURE_WORDS]
     else:
@@ -140,7 +139,7 @@ def _descriptor_agrees(window: Window, transfer: Any, payload: Words) -> bool:
 def take_result(window: Window, slot: int, exponent: int, memory: Bytes, at: int, descriptor: Words) -> bool:
     """Take the elements of the slot's result, whose packet is `memory[at:]` and brings `exponent`, to where they belong.
 
-    Returns False when the descriptor shows that the ranks do not mean the same transfer; `descriptor` (uint32 of the chunk's length)
+    Returns False when the transfer's descriptor shows that the ranks do not mean the same; `descriptor` (uint32 of the chunk's length)
     then holds it, in the machine's byte order.
     """
     stream = window.stream[0]
@@ -155,10 +154,8 @@ def take_result(window: Window, slot: int, exponent: int, memory: Bytes, at: int
         return True
     payload = memory[at + HEADER_BYTES : at + HEADER_BYTES + 4 * elements].view(np.uint32)
     if place == 0:
-        if _descriptor_agrees(window, transfer, payload):
-            return True
         copy_swapped(payload, descriptor)
-        return False
+        return _descriptor_agrees(window, transfer, descriptor)
     chunk = place - 1 - prologue
     length = _chunk_length(transfer, chunk, elements)
     if transfer["kind"] == WORDS:

@@ -19,11 +19,10 @@ from switchml.protocol.header import (
     read_tsi,
     read_version,
 )
-from switchml.protocol.jit import compiled
+from switchml.protocol.jit import compiled, inlined
 from switchml.protocol.messages import EXPONENTS, SUM
 from switchml.worker import port as ports
 from switchml.worker.chunks import build_packet, packet_bytes, take_result
-from switchml.worker.port import Port
 from switchml.worker.window import (
     DUPLICATE,
     MISMATCHED,
@@ -62,17 +61,17 @@ _SEND_BURST = 128
 
 
 class Engine(NamedTuple):
-    """What the loop works on. flag: int64 of one, set to 1 by another thread to make the loop return ATTENTION."""
+    """What the loop works on. port: handle of a Port. flag: int64 of one, set to 1 by another thread to make the loop return ATTENTION."""
 
     window: Window
-    port: Port
+    port: int
     counters: Longs
     descriptor: Words
     flag: Longs
     scratch: Longs
 
 
-@compiled
+@inlined
 def _take(engine: Engine, memory: Bytes, at: int, length: int, now: int) -> bool:
     """One packet from the switch; False when the ranks do not mean the same transfer."""
     window, counters = engine.window, engine.counters
@@ -103,19 +102,20 @@ def _take(engine: Engine, memory: Bytes, at: int, length: int, now: int) -> bool
     return True
 
 
-@compiled
+@inlined
 def _receive(engine: Engine, now: int) -> int:
     port = engine.port
     found = ports.receive(port)
+    batch = ports.port_at(port)
     for index in range(found):
         # One sample of the round trip a batch is enough, and the first packet has waited least for us.
-        _take(engine, ports.rx_memory(port, index), int(port.rx_at[index]), int(port.rx_length[index]), now if index == 0 else 0)
+        _take(engine, ports.rx_memory(port, index), int(batch.rx_at[index]), int(batch.rx_length[index]), now if index == 0 else 0)
     if found > 0:
         ports.release(port)
     return found
 
 
-@compiled
+@inlined
 def _send(engine: Engine, now: int) -> int:
     window, port, counters = engine.window, engine.port, engine.counters
     sent = 0
@@ -139,7 +139,7 @@ def _send(engine: Engine, now: int) -> int:
     return sent
 
 
-@compiled
+@inlined
 def _exact_needed(window: Window) -> bool:
     stream = window.stream[0]
     if stream["laid"] == 0:

@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from switchml.link import datagrams, libc, ring
-from switchml.link.datagrams import Datagrams
+from switchml.link.datagrams import DATAGRAMS_PARTS, Datagrams, datagrams_at
+from switchml.link.handle import part, word
 from switchml.link.memory import load_acquire, store_release
-from switchml.protocol.jit import compiled
+from switchml.protocol.jit import compiled, inlined
 
 Bytes = npt.NDArray[np.uint8]
 Longs = npt.NDArray[np.int64]
@@ -61,8 +62,34 @@ class Port(NamedTuple):
     scratch: Longs
 
 
+_UNICAST = 1
+_GROUP = _UNICAST + DATAGRAMS_PARTS
+_LAYOUT = _GROUP + DATAGRAMS_PARTS
+_REST = _LAYOUT + 4
+PORT_PARTS = _REST + 7
+
+
+@inlined
+def port_at(handle: int) -> Port:
+    """The Port behind a handle (link/handle.py)."""
+    return Port(
+        part(handle, 0, PORT_DTYPE),
+        datagrams_at(handle, _UNICAST),
+        datagrams_at(handle, _GROUP),
+        ring.RingLayout(word(handle, _LAYOUT), word(handle, _LAYOUT + 1), word(handle, _LAYOUT + 2), word(handle, _LAYOUT + 3)),
+        part(handle, _REST, np.uint8),
+        part(handle, _REST + 1, np.int64),
+        part(handle, _REST + 2, np.int64),
+        part(handle, _REST + 3, np.int64),
+        part(handle, _REST + 4, np.int64),
+        part(handle, _REST + 5, np.int64),
+        part(handle, _REST + 6, np.int64),
+    )
+
+
 @compiled
-def _split_trains(port: Port, link: Datagrams, source: int, found: int) -> int:
+def _split_trains(handle: int, link: Datagrams, source: int, found: int) -> int:
+    port = port_at(handle)
     for message in range(datagrams.receive(link)):
         at = datagrams.message_start(link, message)
         end = at + datagrams.message_bytes(link, message)
@@ -77,15 +104,16 @@ def _split_trains(port: Port, link: Datagrams, source: int, found: int) -> int:
 
 
 @compiled
-def receive(port: Port) -> int:
+def receive(handle: int) -> int:
     """Packets that have come, described by rx_at, rx_length and rx_source."""
+    port = port_at(handle)
     state = port.state[0]
     if state["kind"] == UDP:
         found = 0
         if port.group.registers[datagrams.FD] >= 0:
-            found = _split_trains(port, port.group, 1, found)
+            found = _split_trains(handle, port.group, 1, found)
         # The receive buffers of both sockets are their own, so both can be read in one turn.
-        return _split_trains(port, port.unicast, 0, found)
+        return _split_trains(handle, port.unicast, 0, found)
     found = 0
     head = load_acquire(port.longs, ring.DOWN_HEAD)
     count = int(state["down"])
@@ -102,28 +130,31 @@ def receive(port: Port) -> int:
 
 
 @compiled
-def rx_memory(port: Port, packet: int) -> Bytes:
+def rx_memory(handle: int, packet: int) -> Bytes:
     """The memory that packet lies in."""
+    port = port_at(handle)
     if port.state[0]["kind"] == SHM:
         return port.region
     return port.group.rx_memory if port.rx_source[packet] == 1 else port.unicast.rx_memory
 
 
 @compiled
-def release(port: Port) -> None:
+def release(handle: int) -> None:
     """The packets handed in have been used."""
+    port = port_at(handle)
     state = port.state[0]
     if state["kind"] == SHM:
         store_release(port.longs, ring.down_tail(int(state["worker"])), int(state["down"]))
 
 
 @compiled
-def reserve(port: Port, length: int) -> int:
+def reserve(handle: int, length: int) -> int:
     """Room for a packet of that length; returns its place in `tx_memory`, or -1."""
+    port = port_at(handle)
     state = port.state[0]
     if state["kind"] == UDP:
         if not datagrams.has_room(port.unicast, length):
-            flush(port)
+            flush(handle)
         return datagrams.append(port.unicast, length)
     if state["up"] >= state["up_limit"]:
         tail = load_acquire(port.longs, ring.up_tail(int(state["worker"])))
@@ -135,18 +166,20 @@ def reserve(port: Port, length: int) -> int:
     state["up"] += 1
     if state["up"] - state["shown"] > _SHM_PUBLISH:
         # All before this one is complete: let the switch begin.
-        _publish(port, int(state["up"]) - 1)
+        _publish(handle, int(state["up"]) - 1)
     return entry + ring.PACKET_AT
 
 
 @compiled
-def tx_memory(port: Port) -> Bytes:
+def tx_memory(handle: int) -> Bytes:
     """The memory that packets are built in."""
+    port = port_at(handle)
     return port.region if port.state[0]["kind"] == SHM else port.unicast.tx_memory
 
 
 @compiled
-def _publish(port: Port, head: int) -> None:
+def _publish(handle: int, head: int) -> None:
+    port = port_at(handle)
     state = port.state[0]
     store_release(port.longs, ring.up_head(int(state["worker"])), head)
     state["shown"] = head
@@ -154,18 +187,20 @@ def _publish(port: Port, head: int) -> None:
 
 
 @compiled
-def flush(port: Port) -> None:
+def flush(handle: int) -> None:
     """Send what has been built."""
+    port = port_at(handle)
     state = port.state[0]
     if state["kind"] == UDP:
         state["failed"] += datagrams.send_train(port.unicast, 0, 1)
     elif state["up"] > state["shown"]:
-        _publish(port, int(state["up"]))
+        _publish(handle, int(state["up"]))
 
 
 @compiled
-def wait(port: Port, timeout_ns: int) -> None:
+def wait(handle: int, timeout_ns: int) -> None:
     """Sleep until a packet or a wake-up may have come, or the time is over."""
+    port = port_at(handle)
     state = port.state[0]
     if state["kind"] == UDP:
         datagrams.wait_readable(port.unicast, int(port.group.registers[datagrams.FD]), int(state["wake"]), timeout_ns)

@@ -14,6 +14,7 @@ from switchml.control.client import ControlClient
 from switchml.control.messages import JobLayout, JoinOffer
 from switchml.control.target import TargetDescription
 from switchml.errors import JobAbortedError, SwitchMLError, UsageError
+from switchml.link.handle import table_of
 from switchml.protocol.counters import WORKER_COUNTERS, indices, named
 from switchml.protocol.messages import ELEMENT_BYTES, size_code
 from switchml.protocol.numerics import error_bound
@@ -31,6 +32,7 @@ from switchml.worker.collectives import (
 )
 from switchml.worker.connection import Connection, ShmConnection, UdpConnection, shares_memory
 from switchml.worker.engine import Engine
+from switchml.worker.port import Port
 from switchml.worker.signature import Signature
 from switchml.worker.stream import Stream, closed
 from switchml.worker.window import BLOCKS, WORDS, new_window
@@ -51,12 +53,21 @@ def _connect(target: TargetDescription, transport: str, multicast: bool) -> Conn
     return UdpConnection(target, multicast=multicast)
 
 
+class PortTable:
+    """A port with the handle that the engine knows it by; keeps its arrays alive."""
+
+    def __init__(self, port: Port) -> None:
+        self._port = port
+        self._table = table_of(port)
+        self.handle: int = self._table.ctypes.data
+
+
 class Worker:
     """One rank of a job. Made by `join`; a context manager that leaves on exit. Collectives may be submitted from any thread, but all ranks must
     submit the same ones in the same order."""
 
     def __init__(
-        self, client: ControlClient, connection: Connection, layout: JobLayout, offer: JoinOffer, timeout: float, multicast: bool, engine: Engine
+        self, client: ControlClient, connection: Connection, layout: JobLayout, offer: JoinOffer, timeout: float, multicast: bool, engine: Engine, port: PortTable
     ) -> None:
         self.rank = offer.rank
         self.world_size = offer.world_size
@@ -69,6 +80,7 @@ class Worker:
         self._client = client
         self._connection = connection
         self._engine = engine
+        self._port = port
         self._calls = 0
         self._lock = threading.Lock()
         self._left = False
@@ -112,8 +124,10 @@ class Worker:
                 port=connection.port_number, ticket=connection.ticket, payload=payload, window=window, paper=paper,
             )  # fmt: skip
             layout = client.join(offer, timeout=join_timeout)
-            port = connection.attach(
-                rank, world_size, layout.window, layout.payload, layout.job_number, layout.multicast_group, layout.multicast_port
+            port = PortTable(
+                connection.attach(
+                    rank, world_size, layout.window, layout.payload, layout.job_number, layout.multicast_group, layout.multicast_port
+                )
             )
             by_multicast = client.ready(multicast=connection.multicast, timeout=max(1.0, deadline - time.monotonic()))
             count = layout.payload // ELEMENT_BYTES
@@ -121,13 +135,13 @@ class Worker:
                 window=new_window(
                     rank=rank, workers=world_size, window=layout.window, elements=count, size=size_code(layout.payload), job=layout.job_number
                 ),
-                port=port,
+                port=port.handle,
                 counters=np.zeros(len(WORKER_COUNTERS), np.int64),
                 descriptor=np.zeros(count, np.uint32),
                 flag=np.zeros(1, np.int64),
                 scratch=np.zeros(4, np.int64),
             )
-            return cls(client, connection, layout, offer, timeout, by_multicast, engine)
+            return cls(client, connection, layout, offer, timeout, by_multicast, engine, port)
         except BaseException:
             client.close()
             if connection is not None:

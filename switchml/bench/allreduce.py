@@ -3,7 +3,8 @@
 For every size there are rounds; in a round every system runs one batch of iterations, and the order rotates from
 round to round, so that what the machine does meanwhile falls on all alike. While one system runs, the ranks of
 the others sleep on a pipe. A batch: every rank fills its tensor, passes the system's barrier, then reduces in
-place `iterations` times in a row; the time of an iteration is the slowest rank's loop divided by their number.
+place many times in a row; the time of an iteration is the slowest rank's loop divided by their number. (A sum in
+place grows; before it could overflow the tensor is filled anew and the barrier passed again, untimed.)
 """
 
 from __future__ import annotations
@@ -107,6 +108,7 @@ class _Lane:
     entry: Entry
     team: Team
     iterations: int = 1
+    refill: int = 1
     verdict: Verdict | None = None
     before: dict[str, int] = dataclasses.field(default_factory=dict)
     rounds: list[float] = dataclasses.field(default_factory=list)
@@ -194,8 +196,7 @@ def _measure_size(
         shift = number % len(lanes)
         for lane in lanes[shift:] + lanes[:shift]:
             observer.phase(f"{workers} workers, {count} x {kind.name}: round {number + 1}, {lane.entry.name}")
-            seconds = lane.team.ask(messages.Batch(lane.iterations), plan.timeout)
-            lane.rounds.append(max(seconds) / lane.iterations)
+            lane.rounds.append(_batch(lane, plan.timeout))
             observer.step()
 
 
@@ -206,13 +207,22 @@ def _warm_up(plan: Plan, kind: ElementType, workers: int, count: int, lane: _Lan
     if plan.check:
         verdicts = team.ask(messages.Check(), plan.timeout)
         lane.verdict = sum(verdicts, Verdict(0, 0, 0.0))
-    most = batch_limit(kind, plan.op, workers)
-    lane.iterations = min(most, max(1, plan.warm_up))
-    seconds = max(team.ask(messages.Batch(lane.iterations), plan.timeout)) / lane.iterations
-    wanted = plan.iterations or round(plan.min_time / max(seconds, 1e-6))
-    lane.iterations = max(1, min(most, wanted))
+    lane.refill = batch_limit(kind, plan.op, workers)
+    lane.iterations = max(1, plan.warm_up)
+    seconds = _batch(lane, plan.timeout)
+    if not plan.iterations and lane.iterations * seconds < plan.min_time / 10:
+        # Too short to judge by: the first calls are slower than the rest.
+        lane.iterations = max(1, round(plan.min_time / 4 / max(seconds, 1e-6)))
+        seconds = _batch(lane, plan.timeout)
+    lane.iterations = plan.iterations or max(1, round(plan.min_time / max(seconds, 1e-6)))
     lane.before = _summed(team.ask(messages.Counters(), plan.timeout))
     lane.rounds = []
+
+
+def _batch(lane: _Lane, timeout: float) -> float:
+    """Seconds of one all-reduce."""
+    seconds = lane.team.ask(messages.Batch(lane.iterations, lane.refill), timeout)
+    return float(max(seconds)) / lane.iterations
 
 
 def _report(plan: Plan, kind: ElementType, workers: int, count: int, lanes: list[_Lane]) -> list[Measurement]:

@@ -176,16 +176,17 @@ def memory(
     """Measure a worker's memory beside the tensor itself.
 
     Each row is made by fresh processes; the worst rank is shown. A rank notes its resident memory (Rss of /proc/self/status)
-    before it loads the system, joins, reduces 1 MiB three times to load what loads lazily, allocates and fills the tensor, resets
-    the kernel's peak (clear_refs) and reduces once in place.
+    before it loads the system's modules and after, joins, reduces 1 MiB three times to load what loads lazily, allocates and
+    fills the tensor, resets the kernel's peak (clear_refs) and reduces once in place.
 
     grows by: the peak during the all-reduce above what was resident just before it; must not depend on the tensor.
 
-    keeps: private and shared memory, without program code, that came with joining and stays: buffers, rings, libraries' data.
+    keeps: private and shared memory that came with joining and the first reductions and stays: buffers, rings, compiled code.
 
-    extra: the two together; what a worker needs beside tensor and code.
+    extra: the two together; what a worker needs beside the tensor and the libraries.
 
-    code: mapped program files that were loaded. peak: everything that is resident, tensor and interpreter included.
+    libraries: what loading the modules took, and program files mapped later. peak: all that is resident, tensor and interpreter
+    included.
     """
     from switchml.bench.allreduce import Plan
     from switchml.bench.machine import machine_facts
@@ -224,7 +225,8 @@ def memory(
             **dataclasses.asdict(use),
             "growth": use.growth,
             "held": use.held,
-            "code": use.code,
+            "extra": use.extra,
+            "libraries": use.libraries,
             "peak": use.peak,
         }
         for use in found
@@ -237,7 +239,7 @@ def memory(
 
 @bench_app.command(name="import")
 def import_time(
-    rounds: Annotated[int, typer.Option(min=1, help="Pairs of fresh interpreters.")] = 9,
+    rounds: Annotated[int, typer.Option(min=1, help="Pairs of fresh interpreters.")] = 11,
     json: Json = "",
 ) -> None:
     """Measure what switchml's entry point adds to `import torch`.
@@ -257,9 +259,9 @@ def import_time(
         f"Heavy modules loaded by the entry point: {loaded}.",
         f"Modules of switchml: {', '.join(times.own)}.",
     ]
-    show(text_console(json), [f"import torch, {rounds} rounds"], import_table(times), below)
-    results = {**dataclasses.asdict(times), "difference": dataclasses.asdict(times.difference)}
-    write_json({"benchmark": "import", "machine": machine_facts(), "results": results}, json)
+    above = [f"{rounds} rounds, median [minimum maximum]; a difference is the median of the rounds' own"]
+    show(text_console(json), above, import_table(times), below)
+    write_json({"benchmark": "import", "machine": machine_facts(), "results": times.as_json()}, json)
 
 
 @bench_app.command()

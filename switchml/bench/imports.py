@@ -6,11 +6,13 @@ it calls none. Two fresh interpreters a round, the order alternating.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 from switchml.bench.errors import BenchError
 from switchml.bench.spread import Spread
@@ -19,36 +21,68 @@ HEAVY = ("numba", "llvmlite", "grpc", "google.protobuf", "matplotlib", "scapy", 
 
 _SCRIPT = """
 import sys, time
-started = time.perf_counter()
+started, worked = time.perf_counter(), time.process_time()
 import torch
-seconds = time.perf_counter() - started
+seconds, processor = time.perf_counter() - started, time.process_time() - worked
+modules = sorted(sys.modules)
+started = time.perf_counter()
+torch._import_device_backends()
+alone = time.perf_counter() - started
 import json
-print(json.dumps([seconds, sorted(sys.modules)]))
+print(json.dumps([seconds, processor, alone, modules]))
 """
 _DEADLINE = 120.0
 
 
 @dataclass(frozen=True)
 class ImportTimes:
-    """Seconds of `import torch`, a value a round, and what the backend's entry point brought along.
+    """`import torch` without and with autoload, a value a round, and what the backend's entry point brought along.
 
+    elapsed, processor: seconds by the clock, and of processor time.
+    alone: seconds that calling all entry points takes once torch is imported without: the same work, but not the
+        small difference of two long and noisy times.
     loaded: modules of `HEAVY` that are loaded with autoload and not without.
     own: modules of switchml that are loaded.
     """
 
-    without: tuple[float, ...]
-    with_autoload: tuple[float, ...]
+    elapsed: dict[bool, list[float]]
+    processor: dict[bool, list[float]]
+    alone: list[float]
     loaded: tuple[str, ...]
     own: tuple[str, ...]
 
     @property
     def difference(self) -> Spread:
-        """Seconds that autoload adds, from the rounds' own differences."""
-        return Spread.of([on - off for on, off in zip(self.with_autoload, self.without, strict=True)])
+        """Seconds that autoload adds by the clock, from the rounds' own differences."""
+        return _difference(self.elapsed)
+
+    @property
+    def processor_difference(self) -> Spread:
+        """Seconds of processor time that autoload adds, from the rounds' own differences."""
+        return _difference(self.processor)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, seconds."""
+        return {
+            "elapsed_without": self.elapsed[False],
+            "elapsed_with": self.elapsed[True],
+            "elapsed_difference": dataclasses.asdict(self.difference),
+            "processor_without": self.processor[False],
+            "processor_with": self.processor[True],
+            "processor_difference": dataclasses.asdict(self.processor_difference),
+            "entry_points_alone": self.alone,
+            "heavy_modules": self.loaded,
+            "own_modules": self.own,
+        }
 
 
-def import_torch(autoload: bool) -> tuple[float, set[str]]:
-    """Seconds of `import torch` in a fresh interpreter and the names of all modules loaded after it."""
+def _difference(times: dict[bool, list[float]]) -> Spread:
+    return Spread.of([on - off for on, off in zip(times[True], times[False], strict=True)])
+
+
+def import_torch(autoload: bool) -> tuple[float, float, float, set[str]]:
+    """Seconds of `import torch` in a fresh interpreter by the clock and of processor time, seconds of calling
+    the entry points afterwards, and the names of all modules that the import loaded."""
     done = subprocess.run(
         [sys.executable, "-c", _SCRIPT],
         env={**os.environ, "TORCH_DEVICE_BACKEND_AUTOLOAD": str(int(autoload))},
@@ -58,20 +92,25 @@ def import_torch(autoload: bool) -> tuple[float, set[str]]:
     )
     if done.returncode != 0:
         raise BenchError(f"import torch failed: {done.stderr.strip()[-2000:]}")
-    seconds, modules = json.loads(done.stdout)
-    return float(seconds), set(modules)
+    elapsed, processor, alone, modules = json.loads(done.stdout)
+    return float(elapsed), float(processor), float(alone), set(modules)
 
 
 def measure_import(rounds: int) -> ImportTimes:
     """Raises `BenchError` when torch cannot be imported."""
     import_torch(True)  # fills the page cache for both sides
-    times: dict[bool, list[float]] = {False: [], True: []}
+    elapsed: dict[bool, list[float]] = {False: [], True: []}
+    processor: dict[bool, list[float]] = {False: [], True: []}
+    alone: dict[bool, list[float]] = {False: [], True: []}
     modules: dict[bool, set[str]] = {False: set(), True: set()}
     for number in range(rounds):
         for autoload in (False, True) if number % 2 == 0 else (True, False):
-            seconds, modules[autoload] = import_torch(autoload)
-            times[autoload].append(seconds)
+            seconds, worked, called, modules[autoload] = import_torch(autoload)
+            alone[autoload].append(called)
+            elapsed[autoload].append(seconds)
+            processor[autoload].append(worked)
     added = modules[True] - modules[False]
     own = sorted(name for name in modules[True] if name == "switchml" or name.startswith("switchml."))
-    heavy = tuple(name for name in HEAVY if name in added)
-    return ImportTimes(tuple(times[False]), tuple(times[True]), heavy, tuple(own))
+    return ImportTimes(
+        elapsed, processor, alone[False], tuple(name for name in HEAVY if name in added), tuple(own)
+    )

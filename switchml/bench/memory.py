@@ -32,9 +32,14 @@ class MemoryUse:
         return max(reading.held for reading in self.readings)
 
     @property
-    def code(self) -> int:
-        """Bytes of program code loaded by the system, of the rank where they are most."""
-        return max(reading.code for reading in self.readings)
+    def extra(self) -> int:
+        """Bytes beside tensor and libraries, of the rank where they are most."""
+        return max(reading.growth + reading.held for reading in self.readings)
+
+    @property
+    def libraries(self) -> int:
+        """Bytes of the system's libraries, of the rank where they are most."""
+        return max(reading.libraries for reading in self.readings)
 
     @property
     def peak(self) -> int:

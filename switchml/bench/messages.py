@@ -42,9 +42,11 @@ class Prepare:
 
 @dataclass(frozen=True)
 class Batch:
-    """Fill the tensor, wait for all ranks, reduce it `iterations` times in a row. Answer: seconds of the loop."""
+    """Fill the tensor, wait for all ranks, reduce it `iterations` times in a row, filling it and waiting again after
+    every `refill`. Answer: seconds of the reductions alone."""
 
     iterations: int
+    refill: int
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Failure:
-    """The answer of a rank that cannot go on."""
+    """The answer of a rank that cannot go on. trace: "" for errors that say all by themselves."""
 
     kind: str
     text: str

@@ -42,7 +42,8 @@ def draw(measured: list[Measurement], baselines: list[str], path: Path) -> None:
         top.set_title(f"{number} worker{'s' if number != 1 else ''}")
         for system in systems:
             style = {"color": colours[system], "marker": markers[system], "label": system}
-            _times(top, [one for one in here if one.system == system], system in baselines, style)
+            style["linestyle"] = "--" if system in baselines else "-"
+            _times(top, [one for one in here if one.system == system], style)
             if reference is not None:
                 _ratios(grid[1][column], [one for one in here if one.system == system], reference, style)
         _size_axis(grid[-1][column], sorted({one.size for one in here}))
@@ -59,10 +60,9 @@ def draw(measured: list[Measurement], baselines: list[str], path: Path) -> None:
     pyplot.close(figure)
 
 
-def _times(axes: Axes, series: list[Measurement], baseline: bool, style: dict[str, Any]) -> None:
+def _times(axes: Axes, series: list[Measurement], style: dict[str, Any]) -> None:
     sizes = [one.size for one in series]
-    line = "--" if baseline else "-"
-    axes.plot(sizes, [one.time.median * 1e3 for one in series], linestyle=line, markersize=4, **style)
+    axes.plot(sizes, [one.time.median * 1e3 for one in series], markersize=4, **style)
     axes.fill_between(
         sizes,
         [one.time.minimum * 1e3 for one in series],
@@ -73,6 +73,7 @@ def _times(axes: Axes, series: list[Measurement], baseline: bool, style: dict[st
     )
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.grid(True, which="major", alpha=0.3)
 
 

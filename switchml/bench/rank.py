@@ -29,15 +29,17 @@ from switchml.bench.patterns import (
 )
 from switchml.bench.resident import MemoryReading, Resident, reset_peak, resident
 from switchml.bench.systems.system import Place, System, load
+from switchml.errors import SwitchMLError
 
 
 class Rank:
     """Carries out commands on one rank's end of a system."""
 
-    def __init__(self, system: System, place: Place, before: Resident) -> None:
+    def __init__(self, system: System, place: Place, before: Resident, loaded: Resident) -> None:
         self._system = system
         self._place = place
         self._before = before
+        self._loaded = loaded
         self._buffer: Array = np.empty(0, np.float32)
         self._timed: Array = np.empty(0, np.float32)
         self._dtype = "float32"
@@ -48,8 +50,8 @@ class Rank:
         match command:
             case messages.Prepare(count, dtype, op):
                 return self._prepare(count, dtype, op)
-            case messages.Batch(iterations):
-                return self._batch(iterations)
+            case messages.Batch(iterations, refill):
+                return self._batch(iterations, refill)
             case messages.Check():
                 return self._check()
             case messages.Counters():
@@ -67,14 +69,18 @@ class Rank:
         self._timed = timed_table(kind, op, self._place.rank, self._place.world_size)
         fill(self._buffer, self._timed)
 
-    def _batch(self, iterations: int) -> float:
-        fill(self._buffer, self._timed)
+    def _batch(self, iterations: int, refill: int) -> float:
         reduce, buffer, dtype, op = self._system.allreduce, self._buffer, self._dtype, self._op
-        self._system.barrier()
-        started = time.perf_counter()
-        for _ in range(iterations):
-            reduce(buffer, dtype, op)
-        return time.perf_counter() - started
+        seconds = 0.0
+        while iterations > 0:
+            fill(buffer, self._timed)
+            self._system.barrier()
+            started = time.perf_counter()
+            for _ in range(min(iterations, refill)):
+                reduce(buffer, dtype, op)
+            seconds += time.perf_counter() - started
+            iterations -= refill
+        return seconds
 
     def _check(self) -> Verdict:
         kind = element_type(self._dtype)
@@ -99,7 +105,7 @@ class Rank:
         reset_peak()
         joined = resident()
         self._system.allreduce(self._buffer, dtype, op)
-        reading = MemoryReading(self._buffer.nbytes, self._before, joined, resident())
+        reading = MemoryReading(self._buffer.nbytes, self._before, self._loaded, joined, resident())
         self._prepare(1, dtype, op)
         return reading
 
@@ -111,8 +117,9 @@ def serve(connection: Connection) -> None:
         before = resident()
         join = connection.recv()
         system = load(join.system)
+        loaded = resident()
         system.open(join.place)
-        rank = Rank(system, join.place, before)
+        rank = Rank(system, join.place, before, loaded)
         connection.send(messages.Ready(system.describe()))
         while not isinstance(command := connection.recv(), messages.Stop):
             connection.send(rank.answer(command))
@@ -120,7 +127,8 @@ def serve(connection: Connection) -> None:
     except EOFError:
         return  # the parent has died or given up: so do we
     except Exception as error:
-        connection.send(messages.Failure(type(error).__name__, str(error), traceback.format_exc()))
+        trace = "" if isinstance(error, SwitchMLError) else "\n" + traceback.format_exc()
+        connection.send(messages.Failure(type(error).__name__, str(error), trace))
 
 
 def main() -> None:

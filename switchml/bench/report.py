@@ -123,7 +123,16 @@ def _wrong(one: Measurement) -> str:
 def _ratio(spread: Spread | None) -> str:
     if spread is None:
         return ""
-    return f"{spread.median:.2f} [dim]\\[{spread.minimum:.2f} {spread.maximum:.2f}][/]"
+    median, low, high = (_times_over(value) for value in (spread.median, spread.minimum, spread.maximum))
+    return f"{median} [dim]\\[{low} {high}][/]"
+
+
+def _times_over(ratio: float) -> str:
+    """Three digits that matter."""
+    for limit, digits in ((100, 0), (10, 1), (0.1, 2)):
+        if ratio >= limit:
+            return f"{ratio:.{digits}f}"
+    return f"{ratio:.4f}"
 
 
 def _figure(value: float) -> str:

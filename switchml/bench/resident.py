@@ -48,13 +48,15 @@ def reset_peak() -> None:
 class MemoryReading:
     """One rank's memory around an all-reduce of a tensor of `tensor` bytes, which is resident throughout.
 
-    before: when the rank had not yet loaded or joined the system.
+    before: when the rank had not yet loaded the system.
+    loaded: with the system's modules, before joining.
     joined: after joining and a warm-up reduction, with the tensor.
     after: after the reduction, with its peak.
     """
 
     tensor: int
     before: Resident
+    loaded: Resident
     joined: Resident
     after: Resident
 
@@ -65,10 +67,10 @@ class MemoryReading:
 
     @property
     def held(self) -> int:
-        """Bytes of data, not code, that the system keeps for as long as the rank is joined."""
-        return max(0, self.joined.data - self.before.data - self.tensor)
+        """Bytes of data, not of program files, that joining and the first reductions brought and that stay."""
+        return max(0, self.joined.data - self.loaded.data - self.tensor)
 
     @property
-    def code(self) -> int:
-        """Bytes of program code that the system loaded."""
-        return max(0, self.joined.files - self.before.files)
+    def libraries(self) -> int:
+        """Bytes of the system's libraries: what loading its modules took, and program files loaded since."""
+        return max(0, self.loaded.total - self.before.total + self.joined.files - self.loaded.files)

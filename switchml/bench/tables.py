@@ -34,7 +34,7 @@ def _spread(spread: Spread, scale: float, digits: int) -> str:
 def memory_table(found: list[MemoryUse]) -> Table:
     """A row a system and size, in MiB."""
     return _table(
-        ("system", "workers", "tensor (B)", "grows by", "keeps", "extra", "code", "peak"),
+        ("system", "workers", "tensor (B)", "grows by", "keeps", "extra", "libraries", "peak"),
         (
             (
                 use.system,
@@ -42,7 +42,7 @@ def memory_table(found: list[MemoryUse]) -> Table:
                 show_size(use.size),
                 *(
                     f"{size / _MIB:.1f}"
-                    for size in (use.growth, use.held, use.growth + use.held, use.code, use.peak)
+                    for size in (use.growth, use.held, use.extra, use.libraries, use.peak)
                 ),
             )
             for use in found
@@ -52,14 +52,15 @@ def memory_table(found: list[MemoryUse]) -> Table:
 
 def import_table(times: ImportTimes) -> Table:
     """Milliseconds without and with autoload, and the difference."""
-    return _table(
-        ("", "ms [min max]"),
-        (
-            ("without autoload", _spread(Spread.of(times.without), 1e3, 1)),
-            ("with autoload", _spread(Spread.of(times.with_autoload), 1e3, 1)),
-            ("difference", _spread(times.difference, 1e3, 1)),
-        ),
-    )
+    sides = (("without autoload", False), ("with autoload", True))
+    rows = [
+        (name, *(_spread(Spread.of(kind[side]), 1e3, 1) for kind in (times.elapsed, times.processor)))
+        for name, side in sides
+    ]
+    both = (times.difference, times.processor_difference)
+    rows.append(("difference", *(_spread(spread, 1e3, 1) for spread in both)))
+    rows.append(("entry points alone", _spread(Spread.of(times.alone), 1e3, 1), ""))
+    return _table(("import torch", "ms [min max]", "ms of processor time"), rows)
 
 
 def kernel_table(found: list[KernelTimes]) -> Table:

@@ -117,6 +117,11 @@ class Team:
             raise self._failed("ended before they joined") from None
         self._connections[hello.rank] = connection
 
+    @property
+    def pids(self) -> list[int]:
+        """Processes started, by rank; mpiexec alone for Open MPI."""
+        return [process.pid for process in self._processes]
+
     def ask(self, command: Any, timeout: float) -> list[Any]:
         """Every rank's answer to `command`, by rank, within `timeout` seconds."""
         for rank, connection in self._connections.items():
@@ -149,7 +154,7 @@ class Team:
                     failure = answers[rank]
                     self._broken = True
                     raise BenchError(
-                        f"{self.name}, rank {rank}: {failure.kind}: {failure.text}\n{failure.trace}"
+                        f"{self.name}, rank {rank}: {failure.kind}: {failure.text}{failure.trace}"
                     )
         return [answers[rank] for rank in range(self.world_size)]
 

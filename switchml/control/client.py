@@ -18,6 +18,7 @@ from switchml.control.address import join_address, parse_address, resolve_ipv4
 from switchml.control.convert import layout_from_pb, offer_to_pb, slot_from_pb, status_from_pb, target_from_pb
 from switchml.control.exits import Stage, close_at_exit
 from switchml.control.failure import TOKEN_KEY, from_status
+from switchml.control.fork_gate import ForkGate
 from switchml.control.heartbeat import Heartbeats
 from switchml.control.messages import JobLayout, JoinOffer, SlotReport, SwitchStatus
 from switchml.control.switch_pb2_grpc import SwitchStub
@@ -136,7 +137,8 @@ class ControlClient:
     def slot(self, tsi: int) -> SlotReport:
         """Whose packets for chunk `tsi` (modulo 2^32) the switch has seen. Raises JobAbortedError once the job has ended."""
         request = pb.SlotRequest(session=self._membership(), tsi=tsi & 0xFFFFFFFF)
-        return slot_from_pb(self._call(self._stub.Slot, request, self._timeout))
+        with _gate.call():
+            return slot_from_pb(self._call(self._stub.Slot, request, self._timeout))
 
     def status(self) -> SwitchStatus:
         """Jobs, members and counters of the whole switch."""
@@ -174,7 +176,10 @@ class ControlClient:
         session = self._session
         if not session:
             return frozenset()
-        return frozenset(self._call(self._stub.Heartbeat, pb.HeartbeatRequest(session=session), timeout).left)
+        with _gate.call():
+            return frozenset(
+                self._call(self._stub.Heartbeat, pb.HeartbeatRequest(session=session), timeout).left
+            )
 
     def _call(
         self,
@@ -189,21 +194,18 @@ class ControlClient:
             raise WorkerClosedError(
                 f"this client belongs to process {self._pid}; a forked child has to join for itself"
             )
+        # Blocking calls only: `future` would need a thread of gRPC's, which a fork can catch inside a lock.
         try:
-            call = method.future(
-                request, timeout=timeout, metadata=((TOKEN_KEY, self._token),), wait_for_ready=wait_for_ready
+            return method(
+                request,
+                timeout=timeout,
+                metadata=((TOKEN_KEY, self._token.encode()),),
+                wait_for_ready=wait_for_ready,
             )
         except ValueError as error:  # gRPC's word for a closed channel
             raise WorkerClosedError("this client is closed; make another") from error
-        try:
-            return call.result()
         except grpc.RpcError as error:
             raise self._explain(error, timeout) from error
-        except grpc.FutureCancelledError as error:
-            raise WorkerClosedError("this client was closed while it waited") from error
-        except BaseException:  # Ctrl-C: the switch withdraws at once what waits there
-            call.cancel()  # type: ignore[no-untyped-call]
-            raise
 
     def _explain(self, error: grpc.RpcError, timeout: float) -> SwitchMLError:
         sent = from_status(error)
@@ -211,6 +213,8 @@ class ControlClient:
             return sent
         code = error.code() if isinstance(error, grpc.Call) else None
         details = (error.details() if isinstance(error, grpc.Call) else str(error)) or "no details"
+        if code is grpc.StatusCode.CANCELLED and self._closed:
+            return WorkerClosedError("this client was closed while it waited")
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
             return SwitchUnreachableError(
                 f"no switch answers at {self.address} within {timeout:g} s ({details}); start one with `switchml switch`, or set "
@@ -243,5 +247,7 @@ def _close_all() -> None:
         client.close()
 
 
+_gate = ForkGate()
+_gate.register()
 os.register_at_fork(after_in_child=_keep_inherited)
 close_at_exit(Stage.CLIENTS, _close_all)

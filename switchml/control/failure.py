@@ -8,7 +8,7 @@ from switchml import errors
 from switchml.errors import SwitchMLError
 
 ERROR_KEY = "switchml-error"
-TOKEN_KEY = "switchml-token"
+TOKEN_KEY = "switchml-token-bin"  # any characters
 # gRPC refuses metadata above 8 KiB, and writes what is not ASCII as three bytes for one.
 _LONGEST = 2000
 

@@ -43,6 +43,7 @@ class ControlServer:
         self._credentials = tls.credentials() if tls else None
         self._started: Future[int] = Future()
         self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(_ignore_idle_wakeups)
         self._stop = asyncio.Event()
         self._grace = 0.0
         self._thread = threading.Thread(target=self._run, name="switchml-control", daemon=True)
@@ -131,6 +132,12 @@ def _options(lease: float) -> list[tuple[str, int]]:
         ("grpc.keepalive_time_ms", milliseconds),
         ("grpc.keepalive_timeout_ms", milliseconds),
     ]
+
+
+def _ignore_idle_wakeups(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """gRPC wakes the loops of all servers in a process for one event; those that find nothing complain (1.60, not 1.85)."""
+    if not isinstance(context.get("exception"), BlockingIOError):
+        loop.default_exception_handler(context)
 
 
 def _bind_error(host: str, port: int) -> SwitchMLError:

@@ -14,7 +14,7 @@ which `make protos` does. The generator is old on purpose: what protoc 21 writes
 3.20.3 on, while newer ones refuse runtimes older than themselves. `-I .` makes the stubs import each other as
 switchml.control.*, as an installed wheel needs.
 
-The caller's token goes in the metadata `switchml-token`. A refusal carries the name of its error type
+The caller's token goes in the metadata `switchml-token-bin`, UTF-8. A refusal carries the name of its error type
 (switchml/errors.py) in the trailing metadata `switchml-error`, and its sentence in the status.
 """
 import abc

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from switchml.link import libc
-from switchml.protocol.jit import compiled
+from switchml.link.handle import part
+from switchml.protocol.jit import compiled, inlined
 
 Bytes = npt.NDArray[np.uint8]
 Longs = npt.NDArray[np.int64]
@@ -81,6 +82,28 @@ class Datagrams(NamedTuple):
     tx_control: npt.NDArray[Any]
     poll: npt.NDArray[Any]
     scratch: Longs
+
+
+DATAGRAMS_PARTS = 12
+
+
+@inlined
+def datagrams_at(handle: int, first: int) -> Datagrams:
+    """The Datagrams whose arrays begin at entry `first` of a table (link/handle.py)."""
+    return Datagrams(
+        part(handle, first, np.int64),
+        part(handle, first + 1, np.uint8),
+        part(handle, first + 2, _MMSGHDR),
+        part(handle, first + 3, _IOVEC),
+        part(handle, first + 4, SOCKADDR),
+        part(handle, first + 5, _CONTROL),
+        part(handle, first + 6, np.uint8),
+        part(handle, first + 7, _MMSGHDR),
+        part(handle, first + 8, _IOVEC),
+        part(handle, first + 9, _CONTROL),
+        part(handle, first + 10, _POLLFD),
+        part(handle, first + 11, np.int64),
+    )
 
 
 def _try_offload(sock: socket.socket) -> bool:

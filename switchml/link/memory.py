@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from llvmlite import ir
 from numba import carray, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from switchml.protocol.jit import DISABLED, compiled
+from switchml.protocol.jit import DISABLED, compiled, inlined
 
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint32]
@@ -24,6 +25,12 @@ if DISABLED:
 
     def bytes_at(address: int, length: int) -> Bytes:
         return np.frombuffer((ctypes.c_uint8 * length).from_address(address), np.uint8)
+
+    def load_long(address: int) -> int:
+        return ctypes.c_int64.from_address(address).value
+
+    def array_at(address: int, count: int, dtype: Any) -> Any:
+        return bytes_at(address, count * np.dtype(dtype).itemsize).view(dtype)
 
     def load_acquire(array: Longs, index: int) -> int:
         return int(array[index])
@@ -48,7 +55,21 @@ else:
 
         return types.voidptr(types.intp), generate
 
-    @compiled
+    @intrinsic
+    def load_long(typing_context: Any, address: Any) -> Any:
+        """The int64 at an address."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.load(builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()))
+
+        return types.int64(types.intp), generate
+
+    @inlined
+    def array_at(address: int, count: int, dtype: Any) -> Any:
+        """`count` elements of a dtype at an address; the caller keeps the memory alive."""
+        return carray(_pointer(address), (count,), dtype)
+
+    @inlined
     def bytes_at(address: int, length: int) -> Bytes:
         """The memory at `address` as a uint8 array of that length; the caller keeps it alive."""
         view: Bytes = carray(_pointer(address), (length,), np.uint8)
@@ -104,3 +125,10 @@ else:
 def words_of(memory: Bytes, at: int, count: int) -> Words:
     """`count` 32-bit words of a byte array from byte `at`, in the machine's byte order."""
     return memory[at : at + 4 * count].view(np.uint32)
+
+
+@compiled
+def copy_bytes(source: Bytes, out: Bytes) -> None:
+    """out[:] = source, which must not overlap: an assignment would make sure of that by a copy."""
+    for i in range(out.size):
+        out[i] = source[i]

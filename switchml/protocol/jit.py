@@ -16,10 +16,16 @@ R = TypeVar("R")
 
 DISABLED: bool = bool(numba.config.DISABLE_JIT)  # type: ignore[attr-defined]
 
-_outer: Any = numba.njit(nogil=True, cache=True, error_model="numpy")
-_inner: Any = numba.njit(nogil=True, cache=True, error_model="numpy", inline="never")
+_njit: Any = numba.njit(nogil=True, cache=True, error_model="numpy")
+_njit_inline: Any = numba.njit(nogil=True, cache=True, error_model="numpy", forceinline=True)
 
 
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
     """Compile a function to machine code that runs without the GIL and is cached on disk."""
-    return cast(Callable[P, R], _outer(function))
+    return cast(Callable[P, R], _njit(function))
+
+
+def inlined(function: Callable[P, R]) -> Callable[P, R]:
+    """As `compiled`, and always expanded where it is called: for functions that take a state of many arrays, because a call passes every field
+    of every array, hundreds of words, over the stack, and counts a reference to each."""
+    return cast(Callable[P, R], _njit_inline(function))

@@ -379,14 +379,14 @@ def test_addresses_that_are_none(address: str) -> None:
 
 
 def test_tokens(target: Any) -> None:
-    with serve(Controller(target, token="secret")) as server:
-        for token in ("", "wrong"):
+    with serve(Controller(target, token="sécret")) as server:
+        for token in ("", "secret", "falsch\n"):
             with pytest.raises(InvalidTokenError, match="SWITCHML_TOKEN"):
                 ControlClient(server.address, token=token)
-        with ControlClient(server.address, token="secret") as client:
+        with ControlClient(server.address, token="sécret") as client:
             with pytest.raises(InvalidTokenError):
                 client.join(offer(0, 1, token="wrong"), timeout=WAIT)
-            client.join(offer(0, 1, token="secret"), timeout=WAIT)
+            client.join(offer(0, 1, token="sécret"), timeout=WAIT)
 
 
 def test_a_taken_port(server: ControlServer, target: Any) -> None:
@@ -414,23 +414,24 @@ def test_several_switches_in_one_process(
     assert not [thread for thread in threading.enumerate() if thread.name == "switchml-control"]
 
 
-@pytest.mark.parametrize("support", ["0", "1"])
+@pytest.mark.parametrize("support", ["", "0", "1"])
 def test_a_process_that_forks_keeps_its_membership(
     controller: Controller, server: ControlServer, support: str
 ) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "GRPC_ENABLE_FORK_SUPPORT"}
     process = subprocess.run(
         [sys.executable, "-c", FORKING, server.address],
-        env={**os.environ, "GRPC_ENABLE_FORK_SUPPORT": support},
+        env={**environment, "GRPC_ENABLE_FORK_SUPPORT": support} if support else environment,
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert (process.returncode, process.stdout) == (0, "ok\n"), process.stderr
+    assert (process.returncode, process.stdout, process.stderr) == (0, "ok\n", "")
     assert [job.reason for job in controller.status().ended] == ["all ranks have left"]
 
 
 FORKING = """
-import gc, multiprocessing, os, sys, time
+import gc, multiprocessing, os, sys, threading, time
 from switchml.control.client import ControlClient
 from switchml.control.messages import JoinOffer
 from switchml.errors import WorkerClosedError
@@ -452,6 +453,14 @@ def child(results):
     del client
     gc.collect()
 
+def ask():
+    while not done.is_set():
+        client.slot(0)
+
+# Forks fall into the middle of calls.
+done = threading.Event()
+asking = threading.Thread(target=ask)
+asking.start()
 fork = multiprocessing.get_context("fork")
 results = fork.Queue()
 children = [fork.Process(target=child, args=(results,)) for _ in range(4)]
@@ -465,6 +474,8 @@ pid = os.fork()
 if pid == 0:
     sys.exit(0)  # runs what is registered for the interpreter's end
 assert os.waitpid(pid, 0)[1] == 0
+done.set()
+asking.join()
 time.sleep(3)  # longer than the lease
 assert not aborted, aborted
 assert client.status().jobs[0].state == "running"

@@ -6,13 +6,21 @@ numpy whatever the ranks put into the store.
 
 from __future__ import annotations
 
+import json
+import os
 import pickle
+import socket
+import subprocess
+import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import reduce
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,6 +38,8 @@ from switchml.torch_backend.creation import create_process_group
 from switchml.torch_backend.options import Options
 
 Array = np.ndarray[Any, Any]
+
+PROGRAMS = Path(__file__).parent / "programs"
 
 COMBINE = {
     "sum": np.add,
@@ -114,7 +124,9 @@ class StoreWorker:
         self.engine = threading.Thread(target=self._run, name="store-worker", daemon=True)
         self.engine.start()
 
-    def allreduce(self, array: Array, op: str = "sum", *, out: Any = None, dtype: Any = None, **how: Any) -> StorePart:
+    def allreduce(
+        self, array: Array, op: str = "sum", *, out: Any = None, dtype: Any = None, **how: Any
+    ) -> StorePart:
         assert array.ndim == 1
         assert array.flags.c_contiguous
         target = array if out is None else out
@@ -269,3 +281,79 @@ def ranks() -> Iterator[Ranks]:
     yield made
     for group in made.groups:
         group.shutdown()
+
+
+@dataclass
+class RankProcess:
+    """One rank of a program in programs/."""
+
+    process: subprocess.Popen[str]
+    stdout: str = ""
+    stderr: str = ""
+
+    @property
+    def report(self) -> Any:
+        """The JSON on its last line."""
+        assert self.stdout.strip(), self.stderr
+        return json.loads(self.stdout.strip().splitlines()[-1])
+
+
+class Launcher:
+    """Starts programs, one process a rank, over loopback; ends what is left of them."""
+
+    def __init__(self) -> None:
+        self.started: list[RankProcess] = []
+
+    def start(self, program: str, world_size: int, *arguments: str, **environment: str) -> list[RankProcess]:
+        shared = os.environ | {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free_port()),
+            "STORE_PORT": str(free_port()),
+            "WORLD_SIZE": str(world_size),
+            "OMP_NUM_THREADS": "1",
+        }
+        shared.update(environment)
+        command = [sys.executable, "-P", str(PROGRAMS / program), *arguments]
+        fresh = [
+            RankProcess(
+                subprocess.Popen(
+                    command,
+                    env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for rank in range(world_size)
+        ]
+        self.started += fresh
+        return fresh
+
+    def finish(self, processes: list[RankProcess], timeout: float = 90.0) -> None:
+        deadline = time.monotonic() + timeout
+        for rank in processes:
+            rank.stdout, rank.stderr = rank.process.communicate(timeout=max(0.1, deadline - time.monotonic()))
+
+    def run(self, program: str, world_size: int, *arguments: str, **environment: str) -> list[Any]:
+        """The reports of all ranks, which must all end well."""
+        processes = self.start(program, world_size, *arguments, **environment)
+        self.finish(processes)
+        for rank in processes:
+            assert rank.process.returncode == 0, rank.stderr
+        return [rank.report for rank in processes]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def launcher() -> Iterator[Launcher]:
+    made = Launcher()
+    yield made
+    for rank in made.started:
+        if rank.process.poll() is None:
+            rank.process.kill()
+            rank.process.communicate()

@@ -1,6 +1,6 @@
 """DDP over switchml against DDP over gloo; prints what the test compares as its last line.
 
-    training.py CASE...
+training.py CASE...
 """
 
 import copy
@@ -17,7 +17,13 @@ from torch.nn.parallel import DistributedDataParallel
 def model():
     torch.manual_seed(1)
     return torch.nn.Sequential(
-        torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 10)
+        torch.nn.Conv2d(1, 4, 3),
+        torch.nn.BatchNorm2d(4),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(144, 200),
+        torch.nn.ReLU(),
+        torch.nn.Linear(200, 10),
     )
 
 
@@ -36,7 +42,7 @@ def train(module, steps=12):
 
 
 def digest(module):
-    state = b"".join(value.detach().numpy().tobytes() for value in module.state_dict().values())
+    state = b"".join(value.detach().numpy().tobytes() for value in module.parameters())
     return hashlib.sha256(state).hexdigest()
 
 
@@ -67,7 +73,9 @@ def powersgd():
     from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook
 
     module = DistributedDataParallel(model())
-    state = powerSGD_hook.PowerSGDState(None, matrix_approximation_rank=4, start_powerSGD_iter=3, min_compression_rate=1)
+    state = powerSGD_hook.PowerSGDState(
+        None, matrix_approximation_rank=4, start_powerSGD_iter=3, min_compression_rate=1
+    )
     module.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
     train(module)
     return {"digest": digest(module.module)}
@@ -133,7 +141,9 @@ def hybrid_sharding():
     from torch.distributed.fsdp import fully_shard
 
     sharded = model()
-    fully_shard(sharded, mesh=init_device_mesh("cpu", (dist.get_world_size(), 1), mesh_dim_names=("copy", "shard")))
+    fully_shard(
+        sharded, mesh=init_device_mesh("cpu", (dist.get_world_size(), 1), mesh_dim_names=("copy", "shard"))
+    )
     train(sharded, steps=3)
     full = model()
     for name, value in sharded.state_dict().items():

@@ -1,0 +1,127 @@
+"""The `switchml` command as a user meets it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import switchml
+from switchml.cli import COMMANDS
+from switchml.control.messages import EndedJob, JobStatus, MemberStatus, SwitchStatus
+from switchml.control.target import TargetDescription
+from switchml.status import tables
+
+SWITCHML = str(Path(sys.executable).with_name("switchml"))
+
+
+def _run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([SWITCHML, *words], capture_output=True, text=True, timeout=60)
+
+
+def test_help_lists_every_command() -> None:
+    done = _run("--help")
+    assert done.returncode == 0
+    for name, (_, line) in COMMANDS.items():
+        assert name in done.stdout
+        assert line.split(",")[0] in done.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_exists_and_explains_itself(name: str) -> None:
+    module, _, attribute = COMMANDS[name][0].partition(":")
+    assert hasattr(importlib.import_module(module), attribute)
+    done = _run(name, "--help")
+    assert done.returncode == 0
+    assert f"switchml {name}" in done.stdout
+
+
+def test_version_names_itself_and_what_it_stands_on() -> None:
+    done = _run("version")
+    lines = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    assert lines["switchml"] == switchml.__version__
+    assert {"numba", "numpy", "grpcio", "torch", "python", "kernel"} <= lines.keys()
+
+
+def test_an_unknown_command_is_a_usage_error() -> None:
+    done = _run("nonsense")
+    assert done.returncode == 2
+    assert "nonsense" in done.stderr
+
+
+def test_our_errors_are_one_line_and_exit_code_1() -> None:
+    done = _run("status", "--switch", "127.0.0.1:1", "--timeout", "0.2")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("switchml: no switch answers at 127.0.0.1:1")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_debug_shows_the_traceback() -> None:
+    done = _run("--debug", "status", "--switch", "127.0.0.1:1", "--timeout", "0.2")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "SwitchUnreachableError" in done.stderr
+
+
+def test_status_asks_a_running_switch() -> None:
+    from switchml.control import embedded
+
+    with embedded.start() as switch:
+        done = _run("status", "--switch", switch.address, "--token", switch.token, "--json")
+        refused = _run("status", "--switch", switch.address, "--token", "another")
+        switch.close(grace=0)
+    assert done.returncode == 0
+    answer = json.loads(done.stdout)
+    assert answer["jobs"] == []
+    assert answer["counters"]["packets_received"] == 0
+    assert refused.returncode == 1
+    assert "token" in refused.stderr
+
+
+def test_status_shows_jobs_workers_and_counters() -> None:
+    members = (
+        MemberStatus(0, "udp", "10.0.0.1", 4711, "ready", 0.5, 1.25),
+        MemberStatus(1, "shm", "", 0, "joined", None, None),
+    )
+    job = JobStatus(
+        "digits",
+        3,
+        2,
+        "running",
+        512,
+        256,
+        1024,
+        False,
+        "239.1.2.3",
+        5000,
+        True,
+        members,
+        {"chunks_completed": 9},
+        12,
+    )
+    answer = SwitchStatus(
+        target=TargetDescription("10.0.0.9", 48864, "", 16384, 16384, 256),
+        jobs=(job,),
+        ended=(EndedJob("old", 2, 4, "rank 2 has not been heard for 10.0 s", 30.0),),
+        counters={"chunks_completed": 1234, "dropped_stale": 0},
+        free_slots=16128,
+        lease=10,
+        uptime=99,
+    )
+    console = Console(width=120)
+    with console.capture() as capture:
+        for table in tables("10.0.0.9:50551", answer):
+            console.print(table)
+    text = capture.get()
+    for words in (
+        "switch 10.0.0.9:50551", "16128 of 16384 free", "512-767", "multicast to 239.1.2.3:5000", "udp 10.0.0.1:4711",
+        "1.2 s ago", "never", "rank 2 has not been heard", "chunks_completed", "1,234",
+    ):  # fmt: skip
+        assert words in text
+    assert "dropped_stale" not in text

@@ -1,0 +1,78 @@
+"""Collectives that cannot succeed; prints what came out of each, and that a new group works after it."""
+
+import json
+import sys
+import time
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+
+def caught(function):
+    begin = time.monotonic()
+    try:
+        function()
+    except Exception as error:
+        return {"error": type(error).__name__, "text": str(error), "seconds": time.monotonic() - begin}
+    return {"error": ""}
+
+
+def mismatch():
+    """Ranks give different sizes."""
+    work = dist.all_reduce(torch.ones(10 + RANK), async_op=True)
+    report = caught(work.wait)
+    assert work.is_completed()
+    assert not work.is_success()
+    assert type(work.exception()).__name__ == report["error"]
+    return report
+
+
+def missing_rank():
+    """Rank 1 does not come; nobody waits for the work, the future has to fail by itself."""
+    if RANK == 1:
+        time.sleep(4)
+        return {}
+    work = dist.all_reduce(torch.ones(10), async_op=True)
+    future = work.get_future()
+    report = {"future": caught(future.wait)}
+    assert future.done()
+    report["wait"] = caught(work.wait)
+    report["sync"] = caught(lambda: dist.all_reduce(torch.ones(3)))
+    return report
+
+
+def missing_backward():
+    """DDP on rank 0 waits for gradients of rank 1."""
+    module = DistributedDataParallel(torch.nn.Linear(4, 2))
+    if RANK == 1:
+        time.sleep(4)
+        return {}
+    return caught(lambda: module(torch.ones(2, 4)).sum().backward())
+
+
+def impatient_wait():
+    """A wait that is shorter than the collective's deadline leaves the collective alone."""
+    if RANK == 1:
+        time.sleep(1)
+    tensor = torch.ones(4)
+    work = dist.all_reduce(tensor, async_op=True)
+    report = caught(lambda: work.wait(timedelta(milliseconds=50))) if RANK == 0 else {}
+    work.wait()
+    assert torch.equal(tensor, torch.full((4,), 2.0))
+    return report
+
+
+report = {}
+for case in sys.argv[1:]:
+    dist.init_process_group("switchml", timeout=timedelta(seconds=2 if case.startswith("missing") else 30))
+    RANK = dist.get_rank()
+    report[case] = globals()[case]()
+    dist.destroy_process_group()
+dist.init_process_group("switchml", timeout=timedelta(seconds=30))
+tensor = torch.ones(2)
+dist.all_reduce(tensor)
+dist.destroy_process_group()
+report["afterwards"] = tensor.tolist()
+print(json.dumps(report))

@@ -1,0 +1,117 @@
+"""Ranks agree on a switch and a job; who cannot come is named."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from switchml.errors import InvalidTokenError, JoinError, JoinTimeoutError
+from switchml.torch_backend.discovery import Placement, find_switch
+from switchml.torch_backend.embedded_switch import EmbeddedSwitches
+from switchml.torch_backend.options import Options
+
+
+class Running:
+    address = "127.0.0.1:7"
+    token = "token of the embedded one"
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Ranks:
+    """Each rank a thread with an embedded-switch registry of its own, as if it were a process."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.store = dist.HashStore()
+        self.error = error
+        self.running: list[Running] = []
+        self.registries: dict[int, EmbeddedSwitches] = {}
+
+    def start(self, host: str) -> Running:
+        if self.error is not None:
+            raise self.error
+        self.running.append(Running())
+        return self.running[-1]
+
+    def find(self, ranks: list[int], world_size: int, timeout: float = 10.0, **options: Any) -> list[Any]:
+        """By rank: its placement, or what it raised."""
+
+        def one(rank: int) -> Placement | Exception:
+            try:
+                return find_switch(
+                    self.store,
+                    rank,
+                    world_size,
+                    group="group",
+                    options=Options(**options),
+                    timeout=timeout,
+                    embedded=self.registries.setdefault(rank, EmbeddedSwitches(self.start)),
+                )
+            except Exception as error:
+                return error
+
+        with ThreadPoolExecutor(len(ranks)) as threads:
+            return list(threads.map(one, ranks))
+
+
+def test_all_ranks_get_the_switch_of_rank_0() -> None:
+    places = Ranks().find([0, 1, 2], 3, switch="10.1.1.1:50551", token="t")
+    assert [place.rank for place in places] == [0, 1, 2]
+    assert {place.world_size for place in places} == {3}
+    assert len({place.job for place in places}) == 1
+    assert {(place.switch.address, place.switch.token, place.switch.embedded) for place in places} == {
+        ("10.1.1.1:50551", "t", False)
+    }
+
+
+def test_without_a_switch_rank_0_starts_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SWITCHML_SWITCH", raising=False)
+    ranks = Ranks()
+    places = ranks.find([0, 1, 2], 3)
+    assert len(ranks.running) == 1
+    assert {(place.switch.address, place.switch.token) for place in places} == {
+        (Running.address, Running.token)
+    }
+    # A subgroup's rank 0 in another process knows it too.
+    assert ranks.registries[2].acquire(lambda: pytest.fail("known")) == places[0].switch
+
+
+def test_two_groups_of_one_name_have_two_jobs() -> None:
+    jobs = {Ranks().find([0], 1, switch="h:1")[0].job for _ in range(20)}
+    assert len(jobs) == 20
+
+
+def test_the_reason_of_rank_0_reaches_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SWITCHML_SWITCH", raising=False)
+    errors = Ranks(InvalidTokenError("not mine")).find([0, 1, 2], 3)
+    assert [type(error) for error in errors] == [InvalidTokenError] * 3
+    assert all("not mine" in str(error) for error in errors)
+
+
+def test_an_error_of_no_type_of_ours_is_a_join_error_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SWITCHML_SWITCH", raising=False)
+    errors = Ranks(OSError("disk full")).find([0, 1], 2)
+    assert [type(error) for error in errors] == [OSError, JoinError]
+    assert "disk full" in str(errors[1])
+
+
+def test_without_rank_0_there_is_no_switch() -> None:
+    (error,) = Ranks().find([1], 2, timeout=0.1)
+    assert type(error) is JoinTimeoutError
+    assert "rank 0" in str(error)
+
+
+def test_missing_ranks_are_named_and_the_embedded_switch_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SWITCHML_SWITCH", raising=False)
+    ranks = Ranks()
+    errors = ranks.find([0, 2], 4, timeout=0.2)
+    assert [type(error) for error in errors] == [JoinTimeoutError] * 2
+    assert all("rank 1, 3 of 4" in str(error) for error in errors)
+    assert ranks.running[0].closed

@@ -1,0 +1,193 @@
+"""How torch's calls become a worker's."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import AllreduceOptions, BroadcastOptions, ReduceOptions, ReduceScatterOptions
+
+from switchml.errors import CollectiveMismatchError, JobAbortedError, UsageError
+from switchml.torch_backend.routing import ROUTE_OF
+
+
+def test_timeouts_and_notification_reach_the_worker(ranks: Any) -> None:
+    def body(group: Any, rank: int) -> None:
+        options = AllreduceOptions()
+        group.allreduce([torch.ones(1)], options).wait()
+        options.timeout, options.asyncOp = timedelta(seconds=3), False
+        group.allreduce([torch.ones(1)], options).wait()
+        group.allreduce(torch.ones(1), dist.ReduceOp.MAX, timedelta(seconds=4)).wait()
+        group.set_timeout(timedelta(seconds=8))
+        group.broadcast(torch.ones(1), 1).wait()
+        group.barrier(timedelta(seconds=5)).wait()
+        group.barrier(timeout=timedelta(seconds=6)).wait()
+        group.allgather([torch.empty(1), torch.empty(1)], torch.ones(1), timedelta(seconds=7)).wait()
+
+    ranks.run(2, body, timeout=20.0)
+    assert ranks.workers[0].calls == [
+        ("allreduce sum float32 1", 20.0, True),
+        ("allreduce sum float32 1", 3.0, False),
+        ("allreduce max float32 1", 4.0, True),
+        ("broadcast 1 float32 1", 8.0, True),
+        ("barrier", 5.0, True),
+        ("barrier", 6.0, True),
+        ("allgather float32 1", 7.0, True),
+    ]
+
+
+def test_bfloat16_is_named(ranks: Any) -> None:
+    def body(group: Any, rank: int) -> torch.Tensor:
+        tensor = torch.full((2, 2), 1.5 * (rank + 1), dtype=torch.bfloat16).t()
+        group.allreduce([tensor]).wait()
+        return tensor
+
+    for tensor in ranks.run(2, body):
+        assert torch.equal(tensor, torch.full((2, 2), 4.5, dtype=torch.bfloat16))
+    assert ranks.workers[0].calls[0][0] == "allreduce sum bfloat16 4"
+
+
+def test_reduce_spares_the_other_ranks(ranks: Any) -> None:
+    def body(group: Any, rank: int) -> list[list[float]]:
+        options = ReduceOptions()
+        options.rootRank, options.reduceOp = 1, dist.ReduceOp.PRODUCT
+        by_options, by_arguments = torch.full((3,), rank + 2.0), torch.full((3,), rank + 2.0)
+        group.reduce([by_options], options).wait()
+        group.reduce(by_arguments, 0, dist.ReduceOp.MAX).wait()
+        return [by_options.tolist(), by_arguments.tolist()]
+
+    assert ranks.run(2, body) == [[[2.0] * 3, [3.0] * 3], [[6.0] * 3, [3.0] * 3]]
+
+
+def test_reduce_scatter_of_uneven_parts(ranks: Any) -> None:
+    def body(group: Any, rank: int) -> list[float]:
+        output = torch.empty(rank + 1)
+        inputs = [torch.full((size,), 10.0 * rank + size) for size in (1, 2)]
+        group.reduce_scatter(output, inputs, dist.ReduceOp.SUM).wait()
+        assert [one.tolist() for one in inputs] == [[10.0 * rank + 1], [10.0 * rank + 2] * 2]
+        return output.tolist()
+
+    assert ranks.run(2, body) == [[12.0], [14.0, 14.0]]
+
+
+def test_coalesced_reduce_scatter(ranks: Any) -> None:
+    def body(group: Any, rank: int) -> list[list[float]]:
+        options = ReduceScatterOptions()
+        options.reduceOp = dist.ReduceOp.AVG
+        outputs = [torch.empty(1), torch.empty(2)]
+        inputs = [torch.arange(2.0) + rank, (torch.arange(4.0) + rank).reshape(2, 2).t()]
+        group.reduce_scatter_single_coalesced(outputs, inputs, options).wait()
+        return [output.tolist() for output in outputs]
+
+    assert ranks.run(2, body) == [[[0.5], [0.5, 2.5]], [[1.5], [1.5, 3.5]]]
+
+
+def test_gather_in_place(ranks: Any) -> None:
+    """FSDP's input is a part of the output."""
+
+    def body(group: Any, rank: int) -> list[float]:
+        output = torch.zeros(4)
+        output[2 * rank : 2 * rank + 2] = rank + 1.0
+        group.all_gather_single(output, output[2 * rank : 2 * rank + 2]).wait()
+        return output.tolist()
+
+    assert ranks.run(2, body) == [[1.0, 1.0, 2.0, 2.0]] * 2
+
+
+def test_large_gathers_and_point_to_point_take_gloo(ranks: Any) -> None:
+    large = (ROUTE_OF["allgather"].largest or 0) // 4 + 1
+
+    def body(group: Any, rank: int) -> tuple[float, float]:
+        outputs = [torch.empty(large), torch.empty(large)]
+        group.allgather([outputs], [torch.full((large,), float(rank))]).wait()
+        received = torch.empty(1)
+        works = [group.send([torch.tensor([5.0 + rank])], 1 - rank, 3), group.recv([received], 1 - rank, 3)]
+        for work in works:
+            work.wait()
+        return outputs[1][-1].item(), received.item()
+
+    assert ranks.run(2, body) == [(1.0, 6.0), (1.0, 5.0)]
+    assert ranks.workers[0].calls == []
+
+
+def test_calls_that_do_not_fit_are_refused_before_anything_is_sent(ranks: Any) -> None:
+    def body(group: Any, rank: int) -> None:
+        bad_root = BroadcastOptions()
+        bad_root.rootRank = 2
+        for call in (
+            lambda: group.allreduce([torch.ones(1), torch.ones(1)]),
+            lambda: group.broadcast([torch.ones(1)], bad_root),
+            lambda: group.reduce(torch.ones(1), -1),
+            lambda: group.allgather([[torch.ones(1)]], [torch.ones(1)]),
+            lambda: group.allgather([[torch.ones(1), torch.ones(2)]], [torch.ones(1)]),
+            lambda: group.all_gather_single(torch.ones(3), torch.ones(2)),
+            lambda: group.all_gather_single(torch.ones(4, dtype=torch.int32), torch.ones(2)),
+            lambda: group.reduce_scatter_single(torch.ones(2), torch.ones(3)),
+            lambda: group.reduce_scatter([torch.ones(2)], [[torch.ones(1), torch.ones(1)]]),
+            lambda: group.reduce_scatter([torch.ones(1)], [[torch.ones(1)]]),
+            lambda: group.reduce_scatter_single(torch.ones(2), torch.ones(4, dtype=torch.float64)),
+        ):
+            with pytest.raises(UsageError):
+                call()
+
+    ranks.run(2, body)
+    assert ranks.workers[0].calls == []
+
+
+def test_an_error_on_the_wire_comes_out_of_wait(ranks: Any) -> None:
+    entered = threading.Barrier(2)
+
+    def body(group: Any, rank: int) -> tuple[type, str]:
+        entered.wait()
+        ranks.workers[rank].fail_next = JobAbortedError("rank 2 has not been heard for 10.0 s")
+        work = group.allreduce([torch.ones(2)])
+        with pytest.raises(JobAbortedError, match="rank 2") as caught:
+            work.wait()
+        with pytest.raises(RuntimeError, match="rank 2 has not been heard"):
+            work.get_future().wait()
+        return type(work.exception()), str(caught.value)
+
+    assert {kind for kind, _ in ranks.run(2, body)} == {JobAbortedError}
+
+
+def test_ranks_that_disagree(ranks: Any) -> None:
+    def body(group: Any, rank: int) -> None:
+        with pytest.raises(CollectiveMismatchError):
+            group.allreduce([torch.ones(2 + rank)]).wait()
+
+    ranks.run(2, body)
+
+
+def test_many_in_flight_with_callbacks_that_wait(ranks: Any) -> None:
+    def body(group: Any, rank: int) -> list[float]:
+        def add_again(done: Any) -> torch.Tensor:
+            return done.value()[0] + 1
+
+        works = [group.allreduce([torch.full((2,), float(number))]) for number in range(20)]
+        chained = [work.get_future().then(add_again) for work in works]
+        return [future.wait()[0].item() for future in chained]
+
+    assert ranks.run(3, body) == [[3.0 * number + 1 for number in range(20)]] * 3
+
+
+def test_names(ranks: Any) -> None:
+    def body(group: Any, rank: int) -> Any:
+        group._set_group_name("named")
+        group._set_group_desc("described")
+        return (
+            group.name(),
+            group._get_backend_name(),
+            group.group_name,
+            group.group_desc,
+            group.rank(),
+            group.size(),
+            group.switch_address,
+            group.switch_counters(),
+        )
+
+    expected = ("switchml", "switchml", "named", "described")
+    assert ranks.run(2, body) == [(*expected, rank, 2, "nowhere:1", {"packets_sent": 0}) for rank in range(2)]

@@ -1,0 +1,225 @@
+"""Programs of several processes over a real switch on loopback: what a user sees."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAMS = Path(__file__).parent / "programs"
+WORLD = 3
+
+
+def checks_of(program: str) -> list[str]:
+    """Functions that the program marks with @check."""
+    tree = ast.parse((PROGRAMS / program).read_text())
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.decorator_list]
+    return [node.name for node in functions]
+
+
+@pytest.fixture(scope="module")
+def collectives(launcher: Any) -> list[dict[str, str]]:
+    reports: list[dict[str, str]] = launcher.run("collectives.py", WORLD)
+    return reports
+
+
+@pytest.mark.parametrize("check", checks_of("collectives.py"))
+def test_collectives(collectives: list[dict[str, str]], check: str) -> None:
+    for rank, report in enumerate(collectives):
+        assert report[check] == "", f"rank {rank}: {report[check]}"
+
+
+TRAINING = {
+    "plain": 1e-6,
+    "small_buckets": 1e-6,
+    "accumulation": 1e-5,
+    "powersgd": None,
+    "compiled": 1e-6,
+    "fork_workers": None,
+    "hybrid_sharding": None,
+}
+
+
+@pytest.fixture(scope="module")
+def training(launcher: Any) -> list[Any]:
+    reports: list[Any] = launcher.run("training.py", 2, *TRAINING)
+    return reports
+
+
+@pytest.mark.parametrize("case", TRAINING)
+def test_training(training: list[Any], case: str) -> None:
+    """Parameters are bitwise equal over ranks, and near gloo's where gloo does the same arithmetic."""
+    first, second = (report[case] for report in training)
+    assert first["digest"] == second["digest"]
+    bound = TRAINING[case]
+    if bound is not None:
+        assert max(first["distance"], second["distance"]) <= bound
+    if case == "fork_workers":
+        assert first["seen"] == second["seen"] == 128
+
+
+def test_training_repeats_bit_for_bit(training: list[Any], launcher: Any) -> None:
+    again = launcher.run("training.py", 2, "plain", SWITCHML_TRANSPORT="udp")
+    assert again[0]["plain"]["digest"] == training[0]["plain"]["digest"]
+
+
+@pytest.fixture(scope="module")
+def failures(launcher: Any) -> list[Any]:
+    reports: list[Any] = launcher.run(
+        "failures.py", 2, "mismatch", "missing_rank", "missing_backward", "impatient_wait"
+    )
+    return reports
+
+
+def test_mismatched_sizes_reach_every_rank(failures: list[Any]) -> None:
+    for report in failures:
+        assert report["mismatch"]["error"] == "CollectiveMismatchError"
+        assert "10" in report["mismatch"]["text"]
+        assert "11" in report["mismatch"]["text"]
+
+
+def test_a_missing_rank_fails_wait_and_future(failures: list[Any]) -> None:
+    report = failures[0]["missing_rank"]
+    assert report["wait"]["error"] == "CollectiveTimeoutError"
+    assert "rank 1" in report["wait"]["text"]
+    assert "rank 1" in report["future"]["text"]
+    assert report["sync"]["error"] in ("CollectiveTimeoutError", "CollectiveError")
+
+
+def test_a_missing_backward_pass_comes_out_of_ddp(failures: list[Any]) -> None:
+    report = failures[0]["missing_backward"]
+    assert report["error"] == "RuntimeError"
+    assert "rank 1" in report["text"]
+
+
+def test_a_short_wait_leaves_the_collective_alone(failures: list[Any]) -> None:
+    assert failures[0]["impatient_wait"]["error"] == "CollectiveTimeoutError"
+
+
+def test_a_new_group_works_after_a_failure(failures: list[Any]) -> None:
+    assert [report["afterwards"] for report in failures] == [[2.0, 2.0]] * 2
+
+
+@pytest.fixture(scope="module")
+def lifecycle(launcher: Any) -> list[Any]:
+    reports: list[Any] = launcher.run("lifecycle.py", 2)
+    return reports
+
+
+def test_groups_come_and_go(lifecycle: list[Any]) -> None:
+    for report in lifecycle:
+        assert report["sums"] == [3.0] * 8
+        assert report["after_shutdown"] == "WorkerClosedError"
+
+
+def test_groups_share_the_embedded_switch_and_join_when_used(lifecycle: list[Any]) -> None:
+    assert all(report["one_switch"] and report["unused"] == "" for report in lifecycle)
+
+
+def test_destroying_the_groups_leaves_nothing(lifecycle: list[Any]) -> None:
+    for report in lifecycle:
+        assert report["left"] == [{"threads": [], "switches": []}] * 3
+
+
+@pytest.mark.parametrize("ending", [(), ("--leave-it-open",)])
+def test_a_script_that_imports_only_torch_under_torchrun(ending: tuple[str, ...]) -> None:
+    command = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    ended = subprocess.run(
+        [*command, str(PROGRAMS / "only_torch.py"), *ending],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    reports = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert sorted(report["rank"] for report in reports) == [0, 1]
+    assert {report["gradient"] for report in reports} == {6.0}  # the mean over ranks of 4 and 8
+
+
+def test_the_program_asks_for_nothing_but_torch() -> None:
+    tree = ast.parse((PROGRAMS / "only_torch.py").read_text())
+    modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {module.split(".")[0] for module in modules} == {"torch", "json", "sys"}
+
+
+@pytest.fixture
+def switch() -> Iterator[Any]:
+    """A switch that outlives the programs."""
+    from switchml.control import embedded
+
+    with embedded.start() as running:
+        yield running
+
+
+def test_two_runs_share_a_long_running_switch(launcher: Any, switch: Any) -> None:
+    environment = {"SWITCHML_SWITCH": switch.address, "SWITCHML_TOKEN": switch.token}
+    runs = [launcher.start("only_torch.py", 2, **environment) for _ in range(2)]
+    for processes in runs:
+        launcher.finish(processes)
+    for rank in [rank for processes in runs for rank in processes]:
+        assert rank.process.returncode == 0, rank.stderr
+        assert rank.report["gradient"] == 6.0
+
+
+@pytest.mark.parametrize(
+    ("environment", "error"),
+    [
+        ({"SWITCHML_SWITCH": "127.0.0.1:9"}, "SwitchUnreachableError"),
+        ({"SWITCHML_SWITCH": "SWITCH", "SWITCHML_TOKEN": "wrong"}, "InvalidTokenError"),
+        ({"SWITCHML_TRANSPORT": "pigeon"}, "UsageError"),
+    ],
+)
+def test_a_wrong_setting_shows_in_init_process_group(
+    launcher: Any, switch: Any, environment: dict[str, str], error: str
+) -> None:
+    if environment.get("SWITCHML_SWITCH") == "SWITCH":
+        environment = environment | {"SWITCHML_SWITCH": switch.address}
+    processes = launcher.start("only_torch.py", 2, **environment)
+    launcher.finish(processes, timeout=40)
+    for rank in processes:
+        assert rank.process.returncode == 1
+        assert error in rank.stderr
+
+
+def ready(processes: list[Any]) -> None:
+    for rank in processes:
+        assert rank.process.stdout.readline() == "ready\n", rank.process.stderr.read()
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_rank_ends_the_others_with_an_error(launcher: Any, victim: int) -> None:
+    """Rank 0 owns the embedded switch."""
+    processes = launcher.start("interrupted.py", WORLD, "die", str(victim))
+    ready(processes)
+    launcher.finish(processes, timeout=60)
+    for number, rank in enumerate(processes):
+        if number == victim:
+            assert rank.process.returncode == -signal.SIGKILL
+            continue
+        assert rank.process.returncode == 0, rank.stderr
+        assert rank.report["error"] in ("JobAbortedError", "CollectiveTimeoutError")
+        assert rank.report["seconds"] < 35
+
+
+def test_ctrl_c_ends_everything(launcher: Any) -> None:
+    processes = launcher.start("interrupted.py", WORLD, "wait", "1")
+    ready(processes)
+    time.sleep(1.0)
+    for rank in processes:
+        rank.process.send_signal(signal.SIGINT)
+    launcher.finish(processes, timeout=20)
+    for rank in processes:
+        assert rank.process.returncode in (1, -signal.SIGINT, 128 + signal.SIGINT), rank.stderr
+        assert "KeyboardInterrupt" in rank.stderr
