@@ -145,7 +145,7 @@ def new_window(
     size: int = 0,
     job: int = 0,
     initial_timeout: int = 100_000_000,
-    floor: int = 5_000_000,
+    floor: int = 10_000_000,
     ceiling: int = 2_000_000_000,
 ) -> Window:
     """A stream at position 0. Times in nanoseconds.

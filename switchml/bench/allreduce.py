@@ -158,7 +158,7 @@ class Network:
         return cls(workers, star.workers, star.hub, star.hub_address, star.interface)
 
     def start(self, entry: Entry, plan: Plan, stack: contextlib.ExitStack) -> Team:
-        options: dict[str, Any] = {}
+        options = dict(entry.options)
         if "transport" in entry.options:
             address, token = self._switch(plan, stack)
             options = options_of(

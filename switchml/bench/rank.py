@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import socket
@@ -112,23 +113,31 @@ class Rank:
 
 def serve(connection: Connection) -> None:
     """Join, then answer commands until `Stop` or until the parent is gone. A failure is answered, then ends it."""
+
+    def next_command() -> Any:
+        try:
+            return connection.recv()
+        except EOFError:
+            return messages.Stop()  # the parent has died or given up: so do we
+
     try:
         timed_table(element_type("float32"), "sum", 0, 1)  # numpy's own lazy parts are not the system's
         before = resident()
-        join = connection.recv()
+        join = next_command()
+        if isinstance(join, messages.Stop):
+            return
         system = load(join.system)
         loaded = resident()
         system.open(join.place)
         rank = Rank(system, join.place, before, loaded)
         connection.send(messages.Ready(system.describe()))
-        while not isinstance(command := connection.recv(), messages.Stop):
+        while not isinstance(command := next_command(), messages.Stop):
             connection.send(rank.answer(command))
         system.close()
-    except EOFError:
-        return  # the parent has died or given up: so do we
     except Exception as error:
         trace = "" if isinstance(error, SwitchMLError) else "\n" + traceback.format_exc()
-        connection.send(messages.Failure(type(error).__name__, str(error), trace))
+        with contextlib.suppress(OSError):  # nobody listens any more
+            connection.send(messages.Failure(type(error).__name__, str(error), trace))
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,7 @@ from switchml.testbed.namespace import Namespace
 
 START_SECONDS = 120.0
 LEAVE_SECONDS = 5.0
+TROUBLE_SECONDS = 0.3
 _SHOWN = 3000  # characters of a failed team's output
 
 
@@ -135,28 +137,35 @@ class Team:
             raise self._failed(f"lost rank {rank}") from None
 
     def _collect(self, deadline: float, what: str) -> list[Any]:
-        answers: dict[int, Any] = {}
+        answers: dict[int, Reply | None] = {}
         ranks = {connection: rank for rank, connection in self._connections.items()}
+        troubled = False
         while len(answers) < self.world_size:
             pending = [connection for connection, rank in ranks.items() if rank not in answers]
-            found = wait(pending, max(0.0, deadline - time.monotonic()))
+            # After a first failure the others get a moment to fail too: the last to notice knows least.
+            patience = TROUBLE_SECONDS if troubled else max(0.0, deadline - time.monotonic())
+            found = wait(pending, patience)
             if not found:
-                silent = sorted(ranks[connection] for connection in pending)
-                raise self._failed(f"got no answer from ranks {silent} in time ({what})")
+                break
             for connection in found:
                 assert isinstance(connection, Connection)
-                rank = ranks[connection]
-                try:
-                    answers[rank] = connection.recv()
-                except (EOFError, ConnectionError):
-                    raise self._failed(f"lost rank {rank} ({what})") from None
-                if isinstance(answers[rank], messages.Failure):
-                    failure = answers[rank]
-                    self._broken = True
-                    raise BenchError(
-                        f"{self.name}, rank {rank}: {failure.kind}: {failure.text}{failure.trace}"
-                    )
-        return [answers[rank] for rank in range(self.world_size)]
+                answer = _receive(connection)
+                answers[ranks[connection]] = answer
+                troubled = troubled or answer is None or isinstance(answer.value, messages.Failure)
+        lost = [rank for rank, answer in answers.items() if answer is None]
+        if lost:
+            raise self._failed(f"lost rank {lost[0]} ({what})")
+        values = {rank: answer.value for rank, answer in answers.items() if answer is not None}
+        failures = [(rank, one) for rank, one in values.items() if isinstance(one, messages.Failure)]
+        if failures:
+            self._broken = True
+            # One without a trace is a typed error, which says most.
+            rank, failure = min(failures, key=lambda pair: pair[1].trace != "")
+            raise BenchError(f"{self.name}, rank {rank}: {failure.kind}: {failure.text}{failure.trace}")
+        if len(answers) < self.world_size:
+            silent = sorted(set(ranks.values()) - set(answers))
+            raise self._failed(f"got no answer from ranks {silent} in time ({what})")
+        return [values[rank] for rank in range(self.world_size)]
 
     def _failed(self, what: str) -> BenchError:
         self._broken = True
@@ -209,6 +218,20 @@ class Team:
         if error is not None:
             self._broken = True
         self.close()
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer in an envelope: "no answer" (the rank is gone) is None, an answer of None is not."""
+
+    value: Any
+
+
+def _receive(connection: Connection) -> Reply | None:
+    try:
+        return Reply(connection.recv())
+    except (EOFError, ConnectionError):
+        return None
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 from collections.abc import Callable
 from typing import Any
 
@@ -161,7 +162,7 @@ def test_ratios_are_taken_round_by_round_against_baselines_only() -> None:
 
 
 def shown(wanted: Plan, measured: list[Measurement]) -> str:
-    console = Console(width=220, record=True, quiet=True)
+    console = Console(width=220, file=io.StringIO())
     with console.capture() as capture:
         console.print(build_table(wanted, measured))
     return capture.get()

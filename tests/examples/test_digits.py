@@ -1,0 +1,99 @@
+"""The example reaches its accuracy, and the same parameters bit by bit, whatever happens to packets."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch", reason="torch is in the extra `examples`")
+pytest.importorskip("sklearn", reason="scikit-learn is in the extra `examples`")
+
+DIGITS = Path(__file__).parents[2] / "examples" / "digits.py"
+SWITCHML = str(Path(sys.executable).with_name("switchml"))
+
+
+def _train(
+    folder: Path, *options: str, backend: str = "switchml", workers: int = 4, **arguments: str
+) -> list[dict[str, Any]]:
+    """Outcomes of the models, from a run of the example."""
+    out = folder / "outcomes.json"
+    words = [
+        SWITCHML,
+        "run",
+        "-n",
+        str(workers),
+        *options,
+        "--",
+        str(DIGITS),
+        "--backend",
+        backend,
+        "--json",
+        str(out),
+    ]
+    for name, value in arguments.items():
+        words += [f"--{name}", value]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    outcomes: list[dict[str, Any]] = json.loads(out.read_text())
+    for outcome in outcomes:
+        assert outcome["digest"] in done.stdout
+        assert outcome["backend"] == backend
+        assert outcome["world_size"] == workers
+    return outcomes
+
+
+@pytest.mark.timeout(600)
+def test_switchml_and_gloo_reach_the_same_accuracy(tmp_path: Path) -> None:
+    ours, theirs = _train(tmp_path), _train(tmp_path, backend="gloo")
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine["model"] == other["model"]
+        assert abs(mine["accuracy"] - other["accuracy"]) <= 0.01
+    accuracy = {outcome["model"]: outcome["accuracy"] for outcome in ours}
+    assert accuracy["conv"] >= 0.95
+    assert accuracy["logistic"] >= 0.93
+
+
+@pytest.mark.timeout(900)
+def test_parameters_are_bitwise_equal_from_run_to_run_over_any_path_and_under_faults(tmp_path: Path) -> None:
+    """Two epochs show it as well as twenty. That the ranks agree, the example itself checks."""
+    faults = ("--loss", "0.01", "--duplicate", "0.01", "--reorder", "0.01", "--seed", "9")
+    digests = {
+        name: [outcome["digest"] for outcome in _train(tmp_path, *options, epochs="2")]
+        for name, options in {
+            "again": (),
+            "once": (),
+            "udp": ("--transport", "udp"),
+            "faults": faults,
+            "udp, faults": ("--transport", "udp", *faults),
+        }.items()
+    }
+    assert len(set(map(tuple, digests.values()))) == 1, digests
+
+
+def test_seeds_make_a_difference(tmp_path: Path) -> None:
+    """The comparison above could not fail otherwise."""
+    first, second = (_train(tmp_path, model="logistic", epochs="1", seed=seed, workers=2) for seed in "12")
+    assert first[0]["digest"] != second[0]["digest"]
+
+
+def test_it_imports_nothing_of_ours() -> None:
+    imported = {
+        name.name if isinstance(node, ast.Import) else node.module or ""
+        for node in ast.walk(ast.parse(DIGITS.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in node.names
+    }
+    assert "torch" in imported
+    assert not any(name.split(".")[0] == "switchml" for name in imported)
+
+
+def test_without_a_launcher_it_says_how_to_start_it() -> None:
+    done = subprocess.run([sys.executable, str(DIGITS)], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert "switchml run -n 4" in done.stderr

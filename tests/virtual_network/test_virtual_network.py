@@ -1,0 +1,136 @@
+"""The two state machines against each other through a bad network, many seeds. A failure names the seed; replay it with SWITCHML_SEED=n."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import numpy as np
+import pytest
+
+from switchml.protocol.numerics import EXACT_EXPONENT
+from switchml.switch_emulator.slot_machine import STALE
+from switchml.testbed.virtual_network import Task, VirtualNetwork, Weather
+from switchml.worker.kernels import block_exponent
+from switchml.worker.window import BLOCKS, WORDS
+
+_SEEDS = 1000
+_GROUPS = 10
+
+
+def _expected_blocks(sources: tuple[np.ndarray, ...], elements: int) -> np.ndarray:
+    """Block floating point in plain numpy, of another construction than the kernels."""
+    workers = len(sources)
+    headroom = (workers - 1).bit_length()
+    out = np.zeros_like(sources[0])
+    for begin in range(0, sources[0].size, elements):
+        blocks = [source[begin : begin + elements] for source in sources]
+        largest = max(np.abs(block).max() for block in blocks)
+        exponent = max(int(np.frexp(largest)[1]), -95) if largest > 0 else -95
+        scale = 2.0 ** (31 - exponent - headroom)
+        total = sum(np.rint(block.astype(np.float64) * scale).astype(np.int64) for block in blocks)
+        out[begin : begin + elements] = total.astype(np.float32) * np.float32(1 / scale)
+    return out
+
+
+def _tasks(rng: np.random.Generator, workers: int, elements: int) -> tuple[Task, ...]:
+    tasks = []
+    for _ in range(int(rng.integers(1, 5))):
+        count = int(rng.choice([1, 3, elements, elements * 2 + 5, elements * 7, elements * 23 - 1]))
+        kind = int(rng.integers(0, 3))
+        if kind == 0:
+            scales = 10.0 ** rng.integers(-20, 20, size=workers)
+            tasks.append(Task(BLOCKS, count, tuple((rng.standard_normal(count) * scale).astype(np.float32) for scale in scales)))
+        elif kind == 1:
+            tasks.append(Task(WORDS, count, tuple(rng.integers(0, 2**32, count, np.uint32) for _ in range(workers))))
+        else:
+            rows = tuple(rng.integers(0, 2**32, count, np.uint32) for _ in range(workers))
+            tasks.append(Task(WORDS, count * workers, rows, tuple(rank * count for rank in range(workers))))
+    return tuple(tasks)
+
+
+def _expected(task: Task, elements: int) -> np.ndarray:
+    if task.kind == BLOCKS:
+        return _expected_blocks(task.sources, elements)
+    if task.firsts:
+        return np.concatenate(task.sources)
+    return np.sum(np.stack(task.sources), axis=0, dtype=np.uint32)
+
+
+def _run(seed: int) -> VirtualNetwork:
+    dice = random.Random(seed)
+    rng = np.random.default_rng(seed)
+    workers = dice.randint(2, 8)
+    payload = dice.choice([128, 256])
+    weather = Weather(
+        loss=dice.choice([0.0, 0.01, 0.1, 0.3]) * dice.random(), duplicate=0.2 * dice.random(), reorder=0.2 * dice.random()
+    )
+    if seed % 10 == 0:
+        weather = Weather(loss=0.3, duplicate=0.2, reorder=0.2)
+    network = VirtualNetwork(workers, dice.choice([1, 2, 4, 8]), payload, _tasks(rng, workers, payload // 4), weather, seed)
+    network.run()
+    return network
+
+
+def _check(seed: int) -> None:
+    network = _run(seed)
+    for index, task in enumerate(network.tasks):
+        expected = _expected(task, network.payload // 4).view(np.uint32)
+        for rank in range(network.workers):
+            result = network.results(rank)[index].view(np.uint32)
+            assert np.array_equal(result, expected), f"seed {seed}: rank {rank}, transfer {index} is wrong (SWITCHML_SEED={seed} replays)"
+
+
+@pytest.mark.parametrize("group", range(_GROUPS))
+def test_every_sum_is_right(group: int) -> None:
+    if "SWITCHML_SEED" in os.environ:
+        seeds = [int(os.environ["SWITCHML_SEED"])]
+    else:
+        seeds = list(range(group, _SEEDS, _GROUPS))
+    for seed in seeds:
+        _check(seed)
+
+
+def test_a_seed_replays() -> None:
+    first, second = _run(17), _run(17)
+    assert (first.now, first.lost, first.verdicts) == (second.now, second.lost, second.verdicts)
+    assert first.lost > 0
+    assert _run(18).now != first.now
+
+
+def test_non_finite_blocks_are_flagged_alike_and_left_alone() -> None:
+    source = np.ones(96, np.float32)
+    broken = source.copy()
+    broken[40] = np.inf
+    tasks = (Task(BLOCKS, 96, (broken, source)), Task(BLOCKS, 96, (source, source)))
+    network = VirtualNetwork(2, 2, 128, tasks, Weather(loss=0.1), seed=3)
+    network.run()
+    assert block_exponent(broken[32:64]) == EXACT_EXPONENT
+    for rank in range(2):
+        assert network.flags(rank)[0].tolist() == [0, 1, 0]
+        assert network.results(rank)[0][32:64].tolist() == [0.0] * 32
+        assert (network.results(rank)[0][:32] == 2).all()
+        assert (network.results(rank)[1] == 2).all()
+
+
+def _wrong_sums(paper: bool) -> tuple[int, int]:
+    wrong = stale = 0
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        tasks = (Task(WORDS, 32 * 12, tuple(rng.integers(0, 2**32, 32 * 12, np.uint32) for _ in range(2))),)
+        network = VirtualNetwork(2, 1, 128, tasks, Weather(duplicate=0.2, reorder=0.3), seed, paper)
+        try:
+            network.run()
+        except AssertionError:
+            wrong += 1
+            continue
+        stale += network.verdicts.get(STALE, 0)
+        wrong += not np.array_equal(network.results(0)[0], _expected(tasks[0], 32))
+    return wrong, stale
+
+
+def test_without_the_stamp_delayed_duplicates_spoil_sums() -> None:
+    wrong, stale = _wrong_sums(paper=False)
+    assert wrong == 0
+    assert stale > 0, "the network never sent what the stamp is there for"
+    assert _wrong_sums(paper=True)[0] > 0
