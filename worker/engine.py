@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from switchml.link.handle import part, word
 from switchml.link.libc import monotonic_ns
 from switchml.link.memory import load_acquire
 from switchml.protocol.counters import WORKER_COUNTERS, indices
@@ -29,6 +30,7 @@ from switchml.worker.window import (
     RING,
     STALE,
     TIMED_OUT,
+    WINDOW_PARTS,
     Window,
     advance,
     expire,
@@ -40,6 +42,7 @@ from switchml.worker.window import (
     overdue_transfer,
     put_back,
     sample_round_trip,
+    window_at,
 )
 
 Bytes = npt.NDArray[np.uint8]
@@ -69,6 +72,19 @@ class Engine(NamedTuple):
     descriptor: Words
     flag: Longs
     scratch: Longs
+
+
+@inlined
+def engine_at(handle: int) -> Engine:
+    """The Engine behind a handle (link/handle.py)."""
+    return Engine(
+        window_at(handle, 0),
+        word(handle, WINDOW_PARTS),
+        part(handle, WINDOW_PARTS + 1, np.int64),
+        part(handle, WINDOW_PARTS + 2, np.uint32),
+        part(handle, WINDOW_PARTS + 3, np.int64),
+        part(handle, WINDOW_PARTS + 4, np.int64),
+    )
 
 
 @inlined
@@ -149,11 +165,12 @@ def _exact_needed(window: Window) -> bool:
 
 
 @compiled
-def run(engine: Engine, spin_ns: int, limit_ns: int) -> int:
+def run(handle: int, spin_ns: int, limit_ns: int) -> int:
     """Drive the stream until something concerns Python, or for `limit_ns`; returns why.
 
-    spin_ns: how long to look again before sleeping.
+    handle: of an Engine. spin_ns: how long to look again before sleeping.
     """
+    engine = engine_at(handle)
     window, port, scratch = engine.window, engine.port, engine.scratch
     stream = window.stream[0]
     finished = int(stream["finished"])

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from switchml.errors import CollectiveError, CollectiveMismatchError, SwitchMLError, WorkerClosedError
+from switchml.link.handle import table_of
 from switchml.protocol.counters import WORKER_COUNTERS, indices
 from switchml.worker.chunks import names_ranks
 from switchml.worker.collectives import ExactBlocks, Pipeline
@@ -34,6 +35,7 @@ class Stream:
 
     def __init__(self, engine: Engine, wake: Callable[[], None], explain: Callable[[int], str], *, spin_ns: int) -> None:
         self._engine = engine
+        self._handle = table_of(engine)
         self._wake = wake
         self._explain = explain
         self._spin_ns = spin_ns
@@ -117,7 +119,7 @@ class Stream:
                 if not self._flying:
                     return
                 limit = _LOOK_NS if deadline is None else min(_LOOK_NS, max(1, int((deadline - time.monotonic()) * 1e9)))
-                reason = run(engine, self._spin_ns, limit)
+                reason = run(self._handle.ctypes.data, self._spin_ns, limit)
                 if reason == EXACT_NEEDED:
                     self._arrange_exact()
                 self._reap()

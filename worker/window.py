@@ -24,9 +24,10 @@ must be exchanged exactly, all ranks put that exchange at the same place in the 
     SENT     waits for the result
     RESEND   timed out, to be sent again
 
-Timers follow RFC 6298 over the results of packets sent once (Karn's rule), with a floor, and double per retransmission of a slot. When
-not a single result came since the last expiry, the others are not there yet (or the path is dead): then only the oldest few slots are
-sent again, as a probe, and the rest follow as soon as something moves.
+Two timers. While results come, a slot whose own result is overdue is sent again; overdue as RFC 6298 has it, estimated over packets sent
+once (Karn's rule), with a floor, doubled per retransmission of the slot. So the timer follows the queues that a window builds up. When
+nothing at all comes for a few of the shortest round trips, either packets are lost or other ranks are late, which cannot be told apart: then the
+oldest few slots are sent again, soon but few of them, ever more rarely as long as nothing answers, ever more of them when something does.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from switchml.protocol.jit import compiled
+from switchml.link.handle import part
+from switchml.protocol.jit import compiled, inlined
 from switchml.protocol.numerics import EXACT_EXPONENT, MIN_EXPONENT, UNKNOWN_EXPONENT
 from switchml.protocol.slots import TSI_MASK, check_window, slot_of, tsi_distance, version_of
 
@@ -71,14 +73,19 @@ STREAM_DTYPE = np.dtype(
         ("fifo_tail", np.int64),
         ("finished", np.int64),  # transfers that left LAID
         ("accepted", np.int64),  # results taken
-        ("accepted_at_expiry", np.int64),
+        ("accepted_before", np.int64),  # as of the last look at the timers
+        ("moved_at", np.int64),  # ns: last result, first sending or probe
+        ("fastest", np.int64),  # ns: shortest round trip lately; 0: no sample yet
+        ("probes", np.int64),  # packets of the next probe
         ("srtt", np.int64),  # ns; 0: no sample yet
         ("rttvar", np.int64),
         ("timeout", np.int64),
         ("floor", np.int64),
+        ("quiet_floor", np.int64),
         ("ceiling", np.int64),
-        ("backoff", np.int64),  # expiries since anything moved
-        ("next_expiry", np.int64),  # no slot times out before
+        ("backoff", np.int64),  # probes since anything moved
+        ("next_overdue", np.int64),  # no slot's own timeout is over before
+        ("next_expiry", np.int64),  # nothing is to be sent again before
     ],
     align=True,
 )
@@ -146,6 +153,7 @@ def new_window(
     job: int = 0,
     initial_timeout: int = 100_000_000,
     floor: int = 10_000_000,
+    quiet_floor: int = 2_000_000,
     ceiling: int = 2_000_000_000,
 ) -> Window:
     """A stream at position 0. Times in nanoseconds.
@@ -158,7 +166,8 @@ def new_window(
     entry = stream[0]
     for name, value in {
         "rank": rank, "workers": workers, "window": window, "elements": elements, "size": size, "job": job,
-        "timeout": initial_timeout, "floor": floor, "ceiling": ceiling, "next_expiry": np.iinfo(np.int64).max,
+        "timeout": initial_timeout, "floor": floor, "quiet_floor": quiet_floor, "ceiling": ceiling, "probes": _PROBE,
+        "next_overdue": np.iinfo(np.int64).max, "next_expiry": np.iinfo(np.int64).max,
     }.items():  # fmt: skip
         entry[name] = value
     return Window(
@@ -167,6 +176,22 @@ def new_window(
         np.zeros(RING, TRANSFER_DTYPE),
         np.full((RING, window), UNKNOWN_EXPONENT, np.int8),
         np.zeros(window, np.int32),
+    )
+
+
+WINDOW_PARTS = 5
+
+
+@inlined
+def window_at(handle: int, first: int) -> Window:
+    """The Window whose arrays begin at entry `first` of a table of addresses (link/handle.py)."""
+    exponents = part(handle, first + 3, np.int8)
+    return Window(
+        part(handle, first, STREAM_DTYPE),
+        part(handle, first + 1, SLOT_DTYPE),
+        part(handle, first + 2, TRANSFER_DTYPE),
+        exponents.reshape((RING, exponents.size // RING)),
+        part(handle, first + 4, np.int32),
     )
 
 
@@ -322,10 +347,6 @@ def advance(window: Window, slot: int, exponent: int) -> None:
     place = relative(window, slot)
     entry["state"] = IDLE
     stream["accepted"] += 1
-    if stream["backoff"] > 0:
-        # Something moves again: whatever a probe left waiting goes out at the next look.
-        stream["backoff"] = 0
-        stream["next_expiry"] = 0
     if transfer["kind"] == BLOCKS and 1 <= place <= transfer["chunks"]:
         _learn_exponent(window, index, place - 1, max(exponent, MIN_EXPONENT))
     transfer["left"] -= 1
@@ -354,7 +375,11 @@ def mark_sent(window: Window, slot: int, now: int) -> bool:
     entry["sent_at"] = now
     if again:
         entry["retries"] += 1
-    stream["next_expiry"] = min(int(stream["next_expiry"]), now + _slot_timeout(window, slot))
+    if not again:
+        stream["moved_at"] = now
+        stream["backoff"] = 0
+    stream["next_overdue"] = min(int(stream["next_overdue"]), now + _slot_timeout(window, slot))
+    stream["next_expiry"] = min(int(stream["next_expiry"]), int(stream["next_overdue"]), now + _patience(window))
     return again
 
 
@@ -372,7 +397,10 @@ def sample_round_trip(window: Window, slot: int, now: int) -> None:
     entry = window.slots[slot]
     if entry["retries"] != 0 or entry["state"] != SENT:
         return
-    sample = max(0, now - int(entry["sent_at"]))
+    sample = max(1, now - int(entry["sent_at"]))
+    fastest = int(stream["fastest"])
+    # Drifts up slowly, in case the path has become longer.
+    stream["fastest"] = sample if fastest == 0 or sample < fastest else fastest + (sample - fastest) // 256
     if stream["srtt"] == 0:
         stream["srtt"] = max(1, sample)
         stream["rttvar"] = sample // 2
@@ -385,19 +413,23 @@ def sample_round_trip(window: Window, slot: int, now: int) -> None:
 
 
 @compiled
-def _resend_oldest_overdue(window: Window, now: int) -> bool:
+def _resend(window: Window, slot: int) -> None:
+    window.slots[slot]["state"] = RESEND
+    _enqueue(window, slot)
+
+
+@compiled
+def _resend_oldest(window: Window) -> bool:
     oldest = np.iinfo(np.int64).max
     chosen = -1
     for slot in range(window.slots.size):
         entry = window.slots[slot]
-        if entry["state"] == SENT and entry["position"] < oldest and entry["sent_at"] + _slot_timeout(window, slot) <= now:
+        if entry["state"] == SENT and entry["position"] < oldest:
             oldest = int(entry["position"])
             chosen = slot
-    if chosen < 0:
-        return False
-    window.slots[chosen]["state"] = RESEND
-    _enqueue(window, chosen)
-    return True
+    if chosen >= 0:
+        _resend(window, chosen)
+    return chosen >= 0
 
 
 @compiled
@@ -409,32 +441,53 @@ def _resend_overdue(window: Window, now: int) -> int:
         if entry["state"] == SENT:
             due = int(entry["sent_at"]) + _slot_timeout(window, slot)
             if due <= now:
-                entry["state"] = RESEND
-                _enqueue(window, slot)
+                _resend(window, slot)
                 count += 1
             else:
                 soonest = min(soonest, due)
-    window.stream[0]["next_expiry"] = soonest
+    window.stream[0]["next_overdue"] = soonest
+    return count
+
+
+@compiled
+def _patience(window: Window) -> int:
+    """How long nothing may move before it is taken for a loss."""
+    stream = window.stream[0]
+    patience = max(int(stream["quiet_floor"]), 4 * int(stream["fastest"])) if stream["fastest"] > 0 else int(stream["timeout"])
+    return min(patience << int(stream["backoff"]), int(stream["ceiling"]))
+
+
+@compiled
+def _probe(window: Window, now: int) -> int:
+    stream = window.stream[0]
+    count = 0
+    while count < stream["probes"] and _resend_oldest(window):
+        count += 1
+    stream["backoff"] = min(int(stream["backoff"]) + 1, _MAX_BACKOFF)
+    stream["moved_at"] = now
     return count
 
 
 @compiled
 def expire(window: Window, now: int) -> int:
-    """Queue what has timed out; returns how many packets. Nothing happens before `next_expiry`."""
+    """Queue what has to be sent again; returns how many packets. To be called often; nothing happens before `next_expiry`."""
     stream = window.stream[0]
-    if now < stream["next_expiry"]:
-        return 0
-    count = 0
-    if stream["accepted"] != stream["accepted_at_expiry"]:
+    if stream["accepted"] != stream["accepted_before"]:
+        # After a probe that was answered more may be missing: look further each time.
+        stream["probes"] = min(2 * int(stream["probes"]), int(stream["window"])) if stream["backoff"] > 0 else _PROBE
+        stream["accepted_before"] = stream["accepted"]
+        stream["moved_at"] = now
         stream["backoff"] = 0
+    elif stream["backoff"] > 1:
+        stream["probes"] = _PROBE
+    count = 0
+    if now >= stream["moved_at"] + _patience(window):
+        count = _probe(window, now)
+    elif now >= stream["next_overdue"] and stream["backoff"] == 0:
         count = _resend_overdue(window, now)
-        if count > 0:
-            stream["accepted_at_expiry"] = stream["accepted"]
-        return count
-    while count < _PROBE and _resend_oldest_overdue(window, now):
-        count += 1
-    stream["backoff"] = min(int(stream["backoff"]) + 1, _MAX_BACKOFF)
-    stream["next_expiry"] = now + min(int(stream["timeout"]) << int(stream["backoff"]), int(stream["ceiling"]))
+    stream["next_expiry"] = stream["moved_at"] + _patience(window)
+    if stream["backoff"] == 0:
+        stream["next_expiry"] = min(int(stream["next_expiry"]), int(stream["next_overdue"]))
     return count
 
 

@@ -18,6 +18,7 @@ from switchml.link.handle import table_of
 from switchml.protocol.counters import WORKER_COUNTERS, indices, named
 from switchml.protocol.messages import ELEMENT_BYTES, size_code
 from switchml.protocol.numerics import error_bound
+from switchml.protocol.prepare import prepare
 from switchml.worker import elements
 from switchml.worker.collectives import (
     BroadcastBytes,
@@ -31,7 +32,7 @@ from switchml.worker.collectives import (
     nothing,
 )
 from switchml.worker.connection import Connection, ShmConnection, UdpConnection, shares_memory
-from switchml.worker.engine import Engine
+from switchml.worker.engine import Engine, run
 from switchml.worker.port import Port
 from switchml.worker.signature import Signature
 from switchml.worker.stream import Stream, closed
@@ -113,6 +114,7 @@ class Worker:
         Raises:
             SwitchUnreachableError, JoinError, UsageError: see switchml/errors.py.
         """
+        prepare(run, "worker's engine", 0, 0, 0)
         deadline = time.monotonic() + join_timeout
         client = ControlClient(switch, token=token, timeout=min(10.0, join_timeout))
         connection: Connection | None = None

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from switchml.bench import messages
 from switchml.bench.allreduce import Network, Observer, Plan
+from switchml.bench.patterns import element_type
 from switchml.bench.resident import MemoryReading
+from switchml.bench.systems.system import Entry
 
 WARM_UP_BYTES = 1 << 20
 
@@ -48,20 +50,22 @@ class MemoryUse:
 
 
 def measure_memory(plan: Plan, observer: Observer) -> list[MemoryUse]:
-    """Every system and size in fresh processes."""
-    kind = plan.validate()
+    """Every system and size in fresh processes, after one that is not counted: it fills caches of compiled code."""
+    plan.validate()
     found = []
     for workers in plan.workers:
         for entry in plan.entries:
+            _read(plan, workers, entry, WARM_UP_BYTES)
             for size in plan.sizes:
                 observer.phase(f"{workers} workers, {entry.name}: {size} bytes")
-                with contextlib.ExitStack() as stack:
-                    network = Network.build(plan, workers, stack)
-                    team = network.start(entry, plan, stack)
-                    command = messages.MeasureMemory(
-                        size // kind.itemsize, kind.name, plan.op, WARM_UP_BYTES // kind.itemsize
-                    )
-                    readings = tuple(team.ask(command, plan.timeout))
-                found.append(MemoryUse(entry.name, workers, size, readings))
+                found.append(MemoryUse(entry.name, workers, size, _read(plan, workers, entry, size)))
                 observer.step()
     return found
+
+
+def _read(plan: Plan, workers: int, entry: Entry, size: int) -> tuple[MemoryReading, ...]:
+    kind = element_type(plan.dtype)
+    count, warm_up = size // kind.itemsize, WARM_UP_BYTES // kind.itemsize
+    with contextlib.ExitStack() as stack:
+        team = Network.build(plan, workers, stack).start(entry, plan, stack)
+        return tuple(team.ask(messages.MeasureMemory(count, kind.name, plan.op, warm_up), plan.timeout))

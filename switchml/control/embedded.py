@@ -18,7 +18,7 @@ from typing import IO
 from switchml.control.exits import Stage, close_at_exit
 from switchml.errors import SwitchUnreachableError
 
-_STARTUP = 20.0
+_STARTUP = 120.0  # the first on a machine compiles its pipeline
 # Longer than a lease: when this process goes first, the others may finish, and one that died lapses.
 _GRACE = 15.0
 _TERMINATE = 3.0

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
-from numba import carray, types
-from numba.core import cgutils
+from numba import types
 from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
 
 from switchml.protocol.jit import DISABLED, compiled, inlined
 
@@ -49,13 +49,6 @@ if DISABLED:
 else:
 
     @intrinsic
-    def _pointer(typing_context: Any, address: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return builder.inttoptr(arguments[0], cgutils.voidptr_t)
-
-        return types.voidptr(types.intp), generate
-
-    @intrinsic
     def load_long(typing_context: Any, address: Any) -> Any:
         """The int64 at an address."""
 
@@ -64,15 +57,24 @@ else:
 
         return types.int64(types.intp), generate
 
-    @inlined
-    def array_at(address: int, count: int, dtype: Any) -> Any:
+    @intrinsic
+    def array_at(typing_context: Any, address: Any, count: Any, dtype: Any) -> Any:
         """`count` elements of a dtype at an address; the caller keeps the memory alive."""
-        return carray(_pointer(address), (count,), dtype)
+        array_type = types.Array(dtype.dtype, 1, "C")
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            array = context.make_array(array_type)(context, builder)
+            data = builder.inttoptr(arguments[0], array.data.type)
+            size = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(dtype.dtype)))
+            populate_array(array, data=data, shape=[arguments[1]], strides=[size], itemsize=size, meminfo=None)
+            return array._getvalue()
+
+        return array_type(types.intp, types.intp, dtype), generate
 
     @inlined
     def bytes_at(address: int, length: int) -> Bytes:
         """The memory at `address` as a uint8 array of that length; the caller keeps it alive."""
-        view: Bytes = carray(_pointer(address), (length,), np.uint8)
+        view: Bytes = array_at(address, length, np.uint8)
         return view
 
     def _element_pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:

@@ -20,11 +20,14 @@ _MAX_NORMAL = 126
 
 @compiled
 def headroom(workers: int) -> int:
-    """ceil(log2 workers): bits kept free for the sum."""
+    """Bits kept free for the sum: ceil(log2 workers), and one more for 256.
+
+    Up to 7 bits a float32's 24 fit unrounded; with 8, the largest rounds up to 2^23 itself, and 256 times that is no int32.
+    """
     bits = 0
     while (1 << bits) < workers:
         bits += 1
-    return bits
+    return bits + 1 if bits >= 8 and (1 << bits) == workers else bits
 
 
 @compiled

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import time
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -26,7 +28,9 @@ from switchml.testbed.shape import LinkShape
 BRIDGE = "br0"
 WORKER_INTERFACE = "eth0"
 MAX_WORKERS = 200
+CARRIER_SECONDS = 10.0
 _NUD_PERMANENT = 0x80
+_FORWARDING = 3
 
 
 def worker_address(rank: int) -> str:
@@ -76,6 +80,11 @@ class Star:
         for rank, worker in enumerate(self.workers):
             worker.call(self._make_worker, rank)
             self.hub.call(self._make_port, rank)
+        deadline = time.monotonic() + CARRIER_SECONDS
+        names = [BRIDGE, *(f"port{rank}" for rank in range(len(self.workers)))]
+        self.hub.call(_await_carrier, names, deadline)
+        for worker in self.workers:
+            worker.call(_await_carrier, [WORKER_INTERFACE], deadline)
 
     def _make_hub(self) -> None:
         _quiet()
@@ -148,6 +157,26 @@ def _index(route: IPRoute, name: str) -> int:
 def _pin_neighbour(route: IPRoute, index: int, address: str, host: int) -> None:
     # A lost ARP request costs a second, which would be charged to the system under test.
     route.neigh("add", ifindex=index, dst=address, lladdr=_hardware_address(host), state=_NUD_PERMANENT)
+
+
+def _await_carrier(names: list[str], deadline: float) -> None:
+    """Return when the interfaces pass frames: the kernel notices a new link up to a second later, and until then a
+    bridge port forwards nothing and a queue drops what it is given."""
+    with IPRoute() as route:
+        for name in names:
+            index = _index(route, name)
+            while not _passes_frames(route.get_links(index)[0]):
+                if time.monotonic() > deadline:
+                    raise TestbedError(f"interface {name} did not come up within {CARRIER_SECONDS:g} s")
+                time.sleep(0.002)
+
+
+def _passes_frames(link: Any) -> bool:
+    if link.get_attr("IFLA_OPERSTATE") != "UP":
+        return False
+    info = link.get_attr("IFLA_LINKINFO")
+    port = info.get_attr("IFLA_INFO_SLAVE_DATA") if info is not None else None
+    return port is None or port.get_attr("IFLA_BRPORT_STATE") == _FORWARDING
 
 
 def _quiet() -> None:

@@ -95,7 +95,7 @@ class VirtualNetwork:
     def _new_rank(self, rank: int) -> _Rank:
         window = new_window(
             rank=rank, workers=self.workers, window=self.window, elements=self._elements, size=size_code(self.payload),
-            initial_timeout=1_000 * _MICROSECOND, floor=200 * _MICROSECOND, ceiling=50_000 * _MICROSECOND,
+            initial_timeout=1_000 * _MICROSECOND, floor=200 * _MICROSECOND, quiet_floor=100 * _MICROSECOND, ceiling=50_000 * _MICROSECOND,
         )  # fmt: skip
         results = [np.zeros_like(task.sources[rank], shape=task.count) for task in self.tasks]
         flags = [np.zeros(max(1, -(-task.count // self._elements)), np.uint8) for task in self.tasks]

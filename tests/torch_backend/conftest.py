@@ -308,7 +308,6 @@ class Launcher:
         shared = os.environ | {
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(free_port()),
-            "STORE_PORT": str(free_port()),
             "WORLD_SIZE": str(world_size),
             "OMP_NUM_THREADS": "1",
         }

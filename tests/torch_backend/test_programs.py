@@ -117,7 +117,7 @@ def lifecycle(launcher: Any) -> list[Any]:
 
 def test_groups_come_and_go(lifecycle: list[Any]) -> None:
     for report in lifecycle:
-        assert report["sums"] == [3.0] * 8
+        assert report["sums"] == [3.0] * 9
         assert report["after_shutdown"] == "WorkerClosedError"
 
 

@@ -1,6 +1,7 @@
 """Collectives that cannot succeed; prints what came out of each, and that a new group works after it."""
 
 import json
+import os
 import sys
 import time
 from datetime import timedelta
@@ -64,18 +65,33 @@ def impatient_wait():
     return report
 
 
+def open_group(name):
+    dist.init_process_group(
+        "switchml",
+        store=dist.PrefixStore(name, STORE),
+        rank=RANK,
+        world_size=WORLD,
+        timeout=timedelta(seconds=30),
+    )
+
+
+RANK, WORLD = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+# One store for all groups: with one each, a fast rank could meet the server of the group before.
+STORE = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), WORLD, RANK == 0)
 report = {}
 for case in sys.argv[1:]:
-    dist.init_process_group("switchml", timeout=timedelta(seconds=30))
-    RANK = dist.get_rank()
+    open_group(case)
     if case.startswith("missing"):
         dist.barrier()
         dist.group.WORLD.set_timeout(timedelta(seconds=2))
     report[case] = globals()[case]()
     dist.destroy_process_group()
-dist.init_process_group("switchml", timeout=timedelta(seconds=30))
+open_group("afterwards")
 tensor = torch.ones(2)
 dist.all_reduce(tensor)
 dist.destroy_process_group()
 report["afterwards"] = tensor.tolist()
+STORE.add("ended", 1)
+while RANK == 0 and STORE.add("ended", 0) < WORLD:  # the server is here
+    time.sleep(0.01)
 print(json.dumps(report))

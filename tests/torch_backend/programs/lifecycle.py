@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import threading
+import time
 from datetime import timedelta
 
 import torch
@@ -25,35 +26,27 @@ def left_over():
     }
 
 
+RANK, WORLD = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+# It outlives the groups, as torchrun's does.
+STORE = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), WORLD, RANK == 0)
+
 report = {"sums": [], "left": []}
-for _ in range(2):
-    dist.init_process_group("switchml", timeout=timedelta(seconds=30))
-    world = dist.get_world_size()
+for _ in range(3):
+    dist.init_process_group(
+        "switchml", store=STORE, rank=RANK, world_size=WORLD, timeout=timedelta(seconds=30)
+    )
     report["sums"].append(total())
     whole = dist.new_group()
     report["sums"].append(total(whole))
     unused = dist.new_group()
-    same_switch = whole.switch_address == dist.group.WORLD.switch_address
-    report["one_switch"] = same_switch
+    report["one_switch"] = whole.switch_address == dist.group.WORLD.switch_address
     report["unused"] = unused.switch_address
     dist.destroy_process_group(whole)
     report["sums"].append(total())
-    dist.destroy_process_group()
-    report["left"].append(left_over())
-
-# A store that outlives the group, as torchrun's does.
-store = dist.TCPStore(
-    os.environ["MASTER_ADDR"], int(os.environ["STORE_PORT"]), world, os.environ["RANK"] == "0"
-)
-for _ in range(2):
-    dist.init_process_group(
-        "switchml", store=store, rank=int(os.environ["RANK"]), world_size=world, timeout=timedelta(seconds=30)
-    )
-    report["sums"].append(total())
     received = torch.empty(1)
-    if dist.get_rank() == 0:
+    if RANK == 0:
         dist.send(torch.ones(1), 1)
-    elif dist.get_rank() == 1:
+    else:
         dist.recv(received, 0)
     dist.barrier()
     group = dist.group.WORLD
@@ -63,5 +56,9 @@ for _ in range(2):
         group.allreduce([torch.ones(1)])
     except Exception as error:
         report["after_shutdown"] = type(error).__name__
-report["left"].append(left_over())
+    del group, whole, unused
+    report["left"].append(left_over())
+STORE.add("ended", 1)
+while RANK == 0 and STORE.add("ended", 0) < WORLD:  # the server is here
+    time.sleep(0.01)
 print(json.dumps(report))

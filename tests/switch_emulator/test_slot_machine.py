@@ -1,0 +1,289 @@
+"""The slot machine as scripts of packets and verdicts, and against a model written independently of it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from switchml.switch_emulator.slot_machine import (
+    ADDED,
+    COMPLETE,
+    DUPLICATE,
+    FRESH,
+    MISFIT,
+    RETRANSMIT,
+    STALE,
+    admit,
+    admit_paper,
+    apply,
+    clear_slots,
+    is_seen,
+    new_pool,
+)
+
+_NAMES = {
+    FRESH: "fresh", ADDED: "added", RETRANSMIT: "retransmit", DUPLICATE: "duplicate", STALE: "stale", MISFIT: "misfit",
+    FRESH + COMPLETE: "fresh, complete", ADDED + COMPLETE: "added, complete",
+}  # fmt: skip
+
+
+class Packet(NamedTuple):
+    worker: int
+    tsi: int
+    values: Sequence[int] = ()
+    e0: int = -128
+    e1: int = -128
+
+
+class Switch:
+    """One job with one window; takes packets and tells what became of them."""
+
+    def __init__(self, workers: int, window: int = 1, elements: int = 2, *, paper: bool = False) -> None:
+        self.workers, self.window, self.elements = workers, window, elements
+        self.pool = new_pool(window, 2 * window * elements)
+        self._admit = admit_paper if paper else admit
+
+    def index(self, tsi: int) -> int:
+        return 2 * (tsi % self.window) + tsi // self.window % 2
+
+    def take(self, packet: Packet) -> tuple[str, list[int] | None, tuple[int, int]]:
+        """Verdict, result if one leaves, exponents of the slot's copy."""
+        slots, index = self.pool.slots, self.index(packet.tsi)
+        verdict = self._admit(
+            slots, index, packet.worker, self.workers, packet.tsi, len(packet.values), packet.e0, packet.e1
+        )
+        out = np.full(len(packet.values), 0xDDDDDDDD, np.uint32)
+        words = np.array(packet.values, ">i4").view(np.uint32)
+        first = index * self.elements
+        apply(verdict, words, self.pool.sums[first : first + len(packet.values)], out)
+        leaves = verdict >= COMPLETE or verdict == RETRANSMIT
+        assert leaves or (out == 0xDDDDDDDD).all()
+        result = out.view(">i4").tolist() if leaves else None
+        return _NAMES[verdict], result, (int(slots[index]["e0"]), int(slots[index]["e1"]))
+
+
+Script = list[tuple[Packet, str, list[int] | None]]
+
+TABLE: dict[str, tuple[int, int, Script]] = {
+    # workers, window, (packet, verdict, result)
+    "an empty slot starts afresh, the last worker completes it": (3, 1, [
+        (Packet(1, 0, [1, -2]), "fresh", None),
+        (Packet(0, 0, [10, 20]), "added", None),
+        (Packet(2, 0, [100, 200]), "added, complete", [111, 218]),
+    ]),
+    "a single worker completes at once": (1, 1, [
+        (Packet(0, 0, [5, 6]), "fresh, complete", [5, 6]),
+        (Packet(0, 1, [7, 8]), "fresh, complete", [7, 8]),
+        (Packet(0, 2, [9, 1]), "fresh, complete", [9, 1]),
+    ]),
+    "an empty slot takes any sequence number": (2, 1, [
+        (Packet(0, 0x80000000, [1, 1]), "fresh", None),
+        (Packet(1, 0x80000000, [1, 2]), "added, complete", [2, 3]),
+    ]),
+    "a duplicate of an unfinished chunk is dropped": (2, 1, [
+        (Packet(0, 0, [1, 2]), "fresh", None),
+        (Packet(0, 0, [1, 2]), "duplicate", None),
+        (Packet(1, 0, [3, 4]), "added, complete", [4, 6]),
+    ]),
+    "a repeated packet of a finished chunk gets the result again": (2, 1, [
+        (Packet(0, 0, [1, 2]), "fresh", None),
+        (Packet(1, 0, [3, 4]), "added, complete", [4, 6]),
+        (Packet(0, 0, [1, 2]), "retransmit", [4, 6]),
+        (Packet(0, 0, [1, 2]), "retransmit", [4, 6]),
+        (Packet(1, 0, [3, 4]), "retransmit", [4, 6]),
+    ]),
+    "the other copy keeps the result while the next chunk is summed": (2, 1, [
+        (Packet(0, 0, [1, 2]), "fresh", None),
+        (Packet(1, 0, [3, 4]), "added, complete", [4, 6]),
+        (Packet(1, 1, [5, 5]), "fresh", None),
+        (Packet(0, 0, [1, 2]), "retransmit", [4, 6]),
+        (Packet(0, 1, [6, 6]), "added, complete", [11, 11]),
+    ]),
+    "a newer chunk takes the copy over, whatever was there": (2, 1, [
+        (Packet(0, 0, [1, 2]), "fresh", None),
+        (Packet(1, 2, [5, 5]), "fresh", None),
+        (Packet(0, 2, [1, 1]), "added, complete", [6, 6]),
+    ]),
+    "an older packet is dropped": (2, 1, [
+        (Packet(0, 2, [1, 2]), "fresh", None),
+        (Packet(1, 0, [9, 9]), "stale", None),
+        (Packet(0, 0, [9, 9]), "stale", None),
+        (Packet(1, 2, [1, 2]), "added, complete", [2, 4]),
+        (Packet(1, 0, [9, 9]), "stale", None),
+    ]),
+    "sequence numbers wrap": (2, 1, [
+        (Packet(0, 0xFFFFFFFE, [1, 2]), "fresh", None),
+        (Packet(1, 0xFFFFFFFE, [1, 2]), "added, complete", [2, 4]),
+        (Packet(1, 0, [3, 3]), "fresh", None),
+        (Packet(0, 0xFFFFFFFE, [7, 7]), "stale", None),
+        (Packet(0, 0, [4, 4]), "added, complete", [7, 7]),
+    ]),
+    "slots and copies are apart": (2, 2, [
+        (Packet(0, 0, [1, 0]), "fresh", None),
+        (Packet(0, 1, [2, 0]), "fresh", None),
+        (Packet(0, 2, [3, 0]), "fresh", None),
+        (Packet(0, 3, [4, 0]), "fresh", None),
+        (Packet(1, 3, [10, 1]), "added, complete", [14, 1]),
+        (Packet(1, 2, [10, 1]), "added, complete", [13, 1]),
+        (Packet(1, 1, [10, 1]), "added, complete", [12, 1]),
+        (Packet(1, 0, [10, 1]), "added, complete", [11, 1]),
+    ]),
+    "another number of elements does not fit the chunk": (3, 1, [
+        (Packet(0, 0, []), "fresh", None),
+        (Packet(1, 0, [1, 2]), "misfit", None),
+        (Packet(1, 0, []), "added", None),
+        (Packet(2, 0, []), "added, complete", []),
+    ]),
+    "int32 wraps around": (2, 1, [
+        (Packet(0, 0, [2**31 - 1, -(2**31)]), "fresh", None),
+        (Packet(1, 0, [1, -1]), "added, complete", [-(2**31), 2**31 - 1]),
+    ]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_script(name: str) -> None:
+    workers, window, script = TABLE[name]
+    switch = Switch(workers, window)
+    for step, (packet, verdict, result) in enumerate(script):
+        assert switch.take(packet)[:2] == (verdict, result), f"step {step}: {packet}"
+
+
+def test_exponents_are_the_maximum_of_the_chunk_s_own() -> None:
+    switch = Switch(3)
+    steps = [
+        (Packet(0, 0, e0=-5, e1=-128), (-5, -128)),
+        (Packet(0, 0, e0=100, e1=100), (-5, -128)),  # a duplicate's do not count
+        (Packet(1, 0, e0=7, e1=-1), (7, -1)),
+        (Packet(2, 0, e0=-128, e1=127), (7, 127)),
+        (Packet(1, 0, e0=9, e1=9), (7, 127)),  # nor do a retransmission's
+        (Packet(1, 2, e0=-90, e1=-91), (-90, -91)),  # the next chunk of the copy starts anew
+    ]
+    for packet, exponents in steps:
+        assert switch.take(packet)[2] == exponents, packet
+
+
+def test_256_workers_have_a_bit_each() -> None:
+    switch = Switch(256, elements=1)
+    order = list(range(256))
+    random.Random(1).shuffle(order)
+    for number, worker in enumerate(order[:-1]):
+        assert switch.take(Packet(worker, 0, [1]))[0] == ("added" if number else "fresh")
+        assert switch.take(Packet(worker, 0, [1]))[0] == "duplicate"
+        seen = {other for other in range(256) if is_seen(switch.pool.slots, 0, other)}
+        assert seen == set(order[: number + 1])
+    assert switch.take(Packet(order[-1], 0, [1]))[:2] == ("added, complete", [256])
+    assert switch.take(Packet(255, 0, [1]))[:2] == ("retransmit", [256])
+
+
+def test_clearing_forgets_both_copies_of_these_slots_only() -> None:
+    switch = Switch(2, window=4)
+    for tsi in range(8):
+        switch.take(Packet(1, tsi, [1, 1]))
+    clear_slots(switch.pool.slots, 1, 2)
+    used = switch.pool.slots["used"].reshape(4, 2).any(axis=1)
+    assert used.tolist() == [True, False, False, True]
+    assert switch.take(Packet(0, 1, [1, 1]))[0] == "fresh"
+    assert switch.take(Packet(0, 0, [1, 1]))[0] == "added, complete"
+
+
+# A chunk of each copy is done, then a copy of worker 0's first packet arrives late, before chunk 2 (which uses that copy again).
+DELAYED_DUPLICATE = [
+    Packet(0, 0, [1, 1]), Packet(1, 0, [2, 2]), Packet(0, 1, [10, 10]), Packet(1, 1, [20, 20]), Packet(0, 0, [1, 1]),
+    Packet(1, 2, [200, 200]), Packet(0, 2, [100, 100]),
+]  # fmt: skip
+
+
+def test_the_published_machine_adds_a_delayed_duplicate_to_a_foreign_chunk() -> None:
+    switch = Switch(2, paper=True)
+    told = [switch.take(packet)[:2] for packet in DELAYED_DUPLICATE]
+    assert told[1] == ("added, complete", [3, 3])
+    assert told[3] == ("added, complete", [30, 30])
+    assert told[4] == ("fresh", None)
+    assert told[5] == ("added, complete", [201, 201]), "chunk 2 has the elements of chunk 0"
+
+
+def test_the_stamp_keeps_it_out() -> None:
+    switch = Switch(2)
+    told = [switch.take(packet)[:2] for packet in DELAYED_DUPLICATE]
+    assert told[4] == ("retransmit", [3, 3])
+    assert told[5:] == [("fresh", None), ("added, complete", [300, 300])]
+    assert switch.take(DELAYED_DUPLICATE[0])[0] == "stale"
+
+
+PAPER: Script = [
+    (Packet(0, 0, [1, 2]), "fresh", None),
+    (Packet(0, 0, [1, 2]), "duplicate", None),
+    (Packet(1, 0, []), "misfit", None),
+    (Packet(1, 0, [3, 4]), "added, complete", [4, 6]),
+    (Packet(0, 0, [1, 2]), "retransmit", [4, 6]),
+    (Packet(0, 1, [1, 1]), "fresh", None),  # clears worker 0's bit of the first copy
+    (Packet(1, 0, [3, 4]), "retransmit", [4, 6]),
+    (Packet(1, 1, [1, 1]), "added, complete", [2, 2]),
+    (Packet(0, 1, [1, 1]), "retransmit", [2, 2]),
+    (Packet(1, 2, [5, 5]), "fresh", None),
+    (Packet(0, 2, [6, 6]), "added, complete", [11, 11]),
+]
+
+
+def test_published_machine_script() -> None:
+    switch = Switch(2, paper=True)
+    for step, (packet, verdict, result) in enumerate(PAPER):
+        assert switch.take(packet)[:2] == (verdict, result), f"step {step}: {packet}"
+
+
+class Model:
+    """DESIGN's table with dictionaries and unbounded integers."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self.chunks: dict[int, tuple[int, dict[int, Packet]]] = {}
+
+    def take(self, copy: int, packet: Packet) -> tuple[str, list[int] | None]:
+        stamp, seen = self.chunks.get(copy, (-1, {}))
+        if packet.tsi > stamp:
+            stamp, seen = packet.tsi, {}
+            self.chunks[copy] = stamp, seen
+        if packet.tsi < stamp:
+            return "stale", None
+        if packet.worker in seen:
+            done = len(seen) == self.workers
+            return ("retransmit", self.total(seen)) if done else ("duplicate", None)
+        if seen and len(next(iter(seen.values())).values) != len(packet.values):
+            return "misfit", None
+        seen[packet.worker] = packet
+        verdict = "fresh" if len(seen) == 1 else "added"
+        return (f"{verdict}, complete", self.total(seen)) if len(seen) == self.workers else (verdict, None)
+
+    def total(self, seen: dict[int, Packet]) -> list[int]:
+        sums = [sum(column) for column in zip(*(packet.values for packet in seen.values()), strict=True)]
+        return [(value + 2**31) % 2**32 - 2**31 for value in sums]
+
+
+packets_ = st.builds(
+    Packet,
+    worker=st.integers(0, 4),
+    tsi=st.integers(0, 9),
+    values=st.sampled_from([(1, -1), (2**31 - 1, -(2**31)), (5, 7)]),
+    e0=st.integers(-128, 127),
+    e1=st.just(0),
+)
+
+
+@given(st.integers(1, 5), st.sampled_from([1, 2, 4]), st.lists(packets_, min_size=10, max_size=60))
+def test_random_traces_against_the_model(workers: int, window: int, packets: list[Packet]) -> None:
+    switch, model = Switch(workers, window), Model(workers)
+    for step, drawn in enumerate(packets):
+        worker = drawn.worker % workers
+        # Some send no elements; a worker that repeats a packet sends as many as before.
+        packet = drawn._replace(worker=worker, values=() if (worker + 3 * drawn.tsi) % 7 == 0 else drawn.values)
+        copy = switch.index(packet.tsi)
+        verdict, result, exponents = switch.take(packet)
+        assert (verdict, result) == model.take(copy, packet), f"step {step}: {packet}"
+        assert exponents[0] == max(other.e0 for other in model.chunks[copy][1].values())

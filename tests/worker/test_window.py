@@ -1,0 +1,329 @@
+"""The window as scripts: which positions a slot goes through, and what waits for what."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from switchml.protocol.numerics import EXACT_EXPONENT, MIN_EXPONENT
+from switchml.protocol.slots import TSI_MASK, slot_of, version_of
+from switchml.worker.window import (
+    BLOCKED,
+    BLOCKS,
+    DONE,
+    DUPLICATE,
+    FOREIGN,
+    IDLE,
+    LAID,
+    READY,
+    RING,
+    SENT,
+    STALE,
+    TIMED_OUT,
+    WORDS,
+    Window,
+    advance,
+    finish,
+    lay,
+    mark_sent,
+    match,
+    new_window,
+    next_ready,
+    overdue_transfer,
+    put_back,
+    relative,
+    transfer_end,
+)
+
+
+class Script:
+    """Drives a window by positions; nothing is ever lost."""
+
+    def __init__(self, width: int, *transfers: tuple[int, int]) -> None:
+        self.width = width
+        self.window = new_window(rank=0, workers=2, window=width, elements=4)
+        for transfer in transfers:
+            self.queue(*transfer)
+
+    def queue(self, kind: int, chunks: int, deadline: int = 1 << 62) -> None:
+        stream = self.window.stream[0]
+        entry = self.window.transfers[stream["queued"] % RING]
+        values = {"kind": kind, "chunks": chunks, "count": 4 * chunks, "deadline": deadline, "status": 0}
+        for name, value in values.items():
+            entry[name] = value
+        stream["queued"] += 1
+
+    def send(self) -> list[int]:
+        """Send all that may be sent; their positions, in order."""
+        lay(self.window)
+        sent = []
+        while (slot := next_ready(self.window)) >= 0:
+            sent.append(int(self.window.slots[slot]["position"]))
+            assert slot == sent[-1] % self.width
+            mark_sent(self.window, slot, 0)
+        return sent
+
+    def answer(self, *positions: int, exponent: int = 0) -> None:
+        for position in positions:
+            tsi = position & TSI_MASK
+            slot = match(self.window, tsi, slot_of(tsi, self.width), version_of(tsi, self.width))
+            assert slot == position % self.width, f"position {position} is not awaited"
+            advance(self.window, slot, exponent)
+
+    def status(self) -> list[int]:
+        return [int(entry["status"]) for entry in self.window.transfers[: self.window.stream[0]["queued"]]]
+
+    def states(self) -> list[int]:
+        return [int(state) for state in self.window.slots["state"]]
+
+
+def test_words_are_a_descriptor_and_the_chunks() -> None:
+    script = Script(4, (WORDS, 6))
+    assert script.send() == [0, 1, 2, 3]
+    script.answer(1)
+    assert script.send() == [5]
+    script.answer(0)
+    assert script.send() == [4]
+    script.answer(5, 3, 2, 4)
+    assert script.send() == [6]
+    assert script.status() == [LAID]
+    script.answer(6)
+    assert script.send() == []
+    assert script.status() == [DONE]
+    assert script.states() == [IDLE] * 4
+
+
+def test_blocks_send_the_first_window_s_exponents_ahead() -> None:
+    script = Script(2, (BLOCKS, 3))
+    # 0 descriptor; 1, 2 exponents; 3, 4, 5 chunks: 3 also carries the exponent of chunk 2.
+    entry = script.window.transfers[0]
+    assert script.send() == [0, 1]
+    assert (int(entry["prologue"]), int(entry["left"]), transfer_end(script.window, 0)) == (2, 6, 6)
+    script.answer(1, exponent=5)
+    assert script.send() == [3]
+    assert script.window.slots[1]["exponent"] == 5
+    script.answer(3, exponent=-7)
+    assert script.send() == [5]
+    assert script.window.slots[1]["exponent"] == -7
+    script.answer(0)
+    assert script.send() == [2]
+    script.answer(2, exponent=9)
+    assert script.send() == [4]
+    assert script.window.slots[0]["exponent"] == 9
+    script.answer(4, 5)
+    assert script.status() == [DONE]
+    assert int(entry["highest"]) == 9
+
+
+def test_with_fewer_chunks_than_slots_a_chunk_waits_for_its_exponent() -> None:
+    script = Script(8, (BLOCKS, 2))
+    # 0 descriptor; 1, 2 exponents of chunks 0, 1; 3, 4 the chunks, which wait in slots of their own.
+    assert script.send() == [0, 1, 2]
+    assert script.states() == [SENT, SENT, SENT, BLOCKED, BLOCKED, IDLE, IDLE, IDLE]
+    script.answer(2, exponent=3)
+    assert script.states()[3:5] == [BLOCKED, READY]
+    assert script.send() == [4]
+    assert script.window.slots[4]["exponent"] == 3
+    script.answer(1, exponent=-4)
+    assert script.send() == [3]
+    assert script.window.slots[3]["exponent"] == -4
+    script.answer(0, 3, 4)
+    assert script.status() == [DONE]
+
+
+def test_a_descriptor_alone() -> None:
+    script = Script(4, (WORDS, 0), (BLOCKS, 0), (WORDS, 0))
+    assert script.send() == [0, 1, 2]
+    script.answer(1)
+    assert script.status() == [LAID, DONE, LAID]
+    script.answer(0, 2)
+    assert script.status() == [DONE] * 3
+
+
+def test_transfers_follow_back_to_back() -> None:
+    script = Script(2, (WORDS, 2), (WORDS, 1), (WORDS, 0))
+    # 0 1 2 | 3 4 | 5
+    assert script.send() == [0, 1]
+    script.answer(1)
+    assert script.send() == [3], "slot 1 is in the next transfer while slot 0 is still in the first"
+    assert relative(script.window, 1) == 0
+    script.answer(3)
+    assert script.send() == [5]
+    script.answer(5)
+    assert script.status() == [LAID, LAID, DONE]
+    script.answer(0)
+    assert script.send() == [2]
+    script.answer(2)
+    assert script.send() == [4]
+    script.answer(4)
+    assert script.status() == [DONE] * 3
+
+
+def test_what_follows_blocks_is_laid_once_all_exponents_are_known() -> None:
+    script = Script(4, (BLOCKS, 2), (WORDS, 1))
+    assert script.send() == [0, 1, 2]
+    assert script.status() == [LAID, 0]
+    script.answer(1)
+    assert script.send() == [3], "slot 1 has nothing to do before that"
+    script.answer(2)
+    assert script.send() == [5, 6]
+    assert script.status() == [LAID, LAID]
+
+
+def test_flagged_blocks_hold_up_what_follows_until_their_exchange_is_arranged() -> None:
+    script = Script(4, (BLOCKS, 2), (WORDS, 1))
+    script.send()
+    script.answer(1, exponent=EXACT_EXPONENT)
+    script.answer(2, exponent=3)
+    entry = script.window.transfers[0]
+    assert (int(entry["flagged"]), int(entry["unknown"]), int(entry["highest"])) == (1, 0, 3)
+    assert script.send() == [3]
+    assert script.window.slots[3]["exponent"] == EXACT_EXPONENT
+    script.answer(0, 3)
+    assert script.send() == [4]
+    assert script.status() == [LAID, 0]
+    entry["released"] = 1
+    assert script.send() == [5, 6]
+
+
+def test_small_exponents_are_raised() -> None:
+    script = Script(2, (BLOCKS, 1))
+    script.send()
+    script.answer(1, exponent=-128)
+    assert script.window.transfers[0]["highest"] == MIN_EXPONENT
+    script.answer(0)
+    assert script.send() == [2]
+    assert script.window.slots[0]["exponent"] == MIN_EXPONENT
+
+
+def test_a_transfer_queued_later_goes_on_where_the_stream_ends() -> None:
+    script = Script(4, (WORDS, 1))
+    assert script.send() == [0, 1]
+    script.answer(0, 1)
+    script.queue(WORDS, 4)
+    assert script.send() == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("width", [1, 2, 16])
+@pytest.mark.parametrize("kind", [BLOCKS, WORDS])
+def test_every_position_is_sent_once_and_in_order_of_its_slot(width: int, kind: int) -> None:
+    chunks = [5, 0, 1, 23, 16, 2]
+    script = Script(width, *((kind, count) for count in chunks))
+    rng = np.random.default_rng(width)
+    sent: list[int] = []
+    waiting: list[int] = []
+    while script.status() != [DONE] * len(chunks):
+        new = script.send()
+        sent += new
+        waiting += new
+        assert waiting, "stuck"
+        script.answer(waiting.pop(int(rng.integers(len(waiting)))), exponent=int(rng.integers(-90, 90)))
+    prologue = [min(width, count) if kind == BLOCKS else 0 for count in chunks]
+    total = sum(chunks) + len(chunks) + sum(prologue)
+    assert sorted(sent) == list(range(total))
+    for slot in range(width):
+        assert [position for position in sent if position % width == slot] == list(range(slot, total, width))
+
+
+def test_a_slot_that_could_not_be_sent_stays_first() -> None:
+    script = Script(4, (WORDS, 3))
+    lay(script.window)
+    assert next_ready(script.window) == 0
+    put_back(script.window, 0)
+    assert script.send() == [0, 1, 2, 3]
+
+
+class Result(NamedTuple):
+    tsi: int
+    slot: int
+    version: int
+
+
+@pytest.mark.parametrize(
+    ("result", "verdict"),
+    [
+        (Result(4, 0, 1), 0),
+        (Result(5, 1, 1), 1),
+        (Result(1, 1, 0), DUPLICATE),
+        (Result(2, 2, 0), 2),
+        (Result(4, 0, 0), FOREIGN),
+        (Result(4, 1, 1), FOREIGN),
+        (Result(8, 0, 0), FOREIGN),
+        (Result(0, 0, 0), DUPLICATE),
+        (Result(0xFFFFFFFC, 0, 1), STALE),
+        (Result(0x80000000, 0, 0), FOREIGN),
+        (Result(4, 4, 1), FOREIGN),
+        (Result(4, 0x3FFF, 1), FOREIGN),
+    ],
+)
+def test_which_slot_a_result_belongs_to(result: Result, verdict: int) -> None:
+    script = Script(4, (WORDS, 20))
+    script.send()
+    script.answer(0, 1)
+    script.send()
+    assert script.window.slots["position"].tolist() == [4, 5, 2, 3]
+    assert match(script.window, *result) == verdict
+
+
+def test_a_result_for_what_was_never_sent_is_none() -> None:
+    script = Script(4, (BLOCKS, 1))
+    script.send()
+    assert script.states() == [SENT, SENT, BLOCKED, IDLE]
+    assert match(script.window, 2, 2, 0) == DUPLICATE
+    assert match(script.window, 3, 3, 0) == FOREIGN
+
+
+def test_sequence_numbers_wrap() -> None:
+    script = Script(4)
+    script.window.stream[0]["end"] = 2**32 - 2
+    script.queue(WORDS, 6)
+    assert script.send() == [2**32 - 2, 2**32 - 1, 2**32, 2**32 + 1]
+    script.answer(2**32, 2**32 - 2)
+    assert script.send() == [2**32 + 4, 2**32 + 2]
+    script.answer(2**32 + 1, 2**32 + 2, 2**32 - 1)
+    assert match(script.window, 0xFFFFFFFE, 2, 1) == DUPLICATE
+    assert script.send() == [2**32 + 3]
+    script.answer(2**32 + 3, 2**32 + 4)
+    assert script.status() == [DONE]
+
+
+def test_the_deadline_of_the_oldest_transfer_counts() -> None:
+    script = Script(4)
+    script.queue(WORDS, 1, deadline=1000)
+    script.queue(WORDS, 1, deadline=500)
+    script.send()
+    assert [overdue_transfer(script.window, now) for now in (499, 500, 999, 1000)] == [-1, -1, -1, 0]
+    finish(script.window, 0, TIMED_OUT)
+    assert overdue_transfer(script.window, 2000) == -1
+    script.window.stream[0]["head"] = 1
+    assert overdue_transfer(script.window, 499) == -1
+    assert overdue_transfer(script.window, 500) == 1
+
+
+def test_a_transfer_that_waits_to_be_laid_has_a_deadline_too() -> None:
+    script = Script(4, (BLOCKS, 1))
+    script.queue(WORDS, 1, deadline=500)
+    script.send()
+    script.window.stream[0]["head"] = 1
+    assert overdue_transfer(script.window, 500) == 1
+
+
+@pytest.mark.parametrize("width", [0, 3, 1 << 15])
+def test_a_window_that_slots_cannot_be_computed_for_is_refused(width: int) -> None:
+    with pytest.raises(ValueError, match=f"window of {width} slots"):
+        new_window(rank=0, workers=1, window=width, elements=4)
+
+
+def test_the_ring_of_transfers_is_used_again_and_again() -> None:
+    script = Script(4)
+    window: Window = script.window
+    stream: Any = window.stream[0]
+    for index in range(3 * RING):
+        script.queue(BLOCKS, 1 + index % 3)
+        while sent := script.send():
+            script.answer(*sent)
+        assert window.transfers[index % RING]["status"] == DONE
+        stream["head"] = index + 1
+    assert stream["finished"] == 3 * RING
