@@ -63,7 +63,9 @@ _LOST, _DOUBLED, _REORDERED = _AT["fault_lost"], _AT["fault_duplicated"], _AT["f
 NO_JOB = MAX_JOBS
 """Row of the counters for packets of no known sender."""
 
-_NOBODY = -1
+# Typed numbers, because a function is compiled once more for every literal it is called with.
+_START = np.int64(0)
+_ALL = np.int64(1)
 _SINGLE = MAX_JOBS  # train destinations below are job numbers, from here on sender numbers
 _RING_BURST = 64
 _SPIN_NS = 50_000
@@ -225,10 +227,10 @@ def _emit_disturbed(handle: int, number: int, sender: int, everyone: bool, lengt
     """Send the result in `spare` to one worker or to all, each copy with a fate of its own."""
     switch = switch_at(handle)
     if not everyone:
-        _deliver_disturbed(handle, sender, switch.spare, 0, length)
+        _deliver_disturbed(handle, sender, switch.spare, _START, length)
         return
     for rank in range(switch.tables.jobs[number]["workers"]):
-        _deliver_disturbed(handle, member(switch.tables, number, rank), switch.spare, 0, length)
+        _deliver_disturbed(handle, member(switch.tables, number, rank), switch.spare, _START, length)
 
 
 @compiled
@@ -341,7 +343,7 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
             apply(verdict, packet, switch.pool.sums[first : first + elements], packet)
         return
     if switch.faults.settings[0]["active"] != 0:
-        _write_result(handle, verdict, index, first, elements, memory, at, switch.spare, 0)
+        _write_result(handle, verdict, index, first, elements, memory, at, switch.spare, _START)
         _emit_disturbed(handle, number, sender, everyone, length)
         return
     udp = job["udp_workers"] > 0 if everyone else tables.senders[sender]["shm"] == 0
@@ -358,14 +360,14 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
     if place >= 0:
         _write_result(handle, verdict, index, first, elements, memory, at, switch.fabric, place)
     else:
-        _write_result(handle, verdict, index, first, elements, memory, at, switch.spare, 0)
+        _write_result(handle, verdict, index, first, elements, memory, at, switch.spare, _START)
 
 
 @compiled
-def _release_held(handle: int, everything: bool) -> None:
+def _release_held(handle: int, everything: int) -> None:
     switch = switch_at(handle)
     held = switch.faults
-    index = fault_lab.next_release(held, everything)
+    index = fault_lab.next_release(held, everything != 0)
     while index >= 0:
         entry = held.held[index]
         sender, length = int(entry["sender"]), int(entry["length"])
@@ -375,7 +377,7 @@ def _release_held(handle: int, everything: bool) -> None:
             else:
                 _deliver(handle, sender, held.memory, index * HELD_BYTES, length)
         fault_lab.forget(held, index)
-        index = fault_lab.next_release(held, everything)
+        index = fault_lab.next_release(held, everything != 0)
 
 
 @compiled
@@ -387,7 +389,7 @@ def ingress(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
         return
     number = int(switch.tables.senders[sender]["job"])
     fault_lab.pass_one(switch.faults)
-    _release_held(handle, False)
+    _release_held(handle, _START)
     fate = fault_lab.fate(switch.faults)
     if fate == fault_lab.LOSE:
         switch.counters[number, _LOST] += 1
@@ -422,13 +424,12 @@ def _poll_udp(handle: int) -> int:
             found += strangers
             continue
         tables.senders[sender]["last_heard"] = switch.state[0]["now"]
-        if at == end:
-            ingress(handle, sender, link.rx_memory, at, 0)
-            found += 1
-        while at < end:
+        more = True  # an empty datagram is one, too
+        while more:
             ingress(handle, sender, link.rx_memory, at, min(segment, end - at))
             at += segment
             found += 1
+            more = at < end
     return found
 
 
@@ -509,7 +510,7 @@ def run(handle: int, spin_ns: int) -> None:
             quiet_since = state["now"]
             continue
         if switch.faults.settings[0]["held"] > 0:
-            _release_held(handle, True)
+            _release_held(handle, _ALL)
             _flush_train(handle)
             for index in range(switch.tables.ring_count[0]):
                 _publish_rings(handle, int(switch.tables.senders[int(switch.tables.rings[index])]["job"]))

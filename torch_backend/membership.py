@@ -20,8 +20,8 @@ from switchml.torch_backend.options import Options
 from switchml.torch_backend.solo_worker import SoloWorker
 from switchml.torch_backend.worker_port import CollectiveWorker, OpenWorker
 
-# All ranks are known to be there when the job is joined.
-JOIN_SECONDS = 60.0
+# All ranks are known to be there when the job is joined; but a new installation first compiles its loops.
+JOIN_SECONDS = 180.0
 CLOSE_SECONDS = 2.0
 
 _log = logging.getLogger(__name__)

@@ -146,8 +146,9 @@ class _Rows:
     def __init__(self, rank: int, workers: int, length: int, depth: int) -> None:
         self._rank, self._workers = rank, workers
         self.words = -(-length // 4)
-        self._mine = np.zeros((depth, self.words), np.uint32)
-        self._all = np.zeros((depth, workers, self.words), np.uint32)
+        self._mine = np.empty((depth, self.words), np.uint32)
+        self._mine[:, -1:] = 0  # bytes beyond the last value
+        self._all = np.empty((depth, workers, self.words), np.uint32)
 
     def mine(self, lane: int) -> npt.NDArray[np.uint8]:
         """This rank's bytes, to be filled."""

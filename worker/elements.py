@@ -29,12 +29,17 @@ _UFUNCS: dict[str, Callable[..., Any]] = {
 OPERATIONS = tuple(_UFUNCS)
 
 
+_known: dict[np.dtype[Any], str] = {}
+
+
 def dtype_name(array: Array, dtype: str | None) -> str:
     """The name the wire knows the array's dtype by; `dtype` says so where numpy cannot.
 
     Raises:
         UsageError: a dtype this library does not reduce.
     """
+    if dtype is None and array.dtype in _known:
+        return _known[array.dtype]
     name = dtype or array.dtype.name
     if name == BFLOAT16 and array.dtype.itemsize == 2:
         return name
@@ -42,7 +47,7 @@ def dtype_name(array: Array, dtype: str | None) -> str:
         raise UsageError(f"dtype={name!r} does not fit an array of {array.dtype.name}; only 'bfloat16' over uint16 may be named")
     if array.dtype.kind not in "iufcb" or array.dtype.itemsize > 16 or name in ("float128", "longdouble") or not array.dtype.isnative:
         raise UsageError(f"arrays of {array.dtype} cannot be sent; use a native float, int, uint, bool or complex dtype")
-    return name
+    return _known.setdefault(array.dtype, name)
 
 
 def check_operation(name: str, op: str) -> None:

@@ -183,10 +183,11 @@ def run(handle: int, spin_ns: int, limit_ns: int) -> int:
         if found > 0:
             lay(window)
         sent = _send(engine, now)
-        if stream["finished"] != finished:
-            return FINISHED
+        # First of all: a transfer must not be taken as finished before its exact exchange is arranged.
         if _exact_needed(window):
             return EXACT_NEEDED
+        if stream["finished"] != finished:
+            return FINISHED
         if load_acquire(engine.flag, 0) != 0 or now >= limit:
             return ATTENTION
         if stream["head"] == stream["queued"]:

@@ -27,6 +27,9 @@ UDP, SHM = 0, 1
 
 BATCH = 256
 _SHM_PUBLISH = 32
+# Typed, because a function is compiled once more for every literal it is called with.
+_NONE = np.int64(0)
+_GROUP_SOCKET = np.int64(1)
 
 PORT_DTYPE = np.dtype(
     [
@@ -88,8 +91,9 @@ def port_at(handle: int) -> Port:
 
 
 @compiled
-def _split_trains(handle: int, link: Datagrams, source: int, found: int) -> int:
+def _split_trains(handle: int, source: int, found: int) -> int:
     port = port_at(handle)
+    link = port.group if source == 1 else port.unicast
     for message in range(datagrams.receive(link)):
         at = datagrams.message_start(link, message)
         end = at + datagrams.message_bytes(link, message)
@@ -109,11 +113,11 @@ def receive(handle: int) -> int:
     port = port_at(handle)
     state = port.state[0]
     if state["kind"] == UDP:
-        found = 0
+        found = _NONE
         if port.group.registers[datagrams.FD] >= 0:
-            found = _split_trains(handle, port.group, 1, found)
+            found = _split_trains(handle, _GROUP_SOCKET, found)
         # The receive buffers of both sockets are their own, so both can be read in one turn.
-        return _split_trains(handle, port.unicast, 0, found)
+        return _split_trains(handle, _NONE, found)
     found = 0
     head = load_acquire(port.longs, ring.DOWN_HEAD)
     count = int(state["down"])

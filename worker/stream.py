@@ -40,6 +40,7 @@ class Stream:
         self._explain = explain
         self._spin_ns = spin_ns
         self._state = engine.window.stream[0]
+        self._elements = int(self._state["elements"])
         self._submitted: deque[Source] = deque()
         self._sources: deque[Source] = deque()
         self._flying: dict[int, Transfer] = {}
@@ -142,9 +143,7 @@ class Stream:
                     continue
                 return
             index = int(state["queued"])
-            entry = window.transfers[index % RING]
-            for name, value in transfer.record(int(state["elements"])).items():
-                entry[name] = value
+            window.transfers[index % RING] = transfer.record(self._elements)
             self._flying[index] = transfer
             state["queued"] = index + 1
             if source.exhausted():

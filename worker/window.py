@@ -107,7 +107,6 @@ TRANSFER_DTYPE = np.dtype(
     [
         ("kind", np.int64),
         ("status", np.int64),
-        ("id", np.int64),  # the library's own
         ("start", np.int64),  # position
         ("prologue", np.int64),  # K
         ("chunks", np.int64),  # N

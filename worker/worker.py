@@ -54,6 +54,11 @@ def _connect(target: TargetDescription, transport: str, multicast: bool) -> Conn
     return UdpConnection(target, multicast=multicast)
 
 
+def _check_writable(array: Array) -> None:
+    if not array.flags.writeable:
+        raise UsageError("the result is to be written to a read-only array: give a copy of it, or another `out`")
+
+
 class PortTable:
     """A port with the handle that the engine knows it by; keeps its arrays alive."""
 
@@ -160,13 +165,14 @@ class Worker:
         are exact in the sense of the dtype; the bits of the result are the same on all ranks. notify: False when `wait` follows at once.
 
         Raises:
-            UsageError: dtype, operation or `out` do not fit. CollectiveError: the job has failed before.
+            UsageError: dtype, operation or `out` do not fit, or the result's memory is read-only. CollectiveError: the job has failed before.
         """
         name = elements.dtype_name(array, dtype)
         elements.check_operation(name, op)
         target = array if out is None else out
         if target.shape != array.shape or target.dtype != array.dtype:
             raise UsageError(f"out has shape {target.shape} and dtype {target.dtype}, the array {array.shape} and {array.dtype}")
+        _check_writable(target)
         flat_in = np.ascontiguousarray(array).reshape(-1)
         flat_out = target.reshape(-1) if target.flags.c_contiguous else np.empty(array.size, array.dtype)
         strategy, bounded = self._reduction(flat_in, flat_out, name, op)
@@ -208,10 +214,11 @@ class Worker:
         """Give every rank the array of `root`, in place, bit for bit. Any dtype.
 
         Raises:
-            UsageError: `root` is no rank.
+            UsageError: `root` is no rank, or the array is read-only.
         """
         if not 0 <= root < self.world_size:
             raise UsageError(f"root {root} is no rank of {self.world_size}")
+        _check_writable(array)
         flat = np.ascontiguousarray(array).reshape(-1)
         raw = flat.view(np.uint8) if flat.size else np.zeros(0, np.uint8)
         is_root = self.rank == root
@@ -234,13 +241,14 @@ class Worker:
         """Gather every rank's array, which has the same shape and dtype everywhere; the result is (world_size, *array.shape). Any dtype.
 
         Raises:
-            UsageError: `out` is not contiguous or does not fit.
+            UsageError: `out` is not contiguous, read-only or does not fit.
         """
         shape = (self.world_size, *array.shape)
         if out is None:
             out = np.empty(shape, array.dtype)
         if out.shape != shape or out.dtype != array.dtype or not out.flags.c_contiguous:
             raise UsageError(f"out must be contiguous, of shape {shape} and dtype {array.dtype}")
+        _check_writable(out)
         flat = np.ascontiguousarray(array).reshape(-1)
         raw = flat.view(np.uint8) if flat.size else np.zeros(0, np.uint8)
         strategy: Strategy

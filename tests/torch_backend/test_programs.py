@@ -15,8 +15,14 @@ from typing import Any
 
 import pytest
 
+from switchml.control import embedded
+
 PROGRAMS = Path(__file__).parent / "programs"
 WORLD = 3
+
+
+def address(switch: Any) -> dict[str, str]:
+    return {"SWITCHML_SWITCH": switch.address, "SWITCHML_TOKEN": switch.token}
 
 
 def checks_of(program: str) -> list[str]:
@@ -74,9 +80,9 @@ def test_training_repeats_bit_for_bit(training: list[Any], launcher: Any) -> Non
 
 @pytest.fixture(scope="module")
 def failures(launcher: Any) -> list[Any]:
-    reports: list[Any] = launcher.run(
-        "failures.py", 2, "mismatch", "missing_rank", "missing_backward", "impatient_wait"
-    )
+    cases = ("mismatch", "missing_rank", "missing_backward", "impatient_wait")
+    with embedded.start() as switch:
+        reports: list[Any] = launcher.run("failures.py", 2, *cases, **address(switch))
     return reports
 
 
@@ -157,15 +163,12 @@ def test_the_program_asks_for_nothing_but_torch() -> None:
 @pytest.fixture
 def switch() -> Iterator[Any]:
     """A switch that outlives the programs."""
-    from switchml.control import embedded
-
     with embedded.start() as running:
         yield running
 
 
 def test_two_runs_share_a_long_running_switch(launcher: Any, switch: Any) -> None:
-    environment = {"SWITCHML_SWITCH": switch.address, "SWITCHML_TOKEN": switch.token}
-    runs = [launcher.start("only_torch.py", 2, **environment) for _ in range(2)]
+    runs = [launcher.start("only_torch.py", 2, **address(switch)) for _ in range(2)]
     for processes in runs:
         launcher.finish(processes)
     for rank in [rank for processes in runs for rank in processes]:

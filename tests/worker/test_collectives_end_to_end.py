@@ -40,8 +40,9 @@ def _alike(results: list[Any]) -> np.ndarray:
 
 
 def _close(result: np.ndarray, inputs: list[np.ndarray], bound: float, divisor: int = 1) -> None:
-    exact = np.sum([values.astype(np.float64) for values in inputs], axis=0) / divisor
-    rounding = np.finfo(result.dtype).eps * np.abs(exact) + np.finfo(result.dtype).smallest_subnormal
+    rows = np.array(inputs, np.float64)
+    exact = rows.sum(axis=0) / divisor
+    rounding = np.finfo(result.dtype).eps * np.abs(rows).sum(axis=0) + np.finfo(result.dtype).smallest_subnormal
     assert (np.abs(result.astype(np.float64) - exact) <= bound + len(inputs) * rounding).all()
 
 
@@ -68,7 +69,9 @@ def test_reductions_by_every_transport(transport_worlds: Any, size: int) -> None
     for worker in world.workers:
         counters = worker.counters()
         assert counters["packets_sent"] == counters["chunks_completed"] + counters["retransmissions"]
-        assert counters["dropped_foreign"] == counters["dropped_truncated"] == 0
+        # Other ranks' probes come by multicast, too.
+        assert counters["dropped_foreign"] <= (size * 10 if worker.multicast else 0)
+        assert counters["dropped_truncated"] == 0
 
 
 @pytest.mark.parametrize("transport", ["shm", "udp"])

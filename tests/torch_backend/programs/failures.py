@@ -33,7 +33,7 @@ def mismatch():
 def missing_rank():
     """Rank 1 does not come; nobody waits for the work, the future has to fail by itself."""
     if RANK == 1:
-        time.sleep(4)
+        time.sleep(3)
         return {}
     work = dist.all_reduce(torch.ones(10), async_op=True)
     future = work.get_future()
@@ -48,7 +48,7 @@ def missing_backward():
     """DDP on rank 0 waits for gradients of rank 1."""
     module = DistributedDataParallel(torch.nn.Linear(4, 2))
     if RANK == 1:
-        time.sleep(4)
+        time.sleep(3)
         return {}
     return caught(lambda: module(torch.ones(2, 4)).sum().backward())
 
