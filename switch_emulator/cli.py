@@ -38,16 +38,27 @@ def switch_command(
     port: Annotated[int, typer.Option(help="UDP port for packets; 0 takes a free one.")] = 0xBEE0,
     control_port: Annotated[int, typer.Option(help="TCP port workers join at; 0 takes a free one.")] = 50551,
     token: Annotated[
-        str, typer.Option(envvar="SWITCHML_TOKEN", help="What workers must show to join; empty lets everybody in.")
+        str,
+        typer.Option(
+            envvar="SWITCHML_TOKEN", help="What workers must show to join; empty lets everybody in."
+        ),
     ] = "",
-    lease: Annotated[float, typer.Option(help="Seconds without a heartbeat after which a worker is given up.")] = 10.0,
+    lease: Annotated[
+        float, typer.Option(help="Seconds without a heartbeat after which a worker is given up.")
+    ] = 10.0,
     loss: Annotated[float, typer.Option(min=0, max=1, help="Share of packets to lose, each way.")] = 0.0,
     duplicate: Annotated[float, typer.Option(min=0, max=1, help="Share of packets to double.")] = 0.0,
     reorder: Annotated[float, typer.Option(min=0, max=1, help="Share of packets to hold back.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the faults above.")] = 0,
-    offload: Annotated[bool, typer.Option(help="Use UDP segmentation offload where the kernel has it.")] = True,
-    until_eof: Annotated[bool, typer.Option(help="End when standard input closes and all jobs have ended.")] = False,
-    announce: Annotated[str, typer.Option(help="'-' or a file descriptor: one line of JSON there when ready.")] = "",
+    offload: Annotated[
+        bool, typer.Option(help="Use UDP segmentation offload where the kernel has it.")
+    ] = True,
+    until_eof: Annotated[
+        bool, typer.Option(help="End when standard input closes and all jobs have ended.")
+    ] = False,
+    announce: Annotated[
+        str, typer.Option(help="'-' or a file descriptor: one line of JSON there when ready.")
+    ] = "",
     json_output: Annotated[bool, typer.Option("--json", help="Print the closing counters as JSON.")] = False,
 ) -> None:
     """Run an emulated switch in the foreground."""
@@ -57,7 +68,13 @@ def switch_command(
     stop = _Stop()
     faults = new_faults(loss=loss, duplicate=duplicate, reorder=reorder, seed=seed)
     with Emulator(
-        host, udp_port=port, control_port=control_port, token=token, lease=lease, faults=faults, offload=offload
+        host,
+        udp_port=port,
+        control_port=control_port,
+        token=token,
+        lease=lease,
+        faults=faults,
+        offload=offload,
     ) as emulator:
         _announce(announce, emulator.control_address, emulator.udp_address)
         eof = False

@@ -14,8 +14,9 @@ from switchml.switch_emulator.target import EmulatorTarget
 class Emulator:
     """An emulated switch that runs until `close`; a context manager.
 
-    host: dotted IPv4 to listen on; 0.0.0.0 for all. udp_port, control_port: 0 for a free one. token: what workers must show; "" for none.
-    faults: see `faults.new_faults`. offload: False forbids segmentation offload.
+    host: dotted IPv4 to listen on; 0.0.0.0 for all. udp_port, control_port: 0 for a free one. token: what
+    workers must show; "" for none. faults: see `faults.new_faults`. offload: False forbids segmentation
+    offload.
 
     Raises:
         PortInUseError: one of the ports is taken.
@@ -65,5 +66,7 @@ class Emulator:
     def __enter__(self) -> Emulator:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()

@@ -1,7 +1,7 @@
 """The switch's shared memory and the door to it: a memfd and an eventfd, handed to workers over an abstract Unix socket.
 
-Abstract sockets belong to a network namespace, so who can connect is on the same host as far as the network goes; nothing is left in
-the file system, whatever happens to the switch.
+Abstract sockets belong to a network namespace, so who can connect is on the same host as far as the network
+goes; nothing is left in the file system, whatever happens to the switch.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Region(NamedTuple):
     offset: int
     length: int
     worker: int
+    copies: int  # see link/ring.py
 
 
 class Fabric:
@@ -97,7 +98,9 @@ class Door:
         if region is None:
             connection.send(b"{}")
             return
-        socket.send_fds(connection, [json.dumps(region._asdict()).encode()], [self._fabric.fd, self._fabric.doorbell])
+        socket.send_fds(
+            connection, [json.dumps(region._asdict()).encode()], [self._fabric.fd, self._fabric.doorbell]
+        )
 
     def close(self) -> None:
         # shutdown wakes the accept; close alone does not.

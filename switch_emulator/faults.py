@@ -37,7 +37,14 @@ FAULTS_DTYPE = np.dtype(
     align=True,
 )
 HELD_DTYPE = np.dtype(
-    [("used", np.int64), ("direction", np.int64), ("sender", np.int64), ("length", np.int64), ("countdown", np.int64)], align=True
+    [
+        ("used", np.int64),
+        ("direction", np.int64),
+        ("sender", np.int64),
+        ("length", np.int64),
+        ("countdown", np.int64),
+    ],
+    align=True,
 )
 
 
@@ -55,7 +62,11 @@ FAULTS_PARTS = 3
 @inlined
 def faults_at(handle: int, first: int) -> Faults:
     """The Faults whose arrays begin at entry `first` of a table of addresses (link/handle.py)."""
-    return Faults(part(handle, first, FAULTS_DTYPE), part(handle, first + 1, HELD_DTYPE), part(handle, first + 2, np.uint8))
+    return Faults(
+        part(handle, first, FAULTS_DTYPE),
+        part(handle, first + 1, HELD_DTYPE),
+        part(handle, first + 2, np.uint8),
+    )
 
 
 def new_faults(*, loss: float = 0.0, duplicate: float = 0.0, reorder: float = 0.0, seed: int = 0) -> Faults:
@@ -106,7 +117,9 @@ def hold(faults: Faults, direction: int, sender: int, memory: Bytes, at: int, le
             entry["sender"] = sender
             entry["length"] = length
             entry["countdown"] = 1 + int(_draw(faults) * _LATEST)
-            copy_bytes(memory[at : at + length], faults.memory[index * HELD_BYTES : index * HELD_BYTES + length])
+            copy_bytes(
+                memory[at : at + length], faults.memory[index * HELD_BYTES : index * HELD_BYTES + length]
+            )
             faults.settings[0]["held"] += 1
             return
 

@@ -26,7 +26,7 @@ from switchml.protocol.header import (
     set_exponents,
 )
 from switchml.protocol.jit import compiled, inlined
-from switchml.protocol.messages import EXPONENTS, PROBE, SUM
+from switchml.protocol.messages import PROBE, SUM
 from switchml.protocol.slots import slot_of, version_of
 from switchml.switch_emulator import faults as fault_lab
 from switchml.switch_emulator.faults import FAULTS_PARTS, HELD_BYTES, Faults, faults_at
@@ -43,7 +43,15 @@ from switchml.switch_emulator.slot_machine import (
     admit_paper,
     apply,
 )
-from switchml.switch_emulator.tables import MAX_JOBS, TABLES_PARTS, Tables, find_sender, job_layout, member, tables_at
+from switchml.switch_emulator.tables import (
+    MAX_JOBS,
+    TABLES_PARTS,
+    Tables,
+    find_sender,
+    job_layout,
+    member,
+    tables_at,
+)
 
 Bytes = npt.NDArray[np.uint8]
 Longs = npt.NDArray[np.int64]
@@ -57,7 +65,11 @@ _RETRANSMITTED, _PROBES = _AT["results_retransmitted"], _AT["probes_answered"]
 _DUPLICATE, _STALE, _TRUNCATED = _AT["dropped_duplicate"], _AT["dropped_stale"], _AT["dropped_truncated"]
 _WRONG_SIZE, _BAD_HEADER = _AT["dropped_wrong_size"], _AT["dropped_bad_header"]
 _WRONG_SLOT, _WRONG_VERSION = _AT["dropped_wrong_slot"], _AT["dropped_wrong_version"]
-_UNKNOWN_SENDER, _WRONG_JOB, _PORT_FULL = _AT["dropped_unknown_sender"], _AT["dropped_wrong_job"], _AT["dropped_port_full"]
+_UNKNOWN_SENDER, _WRONG_JOB, _PORT_FULL = (
+    _AT["dropped_unknown_sender"],
+    _AT["dropped_wrong_job"],
+    _AT["dropped_port_full"],
+)
 _LOST, _DOUBLED, _REORDERED = _AT["fault_lost"], _AT["fault_duplicated"], _AT["fault_reordered"]
 
 NO_JOB = MAX_JOBS
@@ -84,8 +96,9 @@ SWITCH_DTYPE = np.dtype(
 
 
 class Switch(NamedTuple):
-    """State of the pipeline. counters: int64 (MAX_JOBS + 1, counters). flag: int64, 1 makes `run` return. fabric: shared memory, its first page the
-    switch's own. spare: uint8, takes results that have nowhere to go."""
+    """State of the pipeline. counters: int64 (MAX_JOBS + 1, counters). flag: int64, 1 makes `run` return.
+    fabric: shared memory, its first page the switch's own. spare: uint8, takes results that have nowhere to
+    go."""
 
     state: npt.NDArray[Any]
     tables: Tables
@@ -168,7 +181,9 @@ def _ring_room(handle: int, job: Any, number: int, destination: int, length: int
     switch = switch_at(handle)
     layout = job_layout(job)
     if job["down_head"] >= job["down_limit"]:
-        job["down_limit"] = ring.slowest_tail(_region_longs(handle, job), layout.workers) + layout.down_entries
+        job["down_limit"] = (
+            ring.slowest_tail(_region_longs(handle, job), layout.workers) + layout.down_entries
+        )
         if job["down_head"] >= job["down_limit"]:
             switch.counters[number, _PORT_FULL] += 1
             return -1
@@ -235,7 +250,15 @@ def _emit_disturbed(handle: int, number: int, sender: int, everyone: bool, lengt
 
 @compiled
 def _write_result(
-    handle: int, verdict: int, index: int, first: int, elements: int, memory: Bytes, at: int, out: Bytes, place: int
+    handle: int,
+    verdict: int,
+    index: int,
+    first: int,
+    elements: int,
+    memory: Bytes,
+    at: int,
+    out: Bytes,
+    place: int,
 ) -> None:
     """Apply the verdict and write the result packet at `out[place:]`."""
     switch = switch_at(handle)
@@ -265,9 +288,8 @@ def _answer_probe(handle: int, sender: int, memory: Bytes, at: int, length: int)
 
 
 @compiled
-def _check(handle: int, job: Any, number: int, memory: Bytes, at: int, length: int) -> int:
+def _check(job: Any, number: int, memory: Bytes, at: int, length: int) -> int:
     """Index of the counter of what is wrong with the packet, or -1."""
-    switch = switch_at(handle)
     if length < HEADER_BYTES:
         return _TRUNCATED
     kind = read_msg_type(memory, at)
@@ -287,7 +309,9 @@ def _check(handle: int, job: Any, number: int, memory: Bytes, at: int, length: i
     if slot >= window:
         return _WRONG_SLOT
     tsi = read_tsi(memory, at)
-    if job["paper"] == 0 and (slot_of(tsi, window) != slot or version_of(tsi, window) != read_version(memory, at)):
+    if job["paper"] == 0 and (
+        slot_of(tsi, window) != slot or version_of(tsi, window) != read_version(memory, at)
+    ):
         return _WRONG_VERSION
     return -1
 
@@ -302,7 +326,7 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
     counters = switch.counters[number]
     counters[_PACKETS_RECEIVED] += 1
     counters[_BYTES_RECEIVED] += length
-    wrong = _check(handle, job, number, memory, at, length)
+    wrong = _check(job, number, memory, at, length)
     if wrong >= 0:
         counters[wrong] += 1
         return

@@ -115,7 +115,9 @@ def _raise_exponents(slots: Any, index: int, e0: int, e1: int) -> None:
 
 
 @compiled
-def admit(slots: Any, index: int, worker: int, workers: int, tsi: int, elements: int, e0: int, e1: int) -> int:
+def admit(
+    slots: Any, index: int, worker: int, workers: int, tsi: int, elements: int, e0: int, e1: int
+) -> int:
     """The verdict on a packet; updates everything of the copy but its sums.
 
     index: 2 * (pool base + slot) + version. worker: 0 to workers - 1. e0, e1: -128 to 127.
@@ -141,7 +143,9 @@ def admit(slots: Any, index: int, worker: int, workers: int, tsi: int, elements:
 
 
 @compiled
-def admit_paper(slots: Any, index: int, worker: int, workers: int, tsi: int, elements: int, e0: int, e1: int) -> int:
+def admit_paper(
+    slots: Any, index: int, worker: int, workers: int, tsi: int, elements: int, e0: int, e1: int
+) -> int:
     """The verdict of the published algorithm, which tells chunks apart by their version alone."""
     count = int(slots[index]["seen_count"])
     if is_seen(slots, index, worker):

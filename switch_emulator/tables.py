@@ -48,6 +48,7 @@ JOB_DTYPE = np.dtype(
         ("shm_workers", np.int64),
         ("region", np.int64),  # byte of the job's rings in the shared memory
         ("region_bytes", np.int64),
+        ("copies", np.int64),  # see link/ring.py
         ("down_head", np.int64),  # downlink entries built
         ("down_shown", np.int64),  # published
         ("down_limit", np.int64),  # certainly free up to here
@@ -57,9 +58,10 @@ JOB_DTYPE = np.dtype(
 
 
 class Tables(NamedTuple):
-    """senders: SENDER_DTYPE. buckets: int64, hash table of sender numbers + 1, 0 empty, open addressing. jobs: JOB_DTYPE by job number. names:
-    SOCKADDR (MAX_SENDERS), by sender. unicast: SOCKADDR, MAX_WORKERS a job: its UDP workers in a row. groups: SOCKADDR by job. members: int64
-    MAX_WORKERS a job: sender numbers by rank. rings: senders that use shared memory, the first `ring_count[0]`."""
+    """senders: SENDER_DTYPE. buckets: int64, hash table of sender numbers + 1, 0 empty, open addressing.
+    jobs: JOB_DTYPE by job number. names: SOCKADDR (MAX_SENDERS), by sender. unicast: SOCKADDR, MAX_WORKERS a
+    job: its UDP workers in a row. groups: SOCKADDR by job. members: int64 MAX_WORKERS a job: sender numbers
+    by rank. rings: senders that use shared memory, the first `ring_count[0]`."""
 
     senders: npt.NDArray[Any]
     buckets: npt.NDArray[np.int64]
@@ -147,4 +149,9 @@ def index_senders(tables: Tables) -> None:
 @compiled
 def job_layout(job: Any) -> RingLayout:
     """The layout of the job's rings (the compiled twin of `ring.ring_layout`)."""
-    return RingLayout(int(job["workers"]), 64 + 4 * int(job["elements"]), int(job["window"]), 2 * int(job["window"]))
+    return RingLayout(
+        int(job["workers"]),
+        64 + 4 * int(job["elements"]),
+        int(job["window"]),
+        2 * int(job["window"] * job["copies"]),
+    )

@@ -26,7 +26,7 @@ from switchml.switch_emulator.fabric import Door, Fabric, Region
 from switchml.switch_emulator.faults import Faults, new_faults
 from switchml.switch_emulator.pipeline import SWITCH_DTYPE, Switch, run
 from switchml.switch_emulator.slot_machine import MAX_WORKERS, clear_slots, is_seen, new_pool
-from switchml.switch_emulator.tables import MAX_JOBS, index_senders, member, new_tables
+from switchml.switch_emulator.tables import MAX_JOBS, MAX_SENDERS, index_senders, member, new_tables
 
 T = TypeVar("T")
 
@@ -41,8 +41,6 @@ MAX_PAYLOAD = PAYLOAD_SIZES[-1].payload
 
 def _listen(host: str, port: int) -> socket.socket:
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    # Workers of this host bind the same port for their multicast group.
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
     try:
         sock.bind((host, port))
@@ -51,6 +49,8 @@ def _listen(host: str, port: int) -> socket.socket:
         raise PortInUseError(
             f"cannot listen on UDP {host}:{port} ({error.strerror}): choose another --port, or 0 for a free one"
         ) from error
+    # Workers of this host bind the same port for their multicast group. Not before bind: two switches must not share it.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     enlarge_buffers(sock, _SOCKET_BUFFER)
     if host != "0.0.0.0":
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(host))
@@ -65,7 +65,14 @@ class EmulatorTarget:
         PortInUseError: the UDP port is taken.
     """
 
-    def __init__(self, host: str = "127.0.0.1", udp_port: int = 0, *, faults: Faults | None = None, offload: bool = True) -> None:
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        udp_port: int = 0,
+        *,
+        faults: Faults | None = None,
+        offload: bool = True,
+    ) -> None:
         self._socket = _listen(host, udp_port)
         prepare(run, "switch's pipeline", 0, 0)
         self._host = host
@@ -99,7 +106,9 @@ class EmulatorTarget:
         self._door = Door(self._fabric, self._attach)
 
     def describe(self) -> TargetDescription:
-        return TargetDescription(self._host, self._port, self._door.name, POOL_SLOTS, MAX_PAYLOAD, MAX_WORKERS)
+        return TargetDescription(
+            self._host, self._port, self._door.name, POOL_SLOTS, MAX_PAYLOAD, MAX_WORKERS
+        )
 
     def add_job(self, job: JobProgram) -> None:
         self._between_packets(lambda: self._add_job(job))
@@ -188,25 +197,36 @@ class EmulatorTarget:
 
     def _add_job(self, program: JobProgram) -> None:
         number, elements = program.job_number, program.payload // ELEMENT_BYTES
+        tables = self._switch.tables
+        if np.count_nonzero(tables.senders["used"] == 0) < len(program.workers):
+            raise PoolExhaustedError(
+                f"the switch knows {MAX_SENDERS} workers and has room for no more: wait for other jobs to end"
+            )
         sums = self._elements.allocate(2 * program.window * elements)
         if sums is None:
             raise PoolExhaustedError(
                 f"the switch has no memory for {program.window} slots of {program.payload} bytes: "
                 "wait for other jobs to end, or ask for a smaller window or payload"
             )
-        layout = ring_layout(len(program.workers), program.window, program.payload)
+        # With faults every worker's copy of a result goes its own way.
+        faulty = self._switch.faults.settings[0]["active"] != 0
+        copies = 2 << (len(program.workers) - 1).bit_length() if faulty else 1
+        layout = ring_layout(len(program.workers), program.window, program.payload, copies)
         shared = [worker for worker in program.workers if worker.transport == "shm"]
         region = self._fabric.allocate(layout.total_bytes) if shared else 0
         if region is None:
             self._elements.release(sums)
-            raise PoolExhaustedError("the switch has no shared memory left: join with transport 'udp', or wait for other jobs to end")
-        tables = self._switch.tables
+            raise PoolExhaustedError(
+                "the switch has no shared memory left: join with transport 'udp', or wait for other jobs to end"
+            )
         tables.jobs[number] = np.zeros((), tables.jobs.dtype)
         entry = tables.jobs[number]
         for name, value in {
-            "used": 1, "workers": len(program.workers), "paper": program.paper, "size": size_code(program.payload), "elements": elements,
-            "window": program.window, "pool_base": program.pool_base, "sums_base": sums, "shm_workers": len(shared),
-            "udp_workers": len(program.workers) - len(shared), "region": region, "region_bytes": layout.total_bytes if shared else 0,
+            "used": 1, "paper": program.paper, "size": size_code(program.payload), "elements": elements,
+            "window": program.window, "pool_base": program.pool_base, "sums_base": sums,
+            "workers": len(program.workers), "shm_workers": len(shared),
+            "udp_workers": len(program.workers) - len(shared),
+            "region": region, "region_bytes": layout.total_bytes if shared else 0, "copies": copies,
         }.items():  # fmt: skip
             entry[name] = value
         tables.groups[number] = np.zeros((), tables.groups.dtype)
@@ -255,7 +275,9 @@ class EmulatorTarget:
             sender["attached"] = 1
             index_senders(tables)
             job = tables.jobs[sender["job"]]
-            return Region(int(job["region"]), int(job["region_bytes"]), int(sender["worker"]))
+            return Region(
+                int(job["region"]), int(job["region_bytes"]), int(sender["worker"]), int(job["copies"])
+            )
 
         return self._between_packets(attach)
 

@@ -68,7 +68,10 @@ def _fill_words(transfer: Any, chunk: int, payload: Words) -> None:
         payload[:] = np.uint32(0)
         return
     payload[: first - begin] = np.uint32(0)
-    copy_swapped(_words(transfer["source"], first - int(transfer["first"]), last - first), payload[first - begin : last - begin])
+    copy_swapped(
+        _words(transfer["source"], first - int(transfer["first"]), last - first),
+        payload[first - begin : last - begin],
+    )
     payload[last - begin :] = np.uint32(0)
 
 
@@ -91,7 +94,9 @@ def build_packet(window: Window, slot: int, memory: Bytes, at: int) -> None:
     blocks = transfer["kind"] == BLOCKS
     if blocks and 1 <= place <= transfer["chunks"]:
         ahead = place - 1
-        exponent = block_exponent(_floats(transfer["source"], ahead * elements, _chunk_length(transfer, ahead, elements)))
+        exponent = block_exponent(
+            _floats(transfer["source"], ahead * elements, _chunk_length(transfer, ahead, elements))
+        )
     kind = EXPONENTS if 1 <= place <= prologue else SUM
     if kind == SUM:
         payload = memory[at + HEADER_BYTES : at + HEADER_BYTES + 4 * elements].view(np.uint32)
@@ -131,7 +136,9 @@ def _descriptor_agrees(window: Window, transfer: Any, received: Words) -> bool:
             agrees = agrees and received[index] == transfer["signature"][index % SIGNATURE_WORDS]
     else:
         for index in range(SIGNATURE_WORDS):
-            agrees = agrees and int(received[index]) == (int(transfer["signature"][index]) * workers) & 0xFFFFFFFF
+            agrees = (
+                agrees and int(received[index]) == (int(transfer["signature"][index]) * workers) & 0xFFFFFFFF
+            )
     return agrees
 
 
@@ -139,8 +146,8 @@ def _descriptor_agrees(window: Window, transfer: Any, received: Words) -> bool:
 def take_result(window: Window, slot: int, exponent: int, memory: Bytes, at: int, descriptor: Words) -> bool:
     """Take the elements of the slot's result, whose packet is `memory[at:]` and brings `exponent`, to where they belong.
 
-    Returns False when the transfer's descriptor shows that the ranks do not mean the same; `descriptor` (uint32 of the chunk's length)
-    then holds it, in the machine's byte order.
+    Returns False when the transfer's descriptor shows that the ranks do not mean the same; `descriptor`
+    (uint32 of the chunk's length) then holds it, in the machine's byte order.
     """
     stream = window.stream[0]
     entry = window.slots[slot]

@@ -1,7 +1,8 @@
 """How each collective becomes transfers: directly over the caller's memory, or in segments through a bounded staging memory.
 
-A strategy loads a segment into a transfer and stores its result; `Pipeline` runs a strategy as a source of transfers, with as many
-segments in flight as there is staging memory for. All ranks cut alike: only dtype, operation, count and world size decide.
+A strategy loads a segment into a transfer and stores its result; `Pipeline` runs a strategy as a source of
+transfers, with as many segments in flight as there is staging memory for. All ranks cut alike: only dtype,
+operation, count and world size decide.
 """
 
 from __future__ import annotations
@@ -89,7 +90,15 @@ class Pipeline:
 
         signature = self._signature._replace(detail=(self._signature.detail + segment) & 0xFFFFFF)
         return Transfer(
-            part.kind, part.count, part.source, part.destination, signature.words(), store, self.fail, self._deadline, part.first
+            part.kind,
+            part.count,
+            part.source,
+            part.destination,
+            signature.words(),
+            store,
+            self.fail,
+            self._deadline,
+            part.first,
         )
 
 
@@ -238,7 +247,8 @@ class BroadcastBytes:
 
 
 class ExactBlocks:
-    """The blocks of a BLOCKS transfer that block floating point cannot carry: gathered exactly, added in float32 in the order of ranks."""
+    """The blocks of a BLOCKS transfer that block floating point cannot carry: gathered exactly, added in
+    float32 in the order of ranks."""
 
     def __init__(self, transfer: Transfer, block: int, rank: int, workers: int) -> None:
         assert transfer.flags is not None

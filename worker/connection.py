@@ -43,7 +43,9 @@ class Connection(ABC):
     ticket = ""
 
     @abstractmethod
-    def attach(self, rank: int, workers: int, window: int, payload: int, job: int, group: str, group_port: int) -> Port:
+    def attach(
+        self, rank: int, workers: int, window: int, payload: int, job: int, group: str, group_port: int
+    ) -> Port:
         """The port for the compiled engine, once the job is programmed. Proves that the path works.
 
         Raises:
@@ -88,7 +90,9 @@ class UdpConnection(Connection):
             self._socket.connect((target.host, target.udp_port))
         except OSError as error:
             self.close()
-            raise SwitchUnreachableError(f"no route to the switch's data port {target.host}:{target.udp_port}: {error}") from error
+            raise SwitchUnreachableError(
+                f"no route to the switch's data port {target.host}:{target.udp_port}: {error}"
+            ) from error
         datagrams.enlarge_buffers(self._socket, _SOCKET_BUFFER)
         self.address, self.port_number = self._socket.getsockname()
 
@@ -126,7 +130,9 @@ class UdpConnection(Connection):
             )
         self.multicast = self._group is not None and self._group not in waiting
 
-    def attach(self, rank: int, workers: int, window: int, payload: int, job: int, group: str, group_port: int) -> Port:
+    def attach(
+        self, rank: int, workers: int, window: int, payload: int, job: int, group: str, group_port: int
+    ) -> Port:
         if group and self._want_multicast:
             try:
                 self._join_group(group, group_port)
@@ -172,16 +178,20 @@ class ShmConnection(Connection):
         self._doorbell = -1
         self._longs = np.zeros(8, np.int64)
 
-    def attach(self, rank: int, workers: int, window: int, payload: int, job: int, group: str, group_port: int) -> Port:
+    def attach(
+        self, rank: int, workers: int, window: int, payload: int, job: int, group: str, group_port: int
+    ) -> Port:
         memory, region = self._enter()
         try:
             page = mmap.mmap(memory, PAGE)
             rings = mmap.mmap(memory, region["length"], offset=region["offset"])
         finally:
             os.close(memory)
-        layout = ring_layout(workers, window, payload)
+        layout = ring_layout(workers, window, payload, region["copies"])
         if layout.total_bytes != region["length"] or region["worker"] != rank:
-            raise JoinError("the switch's shared memory is not laid out as this worker expects: use the same version on both sides")
+            raise JoinError(
+                "the switch's shared memory is not laid out as this worker expects: use the same version on both sides"
+            )
         bytes_ = np.frombuffer(rings, np.uint8)
         self._longs = bytes_.view(np.int64)
         state = _port_state(SHM, rank)
@@ -199,9 +209,13 @@ class ShmConnection(Connection):
                 door.send(self.ticket.encode())
                 answer, descriptors, _, _ = socket.recv_fds(door, 4096, 2)
             except OSError as error:
-                raise JoinError(f"the switch's shared memory cannot be had ({error}): join with transport 'udp'") from error
+                raise JoinError(
+                    f"the switch's shared memory cannot be had ({error}): join with transport 'udp'"
+                ) from error
         if len(descriptors) != 2:
-            raise JoinError("the switch does not give its shared memory to this user: join with transport 'udp'")
+            raise JoinError(
+                "the switch does not give its shared memory to this user: join with transport 'udp'"
+            )
         self._doorbell = descriptors[1]
         return descriptors[0], json.loads(answer)
 

@@ -44,9 +44,18 @@ def dtype_name(array: Array, dtype: str | None) -> str:
     if name == BFLOAT16 and array.dtype.itemsize == 2:
         return name
     if name != array.dtype.name:
-        raise UsageError(f"dtype={name!r} does not fit an array of {array.dtype.name}; only 'bfloat16' over uint16 may be named")
-    if array.dtype.kind not in "iufcb" or array.dtype.itemsize > 16 or name in ("float128", "longdouble") or not array.dtype.isnative:
-        raise UsageError(f"arrays of {array.dtype} cannot be sent; use a native float, int, uint, bool or complex dtype")
+        raise UsageError(
+            f"dtype={name!r} does not fit an array of {array.dtype.name}; only 'bfloat16' over uint16 may be named"
+        )
+    if (
+        array.dtype.kind not in "iufcb"
+        or array.dtype.itemsize > 16
+        or name in ("float128", "longdouble")
+        or not array.dtype.isnative
+    ):
+        raise UsageError(
+            f"arrays of {array.dtype} cannot be sent; use a native float, int, uint, bool or complex dtype"
+        )
     return _known.setdefault(array.dtype, name)
 
 

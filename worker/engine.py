@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +64,8 @@ _SEND_BURST = 128
 
 
 class Engine(NamedTuple):
-    """What the loop works on. port: handle of a Port. flag: int64 of one, set to 1 by another thread to make the loop return ATTENTION."""
+    """What the loop works on. port: handle of a Port. flag: int64 of one, set to 1 by another thread to make
+    the loop return ATTENTION."""
 
     window: Window
     port: int
@@ -125,7 +126,13 @@ def _receive(engine: Engine, now: int) -> int:
     batch = ports.port_at(port)
     for index in range(found):
         # One sample of the round trip a batch is enough, and the first packet has waited least for us.
-        _take(engine, ports.rx_memory(port, index), int(batch.rx_at[index]), int(batch.rx_length[index]), now if index == 0 else 0)
+        _take(
+            engine,
+            ports.rx_memory(port, index),
+            int(batch.rx_at[index]),
+            int(batch.rx_length[index]),
+            now if index == 0 else 0,
+        )
     if found > 0:
         ports.release(port)
     return found

@@ -49,8 +49,8 @@ PORT_DTYPE = np.dtype(
 
 
 class Port(NamedTuple):
-    """State of a port. UDP uses `unicast` (connected to the switch) and `group` (multicast results; may be a stand-in); shared memory uses
-    the job's region and the switch's page."""
+    """State of a port. UDP uses `unicast` (connected to the switch) and `group` (multicast results; may be a
+    stand-in); shared memory uses the job's region and the switch's page."""
 
     state: npt.NDArray[Any]
     unicast: Datagrams
@@ -79,7 +79,12 @@ def port_at(handle: int) -> Port:
         part(handle, 0, PORT_DTYPE),
         datagrams_at(handle, _UNICAST),
         datagrams_at(handle, _GROUP),
-        ring.RingLayout(word(handle, _LAYOUT), word(handle, _LAYOUT + 1), word(handle, _LAYOUT + 2), word(handle, _LAYOUT + 3)),
+        ring.RingLayout(
+            word(handle, _LAYOUT),
+            word(handle, _LAYOUT + 1),
+            word(handle, _LAYOUT + 2),
+            word(handle, _LAYOUT + 3),
+        ),
         part(handle, _REST, np.uint8),
         part(handle, _REST + 1, np.int64),
         part(handle, _REST + 2, np.int64),
@@ -207,7 +212,9 @@ def wait(handle: int, timeout_ns: int) -> None:
     port = port_at(handle)
     state = port.state[0]
     if state["kind"] == UDP:
-        datagrams.wait_readable(port.unicast, int(port.group.registers[datagrams.FD]), int(state["wake"]), timeout_ns)
+        datagrams.wait_readable(
+            port.unicast, int(port.group.registers[datagrams.FD]), int(state["wake"]), timeout_ns
+        )
     else:
         ring.sleep_for_downlink(port.longs, int(state["down"]), timeout_ns, port.scratch)
 

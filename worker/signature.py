@@ -18,8 +18,8 @@ _CALL_MASK = 0xFFFFFF
 
 
 class Signature(NamedTuple):
-    """collective, dtype, op: names out of the tables above. count: elements of the call. call: number of the collective in its job. detail: root,
-    segment, or whatever else must agree; 0 to 2^24 - 1."""
+    """collective, dtype, op: names out of the tables above. count: elements of the call. call: number of the
+    collective in its job. detail: root, segment, or whatever else must agree; 0 to 2^24 - 1."""
 
     collective: str
     dtype: str
@@ -30,9 +30,20 @@ class Signature(NamedTuple):
 
     def words(self) -> npt.NDArray[np.uint32]:
         """Four uint32."""
-        first = 1 << 24 | COLLECTIVES.index(self.collective) << 16 | DTYPES.index(self.dtype) << 8 | OPERATIONS.index(self.op)
+        first = (
+            1 << 24
+            | COLLECTIVES.index(self.collective) << 16
+            | DTYPES.index(self.dtype) << 8
+            | OPERATIONS.index(self.op)
+        )
         return np.array(
-            [first, self.count & 0xFFFFFFFF, (self.count >> 32 & 0xFF) << 24 | self.detail & _CALL_MASK, self.call & _CALL_MASK], np.uint32
+            [
+                first,
+                self.count & 0xFFFFFFFF,
+                (self.count >> 32 & 0xFF) << 24 | self.detail & _CALL_MASK,
+                self.call & _CALL_MASK,
+            ],
+            np.uint32,
         )
 
     def __str__(self) -> str:
@@ -50,7 +61,9 @@ def _decode(words: npt.NDArray[np.uint32]) -> str:
     return str(Signature(names[0], names[1], names[2], (middle >> 24) << 32 | low, call, middle & _CALL_MASK))
 
 
-def explain_mismatch(descriptor: npt.NDArray[np.uint32], own: npt.NDArray[np.uint32], rank: int, workers: int, named: bool) -> str:
+def explain_mismatch(
+    descriptor: npt.NDArray[np.uint32], own: npt.NDArray[np.uint32], rank: int, workers: int, named: bool
+) -> str:
     """Who called what.
 
     descriptor: uint32, what the switch summed up. own: this rank's four words. named: whether it holds every rank's own words.
@@ -63,5 +76,10 @@ def explain_mismatch(descriptor: npt.NDArray[np.uint32], own: npt.NDArray[np.uin
         words = descriptor[4 * other : 4 * other + 4]
         if not np.array_equal(words, own):
             others.setdefault(_decode(words), []).append(other)
-    told = "; ".join(f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}: {what}" for what, ranks in others.items())
-    return f"{mine}, but {told}. Every rank must call the same collectives in the same order with the same sizes"
+    told = "; ".join(
+        f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}: {what}"
+        for what, ranks in others.items()
+    )
+    return (
+        f"{mine}, but {told}. Every rank must call the same collectives in the same order with the same sizes"
+    )

@@ -1,7 +1,7 @@
 """The stream of one worker: brings the transfers of many collectives through the compiled engine, in order.
 
-Whoever waits drives: a caller in `wait` runs the engine itself when nobody else does, which saves two wake-ups across cores; a thread of
-the stream's own does it for works that nobody waits for.
+Whoever waits drives: a caller in `wait` runs the engine itself when nobody else does, which saves two
+wake-ups across cores; a thread of the stream's own does it for works that nobody waits for.
 """
 
 from __future__ import annotations
@@ -31,9 +31,12 @@ _BLOCKS_EXACT = indices(WORKER_COUNTERS)["blocks_exact"]
 
 
 class Stream:
-    """spin_ns: how long the engine looks again before it sleeps. explain: says why a chunk's position has no result; may take a while."""
+    """spin_ns: how long the engine looks again before it sleeps. explain: says why a chunk's position has no
+    result; may take a while."""
 
-    def __init__(self, engine: Engine, wake: Callable[[], None], explain: Callable[[int], str], *, spin_ns: int) -> None:
+    def __init__(
+        self, engine: Engine, wake: Callable[[], None], explain: Callable[[int], str], *, spin_ns: int
+    ) -> None:
         self._engine = engine
         self._handle = table_of(engine)
         self._wake = wake
@@ -119,14 +122,22 @@ class Stream:
                 self._fill()
                 if not self._flying:
                     return
-                limit = _LOOK_NS if deadline is None else min(_LOOK_NS, max(1, int((deadline - time.monotonic()) * 1e9)))
+                limit = (
+                    _LOOK_NS
+                    if deadline is None
+                    else min(_LOOK_NS, max(1, int((deadline - time.monotonic()) * 1e9)))
+                )
                 reason = run(self._handle.ctypes.data, self._spin_ns, limit)
                 if reason == EXACT_NEEDED:
                     self._arrange_exact()
                 self._reap()
             except Exception as error:
                 # A fault of ours must not leave a waiter without an answer.
-                self._error = error if isinstance(error, SwitchMLError) else CollectiveError(f"the stream broke: {error!r}")
+                self._error = (
+                    error
+                    if isinstance(error, SwitchMLError)
+                    else CollectiveError(f"the stream broke: {error!r}")
+                )
                 self._error.__cause__ = None if self._error is error else error
             if deadline is not None and time.monotonic() >= deadline:
                 return
@@ -162,7 +173,9 @@ class Stream:
         self._engine.counters[_BLOCKS_EXACT] += exact.blocks
         self._awaiting_exact[transfer] = 2
         signature = Signature("exact blocks", "float32", "sum", exact.blocks, int(transfer.signature[3]))
-        pipeline = Pipeline(exact, signature, transfer.deadline, lambda _: self._half_done(transfer), transfer.fail)
+        pipeline = Pipeline(
+            exact, signature, transfer.deadline, lambda _: self._half_done(transfer), transfer.fail
+        )
         self._sources.appendleft(pipeline)
         window.transfers[last % RING]["released"] = 1
 
@@ -197,7 +210,9 @@ class Stream:
             workers, elements = int(state["workers"]), int(state["elements"])
             named = names_ranks(workers, elements)
             return CollectiveMismatchError(
-                explain_mismatch(self._engine.descriptor, transfer.signature, int(state["rank"]), workers, named)
+                explain_mismatch(
+                    self._engine.descriptor, transfer.signature, int(state["rank"]), workers, named
+                )
             )
         return CollectiveTimeoutError(self._explain(self._oldest_position()))
 

@@ -18,8 +18,8 @@ Words = npt.NDArray[np.uint32]
 class Transfer:
     """One stretch of the stream (worker/window.py). `source` and `destination` are kept alive by it.
 
-    kind BLOCKS: float32 arrays of `count`. kind WORDS: uint32; `source` holds this rank's words first to first + len(source) - 1 of the
-    transfer's `count`, the other ranks' words are theirs.
+    kind BLOCKS: float32 arrays of `count`. kind WORDS: uint32; `source` holds this rank's words first to
+    first + len(source) - 1 of the transfer's `count`, the other ranks' words are theirs.
     """
 
     kind: int

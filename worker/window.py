@@ -15,8 +15,9 @@ A transfer of N chunks takes these positions, counted from its start:
 so that in BLOCKS the exponent of chunk c always travels at position 1 + c and, when K = W, comes back in the slot that chunk c is
 sent from. With K < W it may have to wait for another slot's result: the slot is BLOCKED till then.
 
-A transfer is laid only when all exponents of the one before are known (they are, one window before its end): if some of its blocks
-must be exchanged exactly, all ranks put that exchange at the same place in the stream, right behind it.
+A transfer is laid only when all exponents of the one before are known (they are, one window before its end):
+if some of its blocks must be exchanged exactly, all ranks put that exchange at the same place in the stream,
+right behind it.
 
     IDLE     its next position is not laid yet
     BLOCKED  the exponent for its chunk has not come
@@ -24,10 +25,12 @@ must be exchanged exactly, all ranks put that exchange at the same place in the 
     SENT     waits for the result
     RESEND   timed out, to be sent again
 
-Two timers. While results come, a slot whose own result is overdue is sent again; overdue as RFC 6298 has it, estimated over packets sent
-once (Karn's rule), with a floor, doubled per retransmission of the slot. So the timer follows the queues that a window builds up. When
-nothing at all comes for a few of the shortest round trips, either packets are lost or other ranks are late, which cannot be told apart: then the
-oldest few slots are sent again, soon but few of them, ever more rarely as long as nothing answers, ever more of them when something does.
+Two timers. While results come, a slot whose own result is overdue is sent again; overdue as RFC 6298 has it,
+estimated over packets sent once (Karn's rule), with a floor, doubled per retransmission of the slot. So the
+timer follows the queues that a window builds up. When nothing at all comes for a few of the shortest round
+trips, either packets are lost or other ranks are late, which cannot be told apart: then the oldest few slots
+are sent again, soon but few of them, ever more rarely as long as nothing answers, ever more of them when
+something does.
 """
 
 from __future__ import annotations
@@ -114,7 +117,10 @@ TRANSFER_DTYPE = np.dtype(
         ("source", np.int64),  # address
         ("destination", np.int64),  # address
         ("flags", np.int64),  # address of a byte per chunk: 1 = to be exchanged exactly
-        ("first", np.int64),  # WORDS: this rank contributes words first .. last-1; `source` is that of the first
+        (
+            "first",
+            np.int64,
+        ),  # WORDS: this rank contributes words first .. last-1; `source` is that of the first
         ("last", np.int64),
         ("unknown", np.int64),  # exponents outstanding
         ("left", np.int64),  # positions outstanding
@@ -131,8 +137,8 @@ TRANSFER_DTYPE = np.dtype(
 class Window(NamedTuple):
     """State of one stream.
 
-    stream: STREAM_DTYPE, one entry. slots: SLOT_DTYPE, one a slot. transfers: TRANSFER_DTYPE, a ring. exponents: int8 (ring, W), by
-    chunk modulo W. fifo: int32, slots to be sent.
+    stream: STREAM_DTYPE, one entry. slots: SLOT_DTYPE, one a slot. transfers: TRANSFER_DTYPE, a ring.
+    exponents: int8 (ring, W), by chunk modulo W. fifo: int32, slots to be sent.
     """
 
     stream: npt.NDArray[Any]
@@ -378,7 +384,9 @@ def mark_sent(window: Window, slot: int, now: int) -> bool:
         stream["moved_at"] = now
         stream["backoff"] = 0
     stream["next_overdue"] = min(int(stream["next_overdue"]), now + _slot_timeout(window, slot))
-    stream["next_expiry"] = min(int(stream["next_expiry"]), int(stream["next_overdue"]), now + _patience(window))
+    stream["next_expiry"] = min(
+        int(stream["next_expiry"]), int(stream["next_overdue"]), now + _patience(window)
+    )
     return again
 
 
@@ -452,7 +460,11 @@ def _resend_overdue(window: Window, now: int) -> int:
 def _patience(window: Window) -> int:
     """How long nothing may move before it is taken for a loss."""
     stream = window.stream[0]
-    patience = max(int(stream["quiet_floor"]), 4 * int(stream["fastest"])) if stream["fastest"] > 0 else int(stream["timeout"])
+    patience = (
+        max(int(stream["quiet_floor"]), 4 * int(stream["fastest"]))
+        if stream["fastest"] > 0
+        else int(stream["timeout"])
+    )
     return min(patience << int(stream["backoff"]), int(stream["ceiling"]))
 
 
@@ -473,7 +485,9 @@ def expire(window: Window, now: int) -> int:
     stream = window.stream[0]
     if stream["accepted"] != stream["accepted_before"]:
         # After a probe that was answered more may be missing: look further each time.
-        stream["probes"] = min(2 * int(stream["probes"]), int(stream["window"])) if stream["backoff"] > 0 else _PROBE
+        stream["probes"] = (
+            min(2 * int(stream["probes"]), int(stream["window"])) if stream["backoff"] > 0 else _PROBE
+        )
         stream["accepted_before"] = stream["accepted"]
         stream["moved_at"] = now
         stream["backoff"] = 0

@@ -32,7 +32,9 @@ class Work:
         self._bound = 0.0
 
     def __repr__(self) -> str:
-        state = "in flight" if not self.done() else "done" if self._error is None else f"failed: {self._error}"
+        state = (
+            "in flight" if not self.done() else "done" if self._error is None else f"failed: {self._error}"
+        )
         return f"<{self._what}: {state}>"
 
     def done(self) -> bool:

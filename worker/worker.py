@@ -15,7 +15,7 @@ from switchml.control.messages import JobLayout, JoinOffer
 from switchml.control.target import TargetDescription
 from switchml.errors import JobAbortedError, SwitchMLError, UsageError
 from switchml.link.handle import table_of
-from switchml.protocol.counters import WORKER_COUNTERS, indices, named
+from switchml.protocol.counters import WORKER_COUNTERS, named
 from switchml.protocol.messages import ELEMENT_BYTES, size_code
 from switchml.protocol.numerics import error_bound
 from switchml.protocol.prepare import prepare
@@ -56,7 +56,9 @@ def _connect(target: TargetDescription, transport: str, multicast: bool) -> Conn
 
 def _check_writable(array: Array) -> None:
     if not array.flags.writeable:
-        raise UsageError("the result is to be written to a read-only array: give a copy of it, or another `out`")
+        raise UsageError(
+            "the result is to be written to a read-only array: give a copy of it, or another `out`"
+        )
 
 
 class PortTable:
@@ -69,11 +71,19 @@ class PortTable:
 
 
 class Worker:
-    """One rank of a job. Made by `join`; a context manager that leaves on exit. Collectives may be submitted from any thread, but all ranks must
-    submit the same ones in the same order."""
+    """One rank of a job. Made by `join`; a context manager that leaves on exit. Collectives may be submitted
+    from any thread, but all ranks must submit the same ones in the same order."""
 
     def __init__(
-        self, client: ControlClient, connection: Connection, layout: JobLayout, offer: JoinOffer, timeout: float, multicast: bool, engine: Engine, port: PortTable
+        self,
+        client: ControlClient,
+        connection: Connection,
+        layout: JobLayout,
+        offer: JoinOffer,
+        timeout: float,
+        multicast: bool,
+        engine: Engine,
+        port: PortTable,
     ) -> None:
         self.rank = offer.rank
         self.world_size = offer.world_size
@@ -112,9 +122,10 @@ class Worker:
     ) -> Worker:
         """Join a job at the switch whose control service is at `switch` (host:port); returns when all ranks have.
 
-        transport: "auto" takes shared memory where worker and switch share a host. payload: bytes a packet; window: slots; 0 takes the
-        switch's. join_timeout, timeout: seconds for joining and for a collective. multicast: False asks for results by unicast. paper: run
-        the slot machine as published, without stamps.
+        transport: "auto" takes shared memory where worker and switch share a host. payload: bytes a packet;
+        window: slots; 0 takes the switch's. join_timeout, timeout: seconds for joining and for a collective.
+        multicast: False asks for results by unicast. paper: run the slot machine as published, without
+        stamps.
 
         Raises:
             SwitchUnreachableError, JoinError, UsageError: see switchml/errors.py.
@@ -133,14 +144,27 @@ class Worker:
             layout = client.join(offer, timeout=join_timeout)
             port = PortTable(
                 connection.attach(
-                    rank, world_size, layout.window, layout.payload, layout.job_number, layout.multicast_group, layout.multicast_port
+                    rank,
+                    world_size,
+                    layout.window,
+                    layout.payload,
+                    layout.job_number,
+                    layout.multicast_group,
+                    layout.multicast_port,
                 )
             )
-            by_multicast = client.ready(multicast=connection.multicast, timeout=max(1.0, deadline - time.monotonic()))
+            by_multicast = client.ready(
+                multicast=connection.multicast, timeout=max(1.0, deadline - time.monotonic())
+            )
             count = layout.payload // ELEMENT_BYTES
             engine = Engine(
                 window=new_window(
-                    rank=rank, workers=world_size, window=layout.window, elements=count, size=size_code(layout.payload), job=layout.job_number
+                    rank=rank,
+                    workers=world_size,
+                    window=layout.window,
+                    elements=count,
+                    size=size_code(layout.payload),
+                    job=layout.job_number,
                 ),
                 port=port.handle,
                 counters=np.zeros(len(WORKER_COUNTERS), np.int64),
@@ -156,22 +180,34 @@ class Worker:
             raise
 
     def allreduce(
-        self, array: Array, op: str = "sum", *, out: Array | None = None, dtype: str | None = None, timeout: float | None = None, notify: bool = True
+        self,
+        array: Array,
+        op: str = "sum",
+        *,
+        out: Array | None = None,
+        dtype: str | None = None,
+        timeout: float | None = None,
+        notify: bool = True,
     ) -> Work:
         """Reduce `array` over all ranks, in place unless `out` (same shape and dtype) is given.
 
-        array: float32, float16, float64, any integer, bool or complex dtype; "bfloat16" as `dtype` over uint16. op: sum, avg, prod, min, max, band,
-        bor, bxor. Sums of float32, float16 and bfloat16 go through block floating point (`Work.error_bound`), small ones and everything else
-        are exact in the sense of the dtype; the bits of the result are the same on all ranks. notify: False when `wait` follows at once.
+        array: float32, float16, float64, any integer, bool or complex dtype; "bfloat16" as `dtype` over
+        uint16. op: sum, avg, prod, min, max, band, bor, bxor. Sums of float32, float16 and bfloat16 go
+        through block floating point (`Work.error_bound`), small ones and everything else are exact in the
+        sense of the dtype; the bits of the result are the same on all ranks. notify: False when `wait`
+        follows at once.
 
         Raises:
-            UsageError: dtype, operation or `out` do not fit, or the result's memory is read-only. CollectiveError: the job has failed before.
+            UsageError: dtype, operation or `out` do not fit, or the result's memory is read-only.
+            CollectiveError: the job has failed before.
         """
         name = elements.dtype_name(array, dtype)
         elements.check_operation(name, op)
         target = array if out is None else out
         if target.shape != array.shape or target.dtype != array.dtype:
-            raise UsageError(f"out has shape {target.shape} and dtype {target.dtype}, the array {array.shape} and {array.dtype}")
+            raise UsageError(
+                f"out has shape {target.shape} and dtype {target.dtype}, the array {array.shape} and {array.dtype}"
+            )
         _check_writable(target)
         flat_in = np.ascontiguousarray(array).reshape(-1)
         flat_out = target.reshape(-1) if target.flags.c_contiguous else np.empty(array.size, array.dtype)
@@ -185,7 +221,16 @@ class Worker:
                 target[...] = flat_out.reshape(target.shape)
 
         signature = ("allreduce", name, op, array.size, 0)
-        return self._submit(strategy, signature, target, timeout, notify, finish, bounded, 1 / self.world_size if divide else 1.0)
+        return self._submit(
+            strategy,
+            signature,
+            target,
+            timeout,
+            notify,
+            finish,
+            bounded,
+            1 / self.world_size if divide else 1.0,
+        )
 
     def _divide(self, values: Array, name: str) -> None:
         if name == "float32":
@@ -210,7 +255,9 @@ class Worker:
             return Direct(Part(WORDS, source.size, source.view(np.uint32), out.view(np.uint32))), False
         return Converted(source, out, name, BLOCKS if way == "blocks" else WORDS), way == "blocks"
 
-    def broadcast(self, array: Array, root: int = 0, *, timeout: float | None = None, notify: bool = True) -> Work:
+    def broadcast(
+        self, array: Array, root: int = 0, *, timeout: float | None = None, notify: bool = True
+    ) -> Work:
         """Give every rank the array of `root`, in place, bit for bit. Any dtype.
 
         Raises:
@@ -235,10 +282,15 @@ class Worker:
             if not array.flags.c_contiguous:
                 array[...] = flat.reshape(array.shape)
 
-        return self._submit(strategy, ("broadcast", "bytes", "none", raw.size, root << 12), array, timeout, notify, finish)
+        return self._submit(
+            strategy, ("broadcast", "bytes", "none", raw.size, root << 12), array, timeout, notify, finish
+        )
 
-    def allgather(self, array: Array, *, out: Array | None = None, timeout: float | None = None, notify: bool = True) -> Work:
-        """Gather every rank's array, which has the same shape and dtype everywhere; the result is (world_size, *array.shape). Any dtype.
+    def allgather(
+        self, array: Array, *, out: Array | None = None, timeout: float | None = None, notify: bool = True
+    ) -> Work:
+        """Gather every rank's array, which has the same shape and dtype everywhere; the result is
+        (world_size, *array.shape). Any dtype.
 
         Raises:
             UsageError: `out` is not contiguous, read-only or does not fit.
@@ -256,14 +308,25 @@ class Worker:
             strategy = nothing()
         elif raw.size % 4 == 0:
             every = out.reshape(-1).view(np.uint32)
-            strategy = Direct(Part(WORDS, every.size, raw.view(np.uint32), every, self.rank * (raw.size // 4)))
+            strategy = Direct(
+                Part(WORDS, every.size, raw.view(np.uint32), every, self.rank * (raw.size // 4))
+            )
         else:
             strategy = GatheredBytes(raw, out.reshape(self.world_size, -1).view(np.uint8), self.rank)
-        return self._submit(strategy, ("allgather", "bytes", "none", raw.size, 0), out, timeout, notify, lambda: None)
+        return self._submit(
+            strategy, ("allgather", "bytes", "none", raw.size, 0), out, timeout, notify, lambda: None
+        )
 
     def barrier(self, *, timeout: float | None = None, notify: bool = True) -> Work:
         """Done when every rank has called it."""
-        return self._submit(nothing(), ("barrier", "bytes", "none", 0, 0), np.zeros(0, np.uint8), timeout, notify, lambda: None)
+        return self._submit(
+            nothing(),
+            ("barrier", "bytes", "none", 0, 0),
+            np.zeros(0, np.uint8),
+            timeout,
+            notify,
+            lambda: None,
+        )
 
     def counters(self) -> dict[str, int]:
         """Counters of this worker by name (protocol/counters.py)."""
@@ -282,7 +345,9 @@ class Worker:
     def __enter__(self) -> Worker:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.leave()
 
     def _submit(
@@ -326,9 +391,14 @@ class Worker:
         except SwitchMLError as error:
             return f"{told}; the switch could not be asked why: {error}"
         if not report.missing:
-            return f"{told}, though the switch has every rank's packet: results do not get through to this rank"
+            return (
+                f"{told}, though the switch has every rank's packet: results do not get through to this rank"
+            )
         heard = []
         for rank in report.missing:
             ago = report.last_heard[rank]
             heard.append(f"rank {rank} ({'never heard' if ago is None else f'last heard {ago:.1f} s ago'})")
-        return f"{told}; the switch has not seen it from {', '.join(heard)}. Did every rank call this collective, and is it alive?"
+        return (
+            f"{told}; the switch has not seen it from {', '.join(heard)}. "
+            "Did every rank call this collective, and is it alive?"
+        )

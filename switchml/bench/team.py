@@ -68,7 +68,7 @@ class Team:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             listener.bind(str(self._folder / "parent"))
             listener.listen(self.world_size)
-            command = [sys.executable, "-m", "switchml.bench.rank", str(self._folder / "parent")]
+            command = [sys.executable, "-P", "-m", "switchml.bench.rank", str(self._folder / "parent")]
             if self.entry.launcher == "mpiexec":
                 self._spawn(None, [*self._mpiexec(), *command, "mpi"])
             else:

@@ -109,7 +109,7 @@ def start(
 
 def _emulator(host: str) -> list[str]:
     options = ["--host", host, "--port", "0", "--control-port", "0", "--announce", "-", "--until-eof"]
-    return [sys.executable, "-m", "switchml.switch_emulator", *options]
+    return [sys.executable, "-P", "-m", "switchml.switch_emulator", *options]
 
 
 def _announced(process: subprocess.Popen[bytes], timeout: float) -> str:

@@ -43,7 +43,15 @@ _MMSGHDR = np.dtype(
 SOCKADDR = np.dtype([("family", np.uint16), ("port", np.uint16), ("address", np.uint32), ("zero", np.uint64)])
 """struct sockaddr_in; port and address as they lie in memory, in network order."""
 
-_CONTROL = np.dtype([("length", np.int64), ("level", np.int32), ("type", np.int32), ("value", np.int32), ("pad", np.int32, (3,))])
+_CONTROL = np.dtype(
+    [
+        ("length", np.int64),
+        ("level", np.int32),
+        ("type", np.int32),
+        ("value", np.int32),
+        ("pad", np.int32, (3,)),
+    ]
+)
 _CONTROL_SEGMENT_BYTES = 16 + 2
 _POLLFD = np.dtype([("fd", np.int32), ("events", np.int16), ("revents", np.int16)])
 
@@ -275,7 +283,9 @@ def _submit(link: Datagrams, count: int) -> int:
         elif (error == libc.EINTR or error == libc.ECONNREFUSED) and refusals < 3:
             # ECONNREFUSED reports an earlier datagram's fate and clears it.
             refusals += 1
-        elif (error == libc.EIO or error == libc.EINVAL or error == libc.EMSGSIZE) and messages[done]["control_length"] > 0:
+        elif (error == libc.EIO or error == libc.EINVAL or error == libc.EMSGSIZE) and messages[done][
+            "control_length"
+        ] > 0:
             return -1
         else:
             return count - done

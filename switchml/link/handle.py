@@ -1,8 +1,8 @@
 """States of many arrays as one number.
 
-A compiled call passes every field of every array it is given, hundreds of words for a whole switch, and counts a reference to each: more
-than a microsecond, ten times what a packet takes. So the loops pass the address of a table of addresses instead, and each function opens
-what it needs; the compiler drops the rest.
+A compiled call passes every field of every array it is given, hundreds of words for a whole switch, and
+counts a reference to each: more than a microsecond, ten times what a packet takes. So the loops pass the
+address of a table of addresses instead, and each function opens what it needs; the compiler drops the rest.
 """
 
 from __future__ import annotations

@@ -50,7 +50,9 @@ _CLOCK_MONOTONIC = 1
 _FUTEX_WAIT = 0
 _FUTEX_WAKE = 1
 _ALL = 0x7FFFFFFF
-_SYS_FUTEX = {"x86_64": 202, "aarch64": 98, "riscv64": 98, "ppc64le": 221, "s390x": 238}.get(os.uname().machine, 202)
+_SYS_FUTEX = {"x86_64": 202, "aarch64": 98, "riscv64": 98, "ppc64le": 221, "s390x": 238}.get(
+    os.uname().machine, 202
+)
 
 
 @compiled

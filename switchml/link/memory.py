@@ -65,8 +65,12 @@ else:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             array = context.make_array(array_type)(context, builder)
             data = builder.inttoptr(arguments[0], array.data.type)
-            size = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(dtype.dtype)))
-            populate_array(array, data=data, shape=[arguments[1]], strides=[size], itemsize=size, meminfo=None)
+            size = context.get_constant(
+                types.intp, context.get_abi_sizeof(context.get_data_type(dtype.dtype))
+            )
+            populate_array(
+                array, data=data, shape=[arguments[1]], strides=[size], itemsize=size, meminfo=None
+            )
             return array._getvalue()
 
         return array_type(types.intp, types.intp, dtype), generate

@@ -63,9 +63,12 @@ class RingLayout(NamedTuple):
         return -(-size // PAGE) * PAGE
 
 
-def ring_layout(workers: int, window: int, payload: int) -> RingLayout:
-    """The layout for a job; room for one window up a worker and two windows down."""
-    return RingLayout(workers, LINE + payload, window, 2 * window)
+def ring_layout(workers: int, window: int, payload: int, copies: int = 1) -> RingLayout:
+    """The layout for a job; room for one window up a worker and two windows down.
+
+    copies: a power of two, how often a result may be sent down in separate entries.
+    """
+    return RingLayout(workers, LINE + payload, window, 2 * window * copies)
 
 
 @compiled

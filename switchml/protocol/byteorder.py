@@ -20,7 +20,10 @@ _TWENTY_FOUR = np.uint32(24)
 def swap_bytes(word: Any) -> Any:
     """A uint32 with its bytes in the opposite order."""
     return np.uint32(
-        (word << _TWENTY_FOUR) | ((word & _MIDDLE) << _EIGHT) | ((word >> _EIGHT) & _MIDDLE) | (word >> _TWENTY_FOUR)
+        (word << _TWENTY_FOUR)
+        | ((word & _MIDDLE) << _EIGHT)
+        | ((word >> _EIGHT) & _MIDDLE)
+        | (word >> _TWENTY_FOUR)
     )
 
 

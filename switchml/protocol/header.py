@@ -113,7 +113,16 @@ class Header(NamedTuple):
 
 @compiled
 def pack_header(
-    packet: Bytes, at: int, msg_type: int, size: int, job: int, tsi: int, version: int, slot: int, e0: int, e1: int
+    packet: Bytes,
+    at: int,
+    msg_type: int,
+    size: int,
+    job: int,
+    tsi: int,
+    version: int,
+    slot: int,
+    e0: int,
+    e1: int,
 ) -> None:
     """Write a header at `packet[at:]`; reserved bits are 0."""
     packet[at + _KIND_AT] = (msg_type << _TYPE_SHIFT) | (size << _SIZE_SHIFT)
@@ -150,7 +159,9 @@ def read_size(packet: Bytes, at: int) -> int:
 def reserved_bits_set(packet: Bytes, at: int) -> bool:
     """True when a bit that must be 0 is not."""
     first = (int(packet[at + _KIND_AT]) >> _RESERVED_SHIFT) & _RESERVED_MASK
-    second = (((int(packet[at + _POOL_AT]) << 8) | int(packet[at + _POOL_AT + 1])) >> _UNUSED_SHIFT) & _UNUSED_MASK
+    second = (
+        ((int(packet[at + _POOL_AT]) << 8) | int(packet[at + _POOL_AT + 1])) >> _UNUSED_SHIFT
+    ) & _UNUSED_MASK
     return (first | second) != 0
 
 
@@ -171,7 +182,9 @@ def read_tsi(packet: Bytes, at: int) -> int:
 
 @compiled
 def read_version(packet: Bytes, at: int) -> int:
-    return (((int(packet[at + _POOL_AT]) << 8) | int(packet[at + _POOL_AT + 1])) >> _VERSION_SHIFT) & _VERSION_MASK
+    return (
+        ((int(packet[at + _POOL_AT]) << 8) | int(packet[at + _POOL_AT + 1])) >> _VERSION_SHIFT
+    ) & _VERSION_MASK
 
 
 @compiled
@@ -203,7 +216,9 @@ def parse_header(packet: bytes | Bytes) -> Header:
         place = PLACES[field.name]
         word = int.from_bytes(data[place.offset : place.offset + place.width], "big")
         value = (word >> place.shift) & place.mask
-        values[field.name] = value - (1 << field.bits) if field.signed and value >> (field.bits - 1) else value
+        values[field.name] = (
+            value - (1 << field.bits) if field.signed and value >> (field.bits - 1) else value
+        )
     return Header(**values)
 
 
@@ -215,7 +230,11 @@ def build_header(header: Header) -> bytes:
     """
     words = bytearray(HEADER_BYTES)
     for field, value in zip(FIELDS, header, strict=True):
-        low, high = (-(1 << (field.bits - 1)), (1 << (field.bits - 1)) - 1) if field.signed else (0, (1 << field.bits) - 1)
+        low, high = (
+            (-(1 << (field.bits - 1)), (1 << (field.bits - 1)) - 1)
+            if field.signed
+            else (0, (1 << field.bits) - 1)
+        )
         if not low <= value <= high:
             raise ValueError(f"{field.name} = {value} does not fit {field.bits} bits")
         place = PLACES[field.name]

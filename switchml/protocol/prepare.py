@@ -33,7 +33,11 @@ def _alone(name: str) -> Iterator[None]:
 
 
 def _tell(name: str) -> None:
-    print(f"switchml: compiling the {name} for this machine; this happens once and takes about half a minute", file=sys.stderr, flush=True)
+    print(
+        f"switchml: compiling the {name} for this machine; this happens once and takes about half a minute",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def prepare(function: Callable[..., Any], name: str, *arguments: Any) -> None:

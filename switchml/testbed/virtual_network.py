@@ -15,7 +15,17 @@ import numpy.typing as npt
 
 from switchml.protocol.header import HEADER_BYTES, parse_header, set_exponents
 from switchml.protocol.messages import size_code
-from switchml.switch_emulator.slot_machine import COMPLETE, DUPLICATE, MISFIT, RETRANSMIT, STALE, admit, admit_paper, apply, new_pool
+from switchml.switch_emulator.slot_machine import (
+    COMPLETE,
+    DUPLICATE,
+    MISFIT,
+    RETRANSMIT,
+    STALE,
+    admit,
+    admit_paper,
+    apply,
+    new_pool,
+)
 from switchml.worker.chunks import build_packet, packet_bytes, take_result
 from switchml.worker.window import (
     RING,
@@ -50,8 +60,8 @@ class Weather:
 
 @dataclass(frozen=True)
 class Task:
-    """One transfer of every rank. kind: worker.window.BLOCKS (float32) or WORDS (uint32). sources: by rank. firsts: WORDS, where each rank's
-    words begin. count: elements in all."""
+    """One transfer of every rank. kind: worker.window.BLOCKS (float32) or WORDS (uint32). sources: by rank.
+    firsts: WORDS, where each rank's words begin. count: elements in all."""
 
     kind: int
     count: int
@@ -94,8 +104,10 @@ class VirtualNetwork:
 
     def _new_rank(self, rank: int) -> _Rank:
         window = new_window(
-            rank=rank, workers=self.workers, window=self.window, elements=self._elements, size=size_code(self.payload),
-            initial_timeout=1_000 * _MICROSECOND, floor=200 * _MICROSECOND, quiet_floor=100 * _MICROSECOND, ceiling=50_000 * _MICROSECOND,
+            rank=rank, workers=self.workers, window=self.window,
+            elements=self._elements, size=size_code(self.payload),
+            initial_timeout=1_000 * _MICROSECOND, floor=200 * _MICROSECOND,
+            quiet_floor=100 * _MICROSECOND, ceiling=50_000 * _MICROSECOND,
         )  # fmt: skip
         results = [np.zeros_like(task.sources[rank], shape=task.count) for task in self.tasks]
         flags = [np.zeros(max(1, -(-task.count // self._elements)), np.uint8) for task in self.tasks]
@@ -192,14 +204,18 @@ class VirtualNetwork:
         elements = (len(packet) - HEADER_BYTES) // 4
         index = 2 * header.slot + header.version
         judge = admit_paper if self.paper else admit
-        verdict = judge(self._pool.slots, index, rank, self.workers, header.tsi, elements, header.e0, header.e1)
+        verdict = judge(
+            self._pool.slots, index, rank, self.workers, header.tsi, elements, header.e0, header.e1
+        )
         self.verdicts[verdict] = self.verdicts.get(verdict, 0) + 1
         if verdict in (DUPLICATE, STALE, MISFIT):
             return
         answer = np.frombuffer(packet, np.uint8).copy()
         words = np.frombuffer(packet, np.uint32, elements, HEADER_BYTES).copy()
         out = np.zeros(elements, np.uint32)
-        apply(verdict, words, self._pool.sums[index * self._elements : index * self._elements + elements], out)
+        apply(
+            verdict, words, self._pool.sums[index * self._elements : index * self._elements + elements], out
+        )
         if verdict != RETRANSMIT and verdict < COMPLETE:
             return
         set_exponents(answer, 0, int(self._pool.slots[index]["e0"]), int(self._pool.slots[index]["e1"]))

@@ -90,7 +90,10 @@ def test_a_train_arrives_datagram_by_datagram(
 @offload_or_not
 def test_a_connected_socket_needs_no_name(sockets: list[socket.socket], offload: bool) -> None:
     sockets[0].connect(sockets[1].getsockname())
-    sender, receiver = open_datagrams(sockets[0], offload=offload), open_datagrams(sockets[1], offload=offload)
+    sender, receiver = (
+        open_datagrams(sockets[0], offload=offload),
+        open_datagrams(sockets[1], offload=offload),
+    )
     packets = _packets(20, 500)
     _fill(sender, packets)
     assert send_train(sender, 0, 1) == 0
@@ -111,7 +114,10 @@ def test_a_train_to_several_destinations(sockets: list[socket.socket], offload: 
 
 @offload_or_not
 def test_more_destinations_than_one_call_takes(sockets: list[socket.socket], offload: bool) -> None:
-    sender, receiver = open_datagrams(sockets[0], offload=offload), open_datagrams(sockets[1], offload=offload)
+    sender, receiver = (
+        open_datagrams(sockets[0], offload=offload),
+        open_datagrams(sockets[1], offload=offload),
+    )
     packets = _packets(2, 20)
     _fill(sender, packets)
     names = _names(*[sockets[1]] * 150)
@@ -121,7 +127,9 @@ def test_more_destinations_than_one_call_takes(sockets: list[socket.socket], off
 
 
 @offload_or_not
-def test_only_the_last_datagram_of_a_train_may_be_shorter(sockets: list[socket.socket], offload: bool) -> None:
+def test_only_the_last_datagram_of_a_train_may_be_shorter(
+    sockets: list[socket.socket], offload: bool
+) -> None:
     sender, receiver = open_datagrams(sockets[0], offload=offload), open_datagrams(sockets[1], offload=True)
     packets = [*_packets(5, 138), b"0123456789"]
     _fill(sender, packets)
@@ -167,7 +175,9 @@ def test_an_address_that_refuses_counts_every_datagram(sockets: list[socket.sock
     link = open_datagrams(sockets[0], offload=False)
     _fill(link, _packets(3, 50))
     broadcast = socket_address("255.255.255.255", 9)
-    assert send_train(link, broadcast.ctypes.data, 1) == 3, "the kernel refuses broadcasts that were not asked for"
+    assert send_train(link, broadcast.ctypes.data, 1) == 3, (
+        "the kernel refuses broadcasts that were not asked for"
+    )
 
 
 def test_offload_is_given_up_where_a_path_refuses_it(sockets: list[socket.socket]) -> None:

@@ -11,7 +11,15 @@ import pytest
 
 from switchml.link import handle as handles
 from switchml.link import libc, ring
-from switchml.link.memory import array_at, bytes_at, copy_bytes, fetch_add, load_acquire, store_release, words_of
+from switchml.link.memory import (
+    array_at,
+    bytes_at,
+    copy_bytes,
+    fetch_add,
+    load_acquire,
+    store_release,
+    words_of,
+)
 from switchml.protocol.jit import compiled
 
 Longs = npt.NDArray[np.int64]

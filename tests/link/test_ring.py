@@ -26,14 +26,16 @@ def _pieces(layout: RingLayout) -> list[tuple[int, int]]:
     entries = [ring.down_entry(layout, count) for count in range(layout.down_entries)]
     for worker in range(layout.workers):
         entries += [ring.up_entry(layout, worker, count) for count in range(layout.up_entries)]
-    return [(8 * index, 8 * index + LINE) for index in longs] + [(entry, entry + layout.stride) for entry in entries]
+    return [(8 * index, 8 * index + LINE) for index in longs] + [
+        (entry, entry + layout.stride) for entry in entries
+    ]
 
 
 @given(layouts)
 def test_nothing_overlaps_and_all_is_inside(layout: RingLayout) -> None:
     pieces = sorted(_pieces(layout))
     assert pieces[0][0] == 0
-    assert all(end <= begin for (_, end), (begin, _) in zip(pieces, pieces[1:], strict=False))
+    assert all(end <= begin for (_, end), (begin, _) in pairwise(pieces))
     assert pieces[-1][1] <= layout.total_bytes < pieces[-1][1] + PAGE
     assert layout.total_bytes % PAGE == 0
 

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from switchml.protocol import header
-from switchml.protocol.header import FIELDS, HEADER_BYTES, HEADER_DTYPE, Header, build_header, pack_header, parse_header
+from switchml.protocol.header import (
+    FIELDS,
+    HEADER_BYTES,
+    HEADER_DTYPE,
+    Header,
+    build_header,
+    pack_header,
+    parse_header,
+)
 
 # As in the public P4 program: type 1, 256 elements; job 7; tsi; version 1, slot 0x1234; exponents -3 and 5.
 EXAMPLES = [
@@ -53,7 +61,16 @@ def test_compiled_codec_agrees(fields: Header, at: int) -> None:
     fields = fields._replace(reserved=0, unused=0)
     memory = np.full(HEADER_BYTES + 10, 0xAA, np.uint8)
     pack_header(
-        memory, at, fields.msg_type, fields.size, fields.job_number, fields.tsi, fields.version, fields.slot, fields.e0, fields.e1
+        memory,
+        at,
+        fields.msg_type,
+        fields.size,
+        fields.job_number,
+        fields.tsi,
+        fields.version,
+        fields.slot,
+        fields.e0,
+        fields.e1,
     )
     assert memory[at : at + HEADER_BYTES].tobytes() == build_header(fields)
     assert (np.delete(memory, range(at, at + HEADER_BYTES)) == 0xAA).all()
@@ -63,8 +80,10 @@ def test_compiled_codec_agrees(fields: Header, at: int) -> None:
 
 def _read(memory: header.Bytes, at: int) -> Header:
     return Header(
-        header.read_msg_type(memory, at), 0, header.read_size(memory, at), header.read_job(memory, at), header.read_tsi(memory, at),
-        header.read_version(memory, at), 0, header.read_slot(memory, at), header.read_e0(memory, at), header.read_e1(memory, at),
+        header.read_msg_type(memory, at), 0, header.read_size(memory, at),
+        header.read_job(memory, at), header.read_tsi(memory, at),
+        header.read_version(memory, at), 0, header.read_slot(memory, at),
+        header.read_e0(memory, at), header.read_e1(memory, at),
     )  # fmt: skip
 
 

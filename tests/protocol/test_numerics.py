@@ -73,7 +73,9 @@ def test_no_sum_of_extreme_values_overflows(exponent: int, workers: int) -> None
 def test_nor_for_any_number_of_workers() -> None:
     """From 129 workers on the largest float32 below 2^e is rounded up, to a power of two."""
     largest = np.nextafter(np.float32(1), np.float32(0))
-    words = [int(np.rint(largest * np.float32(2.0 ** scale_exponent(0, workers)))) for workers in range(1, 257)]
+    words = [
+        int(np.rint(largest * np.float32(2.0 ** scale_exponent(0, workers)))) for workers in range(1, 257)
+    ]
     assert [workers for workers, word in enumerate(words, 1) if workers * word > 2**31 - 1] == []
 
 
@@ -81,7 +83,9 @@ def test_nor_for_any_number_of_workers() -> None:
 def test_scaling_by_a_power_of_two_is_exact(exponent: int, workers: int) -> None:
     block = np.float32(2.0**exponent) * np.linspace(0.5, 0.99, 50, dtype=np.float32)
     scaled = block * np.float32(2.0 ** scale_exponent(exponent, workers))
-    assert np.array_equal(scaled.astype(np.float64), block.astype(np.float64) * 2.0 ** scale_exponent(exponent, workers))
+    assert np.array_equal(
+        scaled.astype(np.float64), block.astype(np.float64) * 2.0 ** scale_exponent(exponent, workers)
+    )
 
 
 @given(exponents, workers_)

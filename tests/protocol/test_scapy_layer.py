@@ -12,10 +12,10 @@ from switchml.protocol import header, messages
 
 pytest.importorskip("scapy", reason="scapy is in the extra `scapy`")
 
-from scapy.layers.inet import IP, UDP  # noqa: E402
-from scapy.packet import Raw  # noqa: E402
+from scapy.layers.inet import IP, UDP
+from scapy.packet import Raw
 
-from switchml.protocol.scapy_layer import SwitchML  # noqa: E402
+from switchml.protocol.scapy_layer import SwitchML
 
 int32 = st.integers(-(2**31), 2**31 - 1)
 
@@ -39,7 +39,9 @@ def test_scapy_reads_what_the_codec_writes(fields: header.Header, elements: list
     packet = SwitchML(data)
     assert header.Header(*(getattr(packet, name) for name in header.Header._fields)) == fields
     carries = {kind.code: kind.has_payload for kind in messages.MESSAGE_TYPES}.get(fields.msg_type, False)
-    expected = elements[: messages.PAYLOAD_SIZES[fields.size].payload // messages.ELEMENT_BYTES] if carries else []
+    expected = (
+        elements[: messages.PAYLOAD_SIZES[fields.size].payload // messages.ELEMENT_BYTES] if carries else []
+    )
     assert packet.elements == expected
     assert bytes(packet) == data
 
@@ -61,7 +63,11 @@ def test_more_elements_than_any_payload_holds_are_refused() -> None:
 @pytest.mark.parametrize("port", [messages.UDP_PORT_FIRST, messages.UDP_PORT_LAST])
 @pytest.mark.parametrize("side", ["sport", "dport"])
 def test_packets_on_the_ports_are_recognised(side: str, port: int) -> None:
-    sent = IP(dst="127.0.0.1") / UDP(**{"sport": 1024, "dport": 1024, side: port}) / SwitchML(tsi=5, elements=[-1, 2])
+    sent = (
+        IP(dst="127.0.0.1")
+        / UDP(**{"sport": 1024, "dport": 1024, side: port})
+        / SwitchML(tsi=5, elements=[-1, 2])
+    )
     received = IP(bytes(sent))
     assert received[SwitchML].tsi == 5
     assert received[SwitchML].elements == [-1, 2]

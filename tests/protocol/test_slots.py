@@ -22,7 +22,10 @@ def test_slot_and_version_are_remainder_and_parity(position: int, window: int) -
 @given(positions, windows)
 def test_they_follow_from_the_sequence_number_alone(position: int, window: int) -> None:
     tsi = position & TSI_MASK
-    assert (slot_of(tsi, window), version_of(tsi, window)) == (slot_of(position, window), version_of(position, window))
+    assert (slot_of(tsi, window), version_of(tsi, window)) == (
+        slot_of(position, window),
+        version_of(position, window),
+    )
 
 
 @given(positions, windows)
@@ -38,7 +41,14 @@ def test_distance_across_the_wrap(position: int, step: int) -> None:
 
 @pytest.mark.parametrize(
     ("tsi", "stamp", "distance"),
-    [(0, 0, 0), (0, 0xFFFFFFFF, 1), (0xFFFFFFFF, 0, -1), (3, 0xFFFFFFFC, 7), (0x80000000, 0, -(2**31)), (0x7FFFFFFF, 0, 2**31 - 1)],
+    [
+        (0, 0, 0),
+        (0, 0xFFFFFFFF, 1),
+        (0xFFFFFFFF, 0, -1),
+        (3, 0xFFFFFFFC, 7),
+        (0x80000000, 0, -(2**31)),
+        (0x7FFFFFFF, 0, 2**31 - 1),
+    ],
 )
 def test_distances_by_hand(tsi: int, stamp: int, distance: int) -> None:
     assert tsi_distance(tsi, stamp) == distance
@@ -51,5 +61,7 @@ def test_powers_of_two_are_windows(window: int) -> None:
 
 @pytest.mark.parametrize("window", [-2, -1, 0, 3, 6, 100, MAX_WINDOW + 1, 2 * MAX_WINDOW])
 def test_other_windows_are_refused(window: int) -> None:
-    with pytest.raises(ValueError, match=f"window of {window} slots is no power of two from 1 to {MAX_WINDOW}"):
+    with pytest.raises(
+        ValueError, match=f"window of {window} slots is no power of two from 1 to {MAX_WINDOW}"
+    ):
         check_window(window)

@@ -282,7 +282,9 @@ def test_random_traces_against_the_model(workers: int, window: int, packets: lis
     for step, drawn in enumerate(packets):
         worker = drawn.worker % workers
         # Some send no elements; a worker that repeats a packet sends as many as before.
-        packet = drawn._replace(worker=worker, values=() if (worker + 3 * drawn.tsi) % 7 == 0 else drawn.values)
+        packet = drawn._replace(
+            worker=worker, values=() if (worker + 3 * drawn.tsi) % 7 == 0 else drawn.values
+        )
         copy = switch.index(packet.tsi)
         verdict, result, exponents = switch.take(packet)
         assert (verdict, result) == model.take(copy, packet), f"step {step}: {packet}"

@@ -1,4 +1,5 @@
-"""The two state machines against each other through a bad network, many seeds. A failure names the seed; replay it with SWITCHML_SEED=n."""
+"""The two state machines against each other through a bad network, many seeds. A failure names the seed;
+replay it with SWITCHML_SEED=n."""
 
 from __future__ import annotations
 
@@ -40,9 +41,17 @@ def _tasks(rng: np.random.Generator, workers: int, elements: int) -> tuple[Task,
         kind = int(rng.integers(0, 3))
         if kind == 0:
             scales = 10.0 ** rng.integers(-20, 20, size=workers)
-            tasks.append(Task(BLOCKS, count, tuple((rng.standard_normal(count) * scale).astype(np.float32) for scale in scales)))
+            tasks.append(
+                Task(
+                    BLOCKS,
+                    count,
+                    tuple((rng.standard_normal(count) * scale).astype(np.float32) for scale in scales),
+                )
+            )
         elif kind == 1:
-            tasks.append(Task(WORDS, count, tuple(rng.integers(0, 2**32, count, np.uint32) for _ in range(workers))))
+            tasks.append(
+                Task(WORDS, count, tuple(rng.integers(0, 2**32, count, np.uint32) for _ in range(workers)))
+            )
         else:
             rows = tuple(rng.integers(0, 2**32, count, np.uint32) for _ in range(workers))
             tasks.append(Task(WORDS, count * workers, rows, tuple(rank * count for rank in range(workers))))
@@ -63,11 +72,15 @@ def _run(seed: int) -> VirtualNetwork:
     workers = dice.randint(2, 8)
     payload = dice.choice([128, 256])
     weather = Weather(
-        loss=dice.choice([0.0, 0.01, 0.1, 0.3]) * dice.random(), duplicate=0.2 * dice.random(), reorder=0.2 * dice.random()
+        loss=dice.choice([0.0, 0.01, 0.1, 0.3]) * dice.random(),
+        duplicate=0.2 * dice.random(),
+        reorder=0.2 * dice.random(),
     )
     if seed % 10 == 0:
         weather = Weather(loss=0.3, duplicate=0.2, reorder=0.2)
-    network = VirtualNetwork(workers, dice.choice([1, 2, 4, 8]), payload, _tasks(rng, workers, payload // 4), weather, seed)
+    network = VirtualNetwork(
+        workers, dice.choice([1, 2, 4, 8]), payload, _tasks(rng, workers, payload // 4), weather, seed
+    )
     network.run()
     return network
 
@@ -78,16 +91,15 @@ def _check(seed: int) -> None:
         expected = _expected(task, network.payload // 4).view(np.uint32)
         for rank in range(network.workers):
             result = network.results(rank)[index].view(np.uint32)
-            assert np.array_equal(result, expected), f"seed {seed}: rank {rank}, transfer {index} is wrong (SWITCHML_SEED={seed} replays)"
+            assert np.array_equal(result, expected), (
+                f"seed {seed}: rank {rank}, transfer {index} is wrong (SWITCHML_SEED={seed} replays)"
+            )
 
 
 @pytest.mark.parametrize("group", range(_GROUPS))
 def test_every_sum_is_right(group: int) -> None:
-    if "SWITCHML_SEED" in os.environ:
-        seeds = [int(os.environ["SWITCHML_SEED"])]
-    else:
-        seeds = list(range(group, _SEEDS, _GROUPS))
-    for seed in seeds:
+    replayed = os.environ.get("SWITCHML_SEED")
+    for seed in range(group, _SEEDS, _GROUPS) if replayed is None else [int(replayed)]:
         _check(seed)
 
 

@@ -38,7 +38,8 @@ def at_once(calls: list[Callable[[], T]]) -> list[T | BaseException]:
     with ThreadPoolExecutor(len(calls)) as pool:
         futures: list[Future[T]] = [pool.submit(call) for call in calls]
         return [
-            error if (error := future.exception(_SECONDS)) is not None else future.result() for future in futures
+            error if (error := future.exception(_SECONDS)) is not None else future.result()
+            for future in futures
         ]
 
 
@@ -53,15 +54,15 @@ def all_well(results: list[T | BaseException]) -> list[T]:
 class World:
     """All ranks of one job. options: of `Worker.join`, for all; each: more for single ranks."""
 
-    def __init__(self, switch: str, size: int, each: dict[int, dict[str, Any]] | None = None, **options: Any) -> None:
+    def __init__(
+        self, switch: str, size: int, each: dict[int, dict[str, Any]] | None = None, **options: Any
+    ) -> None:
         job = options.pop("job", None) or new_job()
         options = {"join_timeout": 60.0, "timeout": 30.0, **options}
-        joins = [
-            functools.partial(
-                Worker.join, switch, job=job, rank=rank, world_size=size, **{**options, **(each or {}).get(rank, {})}
-            )
-            for rank in range(size)
-        ]
+        joins = []
+        for rank in range(size):
+            own = {"world_size": size, **options, **(each or {}).get(rank, {})}
+            joins.append(functools.partial(Worker.join, switch, job=job, rank=rank, **own))
         joined = at_once(joins)
         self.workers = [worker for worker in joined if isinstance(worker, Worker)]
         if len(self.workers) < size:
@@ -118,7 +119,9 @@ def transport_worlds(
     """As `worlds`, by each transport in turn."""
     options = dict(TRANSPORTS[request.param])
     if request.param == "no offload":
-        monkeypatch.setattr("switchml.worker.worker.UdpConnection", functools.partial(UdpConnection, offload=False))
+        monkeypatch.setattr(
+            "switchml.worker.worker.UdpConnection", functools.partial(UdpConnection, offload=False)
+        )
         options["switch"] = plain_emulator.control_address
     made = functools.partial(worlds, **options)
 

@@ -42,7 +42,9 @@ def _alike(results: list[Any]) -> np.ndarray:
 def _close(result: np.ndarray, inputs: list[np.ndarray], bound: float, divisor: int = 1) -> None:
     rows = np.array(inputs, np.float64)
     exact = rows.sum(axis=0) / divisor
-    rounding = np.finfo(result.dtype).eps * np.abs(rows).sum(axis=0) + np.finfo(result.dtype).smallest_subnormal
+    rounding = (
+        np.finfo(result.dtype).eps * np.abs(rows).sum(axis=0) + np.finfo(result.dtype).smallest_subnormal
+    )
     assert (np.abs(result.astype(np.float64) - exact) <= bound + len(inputs) * rounding).all()
 
 
@@ -85,7 +87,9 @@ def test_every_dtype_and_operation(worlds: Any, transport: str) -> None:
                     world.workers[0].allreduce(np.zeros(1, dtype), op)
                 continue
             inputs = [_values(rank, 77, dtype) for rank in range(2)]
-            results = world.run(lambda worker, v=inputs, op=op: worker.allreduce(v[worker.rank].copy(), op).wait())
+            results = world.run(
+                lambda worker, v=inputs, op=op: worker.allreduce(v[worker.rank].copy(), op).wait()
+            )
             with np.errstate(all="ignore"):
                 assert _alike(results).tobytes() == ufunc(*inputs).tobytes(), f"{dtype} {op}"
 
@@ -116,7 +120,9 @@ def test_bfloat16(worlds: Any) -> None:
             return work.wait(), work.error_bound()
 
         results = world.run(reduce)
-        result = torch.from_numpy(_alike([values for values, _ in results]).view(np.int16)).view(torch.bfloat16)
+        result = torch.from_numpy(_alike([values for values, _ in results]).view(np.int16)).view(
+            torch.bfloat16
+        )
         exact = wide[0].double() + wide[1].double()
         assert ((result.double() - exact).abs() <= results[0][1] + exact.abs() * 2.0**-8).all()
 
@@ -159,11 +165,15 @@ def test_layouts_of_memory(worlds: Any) -> None:
     }
     for name, template in shapes.items():
 
-        def in_place(worker: Worker, template: np.ndarray = template) -> np.ndarray:
+        def in_place(worker: Worker, name: str = name, template: np.ndarray = template) -> np.ndarray:
             # The same strides as the template's, and memory around it that must stay as it is.
             base = template.base if template.base is not None else template
             memory = base.copy()
-            view = np.lib.stride_tricks.as_strided(memory, template.shape, template.strides) if name != "reversed" else memory[::-1]
+            view = (
+                np.lib.stride_tricks.as_strided(memory, template.shape, template.strides)
+                if name != "reversed"
+                else memory[::-1]
+            )
             untouched = memory[1::2].copy() if name == "strided" else None
             result = worker.allreduce(view).wait()
             assert result is view
@@ -225,8 +235,8 @@ def test_non_finite_and_huge_blocks_come_out_as_ieee_says(transport_worlds: Any)
     count = 40_000
     inputs = [_values(rank, count, "float32") for rank in range(2)]
     special = [
-        (5, np.inf, 1.0), (6, np.inf, -np.inf), (7, np.nan, 0.0), (3_000, 3e38, 3e38), (3_001, 3e38, -3e38), (20_000, 2.0**126, 1e-30),
-        (count - 1, -np.inf, -np.inf),
+        (5, np.inf, 1.0), (6, np.inf, -np.inf), (7, np.nan, 0.0), (3_000, 3e38, 3e38), (3_001, 3e38, -3e38),
+        (20_000, 2.0**126, 1e-30), (count - 1, -np.inf, -np.inf),
     ]  # fmt: skip
     for at, first, second in special:
         inputs[0][at], inputs[1][at] = first, second
@@ -438,7 +448,9 @@ def test_a_wait_with_a_timeout_leaves_the_collective_going(worlds: Any) -> None:
             go.wait(20)
         work = worker.allreduce(np.ones(10, np.float32))
         if worker.rank == 0:
-            with pytest.raises(CollectiveTimeoutError, match=r"allreduce of 10 x float32 .* still in flight after 0\.2 s"):
+            with pytest.raises(
+                CollectiveTimeoutError, match=r"allreduce of 10 x float32 .* still in flight after 0\.2 s"
+            ):
                 work.wait(0.2)
             go.set()
         assert (work.wait() == 2).all()
@@ -460,12 +472,18 @@ def test_shared_memory_is_chosen_by_itself(worlds: Any) -> None:
 
 
 def test_two_jobs_at_once(worlds: Any, emulator: Emulator) -> None:
-    jobs = [worlds(2, transport="shm"), worlds(2, transport="udp"), worlds(2, transport="udp", multicast=False, payload=256)]
+    jobs = [
+        worlds(2, transport="shm"),
+        worlds(2, transport="udp"),
+        worlds(2, transport="udp", multicast=False, payload=256),
+    ]
 
     def reduce(worker: Worker) -> None:
         number = worker.payload + (worker.transport == "shm")
         for step in range(10):
-            assert (worker.allreduce(np.full(20_000, number + step, np.int32)).wait() == 2 * (number + step)).all()
+            assert (
+                worker.allreduce(np.full(20_000, number + step, np.int32)).wait() == 2 * (number + step)
+            ).all()
 
     threads = [threading.Thread(target=job.run, args=(reduce,)) for job in jobs]
     for thread in threads:
@@ -479,7 +497,10 @@ def test_two_jobs_at_once(worlds: Any, emulator: Emulator) -> None:
 def test_a_job_name_can_be_used_again(worlds: Any) -> None:
     for value in (1, 2):
         world = worlds(2, job="again")
-        assert all((r == 2 * value).all() for r in world.run(lambda w, v=value: w.allreduce(np.full(9, v, np.int32)).wait()))
+        assert all(
+            (r == 2 * value).all()
+            for r in world.run(lambda w, v=value: w.allreduce(np.full(9, v, np.int32)).wait())
+        )
         world.close()
 
 

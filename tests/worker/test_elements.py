@@ -14,9 +14,10 @@ from switchml.worker.signature import OPERATIONS as NAMED
 @pytest.mark.parametrize(
     ("dtype", "op", "way"),
     [
-        ("float32", "sum", "blocks"), ("float16", "avg", "blocks"), ("bfloat16", "sum", "blocks"), ("int32", "sum", "words"),
-        ("int16", "sum", "words"), ("int8", "sum", "words"), ("uint8", "sum", "words"), ("float64", "sum", ""), ("int64", "sum", ""),
-        ("float32", "max", ""), ("int32", "prod", ""), ("bool", "sum", ""), ("uint32", "sum", ""), ("complex64", "sum", ""),
+        ("float32", "sum", "blocks"), ("float16", "avg", "blocks"), ("bfloat16", "sum", "blocks"),
+        ("int32", "sum", "words"), ("int16", "sum", "words"), ("int8", "sum", "words"),
+        ("uint8", "sum", "words"), ("float64", "sum", ""), ("int64", "sum", ""), ("float32", "max", ""),
+        ("int32", "prod", ""), ("bool", "sum", ""), ("uint32", "sum", ""), ("complex64", "sum", ""),
     ],
 )  # fmt: skip
 def test_what_the_switch_can_add(dtype: str, op: str, way: str) -> None:
@@ -33,7 +34,9 @@ def test_bfloat16_is_named_over_two_bytes() -> None:
     assert elements.dtype_name(np.zeros(1, np.uint16), None) == "uint16"
 
 
-@pytest.mark.parametrize("dtype", ["U3", "S4", "O", ">f4", ">i2", "datetime64[s]", "longdouble", "clongdouble", "V8"])
+@pytest.mark.parametrize(
+    "dtype", ["U3", "S4", "O", ">f4", ">i2", "datetime64[s]", "longdouble", "clongdouble", "V8"]
+)
 def test_other_dtypes_are_refused(dtype: str) -> None:
     with pytest.raises(UsageError, match="cannot be sent"):
         elements.dtype_name(np.zeros(1, dtype), None)
@@ -62,7 +65,9 @@ def test_operations_have_names_on_the_wire() -> None:
 
 
 @pytest.mark.parametrize("op", elements.OPERATIONS)
-@pytest.mark.parametrize("name", ["float32", "float64", "float16", "int8", "uint8", "int64", "uint64", "bool", "complex128"])
+@pytest.mark.parametrize(
+    "name", ["float32", "float64", "float16", "int8", "uint8", "int64", "uint64", "bool", "complex128"]
+)
 def test_rows_are_reduced_as_numpy_does_in_order(name: str, op: str) -> None:
     try:
         elements.check_operation(name, op)
@@ -102,7 +107,9 @@ def test_bfloat16_rows_are_reduced_in_float32() -> None:
     assert out[0] == 0x4381
 
 
-@pytest.mark.parametrize(("name", "wide"), [("float16", np.float32), ("int16", np.int32), ("int8", np.int32), ("uint8", np.int32)])
+@pytest.mark.parametrize(
+    ("name", "wide"), [("float16", np.float32), ("int16", np.int32), ("int8", np.int32), ("uint8", np.int32)]
+)
 def test_widening_and_narrowing_are_inverse(name: str, wide: type) -> None:
     values = np.array([0, 1, 2, 100, 127], name)
     staged = np.empty(5, wide)

@@ -60,14 +60,14 @@ MISMATCHES: dict[str, tuple[Call, Call, str, str]] = {
     "dtypes": (
         lambda w: w.allreduce(np.ones(9, F32)),
         lambda w: w.allreduce(np.ones(9, np.int32)),
-        "9 x float32",
-        "9 x int32",
+        "allreduce(9 x float32",
+        "allreduce(9 x int32",
     ),
     "operations": (
         lambda w: w.allreduce(np.ones(90_000, np.float64), "max"),
         lambda w: w.allreduce(np.ones(90_000, np.float64), "min"),
-        "float64, max",
-        "float64, min",
+        "allreduce(90000 x float64, max",
+        "allreduce(90000 x float64, min",
     ),
     "collectives": (
         lambda w: w.allreduce(np.ones(9, F32)),
@@ -154,7 +154,9 @@ def test_a_rank_that_does_not_call_is_named(worlds: Any, transport: str) -> None
     for rank in (0, 2):
         assert f"job {world.workers[0].job!r}, rank {rank}: " in told[rank]
         assert re.search(r"no result for chunk \d+", told[rank])
-        assert re.search(r"has not seen it from rank 1 \((never heard|last heard \d+\.\d s ago)\)\.", told[rank]), told[rank]
+        assert re.search(
+            r"has not seen it from rank 1 \((never heard|last heard \d+\.\d s ago)\)\.", told[rank]
+        ), told[rank]
 
 
 def test_a_callback_hears_of_a_deadline_too(worlds: Any) -> None:
@@ -184,7 +186,13 @@ def test_a_worker_that_dies_aborts_the_job_of_the_others(guarded: Emulator, tran
     process = subprocess.Popen([sys.executable, "-c", _DIES, guarded.control_address, job, transport])
     try:
         with Worker.join(
-            guarded.control_address, job=job, rank=0, world_size=2, transport=transport, token="sesame", join_timeout=90
+            guarded.control_address,
+            job=job,
+            rank=0,
+            world_size=2,
+            transport=transport,
+            token="sesame",
+            join_timeout=90,
         ) as worker:
             worker.allreduce(np.ones(10, F32)).wait(60)
             started = time.monotonic()
@@ -275,7 +283,9 @@ def test_layouts_that_differ(worlds: Any) -> None:
     assert "256" in str(caught.value)
 
 
-@pytest.mark.parametrize("options", [{"payload": 1000}, {"window": 3}, {"window": 1 << 15}, {"transport": "pigeon"}])
+@pytest.mark.parametrize(
+    "options", [{"payload": 1000}, {"window": 3}, {"window": 1 << 15}, {"transport": "pigeon"}]
+)
 def test_options_that_cannot_be(emulator: Emulator, options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         Worker.join(emulator.control_address, job="options", rank=0, world_size=1, join_timeout=5, **options)
@@ -301,7 +311,9 @@ def test_a_data_port_that_does_not_answer(emulator: Emulator, monkeypatch: pytes
     monkeypatch.setattr("switchml.worker.connection._DOOR_SECONDS", 0.5)
     monkeypatch.setattr("switchml.worker.connection.PROBE", 9)
     with pytest.raises(SwitchUnreachableError, match="firewall"):
-        Worker.join(emulator.control_address, job="mute", rank=0, world_size=1, transport="udp", join_timeout=10)
+        Worker.join(
+            emulator.control_address, job="mute", rank=0, world_size=1, transport="udp", join_timeout=10
+        )
 
 
 def test_taken_ports(emulator: Emulator) -> None:

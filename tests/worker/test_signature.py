@@ -63,10 +63,14 @@ def test_room_for_names() -> None:
 def test_a_mismatch_names_the_ranks_and_what_they_called() -> None:
     other = SUM._replace(count=999)
     told = _explain(SUM, other, SUM, other)
-    assert told.startswith("rank 0 called allreduce(1000 x float32, sum; call 3, part 0), but ranks 1, 3: allreduce(999 x float32, sum;")
+    assert told.startswith(
+        "rank 0 called allreduce(1000 x float32, sum; call 3, part 0), but ranks 1, 3: allreduce(999 x float32, sum;"
+    )
     assert "rank 2" not in told
     assert "same order" in told
-    assert _explain(SUM, other, SUM, SUM, rank=1).startswith("rank 1 called allreduce(999 x float32, sum; call 3, part 0), but ranks 0, 2, 3:")
+    assert _explain(SUM, other, SUM, SUM, rank=1).startswith(
+        "rank 1 called allreduce(999 x float32, sum; call 3, part 0), but ranks 0, 2, 3:"
+    )
 
 
 def test_different_others_are_told_apart() -> None:
