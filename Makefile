@@ -58,7 +58,7 @@ protos: $(VENV)/bin/python
 	$(BIN)/python -m venv build/protoc
 	build/protoc/bin/pip install --quiet grpcio-tools==1.49.1 mypy-protobuf==3.4.0 'setuptools<81'
 	PATH="$(CURDIR)/build/protoc/bin:$$PATH" build/protoc/bin/python -m grpc_tools.protoc -I . \
-		--python_out=. --pyi_out=. --grpc_python_out=. --mypy_grpc_out=. switchml/control/switch.proto
+		--python_out=. --mypy_out=. --grpc_python_out=. --mypy_grpc_out=. switchml/control/switch.proto
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

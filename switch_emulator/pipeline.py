@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -76,8 +76,8 @@ NO_JOB = MAX_JOBS
 """Row of the counters for packets of no known sender."""
 
 # Typed numbers, because a function is compiled once more for every literal it is called with.
-_START = np.int64(0)
-_ALL = np.int64(1)
+_START = cast(int, np.int64(0))
+_ALL = cast(int, np.int64(1))
 _SINGLE = MAX_JOBS  # train destinations below are job numbers, from here on sender numbers
 _RING_BURST = 64
 _SPIN_NS = 50_000

@@ -8,7 +8,8 @@ operation, count and world size decide.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,8 @@ _STAGING_BYTES = 1 << 20
 _DEPTH = 3
 
 
-class Part(NamedTuple):
+@dataclass(slots=True)
+class Part:
     """What of a segment goes on the wire; fields as in Transfer."""
 
     kind: int
@@ -161,7 +163,8 @@ class _Rows:
 
     def mine(self, lane: int) -> npt.NDArray[np.uint8]:
         """This rank's bytes, to be filled."""
-        return self._mine[lane].view(np.uint8)
+        raw: npt.NDArray[np.uint8] = self._mine[lane].view(np.uint8)
+        return raw
 
     def part(self, lane: int) -> Part:
         every = self._all[lane].reshape(-1)
@@ -169,7 +172,8 @@ class _Rows:
 
     def all(self, lane: int, dtype: np.dtype[Any], count: int) -> Array:
         """The first `count` values of every rank, (workers, count)."""
-        return self._all[lane].view(np.uint8)[:, : count * dtype.itemsize].view(dtype)
+        raw: npt.NDArray[np.uint8] = self._all[lane].view(np.uint8)
+        return raw[:, : count * dtype.itemsize].view(dtype)
 
 
 class Gathered:

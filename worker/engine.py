@@ -168,7 +168,7 @@ def _exact_needed(window: Window) -> bool:
     if stream["laid"] == 0:
         return False
     last = window.transfers[(stream["laid"] - 1) % RING]
-    return last["unknown"] == 0 and last["flagged"] > 0 and last["released"] == 0
+    return bool(last["unknown"] == 0 and last["flagged"] > 0 and last["released"] == 0)
 
 
 @compiled

@@ -9,7 +9,7 @@ A port hands in packets as places in `rx_memory` and takes packets built in plac
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +28,8 @@ UDP, SHM = 0, 1
 BATCH = 256
 _SHM_PUBLISH = 32
 # Typed, because a function is compiled once more for every literal it is called with.
-_NONE = np.int64(0)
-_GROUP_SOCKET = np.int64(1)
+_NONE = cast(int, np.int64(0))
+_GROUP_SOCKET = cast(int, np.int64(1))
 
 PORT_DTYPE = np.dtype(
     [

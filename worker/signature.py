@@ -18,13 +18,13 @@ _CALL_MASK = 0xFFFFFF
 
 
 class Signature(NamedTuple):
-    """collective, dtype, op: names out of the tables above. count: elements of the call. call: number of the
+    """collective, dtype, op: names out of the tables above. elements: of the call. call: number of the
     collective in its job. detail: root, segment, or whatever else must agree; 0 to 2^24 - 1."""
 
     collective: str
     dtype: str
     op: str
-    count: int
+    elements: int
     call: int
     detail: int = 0
 
@@ -39,8 +39,8 @@ class Signature(NamedTuple):
         return np.array(
             [
                 first,
-                self.count & 0xFFFFFFFF,
-                (self.count >> 32 & 0xFF) << 24 | self.detail & _CALL_MASK,
+                self.elements & 0xFFFFFFFF,
+                (self.elements >> 32 & 0xFF) << 24 | self.detail & _CALL_MASK,
                 self.call & _CALL_MASK,
             ],
             np.uint32,
@@ -48,7 +48,7 @@ class Signature(NamedTuple):
 
     def __str__(self) -> str:
         op = "" if self.op == "none" else f", {self.op}"
-        return f"{self.collective}({self.count} x {self.dtype}{op}; call {self.call}, part {self.detail})"
+        return f"{self.collective}({self.elements} x {self.dtype}{op}; call {self.call}, part {self.detail})"
 
 
 def _decode(words: npt.NDArray[np.uint32]) -> str:

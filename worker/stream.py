@@ -222,10 +222,10 @@ class Stream:
         return int(slots["position"][waiting].min()) if waiting.any() else int(self._state["end"])
 
     def _fail_everything(self, error: SwitchMLError) -> None:
-        flying, self._flying = list(self._flying.values()), {}
-        sources, self._sources = list(self._sources), deque()
+        broken: list[Transfer | Source] = [*self._flying.values(), *self._sources]
+        self._flying, self._sources = {}, deque()
         self._awaiting_exact.clear()
-        for failed in (*flying, *sources):
+        for failed in broken:
             failed.fail(error)
 
 

@@ -55,6 +55,7 @@ QUEUED, LAID, DONE, MISMATCHED, TIMED_OUT = 0, 1, 2, 3, 4
 RING = 64
 """Transfers that can be under way at once."""
 _PROBE = 4
+_MOST_PROBES = 64
 _MAX_BACKOFF = 6
 
 DUPLICATE, STALE, FOREIGN = -1, -2, -3
@@ -78,7 +79,6 @@ STREAM_DTYPE = np.dtype(
         ("accepted", np.int64),  # results taken
         ("accepted_before", np.int64),  # as of the last look at the timers
         ("moved_at", np.int64),  # ns: last result, first sending or probe
-        ("fastest", np.int64),  # ns: shortest round trip lately; 0: no sample yet
         ("probes", np.int64),  # packets of the next probe
         ("srtt", np.int64),  # ns; 0: no sample yet
         ("rttvar", np.int64),
@@ -225,7 +225,7 @@ def next_ready(window: Window) -> int:
         stream["fifo_head"] += 1
         window.slots[slot]["queued"] = 0
         state = window.slots[slot]["state"]
-        if state == READY or state == RESEND:
+        if state in (READY, RESEND):
             return slot
     return -1
 
@@ -268,7 +268,7 @@ def _may_lay(window: Window) -> bool:
     if stream["laid"] == stream["head"]:
         return True
     before = window.transfers[(stream["laid"] - 1) % RING]
-    return before["unknown"] == 0 and (before["flagged"] == 0 or before["released"] != 0)
+    return bool(before["unknown"] == 0 and (before["flagged"] == 0 or before["released"] != 0))
 
 
 @compiled
@@ -308,7 +308,7 @@ def match(window: Window, tsi: int, slot: int, version: int) -> int:
     entry = window.slots[slot]
     position = int(entry["position"])
     state = entry["state"]
-    waiting = state == SENT or state == RESEND
+    waiting = state in (SENT, RESEND)
     distance = tsi_distance(tsi, position & TSI_MASK)
     if distance == 0 and version == version_of(position, int(stream["window"])):
         return slot if waiting else DUPLICATE
@@ -375,7 +375,7 @@ def mark_sent(window: Window, slot: int, now: int) -> bool:
     """The slot's packet has left; returns whether it was a retransmission."""
     stream = window.stream[0]
     entry = window.slots[slot]
-    again = entry["state"] == RESEND
+    again = bool(entry["state"] == RESEND)
     entry["state"] = SENT
     entry["sent_at"] = now
     if again:
@@ -405,9 +405,6 @@ def sample_round_trip(window: Window, slot: int, now: int) -> None:
     if entry["retries"] != 0 or entry["state"] != SENT:
         return
     sample = max(1, now - int(entry["sent_at"]))
-    fastest = int(stream["fastest"])
-    # Drifts up slowly, in case the path has become longer.
-    stream["fastest"] = sample if fastest == 0 or sample < fastest else fastest + (sample - fastest) // 256
     if stream["srtt"] == 0:
         stream["srtt"] = max(1, sample)
         stream["rttvar"] = sample // 2
@@ -460,11 +457,9 @@ def _resend_overdue(window: Window, now: int) -> int:
 def _patience(window: Window) -> int:
     """How long nothing may move before it is taken for a loss."""
     stream = window.stream[0]
-    patience = (
-        max(int(stream["quiet_floor"]), 4 * int(stream["fastest"]))
-        if stream["fastest"] > 0
-        else int(stream["timeout"])
-    )
+    patience = int(stream["timeout"])
+    if stream["srtt"] > 0:
+        patience = max(int(stream["quiet_floor"]), 2 * int(stream["srtt"]))
     return min(patience << int(stream["backoff"]), int(stream["ceiling"]))
 
 
@@ -485,9 +480,7 @@ def expire(window: Window, now: int) -> int:
     stream = window.stream[0]
     if stream["accepted"] != stream["accepted_before"]:
         # After a probe that was answered more may be missing: look further each time.
-        stream["probes"] = (
-            min(2 * int(stream["probes"]), int(stream["window"])) if stream["backoff"] > 0 else _PROBE
-        )
+        stream["probes"] = min(2 * int(stream["probes"]), _MOST_PROBES) if stream["backoff"] > 0 else _PROBE
         stream["accepted_before"] = stream["accepted"]
         stream["moved_at"] = now
         stream["backoff"] = 0

@@ -214,7 +214,7 @@ def has_room(link: Datagrams, length: int) -> bool:
     registers = link.registers
     if registers[_SEGMENTS] == 0:
         return True
-    return (
+    return bool(
         registers[_CLOSED] == 0
         and length <= registers[_SEGMENT]
         and registers[_SEGMENTS] < _TRAIN_SEGMENTS

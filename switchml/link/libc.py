@@ -22,7 +22,7 @@ _int, _long = types.intc, types.intp
 
 
 def _external(name: str, result: Any, *arguments: Any) -> Any:
-    return types.ExternalFunction(name, result(*arguments))  # type: ignore[no-untyped-call]
+    return types.ExternalFunction(name, result(*arguments))
 
 
 recvmmsg = _external("recvmmsg", _int, _int, _long, _int, _int, _long)

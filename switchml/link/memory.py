@@ -17,6 +17,8 @@ from numba.np.arrayobj import populate_array
 
 from switchml.protocol.jit import DISABLED, compiled, inlined
 
+_populate: Any = populate_array  # numba has no types
+
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint32]
 Longs = npt.NDArray[np.int64]
@@ -24,7 +26,7 @@ Longs = npt.NDArray[np.int64]
 if DISABLED:
 
     def bytes_at(address: int, length: int) -> Bytes:
-        return np.frombuffer((ctypes.c_uint8 * length).from_address(address), np.uint8)
+        return np.frombuffer(memoryview((ctypes.c_uint8 * length).from_address(address)), np.uint8)
 
     def load_long(address: int) -> int:
         return ctypes.c_int64.from_address(address).value
@@ -68,9 +70,7 @@ else:
             size = context.get_constant(
                 types.intp, context.get_abi_sizeof(context.get_data_type(dtype.dtype))
             )
-            populate_array(
-                array, data=data, shape=[arguments[1]], strides=[size], itemsize=size, meminfo=None
-            )
+            _populate(array, data=data, shape=[arguments[1]], strides=[size], itemsize=size, meminfo=None)
             return array._getvalue()
 
         return array_type(types.intp, types.intp, dtype), generate

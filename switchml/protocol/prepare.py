@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from switchml.protocol.jit import DISABLED
@@ -40,17 +40,19 @@ def _tell(name: str) -> None:
     )
 
 
-def prepare(function: Callable[..., Any], name: str, *arguments: Any) -> None:
+def prepare(function: Any, name: str, *arguments: Any) -> None:
     """Compile `function` for arguments like these, or load it from the cache. Says so on stderr when it takes long."""
     if DISABLED:
         return
-    from numba import typeof
+    import numba
+
+    typeof: Any = numba.typeof
 
     notice = threading.Timer(_SILENT, _tell, (name,))
     notice.daemon = True
     with _alone(name.replace(" ", "-")):
         notice.start()
         try:
-            function.compile(tuple(typeof(argument) for argument in arguments))  # type: ignore[attr-defined]
+            function.compile(tuple(typeof(argument) for argument in arguments))
         finally:
             notice.cancel()

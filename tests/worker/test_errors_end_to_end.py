@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -253,9 +254,20 @@ def test_ranks_may_leave_one_after_the_other(worlds: Any) -> None:
     assert all((result == 2).all() for result in world.run(end))
 
 
-def test_world_sizes_that_differ(emulator: Emulator, worlds: Any) -> None:
-    with pytest.raises(WorldSizeMismatchError):
-        worlds(2, each={1: {"world_size": 3}}, join_timeout=2)
+def test_world_sizes_that_differ(emulator: Emulator) -> None:
+    def join(rank: int, world_size: int) -> Worker:
+        return Worker.join(
+            emulator.control_address, job="sizes", rank=rank, world_size=world_size, join_timeout=2
+        )
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(join, 0, 2)
+        time.sleep(0.3)
+        with pytest.raises(WorldSizeMismatchError, match="rank 1 says world size 3, but the job has world size 2"):
+            join(1, 3)
+        error = first.exception(20)
+    assert isinstance(error, JoinTimeoutError)
+    assert "Rank 1 was refused: job 'sizes': rank 1 says world size 3" in str(error)
 
 
 def test_a_rank_outside_the_world(emulator: Emulator) -> None:

@@ -49,7 +49,7 @@ def test_words_by_hand() -> None:
 def test_no_single_different_rank_is_hidden_in_a_sum(signature: Signature, workers: int) -> None:
     """Where a packet has no room for all, it carries the sum of the signatures."""
     words = signature.words().astype(np.uint64)
-    other = signature._replace(count=signature.count ^ 1).words().astype(np.uint64)
+    other = signature._replace(elements=signature.elements ^ 1).words().astype(np.uint64)
     mixed = (words * (workers - 1) + other) % 2**32
     assert not np.array_equal(mixed, words * workers % 2**32)
 
