@@ -109,7 +109,8 @@ def train_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, data: Digits
 
 @torch.no_grad()
 def accuracy(model: nn.Module, data: Digits) -> float:
-    return (model(data.test_images).argmax(1) == data.test_labels).float().mean().item()
+    right = model(data.test_images).argmax(1) == data.test_labels
+    return float(right.float().mean())
 
 
 def common_digest(model: nn.Module) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import secrets
 import selectors
@@ -19,9 +20,14 @@ from switchml.control.exits import Stage, close_at_exit
 from switchml.errors import SwitchUnreachableError
 
 _STARTUP = 120.0  # the first on a machine compiles its pipeline
+_SILENT = 3.0
 # Longer than a lease: when this process goes first, the others may finish, and one that died lapses.
 _GRACE = 15.0
 _TERMINATE = 3.0
+_SLOW_START = (
+    "switchml: the switch is still starting; the first start on a machine compiles its pipeline, "
+    "which takes about half a minute"
+)
 _SHOWN = 4000  # characters of the child's stderr
 
 
@@ -116,11 +122,16 @@ def _announced(process: subprocess.Popen[bytes], timeout: float) -> str:
     """The control address in the child's first line. Raises ValueError when there is none."""
     assert process.stdout is not None
     deadline = time.monotonic() + timeout
+    told = time.monotonic() + _SILENT
     line = b""
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         while not line.endswith(b"\n"):
-            if not selector.select(max(0.0, deadline - time.monotonic())):
+            if not selector.select(max(0.0, min(told, deadline) - time.monotonic())):
+                if told < deadline:
+                    told = math.inf
+                    print(_SLOW_START, file=sys.stderr, flush=True)
+                    continue
                 raise ValueError(f"it was not ready within {timeout:g} s")
             read = os.read(process.stdout.fileno(), 4096)
             if not read:

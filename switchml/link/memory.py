@@ -26,10 +26,11 @@ Longs = npt.NDArray[np.int64]
 if DISABLED:
 
     def bytes_at(address: int, length: int) -> Bytes:
-        return np.frombuffer(memoryview((ctypes.c_uint8 * length).from_address(address)), np.uint8)
+        # ctypes refuses numpy's integers, which addresses in records are.
+        return np.frombuffer(memoryview((ctypes.c_uint8 * int(length)).from_address(int(address))), np.uint8)
 
     def load_long(address: int) -> int:
-        return ctypes.c_int64.from_address(address).value
+        return ctypes.c_int64.from_address(int(address)).value
 
     def array_at(address: int, count: int, dtype: Any) -> Any:
         return bytes_at(address, count * np.dtype(dtype).itemsize).view(dtype)

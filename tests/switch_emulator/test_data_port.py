@@ -34,7 +34,8 @@ class Bench:
             payload=PAYLOAD,
             paper=paper,
             workers=tuple(
-                WorkerProgram(rank, "udp", "127.0.0.1", self.sockets[rank].getsockname()[1], "") for rank in range(2)
+                WorkerProgram(rank, "udp", "127.0.0.1", self.sockets[rank].getsockname()[1], "")
+                for rank in range(2)
             ),
             multicast_group="",
             multicast_port=0,
@@ -122,7 +123,9 @@ def test_bad_packets_move_their_own_counter_and_nothing_else(bench: Bench) -> No
 def test_a_chunk_and_its_duplicates(bench: Bench) -> None:
     assert bench.send(0, _packet(e0=-3)) == {"elements_added": 32}
     assert bench.send(0, _packet(e0=99)) == {"dropped_duplicate": 1}
-    assert bench.send(1, _packet(b"", msg_type=EXPONENTS)) == {"dropped_wrong_size": 1}, "the chunk has elements"
+    assert bench.send(1, _packet(b"", msg_type=EXPONENTS)) == {"dropped_wrong_size": 1}, (
+        "the chunk has elements"
+    )
     assert bench.silent()
     reading = bench.target.read_slot(JOB, 0, 0)
     assert (reading.stamp, reading.used, reading.seen) == (0, True, frozenset({0}))

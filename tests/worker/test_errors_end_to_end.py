@@ -263,7 +263,9 @@ def test_world_sizes_that_differ(emulator: Emulator) -> None:
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(join, 0, 2)
         time.sleep(0.3)
-        with pytest.raises(WorldSizeMismatchError, match="rank 1 says world size 3, but the job has world size 2"):
+        with pytest.raises(
+            WorldSizeMismatchError, match="rank 1 says world size 3, but the job has world size 2"
+        ):
             join(1, 3)
         error = first.exception(20)
     assert isinstance(error, JoinTimeoutError)

@@ -14,7 +14,12 @@ def _lines(*, disabled: bool) -> list[str]:
     environment = {**os.environ, "NUMBA_DISABLE_JIT": "1" if disabled else "0"}
     # Integers must not wrap around unnoticed in plain Python: numba's do so silently.
     done = subprocess.run(
-        [sys.executable, str(_SCRIPT)], env=environment, capture_output=True, text=True, timeout=110, check=False
+        [sys.executable, str(_SCRIPT)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert "RuntimeWarning: overflow" not in done.stderr, done.stderr
