@@ -18,10 +18,8 @@ from switchml import errors
 from switchml.errors import JoinError, JoinTimeoutError, SwitchMLError
 from switchml.torch_backend.embedded_switch import EmbeddedSwitches, SwitchAddress
 from switchml.torch_backend.host_address import embedded_host
+from switchml.torch_backend.meeting import gather_ranks, wait_for_keys
 from switchml.torch_backend.options import Options
-
-# Seconds between two looks at the store.
-FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.05
 
 _DECISION = "switch"
 
@@ -65,7 +63,7 @@ def find_switch(
         if switch.embedded:
             embedded.adopt(switch)
     try:
-        _gather_ranks(store, rank, world_size, deadline, timeout)
+        gather_ranks(store, rank, world_size, timeout, deadline=deadline)
     except BaseException:
         embedded.release(switch)
         raise
@@ -91,7 +89,7 @@ def _decide(
 
 
 def _learn(store: Store, deadline: float, timeout: float) -> tuple[SwitchAddress, str]:
-    if not _wait(store, [_DECISION], deadline):
+    if not wait_for_keys(store, [_DECISION], deadline):
         raise JoinTimeoutError(
             f"rank 0 of the group has not named a switch within {timeout:.0f} s; see whether it is running and has "
             "reached the creation of this group, or give a larger timeout"
@@ -104,30 +102,3 @@ def _learn(store: Store, deadline: float, timeout: float) -> tuple[SwitchAddress
         )
     switch = SwitchAddress(decision["address"], decision["token"], decision["embedded"])
     return switch, decision["job"]
-
-
-def _gather_ranks(store: Store, rank: int, world_size: int, deadline: float, timeout: float) -> None:
-    keys = [f"here/{other}" for other in range(world_size)]
-    store.set(keys[rank], "1")
-    if _wait(store, keys, deadline):
-        return
-    missing = [other for other, key in enumerate(keys) if not store.check([key])]
-    raise JoinTimeoutError(
-        f"rank {', '.join(map(str, missing))} of {world_size} did not come to the group within {timeout:.0f} s; see "
-        "whether it is running and creates its groups in the same order, or give a larger timeout"
-    )
-
-
-def _wait(store: Store, keys: list[str], deadline: float) -> bool:
-    """True once all keys are set, False at the deadline.
-
-    Asks again and again: the store's own wait cannot be interrupted by Ctrl-C and logs when its time is over.
-    """
-    pause = FIRST_PAUSE
-    while not store.check(keys):
-        left = deadline - time.monotonic()
-        if left <= 0:
-            return False
-        time.sleep(min(pause, left))
-        pause = min(2 * pause, LONGEST_PAUSE)
-    return True

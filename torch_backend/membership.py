@@ -16,6 +16,7 @@ from switchml.torch_backend.completion_pool import CompletionPool
 from switchml.torch_backend.discovery import Placement, find_switch
 from switchml.torch_backend.embedded_switch import OF_THIS_PROCESS, EmbeddedSwitches
 from switchml.torch_backend.gloo_group import GlooGroup
+from switchml.torch_backend.meeting import gather_ranks
 from switchml.torch_backend.options import Options
 from switchml.torch_backend.solo_worker import SoloWorker
 from switchml.torch_backend.worker_port import CollectiveWorker, OpenWorker
@@ -33,6 +34,9 @@ class Membership:
     Args:
         store: the group's store. Keys get the number of times that this rank has opened the group, so a group can be
             created again over a store that outlives it.
+
+    Raises:
+        JoinTimeoutError: ranks are missing; the message names them.
     """
 
     def __init__(
@@ -62,6 +66,8 @@ class Membership:
         self._placement: Placement | None = None
         self._worker: CollectiveWorker | None = SoloWorker() if world_size == 1 else None
         self.pool = CompletionPool(f"switchml-futures-{group[:32]}")
+        # Gloo would wait as long, but not say for whom.
+        gather_ranks(PrefixStore("creation", self._store), rank, world_size, timeout.total_seconds())
         self.gloo = GlooGroup(PrefixStore("gloo", self._store), rank, world_size, timeout)
         _open.add(self)
 

@@ -17,20 +17,21 @@ import pytest
 pytest.importorskip("torch", reason="torch is in the extra `torch`")
 
 SWITCHML = str(Path(sys.executable).with_name("switchml"))
+# One write a line: the launcher runs Python unbuffered, where `print` writes piece by piece and ranks would interleave.
 ALLREDUCE = """
     import sys, torch, torch.distributed as dist
     dist.init_process_group("switchml")
     tensor = torch.full((1000,), float(dist.get_rank() + 1))
     dist.all_reduce(tensor)
     assert tensor.eq(3).all(), tensor
-    print("sum ok", *sys.argv[1:], flush=True)
+    sys.stdout.write(" ".join(["sum ok", *sys.argv[1:]]) + "\\n")
     dist.destroy_process_group()
     """
 WAITS = """
-    import torch, time, torch.distributed as dist
+    import sys, time, torch, torch.distributed as dist
     dist.init_process_group("switchml")
     dist.all_reduce(torch.ones(1000))
-    print("up", flush=True)
+    sys.stdout.write("up\\n")
     time.sleep(600)
     """
 FAILS = "raise SystemExit('no training today')"

@@ -96,6 +96,13 @@ def test_a_default_group_that_cannot_join_says_so_at_once(ranks: Any) -> None:
     assert [type(error) for error in outcome] == [JoinTimeoutError] * 2
 
 
+def test_a_group_that_is_not_complete_names_the_missing_ranks() -> None:
+    description = described(3, rank=1)
+    description.timeout = timedelta(milliseconds=200)
+    with pytest.raises(JoinTimeoutError, match="rank 0, 2 of 3"):
+        create_process_group(description, open_worker=nobody)
+
+
 def test_other_groups_join_when_first_used_and_fail_for_good(ranks: Any) -> None:
     tried: list[int] = []
 

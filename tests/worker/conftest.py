@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -33,7 +33,7 @@ def new_job() -> str:
     return f"job-{next(_jobs)}"
 
 
-def at_once(calls: list[Callable[[], T]]) -> list[T | BaseException]:
+def at_once(calls: Sequence[Callable[[], T]]) -> list[T | BaseException]:
     """Run every call in a thread; results or what they raised, in order."""
     with ThreadPoolExecutor(len(calls)) as pool:
         futures: list[Future[T]] = [pool.submit(call) for call in calls]

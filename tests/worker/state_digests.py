@@ -6,7 +6,6 @@ Not a test itself: test_plain_python.py compares the two outputs.
 from __future__ import annotations
 
 import random
-import sys
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -157,4 +156,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

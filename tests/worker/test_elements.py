@@ -112,7 +112,7 @@ def test_bfloat16_rows_are_reduced_in_float32() -> None:
 )
 def test_widening_and_narrowing_are_inverse(name: str, wide: type) -> None:
     values = np.array([0, 1, 2, 100, 127], name)
-    staged = np.empty(5, wide)
+    staged: np.ndarray = np.empty(5, wide)
     elements.widen(values, name, staged)
     assert staged.tolist() == [0, 1, 2, 100, 127]
     out = np.empty(5, name)

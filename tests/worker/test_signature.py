@@ -61,7 +61,7 @@ def test_room_for_names() -> None:
 
 
 def test_a_mismatch_names_the_ranks_and_what_they_called() -> None:
-    other = SUM._replace(count=999)
+    other = SUM._replace(elements=999)
     told = _explain(SUM, other, SUM, other)
     assert told.startswith(
         "rank 0 called allreduce(1000 x float32, sum; call 3, part 0), but ranks 1, 3: allreduce(999 x float32, sum;"
