@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from switchml.control.messages import (
-    DEFAULT_WINDOW,
     MAX_JOB_NUMBER,
     SMALLEST_DEFAULT_WINDOW,
     EndedJob,
@@ -315,7 +314,7 @@ class JobTable:
             self._jobs.append(job)
             return job
         for member in gathering.members.values():
-            check_same_layout(offer, member.offer)
+            check_same_layout(offer, member.offer, self._target)
             if offer.transport == member.offer.transport == "udp" and _where(offer) == _where(member.offer):
                 raise UsageError(
                     f"job {offer.job!r}: rank {offer.rank} offers {_where(offer)}, which is rank {member.rank}'s; "
@@ -337,7 +336,7 @@ class JobTable:
             job_number=number,
             pool_base=base,
             window=window,
-            payload=resolved_payload(members[0].offer),
+            payload=resolved_payload(members[0].offer, self._target),
             paper=members[0].offer.paper,
             workers=tuple(_worker_program(member.offer) for member in members),
             # Administratively scoped (RFC 2365); the octet keeps two controllers on one network apart.
@@ -371,7 +370,9 @@ class JobTable:
         """Base and length of the job's slots: as many as asked for, or up to the default as many as there are."""
         asked = job.members[0].offer.window
         largest = self._pool.largest()
-        window = asked or max(SMALLEST_DEFAULT_WINDOW, min(DEFAULT_WINDOW, (1 << largest.bit_length()) >> 1))
+        window = asked or max(
+            SMALLEST_DEFAULT_WINDOW, min(self._target.default_window, (1 << largest.bit_length()) >> 1)
+        )
         base = self._pool.allocate(window)
         if base is None:
             raise PoolExhaustedError(

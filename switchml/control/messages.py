@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from switchml.control.target import TargetDescription
 
 DEFAULT_CONTROL_PORT = 50551
-DEFAULT_PAYLOAD = 1024
-DEFAULT_WINDOW = 512
 SMALLEST_DEFAULT_WINDOW = 16
 PAYLOADS = tuple(128 << size for size in range(8))  # bytes; the header's 3-bit `size`
 MAX_WINDOW = 1 << 14  # the header's slot number has 14 bits

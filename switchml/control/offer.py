@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import math
 
-from switchml.control.messages import DEFAULT_PAYLOAD, MAX_WINDOW, PAYLOADS, JoinOffer
+from switchml.control.messages import MAX_WINDOW, PAYLOADS, JoinOffer
 from switchml.control.target import TargetDescription
 from switchml.errors import LayoutMismatchError, PoolExhaustedError, UsageError, WorldSizeMismatchError
 
@@ -29,9 +29,9 @@ def check_offer(offer: JoinOffer, target: TargetDescription) -> None:
     _check_transport(offer, target)
     if offer.payload not in (0, *PAYLOADS):
         raise UsageError(f"payload {offer.payload}: use one of {', '.join(map(str, PAYLOADS))} bytes, or 0")
-    if resolved_payload(offer) > target.max_payload:
+    if resolved_payload(offer, target) > target.max_payload:
         raise UsageError(
-            f"payload {resolved_payload(offer)}: this switch takes at most {target.max_payload} bytes a packet"
+            f"payload {resolved_payload(offer, target)}: this switch takes at most {target.max_payload} bytes a packet"
         )
     if offer.window & (offer.window - 1) or not 0 <= offer.window <= MAX_WINDOW:
         raise UsageError(f"window {offer.window}: use a power of two from 1 to {MAX_WINDOW} slots, or 0")
@@ -48,10 +48,10 @@ def check_timeout(seconds: float) -> float:
     return min(seconds, _LONGEST_WAIT)
 
 
-def check_same_layout(offer: JoinOffer, other: JoinOffer) -> None:
+def check_same_layout(offer: JoinOffer, other: JoinOffer, target: TargetDescription) -> None:
     """Raises LayoutMismatchError, naming both values, unless two ranks of one job ask for the same layout."""
     for what, mine, theirs in (
-        ("payload", resolved_payload(offer), resolved_payload(other)),
+        ("payload", resolved_payload(offer, target), resolved_payload(other, target)),
         ("window", offer.window, other.window),
         ("paper", offer.paper, other.paper),
     ):
@@ -62,8 +62,9 @@ def check_same_layout(offer: JoinOffer, other: JoinOffer) -> None:
             )
 
 
-def resolved_payload(offer: JoinOffer) -> int:
-    return offer.payload or DEFAULT_PAYLOAD
+def resolved_payload(offer: JoinOffer, target: TargetDescription) -> int:
+    """Bytes a packet: what the rank asks for, or the switch's own."""
+    return offer.payload or target.default_payload
 
 
 def _check_transport(offer: JoinOffer, target: TargetDescription) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+DEFAULT_PAYLOAD = 1024
+DEFAULT_WINDOW = 512
+
 
 @dataclass(frozen=True)
 class TargetDescription:
@@ -16,6 +19,8 @@ class TargetDescription:
     pool_slots: int
     max_payload: int  # bytes
     max_workers: int  # of one job
+    default_payload: int = DEFAULT_PAYLOAD  # bytes, for jobs that do not ask for one
+    default_window: int = DEFAULT_WINDOW  # slots, likewise
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,6 @@ class PayloadSize(NamedTuple):
 
 PAYLOAD_SIZES: tuple[PayloadSize, ...] = tuple(PayloadSize(code, 128 << code, code < 4) for code in range(8))
 
-DEFAULT_PAYLOAD = 1024
-
 
 def _code(name: str) -> int:
     return next(message.code for message in MESSAGE_TYPES if message.name == name)
