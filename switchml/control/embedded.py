@@ -20,7 +20,7 @@ from switchml.control.exits import Stage, close_at_exit
 from switchml.errors import SwitchUnreachableError
 
 _STARTUP = 120.0  # the first on a machine compiles its pipeline
-_SILENT = 3.0
+_SILENT = 5.0
 # Longer than a lease: when this process goes first, the others may finish, and one that died lapses.
 _GRACE = 15.0
 _TERMINATE = 3.0
