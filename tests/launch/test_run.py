@@ -50,6 +50,8 @@ def test_the_script_runs_over_the_switch_and_the_account_says_so(tmp_path: Path)
         "run",
         "-n",
         "2",
+        "--payload",
+        "1024",
         "--json",
         str(account),
         "--",
