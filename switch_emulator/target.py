@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 POOL_SLOTS = 16384
 _POOL_ELEMENTS = 64 << 20  # sparse: only what is used takes memory
-_SOCKET_BUFFER = 8 << 20
+_SOCKET_BUFFER = 16 << 20
 _ANSWER_SECONDS = 10.0
 _SPIN_NS = 50_000
 # On loopback no frame limits a packet, and fewer, larger ones are twice as fast; half the slots keep the pool in the cache.

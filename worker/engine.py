@@ -61,6 +61,8 @@ FINISHED, ATTENTION, IDLE_STREAM, EXACT_NEEDED = 1, 2, 3, 4
 
 _MAX_SLEEP_NS = 5_000_000
 _SEND_BURST = 128
+_SLOW_NS = 1_000_000
+_GATHER_PART = 16
 
 
 class Engine(NamedTuple):
@@ -182,6 +184,7 @@ def run(handle: int, spin_ns: int, limit_ns: int) -> int:
     stream = window.stream[0]
     finished = int(stream["finished"])
     quiet_since = 0
+    gathered = False
     lay(window)
     now = monotonic_ns(scratch)
     limit = now + limit_ns
@@ -203,12 +206,21 @@ def run(handle: int, spin_ns: int, limit_ns: int) -> int:
         expire(window, now)
         if found > 0 or sent > 0:
             quiet_since = now
+            gathered = False
             continue
         late = overdue_transfer(window, now)
         if late >= 0:
             finish(window, late, TIMED_OUT)
             return FINISHED
-        if now - quiet_since < spin_ns:
+        round_trip = int(stream["srtt"])
+        if round_trip > _SLOW_NS:
+            # A link is the limit and its queue is full: packets can wait a little for company.
+            if not gathered:
+                ports.gather(port, round_trip // _GATHER_PART)
+                gathered = True
+                now = monotonic_ns(scratch)
+                continue
+        elif now - quiet_since < spin_ns:
             ports.relax()
             continue
         deadline = int(window.transfers[stream["head"] % RING]["deadline"])

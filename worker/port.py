@@ -220,6 +220,12 @@ def wait(handle: int, timeout_ns: int) -> None:
 
 
 @compiled
+def gather(handle: int, duration_ns: int) -> None:
+    """Let packets come together for that long, so that one wake-up and one train serve many."""
+    libc.pause(duration_ns, port_at(handle).scratch)
+
+
+@compiled
 def relax() -> None:
     """Let another process have the core."""
     libc.sched_yield()

@@ -15,7 +15,7 @@ bench_app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_excep
 
 Workers = Annotated[str, typer.Option(help="Numbers of workers: 2 or 2,4,8.")]
 Sizes = Annotated[
-    str, typer.Option(help="Sizes: begin:end:factor, for instance 64K:64M:4, or a list 4K,16M.")
+    str, typer.Option(help="Sizes: FROM:TO:FACTOR, for instance 64K:64M:4, or a list 4K,16M.")
 ]
 Dtype = Annotated[
     str, typer.Option(help="Element type: float32, float64, float16, bfloat16, int8 to int64, uint8.")

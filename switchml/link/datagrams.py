@@ -123,10 +123,20 @@ def _try_offload(sock: socket.socket) -> bool:
     return True
 
 
+# Linux's numbers (asm-generic/socket.h); the socket module has no names for them.
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+
+
 def enlarge_buffers(sock: socket.socket, size: int) -> None:
-    """Ask for that many bytes of receive and send buffer; the kernel's limits (`rmem_max`, `wmem_max`) hold."""
-    for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-        sock.setsockopt(socket.SOL_SOCKET, option, size)
+    """Ask for that many bytes of receive and send buffer.
+
+    The kernel's limits (`rmem_max`, `wmem_max`) hold, but for processes with CAP_NET_ADMIN.
+    """
+    for option, force in ((socket.SO_RCVBUF, _SO_RCVBUFFORCE), (socket.SO_SNDBUF, _SO_SNDBUFFORCE)):
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, force, size)
+        except PermissionError:
+            sock.setsockopt(socket.SOL_SOCKET, option, size)
 
 
 def open_datagrams(sock: socket.socket | None, *, offload: bool = True) -> Datagrams:

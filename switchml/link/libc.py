@@ -68,6 +68,14 @@ def errno() -> int:
 
 
 @compiled
+def pause(duration_ns: int, scratch: Longs) -> None:
+    """Sleep for that long; `scratch` is two int64 of the caller's."""
+    scratch[0] = duration_ns // 1_000_000_000
+    scratch[1] = duration_ns % 1_000_000_000
+    ppoll(0, 0, scratch.ctypes.data, 0)
+
+
+@compiled
 def futex_wait(address: int, expected: int, timeout_ns: int, scratch: Longs) -> None:
     """Sleep until woken, unless the 32-bit word at `address` is not `expected` (its low 32 bits) any more."""
     scratch[0] = timeout_ns // 1_000_000_000
