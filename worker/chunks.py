@@ -14,7 +14,7 @@ from switchml.protocol.jit import compiled, inlined
 from switchml.protocol.messages import EXPONENTS, SUM
 from switchml.protocol.numerics import EXACT_EXPONENT, UNKNOWN_EXPONENT
 from switchml.protocol.slots import TSI_MASK, slot_of, version_of
-from switchml.worker.kernels import block_exponent, dequantize, quantize
+from switchml.worker.kernels import bits_exponent, dequantize, quantize
 from switchml.worker.window import BLOCKS, RING, WORDS, Window, relative
 
 Bytes = npt.NDArray[np.uint8]
@@ -94,8 +94,8 @@ def build_packet(window: Window, slot: int, memory: Bytes, at: int) -> None:
     blocks = transfer["kind"] == BLOCKS
     if blocks and 1 <= place <= transfer["chunks"]:
         ahead = place - 1
-        exponent = block_exponent(
-            _floats(transfer["source"], ahead * elements, _chunk_length(transfer, ahead, elements))
+        exponent = bits_exponent(
+            _words(transfer["source"], ahead * elements, _chunk_length(transfer, ahead, elements))
         )
     kind = EXPONENTS if 1 <= place <= prologue else SUM
     if kind == SUM:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from switchml.protocol.byteorder import swap_bytes
-from switchml.protocol.jit import compiled
+from switchml.protocol.jit import compiled, inlined
 from switchml.protocol.numerics import exponent_of_magnitude, scale_exponent
 
 Floats = npt.NDArray[np.float32]
@@ -22,23 +22,30 @@ _MAGNITUDE = np.uint32(0x7FFFFFFF)
 _POWERS = (2.0 ** np.arange(-126, 128)).astype(np.float32)
 
 
-@compiled
+@inlined
 def power_of_two(exponent: int) -> Any:
     """2^exponent as float32, for exponents from -126 to 127."""
     return _POWERS[exponent + 126]
 
 
-@compiled
-def block_exponent(block: Floats) -> int:
-    """The exponent of a float32 block of any length (numerics.py)."""
-    bits = block.view(np.uint32)
+@inlined
+def bits_exponent(bits: Words) -> int:
+    """The exponent of a block of any length, given as float32 bit patterns (numerics.py)."""
     largest = np.uint32(0)
     for i in range(bits.size):
-        largest = max(largest, bits[i] & _MAGNITUDE)
+        magnitude = bits[i] & _MAGNITUDE
+        # A comparison becomes a vector maximum; max() is half as fast.
+        largest = magnitude if magnitude > largest else largest
     return exponent_of_magnitude(int(largest))
 
 
-@compiled
+@inlined
+def block_exponent(block: Floats) -> int:
+    """The exponent of a float32 block. Where there are many, `bits_exponent` of slices of one view is three times as fast."""
+    return bits_exponent(block.view(np.uint32))
+
+
+@inlined
 def quantize(block: Floats, out: Words, exponent: int, workers: int) -> None:
     """Scale a float32 block, round to the nearest int32 (ties to even) and write it in network order.
 
@@ -52,7 +59,7 @@ def quantize(block: Floats, out: Words, exponent: int, workers: int) -> None:
         out[i] = 0
 
 
-@compiled
+@inlined
 def dequantize(sums: Words, out: Floats, exponent: int, workers: int) -> None:
     """The float32 values of int32 sums in network order; as many as `out` has."""
     scale = power_of_two(-scale_exponent(exponent, workers))

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 bench_app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 Workers = Annotated[str, typer.Option(help="Numbers of workers: 2 or 2,4,8.")]
-Sizes = Annotated[
-    str, typer.Option(help="Sizes: FROM:TO:FACTOR, for instance 64K:64M:4, or a list 4K,16M.")
-]
+Sizes = Annotated[str, typer.Option(help="Sizes: FROM:TO:FACTOR, for instance 64K:64M:4, or a list 4K,16M.")]
 Dtype = Annotated[
     str, typer.Option(help="Element type: float32, float64, float16, bfloat16, int8 to int64, uint8.")
 ]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from switchml.bench.spread import Spread, paired_ratio
 from switchml.errors import UsageError
 from switchml.protocol.jit import compiled
-from switchml.worker.kernels import block_exponent, dequantize, quantize
+from switchml.worker.kernels import bits_exponent, dequantize, quantize
 
 _WORKERS = 4  # scales by it; the loops do not depend on it
 _EXPONENT = 4  # covers normally distributed values
@@ -28,8 +28,9 @@ def quantize_blocks(values: Floats, packets: Words, block: int) -> int:
     """All blocks of a tensor: the exponent of each, and the elements under a scale already agreed on, as the send
     loop does it. Returns the sum of exponents."""
     total = 0
+    bits = values.view(np.uint32)
     for begin in range(0, values.size, block):
-        total += block_exponent(values[begin : begin + block])
+        total += bits_exponent(bits[begin : begin + block])
         quantize(values[begin : begin + block], packets[begin : begin + block], _EXPONENT, _WORKERS)
     return total
 
