@@ -235,6 +235,88 @@ def memory(
     )
 
 
+@bench_app.command()
+def ddp(
+    workers: Workers = "2",
+    parameters: Annotated[str, typer.Option(help="Parameters of the model, about: 25M.")] = "25M",
+    batch: Annotated[int, typer.Option(min=1, help="Samples a rank and step.")] = 8,
+    transport: Transport = "auto",
+    baseline: Annotated[str, typer.Option(help="gloo or none.")] = "gloo",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; in each, every system runs one batch.")] = 7,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps in a batch.")] = 4,
+    rate: Annotated[
+        str, typer.Option(help="Workers in network namespaces on links of this rate: 1gbit (needs root).")
+    ] = "",
+    queue: Annotated[
+        str, typer.Option(help="Bytes that may queue for each direction of those links.")
+    ] = "4M",
+    payload: Payload = "0",
+    window: Window = 0,
+    timeout: Timeout = 300.0,
+    json: Json = "",
+) -> None:
+    """Time a training step with DistributedDataParallel over switchml and over gloo, all interleaved.
+
+    The model is a row of 2048 x 2048 linear layers, trained by SGD with DDP's default buckets. The third row is the all-reduce of
+    as many bytes alone: where the network is the limit, a step should take little more, because DDP reduces during the backward
+    pass.
+    """
+    from switchml.bench.allreduce import Plan
+    from switchml.bench.machine import machine_facts
+    from switchml.bench.output import check_writable, show, text_console, write_json
+    from switchml.bench.progress import orderly_end, progress_bar
+    from switchml.bench.quantities import (
+        parse_counts,
+        parse_names,
+        parse_parameters,
+        parse_rate,
+        parse_size,
+        show_rate,
+    )
+    from switchml.bench.systems.ddp import layers_of, size_of
+    from switchml.bench.tables import training_table
+    from switchml.bench.training import measure_training, training_entry
+    from switchml.errors import UsageError
+    from switchml.testbed.shape import LinkShape
+
+    check_writable(json)
+    bare = _variants("", transport, None)
+    if len(bare) != 1:
+        raise UsageError("--transport all: choose one of auto, udp, shm")
+    unknown = set(parse_names(baseline)) - {"gloo"}
+    if unknown:
+        raise UsageError(f"baseline {', '.join(unknown)}: choose gloo or none")
+    wanted = parse_parameters(parameters)
+    backends = ["switchml", *parse_names(baseline)]
+    plan = Plan(
+        workers=parse_counts(workers),
+        sizes=[size_of(wanted)],
+        dtype="float32",
+        op="sum",
+        variants=[*(training_entry(name, wanted, batch, timeout, bare[0]) for name in backends), *bare],
+        baselines=[],
+        rounds=rounds,
+        warm_up=2,
+        payload=_payload(payload),
+        window=window,
+        shape=LinkShape(rate=parse_rate(rate), queue=parse_size(queue)) if rate else None,
+        timeout=timeout,
+    )
+    total = len(plan.workers) * len(plan.entries) * (1 + rounds)
+    with orderly_end(), progress_bar(total) as bar:
+        found = measure_training(plan, steps, bar)
+    links = f"links of {show_rate(plan.shape.rate)}" if plan.shape else "loopback"
+    above = [
+        f"{layers_of(wanted)} layers, {size_of(wanted) // 4:,} parameters, {size_of(wanted) / 1e6:.1f} MB of gradients, "
+        f"batch {batch} a rank, {links}; {rounds} rounds of {steps} steps, median [minimum maximum]"
+    ]
+    show(text_console(json), above, training_table(found), [])
+    results = [one.as_json() for one in found]
+    write_json(
+        {"benchmark": "ddp", "machine": machine_facts(), "plan": _described(plan), "results": results}, json
+    )
+
+
 @bench_app.command(name="import")
 def import_time(
     rounds: Annotated[int, typer.Option(min=1, help="Pairs of fresh interpreters.")] = 11,

@@ -54,6 +54,14 @@ def parse_rate(text: str) -> int:
     return rate
 
 
+def parse_parameters(text: str) -> int:
+    """A number of parameters: "25M", "1.3G"; powers of 1000. Raises `UsageError`."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or text.strip().upper().endswith("B"):
+        raise UsageError(f"{text!r} is not a number of parameters: write 500K, 25M or 1.3G")
+    return round(float(match[1]) * _DECIMAL[match[2].upper()])
+
+
 def parse_counts(text: str) -> list[int]:
     """Numbers of workers: "2" or "2,4,8". Raises `UsageError`."""
     try:

@@ -11,6 +11,7 @@ from switchml.bench.kernels import KernelTimes
 from switchml.bench.memory import MemoryUse
 from switchml.bench.quantities import show_size
 from switchml.bench.spread import Spread
+from switchml.bench.training import StepTimes
 
 _MIB = 1 << 20
 
@@ -69,6 +70,23 @@ def kernel_table(found: list[KernelTimes]) -> Table:
         ("kernel", "size (B)", "GB/s", "of memcpy"),
         (
             (one.kernel, show_size(one.size), _spread(one.speed, 1e-9, 2), _spread(one.ratio, 1.0, 2))
+            for one in found
+        ),
+    )
+
+
+def training_table(found: list[StepTimes]) -> Table:
+    """A row a system: milliseconds, and the other systems' times over its own."""
+    names = list(dict.fromkeys(one.system for one in found))
+    return _table(
+        ("system", "workers", "ms", *(f"{name} / this" for name in names)),
+        (
+            (
+                one.system,
+                str(one.workers),
+                _spread(one.time, 1e3, 1),
+                *(_spread(one.against[name], 1.0, 2) if name in one.against else "" for name in names),
+            )
             for one in found
         ),
     )

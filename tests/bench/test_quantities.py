@@ -10,6 +10,7 @@ from switchml.bench import limits
 from switchml.bench.quantities import (
     parse_counts,
     parse_names,
+    parse_parameters,
     parse_rate,
     parse_size,
     parse_sizes,
@@ -111,3 +112,11 @@ def test_ratios_pair_rounds_and_do_not_divide_medians() -> None:
     assert paired_ratio([1.0, 9.0, 10.0], [1.0, 3.0, 20.0]).median == 1.0
     with pytest.raises(ValueError, match="argument 2"):
         paired_ratio([1.0], [1.0, 2.0])
+
+
+def test_parameters_count_in_thousands() -> None:
+    assert parse_parameters("25M") == 25_000_000
+    assert parse_parameters("500k") == 500_000
+    for text in ("many", "25MB", "-1"):
+        with pytest.raises(UsageError):
+            parse_parameters(text)
