@@ -81,7 +81,7 @@ class _Rank:
 
 @dataclass
 class VirtualNetwork:
-    """One run. Attributes after `run`: `now` (ns), `verdicts` (how often the switch gave each), `results(rank)`."""
+    """One run, of at most `limit` ns of virtual time. Attributes after `run`: `now` (ns), `verdicts` (how often the switch gave each), `results(rank)`."""
 
     workers: int
     window: int
@@ -90,6 +90,7 @@ class VirtualNetwork:
     weather: Weather
     seed: int
     paper: bool = False
+    limit: int = _LIMIT
     now: int = 0
     lost: int = 0
     verdicts: dict[int, int] = field(default_factory=dict)
@@ -156,7 +157,7 @@ class VirtualNetwork:
                 rank = timers.index(soonest)
                 expire(self._ranks[rank].window, self.now)
                 self._pump(rank)
-            assert self.now < _LIMIT, f"seed {self.seed}: no progress"
+            assert self.now < self.limit, f"seed {self.seed}: no progress"
 
     def _finished(self, rank: int) -> bool:
         window = self._ranks[rank].window
