@@ -81,7 +81,10 @@ class _Rank:
 
 @dataclass
 class VirtualNetwork:
-    """One run, of at most `limit` ns of virtual time. Attributes after `run`: `now` (ns), `verdicts` (how often the switch gave each), `results(rank)`."""
+    """One run, of at most `limit` ns of virtual time.
+
+    Attributes after `run`: `now` (ns), `verdicts` (how often the switch gave each), `results(rank)`.
+    """
 
     workers: int
     window: int

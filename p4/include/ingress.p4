@@ -1,0 +1,209 @@
+// What is done with a packet. A packet of a chunk is admitted in the steps of switch_emulator/slot_machine.py.
+//
+// BMv2 runs ingress in one thread, so registers that are read and written in several steps need no lock.
+
+#define REFUSE(name) { name.count((bit<32>)meta.job_number); exit; }
+
+control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_metadata_t standard_metadata) {
+#include "counters.p4"
+#include "forwarding.p4"
+#include "jobs.p4"
+#include "slots.p4"
+
+    action answer_worker() {
+        meta.answer = 1;
+        standard_metadata.egress_spec = standard_metadata.ingress_port;
+    }
+
+    action answer_everyone() {
+        standard_metadata.mcast_grp = meta.multicast_group;
+    }
+
+    action load_exponents() {
+        hdr.switchml.e0 = meta.copy.e0;
+        hdr.switchml.e1 = meta.copy.e1;
+    }
+
+    apply {
+        // From here on a packet is dropped, unless something below says where it goes.
+        mark_to_drop(standard_metadata);
+        if (!hdr.ethernet.isValid()) {
+            exit;
+        }
+        if (!station.apply().hit) {
+            digest<station_digest_t>(1, { hdr.ethernet.src_addr, standard_metadata.ingress_port });
+        }
+
+        // For others: forward. For the switch itself: ARP, ping, SwitchML.
+        if (hdr.arp.isValid()) {
+            meta.target_addr = hdr.arp.target_addr;
+        } else if (hdr.ipv4.isValid()) {
+            meta.target_addr = hdr.ipv4.dst_addr;
+        }
+        if (!own_address.apply().hit) {
+            forward.apply();
+            exit;
+        }
+        if (hdr.arp.isValid()) {
+            if (hdr.arp.operation == 1 && hdr.arp.hardware == 1 && hdr.arp.protocol == TYPE_IPV4) {
+                answer_arp();
+            }
+            exit;
+        }
+        if (standard_metadata.checksum_error == 1) {
+            dropped_bad_checksum.count(NO_JOB);
+            exit;
+        }
+        if (hdr.icmp.isValid() && hdr.icmp.icmp_type == 8 && hdr.icmp.code == 0) {
+            answer_ping();
+            exit;
+        }
+        if (!hdr.udp.isValid() || (hdr.udp.dst_port & FIRST_PORT_MASK) != FIRST_PORT) {
+            dropped_not_served.count(NO_JOB);
+            exit;
+        }
+
+        // Who sends?
+        if (!sender_table.apply().hit) {
+            packets_received.count(NO_JOB);
+            dropped_unknown_sender.count(NO_JOB);
+            exit;
+        }
+        ingress_loss.apply();
+        random(meta.dice, 0, 0xFFFFFFFF);
+        if (meta.dice < meta.loss) REFUSE(fault_lost)
+        packets_received.count((bit<32>)meta.job_number);
+
+        // Is it a packet of this protocol, of this worker's job, of the right size, for a slot of the job?
+        if (!hdr.switchml.isValid()
+            || standard_metadata.packet_length < 14 + (bit<32>)hdr.ipv4.total_len
+            || (bit<32>)hdr.ipv4.total_len < 20 + (bit<32>)hdr.udp.length) REFUSE(dropped_truncated)
+        if (hdr.switchml.msg_type == 0 || hdr.switchml.msg_type > MSG_PROBE
+            || hdr.switchml.reserved != 0 || hdr.switchml.unused != 0) REFUSE(dropped_bad_header)
+        if (!job_table.apply().hit) REFUSE(dropped_wrong_job)
+        if (!worker_port.apply().hit) {
+            digest<sender_digest_t>(2, {
+                meta.job_number, meta.worker, hdr.ethernet.src_addr, hdr.ipv4.src_addr, hdr.udp.src_port,
+                standard_metadata.ingress_port
+            });
+            REFUSE(dropped_unreachable)
+        }
+        if (hdr.switchml.msg_type == MSG_PROBE) {
+            probes_answered.count((bit<32>)meta.job_number);
+            answer_worker();
+            exit;
+        }
+        bit<16> payload = hdr.udp.length - UDP_BYTES - SWITCHML_BYTES;
+        bit<16> wanted = 0;
+        if (hdr.switchml.msg_type == MSG_SUM) {
+            wanted = PAYLOAD_BYTES;
+        }
+        if (hdr.switchml.size != SIZE_CODE || payload > wanted) REFUSE(dropped_wrong_size)
+        if (payload < wanted) REFUSE(dropped_truncated)
+        if ((bit<16>)hdr.switchml.slot >= meta.window) REFUSE(dropped_wrong_slot)
+        // slot = tsi mod window, version = (tsi div window) mod 2, and the window is a power of two.
+        if (meta.paper == 0) {
+            bit<32> window = (bit<32>)meta.window;
+            bit<1> version = 0;
+            if ((hdr.switchml.tsi & window) != 0) {
+                version = 1;
+            }
+            if ((hdr.switchml.tsi & (window - 1)) != (bit<32>)hdr.switchml.slot || version != hdr.switchml.version)
+                REFUSE(dropped_wrong_version)
+        }
+
+        // What is to be done with it?
+        read_copy();
+        if (meta.copy.used != meta.epoch) {
+            forget_workers();
+        }
+        bool known = (meta.copy.seen & meta.bit_of_worker) != 0;
+        if (meta.paper == 0) {
+            int<32> distance = (int<32>)(hdr.switchml.tsi - meta.copy.stamp);
+            if (meta.copy.used != meta.epoch || distance > 0) {
+                forget_workers();
+                meta.verdict = Verdict.FRESH;
+            } else if (distance < 0) {
+                meta.verdict = Verdict.STALE;
+            } else if (known && meta.copy.seen == meta.everyone) {
+                meta.verdict = Verdict.RETRANSMIT;
+            } else if (known) {
+                meta.verdict = Verdict.DUPLICATE;
+            } else if (meta.copy.kind != hdr.switchml.msg_type) {
+                meta.verdict = Verdict.MISFIT;
+            } else {
+                meta.verdict = Verdict.ADDED;
+            }
+        } else {
+            // The published algorithm: no stamp, a count that is 0 before the first worker and after the last.
+            if (known && meta.copy.seen_count == 0) {
+                meta.verdict = Verdict.RETRANSMIT;
+            } else if (known) {
+                meta.verdict = Verdict.DUPLICATE;
+            } else if (meta.copy.seen_count == 0) {
+                meta.verdict = Verdict.FRESH;
+            } else if (meta.copy.kind != hdr.switchml.msg_type) {
+                meta.verdict = Verdict.MISFIT;
+            } else {
+                meta.verdict = Verdict.ADDED;
+            }
+        }
+        if (meta.verdict == Verdict.DUPLICATE) REFUSE(dropped_duplicate)
+        if (meta.verdict == Verdict.STALE) REFUSE(dropped_stale)
+        if (meta.verdict == Verdict.MISFIT) REFUSE(dropped_wrong_size)
+
+        // Do it: the copy first, then its sums.
+        if (meta.verdict == Verdict.FRESH) {
+            start_copy();
+        } else if (meta.verdict == Verdict.ADDED) {
+            if (hdr.switchml.e0 > meta.copy.e0) {
+                meta.copy.e0 = hdr.switchml.e0;
+            }
+            if (hdr.switchml.e1 > meta.copy.e1) {
+                meta.copy.e1 = hdr.switchml.e1;
+            }
+        }
+        if (meta.verdict != Verdict.RETRANSMIT) {
+            enter_worker();
+            if (meta.paper == 0) {
+                if (meta.copy.seen == meta.everyone) {
+                    meta.complete = 1;
+                }
+            } else {
+                if (meta.copy.seen_count == meta.workers) {
+                    meta.complete = 1;
+                    meta.copy.seen_count = 0;
+                }
+                // The worker has gone on, so it needs no more of the slot's other copy.
+                bit<64> others;
+                seen.read(others, meta.index ^ 1);
+                seen.write(meta.index ^ 1, others & ~meta.bit_of_worker);
+            }
+            write_copy();
+        }
+        if (hdr.elements.isValid()) {
+            if (meta.verdict == Verdict.FRESH) {
+                start_sums();
+            } else if (meta.verdict == Verdict.ADDED) {
+                add_to_sums();
+            } else {
+                recall_sums();
+            }
+            if (meta.verdict != Verdict.RETRANSMIT) {
+                count_elements();
+            }
+        }
+
+        // Who hears of it?
+        if (meta.verdict == Verdict.RETRANSMIT) {
+            results_retransmitted.count((bit<32>)meta.job_number);
+            load_exponents();
+            answer_worker();
+        } else if (meta.complete == 1) {
+            chunks_completed.count((bit<32>)meta.job_number);
+            load_exponents();
+            answer_worker();
+            answer_everyone();    // a job without a group has this worker alone
+        }
+    }
+}

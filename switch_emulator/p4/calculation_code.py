@@ -1,0 +1,175 @@
+"""Hashes and checksums as Python source: one function a calculation, which gathers its input and hashes it."""
+
+from __future__ import annotations
+
+from switchml.switch_emulator.p4.errors import UnsupportedProgramError
+from switchml.switch_emulator.p4.expression_code import (
+    Code,
+    ExpressionWriter,
+    Place,
+    PlainScope,
+    field_bounds,
+    stored,
+)
+from switchml.switch_emulator.p4.expressions import FieldRef
+from switchml.switch_emulator.p4.hashes import ALGORITHMS
+from switchml.switch_emulator.p4.header_code import HeaderWriter
+from switchml.switch_emulator.p4.layout import Cell
+from switchml.switch_emulator.p4.program import Calculation, CalculationInput, Checksum
+from switchml.switch_emulator.p4.unit import Unit
+
+
+class CalculationWriter:
+    def __init__(self, unit: Unit, expressions: ExpressionWriter, headers: HeaderWriter) -> None:
+        self.unit = unit
+        self.out = unit.out
+        self.expressions = expressions
+        self.headers = headers
+
+    def write(self) -> None:
+        for calculation in self.unit.program.calculations.values():
+            self._calculation(calculation)
+        for profile in self.unit.program.profiles.values():
+            if profile.selector is not None:
+                algorithm, fields = profile.selector
+                inputs = tuple(CalculationInput(field=field) for field in fields)
+                self._function(self.unit.object("selector", profile.name), profile.name, algorithm, inputs)
+        self._checksums()
+
+    def _calculation(self, calculation: Calculation) -> None:
+        name = self.unit.object("calculation", calculation.name)
+        self._function(name, calculation.name, calculation.algorithm, calculation.inputs)
+
+    def _function(
+        self, name: str, full_name: str, algorithm: str, inputs: tuple[CalculationInput, ...]
+    ) -> None:
+        if algorithm not in ALGORITHMS:
+            raise UnsupportedProgramError(f"{full_name}: hash algorithm {algorithm}")
+        hash_name = self.unit.object("hash", f"{full_name} {algorithm}")
+        with self.out.block(f"def {name}(p, f):"):
+            self._input(inputs)
+            self.out.line(f"return {hash_name}(data)")
+        self.out.line()
+
+    def _input(self, inputs: tuple[CalculationInput, ...]) -> None:
+        """Statements that make `data`. Headers that are not valid are left out."""
+        groups = _by_header(inputs)
+        self.out.line("word = bits = 0")
+        for header, group in groups:
+            if header and not self.unit.program.headers[header].metadata:
+                place = self.expressions.named(header)
+                with self.out.block(f"if f[{self.expressions.slot(place, place.types.valid)}]:"):
+                    self._group(group)
+            else:
+                self._group(group)
+        self.out.line('data = (word << -bits % 8).to_bytes((bits + 7) // 8, "big")')
+        if any(entry.payload for entry in inputs):
+            self.out.line("data += p.data[p.at:]")
+
+    def _group(self, group: list[CalculationInput]) -> None:
+        """Neighbours of fixed width are put together in one expression."""
+        fixed: list[tuple[str, int]] = []
+        for entry in group:
+            value = self._fixed(entry)
+            if value is not None:
+                fixed.append(value)
+                continue
+            self._append_fixed(fixed)
+            fixed = []
+            if entry.header:
+                place = self.expressions.named(entry.header)
+                self.out.line(f"piece = {self.headers.packed(place)}")
+                self._append('int.from_bytes(piece, "big")', "8 * len(piece)")
+            elif entry.field is not None:
+                place, cell = self._cell(entry.field)
+                text = self.expressions.field(place, cell, PlainScope()).text
+                self._append(text, f"f[{self.expressions.slot(place, cell.bits)}]")
+        self._append_fixed(fixed)
+
+    def _cell(self, ref: FieldRef) -> tuple[Place, Cell]:
+        found = self.expressions.place_of(ref, PlainScope())
+        assert found is not None
+        return found
+
+    def _fixed(self, entry: CalculationInput) -> tuple[str, int] | None:
+        """Source and width of an input whose width is known."""
+        if entry.constant is not None:
+            return hex(entry.constant[0]), entry.constant[1]
+        if entry.field is None:
+            return None
+        place, cell = self._cell(entry.field)
+        if cell.bits >= 0:
+            return None
+        low, high = field_bounds(cell.type)
+        text = self.expressions.field(place, cell, PlainScope()).text
+        return (text if low == 0 else f"({text} & {hex(high)})"), cell.type.width
+
+    def _append_fixed(self, fixed: list[tuple[str, int]]) -> None:
+        left = total = sum(width for _, width in fixed)
+        terms = []
+        for text, width in fixed:
+            left -= width
+            terms.append(f"{text} << {left}" if left else text)
+        if terms:
+            self._append(" | ".join(terms), str(total))
+
+    def _append(self, value: str, bits: str) -> None:
+        self.out.line(f"word = word << {bits} | {value}")
+        self.out.line(f"bits += {bits}")
+
+    def _checksums(self) -> None:
+        with self.out.block("def verify_checksums(p, f):"):
+            for checksum in self.unit.program.checksums:
+                if checksum.verify:
+                    self._verify(checksum)
+            self.out.line("return True")
+        self.out.line()
+        with self.out.block("def update_checksums(p, f):"):
+            for checksum in self.unit.program.checksums:
+                if checksum.update:
+                    self._update(checksum)
+        self.out.line()
+
+    def _condition(self, checksum: Checksum) -> str:
+        return (
+            "True" if checksum.condition is None else self.expressions.truth(checksum.condition, PlainScope())
+        )
+
+    def _verify(self, checksum: Checksum) -> None:
+        place = self.expressions.named(checksum.target.header)
+        valid = f"f[{self.expressions.slot(place, place.types.valid)}]"
+        calculation = self.unit.object("calculation", checksum.calculation)
+        value = self.expressions.data(checksum.target, PlainScope()).text
+        with (
+            self.out.block(f"if {valid} and {self._condition(checksum)}:"),
+            self.out.block(f"if {calculation}(p, f) != {value}:"),
+        ):
+            self.out.line("return False")
+
+    def _update(self, checksum: Checksum) -> None:
+        calculation = self.unit.object("calculation", checksum.calculation)
+        found = self.expressions.place_of(checksum.target, PlainScope())
+        assert found is not None
+        place, cell = found
+        slot = self.expressions.slot(place, cell.offset)
+        value = stored(Code(f"{calculation}(p, f)", 0), cell.type)
+        with self.out.block(
+            f"if {self._condition(checksum)}:" if checksum.condition is not None else "if True:"
+        ):
+            if cell.position >= 0:
+                self.out.line(
+                    f"f[{slot}] = words{cell.type.width}.replace(f[{slot}], {cell.position}, {value})"
+                )
+            else:
+                self.out.line(f"f[{slot}] = {value}")
+
+
+def _by_header(inputs: tuple[CalculationInput, ...]) -> list[tuple[str, list[CalculationInput]]]:
+    """Inputs in order, neighbours of one header together; "" for those of no header."""
+    groups: list[tuple[str, list[CalculationInput]]] = []
+    for entry in inputs:
+        header = entry.header or (entry.field.header if entry.field is not None else "")
+        if not groups or groups[-1][0] != header:
+            groups.append((header, []))
+        groups[-1][1].append(entry)
+    return groups

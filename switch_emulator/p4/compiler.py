@@ -1,0 +1,241 @@
+"""Translates a loaded program into Python functions, once. The source is meant to be read (`CompiledProgram.source`):
+slots have names there, which are replaced by their numbers before it is compiled."""
+
+from __future__ import annotations
+
+import ast
+import random
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from switchml.switch_emulator.p4 import support
+from switchml.switch_emulator.p4.calculation_code import CalculationWriter
+from switchml.switch_emulator.p4.control_code import ActionWriter, PipelineWriter, TableWriter
+from switchml.switch_emulator.p4.errors import UnsupportedProgramError
+from switchml.switch_emulator.p4.expression_code import ExpressionWriter
+from switchml.switch_emulator.p4.hashes import ALGORITHMS
+from switchml.switch_emulator.p4.header_code import HeaderWriter
+from switchml.switch_emulator.p4.layout import Layout, layout_program
+from switchml.switch_emulator.p4.match import ValueSet
+from switchml.switch_emulator.p4.names import Names
+from switchml.switch_emulator.p4.packet import Packet, ParserError, Slots
+from switchml.switch_emulator.p4.parser_code import ParserWriter
+from switchml.switch_emulator.p4.primitive_code import ActionScope, PrimitiveWriter
+from switchml.switch_emulator.p4.program import Program
+from switchml.switch_emulator.p4.registers import Cells, ColumnCells, ListCells
+from switchml.switch_emulator.p4.repetition import Bank, RepetitionFinder
+from switchml.switch_emulator.p4.runs import RUN_TYPES
+from switchml.switch_emulator.p4.source_writer import SourceWriter
+from switchml.switch_emulator.p4.stateful import CounterArray, MeterArray
+from switchml.switch_emulator.p4.tables import ActionResolver, Profile, Table
+from switchml.switch_emulator.p4.unit import Unit
+
+Step = Callable[[Packet, Slots], Any]
+
+_SUPPORT = (
+    "StackOutOfBoundsError",
+    "check",
+    "fail",
+    "last_index",
+    "log_message",
+    "pop_front",
+    "push_front",
+    "same_header",
+    "signed_field",
+)
+
+
+@dataclass
+class CompiledProgram:
+    """The functions of a program and the state they work on. fresh: a packet's slots before parsing."""
+
+    program: Program
+    layout: Layout
+    source: str
+    fresh: Slots
+    parse: Step
+    verify_checksums: Callable[[Packet, Slots], bool]
+    ingress: Step
+    egress: Step
+    deparse: Callable[[Packet, Slots], bytes]
+    tables: dict[str, Table]
+    profiles: dict[str, Profile]
+    registers: dict[str, Cells]
+    counters: dict[str, CounterArray]
+    meters: dict[str, MeterArray]
+    value_sets: dict[str, ValueSet]
+    hashes: dict[str, str]
+    namespace: dict[str, Any]
+
+
+def compile_program(
+    program: Program,
+    *,
+    rng: random.Random,
+    clock: Callable[[], int],
+    drop_port: int,
+    trace: Callable[[str], None] | None = None,
+) -> CompiledProgram:
+    """clock: microseconds since the switch started. Raises UnsupportedProgramError."""
+    names = _reserved_names()
+    layout = layout_program(program, names)
+    unit = Unit(program, layout, names, SourceWriter(), trace is not None, drop_port)
+    finder = RepetitionFinder(program, layout)
+    bodies = {ident: finder.body(action) for ident, action in program.action_by_id.items()}
+    unit.columns = finder.columns
+    source, structs = _write(unit, bodies)
+    namespace = _namespace(unit, structs, rng, clock, trace)
+    code = compile(_with_numbers(source, layout), f"<{program.parser.name} and pipelines>", "exec")
+    exec(code, namespace)
+    return _bind(unit, finder.banks, source, namespace, rng, clock)
+
+
+def _reserved_names() -> Names:
+    names = Names()
+    for name in (
+        *_SUPPORT, "struct", "randint", "trace", "clock", "fresh", "describe", "error_names", "ParserError",
+        "at", "base", "bits", "call", "data", "entry", "hit", "action", "i", "k", "key", "length", "n", "parts", "piece",
+        "skip", "state", "truth", "whole", "word", "parse", "ingress", "egress", "deparse", "verify_checksums",
+        "update_checksums", *(f"words{width}" for width in RUN_TYPES), *(f"x{i}" for i in range(64)),
+        *(f"k{i}" for i in range(64)), *(f"lane_{i}" for i in range(64)), *(f"array_{i}" for i in range(64)),
+        *(f"bank_{i}" for i in range(64)),
+    ):  # fmt: skip
+        names.reserve(name)
+    return names
+
+
+def _write(unit: Unit, bodies: Mapping[int, Any]) -> tuple[str, dict[str, str]]:
+    program, out = unit.program, unit.out
+    for name in program.tables:
+        unit.object("table", name)
+    for kind, items in (
+        ("register", program.registers),
+        ("counter", program.counters),
+        ("meter", program.meters),
+        ("value_set", program.value_sets),
+    ):
+        for name in items:
+            unit.object(kind, name)
+    expressions = ExpressionWriter(unit)
+    headers = HeaderWriter(unit)
+    primitives = PrimitiveWriter(unit, expressions)
+    CalculationWriter(unit, expressions, headers).write()
+    ActionWriter(unit, primitives, bodies).write()
+    TableWriter(unit, expressions).write()
+    ParserWriter(unit, expressions, primitives, headers).write()
+    pipelines = PipelineWriter(unit, expressions)
+    pipelines.write(program.ingress, "ingress")
+    pipelines.write(program.egress, "egress")
+    with out.block("def deparse(p, f):"):
+        out.line("update_checksums(p, f)")
+        scope = ActionScope(unit)
+        for item in program.deparser.primitives:
+            primitives.statement(item, scope)
+        scope.close()
+        out.line("parts = []")
+        for name in program.deparser.order:
+            place = expressions.named(name)
+            with out.block(f"if f[{expressions.slot(place, place.types.valid)}]:"):
+                out.line(f"parts.append({headers.packed(place)})")
+        out.line("parts.append(p.data[p.at:])")
+        out.line('return b"".join(parts)')
+    return out.text(), headers.structs
+
+
+def _namespace(
+    unit: Unit,
+    structs: dict[str, str],
+    rng: random.Random,
+    clock: Callable[[], int],
+    trace: Callable[[str], None] | None,
+) -> dict[str, Any]:
+    namespace: dict[str, Any] = {name: getattr(support, name) for name in _SUPPORT}
+    namespace |= {f"words{width}": kind for width, kind in RUN_TYPES.items()}
+    namespace |= {name: struct.Struct(text) for name, text in structs.items()}
+    namespace |= {
+        "ParserError": ParserError,
+        "clock": clock,
+        "describe": support.describe,
+        "error_names": {value: name for name, value in unit.program.errors.items()},
+        "fresh": unit.layout.fresh,
+        "np": np,
+        "randint": rng.randint,
+        "trace": trace,
+    }
+    return namespace
+
+
+def _bind(
+    unit: Unit,
+    banks: list[Bank],
+    source: str,
+    namespace: dict[str, Any],
+    rng: random.Random,
+    clock: Callable[[], int],
+) -> CompiledProgram:
+    """Makes the objects that the source names."""
+    program = unit.program
+    arrays = {bank.name: np.zeros((bank.size, len(bank.registers)), f"u{bank.width // 8}") for bank in banks}
+    namespace |= arrays
+    registers: dict[str, Cells] = {}
+    for name, register in program.registers.items():
+        column = unit.columns.get(name)
+        if column is not None:
+            registers[name] = ColumnCells(arrays[column.bank], column.column)
+        else:
+            cells = [0] * register.size
+            namespace[unit.objects["register", name]] = cells
+            registers[name] = ListCells(cells)
+    counters = {name: CounterArray(c.size) for name, c in program.counters.items() if not c.table}
+    meters = {name: MeterArray(m.size, m.unit, clock) for name, m in program.meters.items() if not m.table}
+    value_sets = {name: ValueSet() for name in program.value_sets}
+    functions = {ident: namespace[name] for ident, name in unit.actions.items()}
+    resolver = ActionResolver(program, functions)
+    profiles = {name: Profile(info, resolver) for name, info in program.profiles.items()}
+    tables = {
+        name: Table(info, resolver, profiles.get(info.profile), lambda p, f: None, clock)
+        for name, info in program.tables.items()
+    }
+    for kind, items in (
+        ("counter", counters),
+        ("meter", meters),
+        ("value_set", value_sets),
+        ("table", tables),
+    ):
+        for name, item in items.items():
+            namespace[unit.objects[kind, name]] = item
+    hashes = {}
+    for (kind, name), symbol in unit.objects.items():
+        if kind == "hash":
+            full_name, _, algorithm = name.rpartition(" ")
+            namespace[symbol] = ALGORITHMS[algorithm](rng)
+            hashes[full_name] = symbol
+    return CompiledProgram(
+        program, unit.layout, source, list(unit.layout.fresh), namespace["parse"], namespace["verify_checksums"],
+        namespace["ingress"], namespace["egress"], namespace["deparse"], tables, profiles, registers, counters, meters,
+        value_sets, hashes, namespace,
+    )  # fmt: skip
+
+
+class _Numbers(ast.NodeTransformer):
+    def __init__(self, slots: Mapping[str, int]) -> None:
+        self._slots = slots
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        slot = self._slots.get(node.id)
+        return node if slot is None else ast.copy_location(ast.Constant(slot), node)
+
+
+def _with_numbers(source: str, layout: Layout) -> ast.Module:
+    """The source with every slot's name replaced by its number."""
+    slots = {symbol: slot for slot, symbol in layout.symbols.items()}
+    try:
+        tree = ast.parse(source)
+    except SyntaxError as error:
+        raise UnsupportedProgramError(f"the translation is no Python: {error}") from error
+    numbered: ast.Module = ast.fix_missing_locations(_Numbers(slots).visit(tree))
+    return numbered

@@ -1,0 +1,359 @@
+"""Actions, tables and the two pipelines as Python source. A pipeline is a graph of tables and conditions; it becomes
+one function of nested ifs, as the P4 program has them. A part that is reached on several ways is a function of its
+own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from switchml.switch_emulator.p4.errors import UnsupportedProgramError
+from switchml.switch_emulator.p4.expression_code import Code, ExpressionWriter, PlainScope, field_bounds
+from switchml.switch_emulator.p4.primitive_code import ActionScope, Body, PrimitiveWriter
+from switchml.switch_emulator.p4.program import (
+    VALID,
+    Action,
+    ActionCallNode,
+    Conditional,
+    KeyField,
+    Pipeline,
+    Table,
+)
+from switchml.switch_emulator.p4.unit import Unit, comment
+
+# Deeper nesting goes into a function of its own: Python takes at most a hundred levels.
+_DEEPEST = 24
+
+# A part of a pipeline: from a node up to (without) another one; None = the pipeline's end.
+Part = tuple[str, str | None]
+
+
+class ActionWriter:
+    def __init__(self, unit: Unit, primitives: PrimitiveWriter, bodies: Mapping[int, Body]) -> None:
+        self.unit = unit
+        self.primitives = primitives
+        self.bodies = bodies
+
+    def write(self) -> None:
+        for action in self.unit.program.action_by_id.values():
+            self.unit.actions[action.ident] = self.unit.names.new(action.name)
+        for action in self.unit.program.action_by_id.values():
+            self._action(action)
+
+    def _action(self, action: Action) -> None:
+        out = self.unit.out
+        scope = ActionScope(self.unit, action.params)
+        names = [scope.param_name(i) for i in range(len(action.params))]
+        with out.block(f"def {self.unit.actions[action.ident]}({', '.join(['p', 'f', *names])}):"):
+            if self.unit.tracing:
+                shown = ", ".join(f"{p.name} = {{{n}:#x}}" for p, n in zip(action.params, names, strict=True))
+                text = f"    action {action.name}({shown})"
+                out.line(f"trace({'f' if names else ''}{text!r})")
+            self.primitives.body(self.bodies[action.ident], scope)
+        out.line()
+
+
+class TableWriter:
+    def __init__(self, unit: Unit, expressions: ExpressionWriter) -> None:
+        self.unit = unit
+        self.expressions = expressions
+
+    def write(self) -> None:
+        for table in self.unit.program.tables.values():
+            if not is_plain_call(table):
+                self._table(table)
+
+    def _table(self, table: Table) -> None:
+        """The function returns whether the table was hit and the name of the action that ran, if somebody asks."""
+        out, unit = self.unit.out, self.unit
+        name = unit.object("table", table.name)
+        branching = branches(table)
+        with out.block(f"def {unit.object('apply', 'apply ' + table.name)}(p, f):"):
+            key = ", ".join(self._key_field(field) for field in table.key)
+            if table.key:
+                out.line(f"key = ({key},)" if len(table.key) == 1 else f"key = ({key})")
+                out.line(f"entry = {name}.find(key)")
+            else:
+                out.line("entry = None")
+            with out.block("if entry is None:"):
+                out.line(f"call = {name}.miss")
+                if unit.tracing:
+                    out.line(f"trace({'  table ' + table.name + ': miss'!r})")
+            with out.block("else:"):
+                self._hit(table, name)
+            out.line("call.function(p, f, *call.arguments)")
+            if branching:
+                out.line("return entry is not None, call.name")
+        out.line()
+
+    def _hit(self, table: Table, name: str) -> None:
+        out, unit = self.unit.out, self.unit
+        if table.counters:
+            out.line("entry.packets += 1; entry.bytes += p.ingress_length")
+        if table.timeout:
+            out.line("entry.last_hit = clock()")
+        if table.direct_meter:
+            meter = unit.program.meters[table.direct_meter]
+            assert meter.result is not None
+            found = self.expressions.place_of(meter.result, PlainScope())
+            assert found is not None
+            place, cell = found
+            units = "1" if meter.unit == "packets" else "p.ingress_length"
+            out.line(
+                f"f[{self.expressions.slot(place, cell.offset)}] = "
+                f"entry.meter.colour({units}, clock()) if entry.meter is not None else 0"
+            )
+        if unit.tracing:
+            out.line(
+                f'trace("  table {table.name}: hit " + describe(entry.request.key, entry.request.priority))'
+            )
+        out.line("call = entry.call")
+        profile = unit.program.profiles.get(table.profile)
+        if profile is not None and profile.selector is not None:
+            selector = unit.object("selector", profile.name)
+            with out.block("if call is None:"):
+                out.line(f"call = entry.choices[{selector}(p, f) % len(entry.choices)]")
+
+    def _key_field(self, field: KeyField) -> str:
+        """A field of a header that is not valid counts as 0."""
+        unit = self.unit
+        code: Code = self.expressions.value(field.target, PlainScope())
+        text = code.text
+        low, _ = field_bounds(unit.program.field_type(field.target))
+        if low < 0:
+            text = f"({text} & {hex((1 << field.width) - 1)})"
+        if field.target.field != VALID and not unit.program.headers[field.target.header].metadata:
+            place = self.expressions.named(field.target.header)
+            text = f"({text} if f[{self.expressions.slot(place, place.types.valid)}] else 0)"
+        if field.mask is not None and field.mask & ((1 << field.width) - 1) != (1 << field.width) - 1:
+            text = f"{text} & {hex(field.mask)}"
+        return text
+
+
+class PipelineWriter:
+    def __init__(self, unit: Unit, expressions: ExpressionWriter) -> None:
+        self.unit = unit
+        self.expressions = expressions
+        self._exits = any(
+            item.op == "exit" for action in unit.program.action_by_id.values() for item in action.body
+        )
+
+    def write(self, pipeline: Pipeline, function: str) -> None:
+        self._pipeline = pipeline
+        self._joins = _joins(pipeline)
+        self._functions: dict[Part, str] = {}
+        self._depth = 0
+        self._pending: list[Part] = []
+        self._visits: Counter[Part] = Counter()
+        self._count(pipeline.first, None)
+        out = self.unit.out
+        with out.block(f"def {function}(p, f):"):
+            if self.unit.tracing:
+                out.line(f"trace({' ' + function!r})")
+            self._part(pipeline.first, None, inline=True)
+        out.line()
+        done = set()
+        while self._pending:
+            part = self._pending.pop()
+            if part in done:
+                continue
+            done.add(part)
+            self._depth = 0
+            with out.block(f"def {self._functions[part]}(p, f):"):
+                self._part(*part, inline=True)
+            out.line()
+
+    def _successors(self, node: str) -> list[str | None]:
+        return successors(self._pipeline, node)
+
+    def _count(self, node: str | None, end: str | None) -> None:
+        """How often each part would be written."""
+        while node is not None and node != end:
+            self._visits[node, end] += 1
+            if self._visits[node, end] > 1:
+                return
+            following = list(dict.fromkeys(self._successors(node)))
+            if len(following) == 1:
+                node = following[0]
+                continue
+            join = self._joins[node]
+            for successor in following:
+                self._count(successor, join)
+            node = join
+
+    def _part(self, node: str | None, end: str | None, inline: bool = False) -> None:
+        """Statements from `node` up to `end`."""
+        out = self.unit.out
+        while node is not None and node != end:
+            if not inline and (self._visits[node, end] > 1 or self._depth >= _DEEPEST):
+                out.line(f"{self._function((node, end))}(p, f)")
+                self._leave_on_exit()
+                return
+            inline = False
+            item = self._pipeline.nodes[node]
+            following = list(dict.fromkeys(self._successors(node)))
+            join = following[0] if len(following) == 1 else self._joins[node]
+            match item:
+                case Conditional():
+                    self._conditional(item, following, join)
+                case Table():
+                    self._apply(item, following, join)
+                case ActionCallNode():
+                    out.line(f"{self.unit.actions[item.action]}(p, f)")
+            if not isinstance(item, Conditional):
+                self._leave_on_exit()
+            node = join
+
+    def _leave_on_exit(self) -> None:
+        if self._exits:
+            self.unit.out.line("if p.exited: return")
+
+    def _function(self, part: Part) -> str:
+        if part not in self._functions:
+            self._functions[part] = self.unit.names.new(f"{self._pipeline.name}_from_{part[0]}")
+            self._pending.append(part)
+        return self._functions[part]
+
+    def _conditional(self, item: Conditional, following: list[str | None], join: str | None) -> None:
+        out = self.unit.out
+        condition = self.expressions.truth(item.expression, PlainScope())
+        if condition.startswith("(") and _closes_at_end(condition):
+            condition = condition[1:-1]
+        if self.unit.tracing:
+            out.line(f"truth = {condition}")
+            what = comment(item.source) or item.name
+            out.line(f'trace(f"  if {{{what!r}}}: {{bool(truth)}}")')
+            condition = "truth"
+        if len(following) == 1:
+            return
+        self._depth += 1
+        note = comment(item.source)
+        if item.true_next != join:
+            with out.block(f"if {condition}:", note):
+                self._part(item.true_next, join)
+            if item.false_next != join:
+                with out.block("else:"):
+                    self._part(item.false_next, join)
+        else:
+            with out.block(f"if not ({condition}):", note):
+                self._part(item.false_next, join)
+        self._depth -= 1
+
+    def _apply(self, table: Table, following: list[str | None], join: str | None) -> None:
+        out = self.unit.out
+        if is_plain_call(table):
+            assert table.default_action is not None
+            arguments = "".join(f", {value}" for value in table.default_arguments)
+            out.line(f"{self.unit.actions[table.default_action]}(p, f{arguments})")
+            return
+        call = f"{self.unit.object('apply', 'apply ' + table.name)}(p, f)"
+        if len(following) == 1:
+            out.line(call)
+            return
+        out.line(f"hit, action = {call}")
+        if self._exits:
+            out.line("if p.exited: return")
+        self._depth += 1
+        opening = "if"
+        for condition, successor in _ways(table):
+            if successor == join:
+                continue
+            with out.block(f"{opening} {condition}:"):
+                self._part(successor, join)
+            opening = "elif"
+        self._depth -= 1
+
+
+def _closes_at_end(text: str) -> bool:
+    """The first parenthesis is closed by the last."""
+    depth = 0
+    for position, character in enumerate(text):
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if depth == 0:
+            return position == len(text) - 1
+    return False
+
+
+def _ways(table: Table) -> list[tuple[str, str | None]]:
+    """Where the pipeline goes after a table: condition in the generated source, next node. They exclude each other."""
+    if "__HIT__" in table.next_nodes:
+        return [("hit", table.next_nodes["__HIT__"]), ("not hit", table.next_nodes["__MISS__"])]
+    by_node: dict[str | None, list[str]] = {}
+    for action, node in table.next_nodes.items():
+        by_node.setdefault(node, []).append(action)
+    return [
+        (f"action in {tuple(actions)!r}" if len(actions) > 1 else f"action == {actions[0]!r}", node)
+        for node, actions in by_node.items()
+    ]
+
+
+def branches(table: Table) -> bool:
+    return len({node for _, node in _ways(table)}) > 1
+
+
+def successors(pipeline: Pipeline, node: str) -> list[str | None]:
+    item = pipeline.nodes.get(node)
+    match item:
+        case Conditional():
+            return [item.true_next, item.false_next]
+        case Table():
+            # p4c gives a table's next node even where it has no actions to name.
+            return [following for _, following in _ways(item)] or [item.miss_next]
+        case ActionCallNode():
+            return [item.next_node]
+    raise UnsupportedProgramError(f"pipeline {pipeline.name} has no node {node}")
+
+
+def is_plain_call(table: Table) -> bool:
+    """What p4c makes of an action called directly, or of statements between tables: a table that cannot be hit."""
+    return (
+        not table.key
+        and table.default_action is not None
+        and table.default_const
+        and len(table.actions) == 1
+        and not branches(table)
+        and not table.profile
+    )
+
+
+def _joins(pipeline: Pipeline) -> dict[str, str | None]:
+    """Where all ways from a node meet again (its immediate post-dominator), None = only at the end."""
+    order: list[str] = []
+    state: dict[str, int] = {}
+    stack: list[tuple[str, int]] = [(pipeline.first, 0)] if pipeline.first is not None else []
+    while stack:
+        node, step = stack.pop()
+        following = [n for n in successors(pipeline, node) if n is not None]
+        if step == 0:
+            state[node] = 1
+        if step < len(following):
+            stack.append((node, step + 1))
+            successor = following[step]
+            if state.get(successor) == 1:
+                raise UnsupportedProgramError(f"pipeline {pipeline.name} has a cycle at {successor}")
+            if successor not in state:
+                stack.append((successor, 0))
+        else:
+            state[node] = 2
+            order.append(node)
+    # Successors come first: the common ancestor of two nodes is found along joins already known.
+    rank = {node: number for number, node in enumerate(order)}
+    joins: dict[str, str | None] = {}
+
+    def meet(a: str | None, b: str | None) -> str | None:
+        while a != b:
+            if a is None or b is None:
+                return None
+            if rank[a] > rank[b]:
+                a = joins[a]
+            else:
+                b = joins[b]
+        return a
+
+    for node in order:
+        ways = successors(pipeline, node)
+        common = ways[0]
+        for way in ways[1:]:
+            common = meet(common, way)
+        joins[node] = common
+    return joins

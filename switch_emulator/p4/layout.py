@@ -1,0 +1,174 @@
+"""Where a packet's fields live: one flat list, a slot a field.
+
+A header's fields stand in order, its validity last; elements of a stack stand side by side, so that the element at an
+index known only at run time is an addition away. A run of equal fields (runs.py) takes one slot. Copying a packet is
+copying the list.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from switchml.switch_emulator.p4 import runs
+from switchml.switch_emulator.p4.names import Names
+from switchml.switch_emulator.p4.program import VALID, FieldType, HeaderType, Program
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Where a field is within its header. position: within a run, -1 for a field with a slot of its own. bits: slot
+    that has the width of a variable-length field, -1 for other fields."""
+
+    type: FieldType
+    offset: int
+    position: int = -1
+    bits: int = -1
+
+
+@dataclass(frozen=True)
+class RunCell:
+    offset: int
+    count: int
+    width: int
+
+
+@dataclass(frozen=True)
+class TypeLayout:
+    """items: the header from its first bit on, fields with a slot of their own and runs."""
+
+    type: HeaderType
+    cells: dict[str, Cell]
+    items: tuple[Cell | RunCell, ...]
+    valid: int
+
+    @property
+    def slots(self) -> int:
+        return self.valid + 1
+
+    @property
+    def runs(self) -> tuple[RunCell, ...]:
+        return tuple(item for item in self.items if isinstance(item, RunCell))
+
+
+def layout_type(header_type: HeaderType, with_runs: bool = True) -> TypeLayout:
+    fields = header_type.fields
+    cells: dict[str, Cell] = {}
+    items: list[Cell | RunCell] = []
+    offset = start = bits = 0
+    while start < len(fields):
+        first = fields[start]
+        end = start
+        while end < len(fields) and _alike(fields[end], first):
+            end += 1
+        if with_runs and end - start >= runs.SHORTEST and first.width in runs.WIDTHS and bits % 8 == 0:
+            items.append(RunCell(offset, end - start, first.width))
+            for position in range(start, end):
+                cells[fields[position].name] = Cell(fields[position], offset, position - start)
+                bits += first.width
+            offset += 1
+            start = end
+            continue
+        cell = Cell(first, offset, -1, offset + 1 if first.variable else -1)
+        offset += 2 if first.variable else 1
+        cells[first.name] = cell
+        items.append(cell)
+        bits += 0 if first.variable else first.width
+        start += 1
+    cells[VALID] = Cell(FieldType(VALID, 1), offset)
+    return TypeLayout(header_type, cells, tuple(items), offset)
+
+
+def _alike(candidate: FieldType, first: FieldType) -> bool:
+    return (
+        candidate.width == first.width
+        and not candidate.signed
+        and not candidate.saturating
+        and not candidate.variable
+        and not first.variable
+    )
+
+
+@dataclass
+class Layout:
+    """base: first slot of every header. next_slot: of a stack, the slot with the number of elements in use. symbols:
+    the name of every slot in the generated source. fresh: a packet's slots before parsing."""
+
+    types: dict[str, TypeLayout]
+    base: dict[str, int] = field(default_factory=dict)
+    next_slot: dict[str, int] = field(default_factory=dict)
+    union_base: dict[str, int] = field(default_factory=dict)
+    siblings: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    symbols: dict[int, str] = field(default_factory=dict)
+    fresh: list[int | bytes] = field(default_factory=list)
+
+    def of(self, program: Program, header: str) -> TypeLayout:
+        return self.types[program.headers[header].type.name]
+
+    def slot(self, program: Program, header: str, name: str) -> int:
+        return self.base[header] + self.of(program, header).cells[name].offset
+
+
+def layout_program(program: Program, names: Names) -> Layout:
+    # Metadata never is on the wire, and temporary fields are better off alone.
+    inside = {header.type.name for header in program.headers.values() if header.metadata}
+    layout = Layout({name: layout_type(t, name not in inside) for name, t in program.header_types.items()})
+    for stack in program.stacks.values():
+        for header in stack.headers:
+            _place(program, layout, names, header)
+        # One element more than the program has: what is done to an index out of range is done to it.
+        _place_spare(layout, layout.types[stack.type.name])
+        layout.next_slot[stack.name] = _new_slot(layout, names.new(f"{stack.name}_next"), 0)
+    for union_stack in program.union_stacks.values():
+        for union in union_stack.unions:
+            _place_union(program, layout, names, union)
+        for _, header in program.unions[union_stack.unions[0]].members:
+            _place_spare(layout, layout.of(program, header))
+        layout.next_slot[union_stack.name] = _new_slot(layout, names.new(f"{union_stack.name}_next"), 0)
+    for union in program.unions:
+        if union not in layout.union_base:
+            _place_union(program, layout, names, union)
+    for header in program.headers:
+        if header not in layout.base:
+            _place(program, layout, names, header)
+    for declared in program.unions.values():
+        members = [header for _, header in declared.members]
+        for header in members:
+            layout.siblings[header] = tuple(other for other in members if other != header)
+    return layout
+
+
+def _new_slot(layout: Layout, symbol: str, value: int | bytes) -> int:
+    layout.fresh.append(value)
+    layout.symbols[len(layout.fresh) - 1] = symbol
+    return len(layout.fresh) - 1
+
+
+def _place_union(program: Program, layout: Layout, names: Names, union: str) -> None:
+    layout.union_base[union] = len(layout.fresh)
+    for _, header in program.unions[union].members:
+        _place(program, layout, names, header)
+
+
+def _place(program: Program, layout: Layout, names: Names, header: str) -> None:
+    cells = layout.of(program, header)
+    layout.base[header] = len(layout.fresh)
+    for item in cells.items:
+        if isinstance(item, RunCell):
+            covered = [name for name, cell in cells.cells.items() if cell.offset == item.offset]
+            symbol = names.new(f"{header}_{covered[0]}_to_{covered[-1]}")
+            _new_slot(layout, symbol, bytes(item.count * item.width // 8))
+            continue
+        symbol = names.new(f"{header}_{item.type.name}")
+        _new_slot(layout, symbol, 0)
+        if item.bits >= 0:
+            _new_slot(layout, names.new(f"{symbol}_bits"), 0)
+    _new_slot(layout, names.new(f"{header}_valid"), int(program.headers[header].metadata))
+
+
+def _place_spare(layout: Layout, cells: TypeLayout) -> None:
+    for item in cells.items:
+        if isinstance(item, RunCell):
+            layout.fresh.append(bytes(item.count * item.width // 8))
+        else:
+            layout.fresh.extend([0, 0] if item.bits >= 0 else [0])
+    layout.fresh.append(0)

@@ -1,0 +1,495 @@
+"""Bodies of actions as Python source: one or a few lines a primitive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from switchml.switch_emulator.p4.errors import UnsupportedProgramError
+from switchml.switch_emulator.p4.expression_code import Code, ExpressionWriter, Place, stored
+from switchml.switch_emulator.p4.expressions import (
+    Const,
+    Expr,
+    ObjectRef,
+    Op,
+    RegisterRef,
+    StackRef,
+    Text,
+    UnionRef,
+    UnionStackRef,
+    Vector,
+)
+from switchml.switch_emulator.p4.header_code import length_source, types_variable
+from switchml.switch_emulator.p4.program import ActionParam, Primitive
+from switchml.switch_emulator.p4.repetition import Repeated
+from switchml.switch_emulator.p4.repetition_code import RepetitionWriter
+from switchml.switch_emulator.p4.unit import Unit, comment
+
+# Works on single fields: a run that is open as a list can stay open.
+_ELEMENTWISE = frozenset(
+    {
+        "assign", "modify_field", "add_to_field", "subtract_from_field", "add", "subtract", "bit_xor", "bit_or", "bit_and",
+        "shift_left", "shift_right", "register_read", "register_write", "count", "execute_meter", "mark_to_drop", "drop",
+        "modify_field_rng_uniform", "no_op", "log_msg", "exit", "truncate",
+    }
+)  # fmt: skip
+_BINARY = {
+    "add": "+",
+    "subtract": "-",
+    "bit_xor": "^",
+    "bit_or": "|",
+    "bit_and": "&",
+    "shift_left": "<<",
+    "shift_right": ">>",
+}
+
+Body = Sequence[Primitive | Repeated]
+
+
+class ActionScope:
+    """A function being written for an action (or for a primitive in a parser state): its parameters, and the runs that
+    are open as lists, which are put back before anything needs them whole."""
+
+    def __init__(
+        self, unit: Unit, params: tuple[ActionParam, ...] = (), look: Callable[[int, int], str] | None = None
+    ):
+        self.params = params
+        self.unit = unit
+        self._look = look
+        self._names = [f"{param.name}".replace(".", "_") for param in params]
+        self._names = [
+            unit.names.new(name) if not name.isidentifier() else f"{name}_" for name in self._names
+        ]
+        self._open: dict[str, str] = {}
+        self._dirty: set[str] = set()
+
+    def param_name(self, index: int) -> str:
+        return self._names[index]
+
+    def lookahead(self, offset: int, width: int) -> str:
+        if self._look is None:
+            raise UnsupportedProgramError("lookahead outside of the parser")
+        return self._look(offset, width)
+
+    def run_item(self, slot: str, width: int, position: int) -> str:
+        if not slot.isidentifier():
+            self.close()
+            return f"words{width}.item(f[{slot}], {position})"
+        return f"{self._opened(slot, width)}[{position}]"
+
+    def set_run_item(self, slot: str, width: int, position: int, value: str) -> str:
+        """The statement that stores one element."""
+        if not slot.isidentifier():
+            self.close()
+            return f"f[{slot}] = words{width}.replace(f[{slot}], {position}, {value})"
+        name = self._opened(slot, width)
+        self._dirty.add(slot)
+        return f"{name}[{position}] = {value}"
+
+    def _opened(self, slot: str, width: int) -> str:
+        if slot not in self._open:
+            self._open[slot] = f"items_{slot}"
+            self.unit.out.line(f"items_{slot} = words{width}.items(f[{slot}])")
+        return self._open[slot]
+
+    def close(self) -> None:
+        for slot in sorted(self._dirty):
+            self.unit.out.line(f"f[{slot}] = {self._open[slot]}")
+        self._open.clear()
+        self._dirty.clear()
+
+
+class PrimitiveWriter:
+    def __init__(self, unit: Unit, expressions: ExpressionWriter) -> None:
+        self.unit = unit
+        self.out = unit.out
+        self.expressions = expressions
+        self.repetitions = RepetitionWriter(unit, expressions)
+        self._writers: dict[str, Callable[[tuple[Expr, ...], ActionScope], None]] = {
+            "assign": self._assign,
+            "modify_field": self._assign,
+            "assign_VL": self._assign_variable,
+            "assign_header": self._assign_header,
+            "copy_header": self._assign_header,
+            "assign_union": self._assign_union,
+            "assign_header_stack": self._assign_stack,
+            "assign_union_stack": self._assign_stack,
+            "add_to_field": self._add_to_field,
+            "subtract_from_field": self._subtract_from_field,
+            "add_header": self._add_header,
+            "add_header_fast": self._add_header_fast,
+            "remove_header": self._remove_header,
+            "push": self._push,
+            "pop": self._pop,
+            "register_read": self._register_read,
+            "register_write": self._register_write,
+            "count": self._count,
+            "execute_meter": self._execute_meter,
+            "modify_field_with_hash_based_offset": self._hash,
+            "modify_field_rng_uniform": self._random,
+            "generate_digest": self._digest,
+            "clone_ingress_pkt_to_egress": self._clone,
+            "clone_egress_pkt_to_egress": self._clone,
+            "resubmit": self._resubmit,
+            "recirculate": self._recirculate,
+            "mark_to_drop": self._drop,
+            "drop": self._drop,
+            "truncate": self._truncate,
+            "exit": self._exit,
+            "no_op": self._no_op,
+            "assert": self._assert,
+            "assume": self._assert,
+            "log_msg": self._log,
+        }
+
+    def knows(self, op: str) -> bool:
+        return op in self._writers or op in _BINARY or op in ("_jump", "_jump_if_zero")
+
+    # Bodies
+
+    def body(self, body: Body, scope: ActionScope) -> None:
+        """Statements of a body; jumps, whose targets count primitives, become ifs."""
+        if any(isinstance(item, Primitive) and item.op.startswith("_jump") for item in body):
+            self._structured([item for item in body if isinstance(item, Primitive)], 0, len(body), scope)
+        else:
+            for item in body:
+                self.statement(item, scope)
+        scope.close()
+
+    def _structured(self, body: list[Primitive], start: int, end: int, scope: ActionScope) -> None:
+        position = start
+        while position < end:
+            item = body[position]
+            if item.op == "_jump":
+                target = _target(item.args[0])
+                if not position < target <= end:
+                    raise UnsupportedProgramError("a jump inside an action that is no if statement")
+                position = target
+                continue
+            if item.op != "_jump_if_zero":
+                self.statement(item, scope)
+                position += 1
+                continue
+            target = _target(item.args[1])
+            if not position < target <= end:
+                raise UnsupportedProgramError("a jump inside an action that is no if statement")
+            condition = self.expressions.truth(item.args[0], scope)
+            scope.close()
+            last = body[target - 1]
+            other_end = _target(last.args[0]) if last.op == "_jump" and target - 1 > position else target
+            if not target <= other_end <= end:
+                raise UnsupportedProgramError("a jump inside an action that is no if statement")
+            with self.out.block(f"if {condition}:"):
+                self._structured(body, position + 1, target - 1 if other_end > target else target, scope)
+                scope.close()
+            if other_end > target:
+                with self.out.block("else:"):
+                    self._structured(body, target, other_end, scope)
+                    scope.close()
+            position = other_end
+
+    def statement(self, item: Primitive | Repeated, scope: ActionScope) -> None:
+        if isinstance(item, Repeated):
+            scope.close()
+            self.repetitions.write(item, scope)
+            return
+        if item.source is not None:
+            self.out.line(comment=comment(item.source))
+        if self.unit.tracing and item.source is not None:
+            self.out.line(f"trace({'      ' + comment(item.source)!r})")
+        if item.op not in _ELEMENTWISE:
+            scope.close()
+        if item.op in _BINARY:
+            target, left, right = item.args
+            self._assign((target, Op(_BINARY[item.op], (left, right))), scope)
+            return
+        if item.op not in self._writers:
+            raise UnsupportedProgramError(f"primitive {item.op!r}")
+        self._writers[item.op](item.args, scope)
+
+    # Fields
+
+    def store(self, target: Expr, scope: ActionScope) -> Callable[[Code], str]:
+        """How to put a value into `target`: a function that makes the statement."""
+        if isinstance(target, RegisterRef):
+            return self._register_store(target.array, self.expressions.data(target.index, scope).text)
+        found = self.expressions.place_of(target, scope)
+        if found is None:
+            raise UnsupportedProgramError(f"{type(target).__name__} as the target of an assignment")
+        place, cell = found
+        slot = self.expressions.slot(place, cell.offset)
+        if cell.position >= 0:
+            width, position = cell.type.width, cell.position
+            # Opens the run now: the statement may come to stand under a condition.
+            scope.set_run_item(slot, width, position, "0")
+            return lambda code: scope.set_run_item(slot, width, position, stored(code, cell.type))
+        if cell.bits >= 0:
+            bits = f"f[{self.expressions.slot(place, cell.bits)}]"
+            return lambda code: f"f[{slot}] = {stored(code, cell.type, variable_width=bits)}"
+        return lambda code: f"f[{slot}] = {stored(code, cell.type)}"
+
+    def _assign(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
+        target, value = args
+        code = self.expressions.data(value, scope)
+        self.out.line(self.store(target, scope)(code))
+        if self.unit.tracing:
+            shown = self.expressions.data(target, scope).text
+            self.out.line(f'trace(f"        = {{{shown}:#x}}")')
+
+    def _assign_variable(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
+        (target, target_bits), (source, source_bits) = (self._variable(arg, scope) for arg in args)
+        self.out.line(f"f[{target}], f[{target_bits}] = f[{source}], f[{source_bits}]")
+
+    def _variable(self, field: Expr, scope: ActionScope) -> tuple[str, str]:
+        found = self.expressions.place_of(field, scope)
+        if found is None or found[1].bits < 0:
+            raise UnsupportedProgramError("assign_VL of something that is no variable-length field")
+        place, cell = found
+        return self.expressions.slot(place, cell.offset), self.expressions.slot(place, cell.bits)
+
+    def _add_to_field(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
+        self._assign((args[0], Op("+", args)), scope)
+
+    def _subtract_from_field(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
+        self._assign((args[0], Op("-", args)), scope)
+
+    # Headers, stacks and unions
+
+    def _valid(self, place: Place) -> str:
+        return f"f[{self.expressions.slot(place, place.types.valid)}]"
+
+    def _assign_header(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
+        target, source = (self.expressions.header(arg, scope) for arg in args)
+        size = target.types.slots
+        with self.out.block(f"if {self._valid(source)}:"):
+            self.out.line(
+                f"f[{target.base}:{target.base} + {size}] = f[{source.base}:{source.base} + {size}]"
+            )
+            for sibling in target.siblings:
+                self.out.line(f"f[{sibling}] = 0")
+        with self.out.block("else:"):
+            self.out.line(f"{self._valid(target)} = 0")
+
+    def _assign_union(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
+        names = [arg.name for arg in args if isinstance(arg, UnionRef)]
+        if len(names) != 2:
+            raise UnsupportedProgramError("assign_union of an element known only at run time")
+        (target, size), (source, _) = (self._union_extent(name) for name in names)
+        self.out.line(f"f[{target}:{target} + {size}] = f[{source}:{source} + {size}]")
+
+    def _union_extent(self, union: str) -> tuple[str, int]:
+        layout, program = self.unit.layout, self.unit.program
+        members = [header for _, header in program.unions[union].members]
+        size = sum(layout.of(program, header).slots for header in members)
+        return layout.symbols[layout.union_base[union]], size
+
+    def _stack_extent(self, stack: Expr) -> tuple[str, int, int, str]:
+        """First slot, slots an element, elements, slot of the number in use."""
+        layout, program = self.unit.layout, self.unit.program
+        match stack:
+            case StackRef(name):
+                info = program.stacks[name]
+                first = layout.symbols[layout.base[info.headers[0]]]
+                stride, size = layout.types[info.type.name].slots, len(info.headers)
+            case UnionStackRef(name):
+                unions = program.union_stacks[name].unions
+                first, stride = self._union_extent(unions[0])
+                size = len(unions)
+            case _:
+                raise UnsupportedProgramError(f"{type(stack).__name__} where a stack must stand")
+        return first, stride, size, layout.symbols[layout.next_slot[name]]
+
+    def _assign_stack(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
+        (target, stride, size, following), (source, _, _, source_following) = map(self._stack_extent, args)
+        extent = stride * size
+        self.out.line(f"f[{target}:{target} + {extent}] = f[{source}:{source} + {extent}]")
+        self.out.line(f"f[{following}] = f[{source_following}]")
+
+    def _add_header(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
+        place = self.expressions.header(args[0], scope)
+        with self.out.block(f"if not {self._valid(place)}:"):
+            self._reset(place)
+            self.out.line(f"{self._valid(place)} = 1")
+            for sibling in place.siblings:
+                self.out.line(f"f[{sibling}] = 0")
+            self.out.line(f"p.length += {length_source(self.unit, place)}")
+
+    def _reset(self, place: Place) -> None:
+        """Zero in every field."""
+        layout, types = self.unit.layout, place.types
+        if types.valid == 0:
+            return
+        end = self.expressions.slot(place, types.valid)
+        if place.slot is not None and not types.runs and not types_variable(types):
+            self.out.line(f"f[{place.base}:{end}] = {(0,) * types.valid}")
+            return
+        sample = next(h for h in self.unit.program.headers.values() if h.type is types.type)
+        base = layout.symbols[layout.base[sample.name]]
+        self.out.line(f"f[{place.base}:{end}] = fresh[{base}:{base} + {types.valid}]")
+
+    def _add_header_fast(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
+        place = self.expressions.header(args[0], scope)
+        self.out.line(f"{self._valid(place)} = 1")
+        for sibling in place.siblings:
+            self.out.line(f"f[{sibling}] = 0")
+
+    def _remove_header(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
+        place = self.expressions.header(args[0], scope)
+        with self.out.block(f"if {self._valid(place)}:"):
+            self.out.line(f"p.length -= {length_source(self.unit, place)}")
+            self.out.line(f"{self._valid(place)} = 0")
+
+    def _push(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
+        self._shift("push_front", args, scope)
+
+    def _pop(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
+        self._shift("pop_front", args, scope)
+
+    def _shift(self, function: str, args: tuple[Expr, ...], scope: ActionScope) -> None:
+        first, stride, size, following = self._stack_extent(args[0])
+        count = self.expressions.data(args[1], scope).text
+        self.out.line(f"{function}(f, fresh, {first}, {stride}, {size}, {following}, {count})")
+
+    # Stateful objects
+
+    def _bounded(self, index: Code, size: int) -> tuple[str, str]:
+        """Source of the index and of the condition that it is in range, "" if it always is."""
+        text = index.text
+        if index.high is not None and index.high < size:
+            return text, ""
+        if not text.isidentifier() and not (text.startswith("f[") and text.count("[") == 1):
+            self.out.line(f"i = {text}")
+            text = "i"
+        return text, f"if {text} < {size}:"
+
+    def _guarded(self, condition: str, line: str) -> None:
+        if not condition:
+            self.out.line(line)
+            return
+        with self.out.block(condition):
+            self.out.line(line)
+
+    def _register_store(self, array: str, index: str) -> Callable[[Code], str]:
+        register = self.unit.program.registers[array]
+        column = self.unit.columns.get(array)
+        item = (
+            f"{column.bank}[{index}, {column.column}]"
+            if column is not None
+            else f"{self.unit.object('register', array)}[{index}]"
+        )
+        mask = hex((1 << register.width) - 1)
+        return lambda code: f"{item} = {code.text if code.fits(register.width) else f'{code.text} & {mask}'}"
+
+    def _register_read(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
+        target, array, index = args
+        name = _object(array, "register_array")
+        register = self.unit.program.registers[name]
+        position, condition = self._bounded(self.expressions.data(index, scope), register.size)
+        store = self.store(target, scope)
+        value = Code(self.expressions.register_item(name, position), 0, (1 << register.width) - 1)
+        self._guarded(condition, store(value))
+
+    def _register_write(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
+        array, index, value = args
+        name = _object(array, "register_array")
+        code = self.expressions.data(value, scope)
+        position, condition = self._bounded(
+            self.expressions.data(index, scope), self.unit.program.registers[name].size
+        )
+        self._guarded(condition, self._register_store(name, position)(code))
+
+    def _count(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
+        array, index = args
+        name = _object(array, "counter_array")
+        counter = self.unit.object("counter", name)
+        position, condition = self._bounded(
+            self.expressions.data(index, scope), self.unit.program.counters[name].size
+        )
+        self._guarded(
+            condition, f"{counter}.packets[{position}] += 1; {counter}.bytes[{position}] += p.ingress_length"
+        )
+
+    def _execute_meter(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
+        array, index, target = args
+        name = _object(array, "meter_array")
+        position, condition = self._bounded(
+            self.expressions.data(index, scope), self.unit.program.meters[name].size
+        )
+        call = f"{self.unit.object('meter', name)}.execute({position}, p.ingress_length)"
+        self._guarded(condition, self.store(target, scope)(Code(call, 0, 2)))
+
+    def _hash(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
+        target, base, calculation, size = args
+        start, extent = self.expressions.data(base, scope), self.expressions.data(size, scope)
+        name = self.unit.object("calculation", _object(calculation, "calculation"))
+        modulus = extent.text if extent.low is not None and extent.low > 0 else f"max({extent.text}, 1)"
+        high = None if extent.high is None or start.high is None else start.high + max(extent.high - 1, 0)
+        code = Code(f"({name}(p, f) % {modulus} + {start.text})", start.low, high)
+        self.out.line(self.store(target, scope)(code))
+
+    def _random(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
+        target, low, high = args
+        lowest, highest = self.expressions.data(low, scope), self.expressions.data(high, scope)
+        store = self.store(target, scope)
+        with self.out.block(f"if {lowest.text} <= {highest.text}:"):
+            self.out.line(store(Code(f"randint({lowest.text}, {highest.text})", lowest.low, highest.high)))
+
+    # What happens to the packet
+
+    def _digest(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
+        self.out.line(f"p.digest = {self.expressions.data(args[1], scope).text}")
+
+    def _clone(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
+        session, fields = (self.expressions.data(arg, scope).text for arg in args)
+        self.out.line(f"p.clone = ({session} & 0x7FFF) + 1")
+        self.out.line(f"p.clone_list = {fields}")
+
+    def _resubmit(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
+        self.out.line(f"p.resubmit = {self.expressions.data(args[0], scope).text}")
+
+    def _recirculate(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
+        self.out.line(f"p.recirculate = {self.expressions.data(args[0], scope).text}")
+
+    def _drop(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
+        layout, program = self.unit.layout, self.unit.program
+        for name, value in (
+            ("standard_metadata.egress_spec", self.unit.drop_port),
+            ("intrinsic_metadata.mcast_grp", 0),
+        ):
+            field = program.standard(name)
+            if field is not None:
+                slot = layout.symbols[layout.slot(program, field.header, field.field)]
+                self.out.line(f"f[{slot}] = {value & ((1 << program.field_type(field).width) - 1)}")
+
+    def _truncate(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
+        self.out.line(f"p.truncated = min(p.truncated, {self.expressions.data(args[0], scope).text})")
+
+    def _exit(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
+        self.out.line("p.exited = True")
+
+    def _no_op(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
+        pass
+
+    def _assert(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
+        self.out.line(
+            f"check({self.expressions.truth(args[0], scope)}, {'a condition the program asserts'!r})"
+        )
+
+    def _log(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
+        text, values = args
+        if not isinstance(text, Text) or not isinstance(values, Vector):
+            raise UnsupportedProgramError("log_msg without a constant text")
+        shown = ", ".join(self.expressions.data(value, scope).text for value in values.items)
+        call = f"log_message({text.value!r}, [{shown}])"
+        self.out.line(f"trace('      log: ' + {call})" if self.unit.tracing else call)
+
+
+def _target(expression: Expr) -> int:
+    if not isinstance(expression, Const):
+        raise UnsupportedProgramError("a jump inside an action to a place that is not constant")
+    return expression.value
+
+
+def _object(expression: Expr, kind: str) -> str:
+    if not isinstance(expression, ObjectRef) or expression.kind != kind:
+        raise UnsupportedProgramError(f"{type(expression).__name__} where a {kind} must stand")
+    return expression.name

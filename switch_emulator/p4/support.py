@@ -1,0 +1,105 @@
+"""What the generated source calls."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+
+from switchml.errors import SwitchMLError
+from switchml.switch_emulator.p4.packet import ParserError, Slots
+from switchml.switch_emulator.p4.runs import RUN_TYPES
+from switchml.switch_emulator.runtime import Match
+
+logger = logging.getLogger("switchml.p4")
+
+
+class P4AssertionError(SwitchMLError):
+    """An assert or assume of the program does not hold. BMv2 aborts there."""
+
+
+class StackOutOfBoundsError(Exception):
+    """Turned into the program's own error code by the parser."""
+
+
+def last_index(following: int) -> int:
+    """The index of the last element of a stack with `following` elements in use."""
+    if following == 0:
+        raise StackOutOfBoundsError
+    return following - 1
+
+
+def fail(code: int) -> None:
+    raise ParserError(code)
+
+
+def signed_field(value: int, width: int) -> int:
+    """What BMv2 keeps in a signed field: numbers that fit its bits stay, even those above the signed maximum."""
+    mask = (1 << width) - 1
+    if -(1 << (width - 1)) <= value <= mask:
+        return value
+    value &= mask
+    return value - mask - 1 if value >> (width - 1) else value
+
+
+def same_header(f: Slots, left: int, right: int, valid: int, runs: Sequence[tuple[int, int]]) -> bool:
+    """Both headers valid and alike. valid: slots before the validity; runs: (slot, width) of runs among them."""
+    if not (f[left + valid] and f[right + valid]):
+        return False
+    ours, theirs = f[left : left + valid], f[right : right + valid]
+    for slot, width in runs:
+        kind = RUN_TYPES[width]
+        if kind.data(ours[slot]) != kind.data(theirs[slot]):
+            return False
+        ours[slot] = theirs[slot] = 0
+    return ours == theirs
+
+
+def push_front(
+    f: Slots, fresh: Slots, first: int, stride: int, size: int, following: int, count: int
+) -> None:
+    """Make room for `count` invalid elements at the front of a stack; what does not fit falls off its end."""
+    count = min(count, size)
+    end, moved = first + stride * size, stride * count
+    f[first + moved : end] = f[first : end - moved]
+    f[first : first + moved] = fresh[first : first + moved]
+    f[following] = min(size, f[following] + count)
+
+
+def pop_front(f: Slots, fresh: Slots, first: int, stride: int, size: int, following: int, count: int) -> None:
+    count = min(count, size)
+    end, moved = first + stride * size, stride * count
+    f[first : end - moved] = f[first + moved : end]
+    f[end - moved : end] = fresh[end - moved : end]
+    f[following] = max(0, f[following] - count)
+
+
+def format_message(text: str, values: Sequence[int]) -> str:
+    """log_msg: every {} replaced by the next value; \\{ and \\} are literal."""
+    rest = iter(values)
+    message = re.sub(r"(?<!\\)\{[^}]*\}", lambda match: str(next(rest, match.group())), text)
+    return message.replace("\\{", "{").replace("\\}", "}")
+
+
+def log_message(text: str, values: Sequence[int]) -> str:
+    message = format_message(text, values)
+    logger.info("%s", message)
+    return message
+
+
+def check(holds: bool, what: str) -> None:
+    if not holds:
+        raise P4AssertionError(f"{what} does not hold")
+
+
+def describe(key: Mapping[str, Match], priority: int) -> str:
+    """An entry's key for the trace."""
+    fields = []
+    for name, match in key.items():
+        extra = {
+            "lpm": f"/{match.extra}",
+            "ternary": f" &&& {match.extra:#x}",
+            "range": f"..{match.extra:#x}",
+        }
+        fields.append(f"{name} = {match.value:#x}{extra.get(match.kind.value, '')}")
+    return ", ".join(fields) + (f" priority {priority}" if priority else "")
