@@ -1,0 +1,6 @@
+"""The P4Runtime server of the emulator: gRPC towards controllers, `runtime.Device` towards the pipeline.
+
+It needs the package `p4runtime`, the extra of that name, so it is imported only where it is used:
+
+    from switchml.switch_emulator.p4runtime.server import serve
+"""

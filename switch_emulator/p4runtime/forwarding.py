@@ -1,0 +1,126 @@
+"""The forwarding pipeline configuration of a device (P4Runtime specification, sections 7, 14 and 15)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from switchml.errors import SwitchMLError
+from switchml.p4runtime_stubs import p4info_pb2
+from switchml.p4runtime_stubs import p4runtime_pb2 as pb
+from switchml.switch_emulator.p4runtime.p4info import P4InfoIndex
+from switchml.switch_emulator.p4runtime.pipeline import Pipeline
+from switchml.switch_emulator.p4runtime.refusal import invalid, not_found, precondition, unimplemented
+from switchml.switch_emulator.runtime import Device
+
+
+@dataclass(frozen=True)
+class _Config:
+    p4info: bytes
+    program: bytes
+    cookie: int | None
+
+
+class Forwarding:
+    """Configurations of one device: in force, and saved but not in force. Calls come from one thread at a time."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._saved: _Config | None = None
+        self._cookie: int | None = None
+        self._cookie_of = b""  # the P4Info that came with the cookie
+        self._seen = b""
+        self._pipeline: Pipeline | None = None
+        self._lock = threading.Lock()
+
+    def pipeline(self) -> Pipeline:
+        """The pipeline in force. Raises FAILED_PRECONDITION while there is none."""
+        p4info = self._device.p4info
+        if not p4info:
+            raise precondition("there is no pipeline: call SetForwardingPipelineConfig first")
+        runtime = self._device.runtime
+        with self._lock:
+            if self._pipeline is None or self._pipeline.runtime is not runtime or p4info != self._seen:
+                self._pipeline = Pipeline(P4InfoIndex.parse(p4info), runtime)
+                self._seen = p4info
+            return self._pipeline
+
+    def for_requests(self) -> Pipeline:
+        """As `pipeline`. Raises UNIMPLEMENTED between a VERIFY_AND_SAVE and its COMMIT: then requests would mean the saved
+        configuration."""
+        if self._saved is not None:
+            raise unimplemented("a saved configuration waits for COMMIT; entities can't be used before that")
+        return self.pipeline()
+
+    def set(self, action: str, config: Any | None) -> None:
+        """SetForwardingPipelineConfig; `config` is its message, None when not set. It may take seconds."""
+        if action == "COMMIT":
+            if config is not None:
+                raise invalid("COMMIT puts the saved configuration in force: leave config unset")
+            if self._saved is None:
+                raise not_found("no configuration is saved; VERIFY_AND_SAVE comes first")
+            self._commit(self._saved)
+            return
+        if action not in ("VERIFY", "VERIFY_AND_SAVE", "VERIFY_AND_COMMIT", "RECONCILE_AND_COMMIT"):
+            raise invalid("the action is not set")
+        if config is None or not config.HasField("p4info"):
+            raise invalid(f"{action} wants a config with a P4Info")
+        wanted = _Config(
+            config.p4info.SerializeToString(deterministic=True),
+            config.p4_device_config,
+            config.cookie.cookie if config.HasField("cookie") else None,
+        )
+        if action == "VERIFY_AND_COMMIT":
+            self._commit(wanted)
+        elif action == "RECONCILE_AND_COMMIT":
+            self._reconcile(wanted)
+        else:
+            self._take(wanted, self._device.verify)
+            if action == "VERIFY_AND_SAVE":
+                self._saved = wanted
+
+    def get(self, response: str) -> Any:
+        """GetForwardingPipelineConfig; `response` is the response type by name."""
+        reply = pb.GetForwardingPipelineConfigResponse()
+        p4info = self._device.p4info
+        if not p4info:
+            return reply
+        reply.config.SetInParent()
+        if response in ("ALL", "P4INFO_AND_COOKIE"):
+            reply.config.p4info.ParseFromString(p4info)
+        if response in ("ALL", "DEVICE_CONFIG_AND_COOKIE"):
+            reply.config.p4_device_config = self._device.config
+        if self._cookie is not None and p4info == self._cookie_of:
+            reply.config.cookie.cookie = self._cookie
+        return reply
+
+    def _take(self, config: _Config, take: Callable[[bytes, bytes], None]) -> None:
+        """Verifies or commits. A refusal is INVALID_ARGUMENT, whatever it was: so the specification says."""
+        try:
+            P4InfoIndex.parse(config.p4info)
+            take(config.p4info, config.program)
+        except (DecodeError, SwitchMLError) as error:
+            raise invalid(f"the pipeline can't be taken: {error}") from error
+
+    def _commit(self, config: _Config) -> None:
+        """A device verifies before it commits."""
+        self._take(config, self._device.commit)
+        self._saved = None
+        self._cookie, self._cookie_of = config.cookie, self._device.p4info
+        with self._lock:
+            self._pipeline = None  # tables and state are empty, so what was remembered of them is void
+
+    def _reconcile(self, config: _Config) -> None:
+        """State is kept when nothing changes."""
+        if not self._device.p4info:
+            self._commit(config)
+            return
+        known = p4info_pb2.P4Info.FromString(self._device.p4info).SerializeToString(deterministic=True)
+        if (known, self._device.config) != (config.p4info, config.program):
+            raise unimplemented("the state of another pipeline can't be kept; use VERIFY_AND_COMMIT")
+        self._saved = None
+        self._cookie, self._cookie_of = config.cookie, self._device.p4info

@@ -1,0 +1,286 @@
+"""The objects of a P4Info by id, with what requests are checked against (P4Runtime specification, section 6).
+
+Ids live in this package alone: what is behind it speaks full names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from switchml.p4runtime_stubs import p4info_pb2
+from switchml.switch_emulator.p4runtime.data_types import DataType, data_type
+from switchml.switch_emulator.p4runtime.refusal import invalid, not_found, unimplemented
+from switchml.switch_emulator.runtime import MatchKind
+
+_KINDS = {
+    p4info_pb2.MatchField.EXACT: MatchKind.EXACT,
+    p4info_pb2.MatchField.LPM: MatchKind.LPM,
+    p4info_pb2.MatchField.TERNARY: MatchKind.TERNARY,
+    p4info_pb2.MatchField.RANGE: MatchKind.RANGE,
+    p4info_pb2.MatchField.OPTIONAL: MatchKind.OPTIONAL,
+}
+NEED_PRIORITY = frozenset({MatchKind.TERNARY, MatchKind.RANGE, MatchKind.OPTIONAL})
+
+
+@dataclass(frozen=True)
+class FieldInfo:
+    """A field of a key, or of a packet's metadata."""
+
+    id: int
+    name: str
+    width: int
+    kind: MatchKind = MatchKind.EXACT
+
+
+@dataclass(frozen=True)
+class ParameterInfo:
+    id: int
+    name: str
+    width: int
+
+
+@dataclass(frozen=True)
+class ActionInfo:
+    id: int
+    name: str
+    parameters: tuple[ParameterInfo, ...]
+
+
+@dataclass(frozen=True)
+class ProfileInfo:
+    """size: members, 0 = no limit. max_group_size: 0 = no limit; of weights, or of members when `sums_members`."""
+
+    id: int
+    name: str
+    selector: bool
+    table_ids: tuple[int, ...]
+    size: int
+    max_group_size: int
+    sums_members: bool
+    max_member_weight: int
+    weights_disallowed: bool
+
+
+@dataclass(frozen=True)
+class TableInfo:
+    """actions: by id, with the place they may stand (`TABLE_AND_DEFAULT`, `TABLE_ONLY`, `DEFAULT_ONLY`)."""
+
+    id: int
+    name: str
+    fields: Mapping[int, FieldInfo]
+    actions: Mapping[int, tuple[ActionInfo, str]]
+    const_default: bool
+    profile: ProfileInfo | None
+    counter: int  # id of the direct counter, 0 = none
+    meter: int  # id of the direct meter, 0 = none
+    idle_timeout: bool
+    const: bool
+
+    @property
+    def needs_priority(self) -> bool:
+        return any(field.kind in NEED_PRIORITY for field in self.fields.values())
+
+
+@dataclass(frozen=True)
+class ArrayInfo:
+    """A counter or a meter. kind: the meter's type by name, "" for counters."""
+
+    id: int
+    name: str
+    size: int
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class RegisterInfo:
+    id: int
+    name: str
+    size: int
+    type: DataType
+
+
+@dataclass(frozen=True)
+class ValueSetInfo:
+    id: int
+    name: str
+    size: int
+    fields: Mapping[int, FieldInfo]
+
+
+@dataclass(frozen=True)
+class DigestInfo:
+    id: int
+    name: str
+    type: DataType
+
+
+class _Object(Protocol):
+    @property
+    def id(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+
+
+_T = TypeVar("_T", bound=_Object)
+
+
+class Objects(Generic[_T]):
+    """The objects of one kind, by id and by name. kind: as it is called in messages."""
+
+    def __init__(self, kind: str, objects: Iterable[_T]) -> None:
+        self.kind = kind
+        self.by_id: dict[int, _T] = {}
+        self.by_name: dict[str, _T] = {}
+        for found in objects:
+            if found.id == 0 or found.id in self.by_id or found.name in self.by_name:
+                raise invalid(f"P4Info: {kind} {found.name!r} with id {found.id:#x}: no id, or a second one")
+            self.by_id[found.id] = found
+            self.by_name[found.name] = found
+
+    def get(self, object_id: int) -> _T:
+        """Raises NOT_FOUND; INVALID_ARGUMENT for 0, which is no id."""
+        if object_id == 0:
+            raise invalid(f"the {self.kind} id is not set")
+        try:
+            return self.by_id[object_id]
+        except KeyError:
+            raise not_found(f"there is no {self.kind} with id {object_id:#x} in the P4Info") from None
+
+    def select(self, object_id: int) -> list[_T]:
+        """One object; all for 0, as wildcard reads have it."""
+        return list(self.by_id.values()) if object_id == 0 else [self.get(object_id)]
+
+
+class P4InfoIndex:
+    """All of a P4Info. Raises RuntimeRequestError INVALID_ARGUMENT when it contradicts itself, UNIMPLEMENTED for
+    types that are not supported: values translated to strings (`@p4runtime_translation(..., string)`)."""
+
+    def __init__(self, info: Any) -> None:
+        self.message = info
+        self.actions = Objects("action", map(_action, info.actions))
+        self.profiles = Objects("action profile", map(_profile, info.action_profiles))
+        self._direct_counters = {counter.preamble.id: counter for counter in info.direct_counters}
+        self._direct_meters = {meter.preamble.id: meter for meter in info.direct_meters}
+        self.tables = Objects("table", map(self._table, info.tables))
+        self.counters = Objects(
+            "counter", (ArrayInfo(c.preamble.id, c.preamble.name, c.size) for c in info.counters)
+        )
+        self.meters = Objects(
+            "meter", (ArrayInfo(m.preamble.id, m.preamble.name, m.size, meter_kind(m)) for m in info.meters)
+        )
+        self.registers = Objects(
+            "register",
+            (
+                RegisterInfo(r.preamble.id, r.preamble.name, r.size, data_type(r.type_spec, info.type_info))
+                for r in info.registers
+            ),
+        )
+        self.value_sets = Objects(
+            "value set",
+            (
+                ValueSetInfo(v.preamble.id, v.preamble.name, v.size, _fields(v.match, v.preamble.name))
+                for v in info.value_sets
+            ),
+        )
+        self.digests = Objects(
+            "digest",
+            (
+                DigestInfo(d.preamble.id, d.preamble.name, data_type(d.type_spec, info.type_info))
+                for d in info.digests
+            ),
+        )
+        headers = {header.preamble.name: header for header in info.controller_packet_metadata}
+        self.packet_in = _metadata(headers.get("packet_in"))
+        self.packet_out = _metadata(headers.get("packet_out"))
+
+    @classmethod
+    def parse(cls, serialised: bytes) -> P4InfoIndex:
+        return cls(p4info_pb2.P4Info.FromString(serialised))
+
+    def meter_kind_of(self, table: TableInfo) -> str:
+        """The type of a table's direct meter, by name."""
+        return meter_kind(self._direct_meters[table.meter])
+
+    def _table(self, table: Any) -> TableInfo:
+        name = table.preamble.name
+        resources = list(table.direct_resource_ids)
+        profile = None
+        if table.implementation_id:
+            profile = self.profiles.by_id.get(table.implementation_id)
+            if profile is None:
+                raise invalid(f"P4Info: table {name}: no action profile {table.implementation_id:#x}")
+        actions = {}
+        for reference in table.action_refs:
+            action = self.actions.by_id.get(reference.id)
+            if action is None:
+                raise invalid(f"P4Info: table {name}: no action {reference.id:#x}")
+            actions[reference.id] = (action, p4info_pb2.ActionRef.Scope.Name(reference.scope))
+        return TableInfo(
+            id=table.preamble.id,
+            name=name,
+            fields=_fields(table.match_fields, name),
+            actions=actions,
+            const_default=table.const_default_action_id != 0,
+            profile=profile,
+            counter=next((key for key in resources if key in self._direct_counters), 0),
+            meter=next((key for key in resources if key in self._direct_meters), 0),
+            idle_timeout=table.idle_timeout_behavior == p4info_pb2.Table.NOTIFY_CONTROL,
+            const=table.is_const_table,
+        )
+
+
+def meter_kind(meter: Any) -> str:
+    """TWO_RATE_THREE_COLOR, which is all there was before the specification's version 1.4, or another name."""
+    spec = meter.spec
+    return str(p4info_pb2.MeterSpec.Type.Name(spec.type)) if hasattr(spec, "type") else "TWO_RATE_THREE_COLOR"
+
+
+def _action(action: Any) -> ActionInfo:
+    name = action.preamble.name
+    return ActionInfo(
+        action.preamble.id,
+        name,
+        tuple(ParameterInfo(p.id, p.name, _width(p, f"action {name}")) for p in action.params),
+    )
+
+
+def _profile(profile: Any) -> ProfileInfo:
+    semantics = hasattr(profile, "sum_of_members") and profile.HasField("sum_of_members")
+    return ProfileInfo(
+        id=profile.preamble.id,
+        name=profile.preamble.name,
+        selector=profile.with_selector,
+        table_ids=tuple(profile.table_ids),
+        size=profile.size,
+        max_group_size=profile.max_group_size,
+        sums_members=semantics,
+        max_member_weight=profile.sum_of_members.max_member_weight if semantics else 0,
+        weights_disallowed=getattr(profile, "weights_disallowed", False),
+    )
+
+
+def _fields(fields: Any, owner: str) -> dict[int, FieldInfo]:
+    found = {}
+    for each in fields:
+        kind = _KINDS.get(each.match_type)
+        if kind is None:
+            raise unimplemented(f"P4Info: {owner}: field {each.name} has a match kind that is not supported")
+        found[each.id] = FieldInfo(each.id, each.name, _width(each, owner), kind)
+    return found
+
+
+def _metadata(header: Any) -> tuple[FieldInfo, ...]:
+    if header is None:
+        return ()
+    return tuple(FieldInfo(m.id, m.name, _width(m, header.preamble.name)) for m in header.metadata)
+
+
+def _width(field: Any, owner: str) -> int:
+    """Bits; a translated type's are those that it has towards the control plane."""
+    if field.bitwidth <= 0:
+        raise unimplemented(
+            f"P4Info: {owner}: {field.name} has no bit width: values translated to strings are not supported"
+        )
+    return int(field.bitwidth)
