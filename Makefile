@@ -2,6 +2,7 @@
 #
 #   make demo    train on handwritten digits, gradients summed by an emulated switch
 #   make test    ruff, mypy and every test
+#   make test-torch   PyTorch's own tests of a backend, over gloo and switchml side by side
 #   make bench   the benchmark table of docs/benchmarks.md
 
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
@@ -19,6 +20,7 @@ SOURCES := $(shell find $(ROOMS) -name __pycache__ -prune -o \( -type d -o -name
 export PYTHONSAFEPATH := 1
 
 TEST_ARGS ?=
+TORCH_ARGS ?=
 BENCH_ARGS ?= allreduce --workers 2,4 --sizes 4K:16M:64 --baseline gloo --check
 
 define install
@@ -26,7 +28,7 @@ define install
 	touch $@
 endef
 
-.PHONY: demo test lint types pytest bench protos docs clean
+.PHONY: demo test test-torch lint types pytest bench protos docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.examples $(VENV)/.wheel
@@ -47,6 +49,10 @@ types: $(VENV)/.dev $(VENV)/.wheel
 pytest: $(VENV)/.dev $(VENV)/.wheel
 	SWITCHML_TEST_INSTALLED=1 $(BIN)/pytest $(TEST_ARGS)
 
+# World sizes 2, 3 and 4; TORCH_ARGS="--world-sizes 2 --json" and others: tests/pytorch_suite/run.py --help.
+test-torch: $(VENV)/.dev $(VENV)/.wheel
+	$(BIN)/python tests/pytorch_suite/run.py $(TORCH_ARGS)
+
 bench: $(VENV)/.dev $(VENV)/.wheel
 	$(BIN)/switchml bench $(BENCH_ARGS)
 
@@ -58,7 +64,7 @@ protos: $(VENV)/bin/python
 	$(BIN)/python -m venv build/protoc
 	build/protoc/bin/pip install --quiet grpcio-tools==1.49.1 mypy-protobuf==3.4.0 'setuptools<81'
 	PATH="$(CURDIR)/build/protoc/bin:$$PATH" build/protoc/bin/python -m grpc_tools.protoc -I . \
-		--python_out=. --mypy_out=. --grpc_python_out=. --mypy_grpc_out=. switchml/control/switch.proto
+		--python_out=. --mypy_out=. --grpc_python_out=. --mypy_grpc_out=. switchml/control/*.proto
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

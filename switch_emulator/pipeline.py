@@ -245,7 +245,9 @@ def _emit_disturbed(handle: int, number: int, sender: int, everyone: bool, lengt
         _deliver_disturbed(handle, sender, switch.spare, _START, length)
         return
     for rank in range(switch.tables.jobs[number]["workers"]):
-        _deliver_disturbed(handle, member(switch.tables, number, rank), switch.spare, _START, length)
+        worker = member(switch.tables, number, rank)
+        if worker >= 0:
+            _deliver_disturbed(handle, worker, switch.spare, _START, length)
 
 
 @compiled
@@ -295,7 +297,7 @@ def _check(job: Any, number: int, memory: Bytes, at: int, length: int) -> int:
     kind = read_msg_type(memory, at)
     if kind < SUM or kind > PROBE or reserved_bits_set(memory, at):
         return _BAD_HEADER
-    if read_job(memory, at) != number:
+    if read_job(memory, at) != number and job["any_number"] == 0:
         return _WRONG_JOB
     if kind == PROBE:
         return -1

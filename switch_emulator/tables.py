@@ -38,6 +38,7 @@ JOB_DTYPE = np.dtype(
         ("used", np.int64),
         ("workers", np.int64),
         ("paper", np.int64),
+        ("any_number", np.int64),  # 1: packets carry job numbers of the workers' own
         ("size", np.int64),  # the header's size code
         ("elements", np.int64),  # of a full chunk
         ("window", np.int64),

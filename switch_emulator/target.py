@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
+import struct
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -14,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from switchml.control.ranges import RangeAllocator
-from switchml.control.target import JobProgram, SlotReading, TargetDescription
+from switchml.control.target import JobProgram, SlotReading, TargetDescription, WorkerProgram
 from switchml.errors import PoolExhaustedError, PortInUseError, SwitchMLError
 from switchml.link.datagrams import enlarge_buffers, open_datagrams, socket_address
 from switchml.link.handle import table_of
@@ -39,6 +41,7 @@ _SPIN_NS = 50_000
 # On loopback no frame limits a packet, and fewer, larger ones are twice as fast; half the slots keep the pool in the cache.
 _LOOPBACK_PAYLOAD = 4096
 _LOOPBACK_WINDOW = 256
+_SIOCGIFADDR, _SIOCGIFHWADDR = 0x8915, 0x8927
 _IP_MULTICAST_ALL = 49  # 0: only groups this socket joined itself
 MAX_PAYLOAD = PAYLOAD_SIZES[-1].payload
 
@@ -111,23 +114,24 @@ class EmulatorTarget:
 
     def describe(self) -> TargetDescription:
         description = TargetDescription(
-            self._host, self._port, self._door.name, POOL_SLOTS, MAX_PAYLOAD, MAX_WORKERS
-        )
+            self._host, self._port, self._door.name, POOL_SLOTS, MAX_PAYLOAD, MAX_WORKERS,
+            mac=hardware_address(self._host),
+        )  # fmt: skip
         if self._host.startswith("127."):
             return replace(description, default_payload=_LOOPBACK_PAYLOAD, default_window=_LOOPBACK_WINDOW)
         return description
 
     def add_job(self, job: JobProgram) -> None:
-        self._between_packets(lambda: self._add_job(job))
+        self.between_packets(lambda: self._add_job(job))
 
     def set_multicast(self, job_number: int, enabled: bool) -> None:
         def switch_over() -> None:
             self._switch.tables.jobs[job_number]["multicast"] = enabled
 
-        self._between_packets(switch_over)
+        self.between_packets(switch_over)
 
     def remove_job(self, job_number: int) -> None:
-        self._between_packets(lambda: self._remove_job(job_number))
+        self.between_packets(lambda: self._remove_job(job_number))
 
     def read_slot(self, job_number: int, slot: int, version: int) -> SlotReading:
         job = self._jobs[job_number]
@@ -138,7 +142,7 @@ class EmulatorTarget:
             seen = frozenset(worker.rank for worker in job.workers if is_seen(slots, index, worker.rank))
             return SlotReading(int(slots[index]["stamp"]), bool(slots[index]["used"]), seen)
 
-        return self._between_packets(read)
+        return self.between_packets(read)
 
     def last_heard(self, job_number: int) -> list[float | None]:
         tables = self._switch.tables
@@ -193,8 +197,8 @@ class EmulatorTarget:
         self._switch.flag[0] = 1
         os.eventfd_write(self._fabric.doorbell, 1)
 
-    def _between_packets(self, command: Callable[[], T]) -> T:
-        """Run `command` in the loop's thread while no packet is being processed."""
+    def between_packets(self, command: Callable[[], T]) -> T:
+        """Run `command` in the loop's thread while no packet is being processed. Raises what it raises."""
         future: Future[T] = Future()
         self._commands.append((command, future))
         self._interrupt()
@@ -202,13 +206,63 @@ class EmulatorTarget:
             self._obey()
         return future.result(_ANSWER_SECONDS)
 
+    # What follows runs between packets.
+
+    @property
+    def switch(self) -> Switch:
+        """The pipeline's state."""
+        return self._switch
+
+    def open_job(self, program: JobProgram, world_size: int) -> None:
+        """Begin a job of UDP workers, which `admit` and `dismiss` bring in and take out one by one. Counters go on."""
+        self._reserve(program, world_size)
+
+    def close_job(self, number: int) -> None:
+        """End a job of `open_job`'s."""
+        self._release(number)
+
+    def admit(self, number: int, worker: WorkerProgram) -> None:
+        """Raises PoolExhaustedError when the switch has no room for another worker."""
+        if not np.any(self._switch.tables.senders["used"] == 0):
+            raise _no_room_for_workers()
+        self._enter(number, worker)
+        self._list_workers(number)
+
+    def dismiss(self, number: int, rank: int) -> None:
+        self._strike(number, rank)
+        self._list_workers(number)
+
+    def readdress(self, number: int, rank: int, address: str, port: int) -> None:
+        """Send a worker's results somewhere else than where its packets come from."""
+        tables = self._switch.tables
+        tables.names[member(tables, number, rank)] = socket_address(address, port)[0]
+        self._list_workers(number)
+
     def _add_job(self, program: JobProgram) -> None:
+        tables, number = self._switch.tables, program.job_number
+        if np.count_nonzero(tables.senders["used"] == 0) < len(program.workers):
+            raise _no_room_for_workers()
+        self._reserve(program, len(program.workers))
+        if program.multicast_group:
+            tables.groups[number] = socket_address(program.multicast_group, program.multicast_port)[0]
+        for worker in program.workers:
+            self._enter(number, worker)
+        self._list_workers(number)
+        self._switch.counters[number] = 0
+
+    def _reserve(self, program: JobProgram, world_size: int) -> None:
+        """A job's memory and its entry, with no workers yet."""
         number, elements = program.job_number, program.payload // ELEMENT_BYTES
         tables = self._switch.tables
-        if np.count_nonzero(tables.senders["used"] == 0) < len(program.workers):
-            raise PoolExhaustedError(
-                f"the switch knows {MAX_SENDERS} workers and has room for no more: wait for other jobs to end"
+        for other in self._jobs.values():
+            apart = (
+                program.pool_base + program.window <= other.pool_base
+                or other.pool_base + other.window <= program.pool_base
             )
+            if other.job_number == number or not apart:
+                raise PoolExhaustedError(
+                    f"job {other.job_number} has this number or these slots already: two controllers must not share a switch"
+                )
         sums = self._elements.allocate(2 * program.window * elements)
         if sums is None:
             raise PoolExhaustedError(
@@ -217,8 +271,8 @@ class EmulatorTarget:
             )
         # With faults every worker's copy of a result goes its own way.
         faulty = self._switch.faults.settings[0]["active"] != 0
-        copies = 2 << (len(program.workers) - 1).bit_length() if faulty else 1
-        layout = ring_layout(len(program.workers), program.window, program.payload, copies)
+        copies = 2 << (world_size - 1).bit_length() if faulty else 1
+        layout = ring_layout(world_size, program.window, program.payload, copies)
         shared = [worker for worker in program.workers if worker.transport == "shm"]
         region = self._fabric.allocate(layout.total_bytes) if shared else 0
         if region is None:
@@ -231,45 +285,54 @@ class EmulatorTarget:
         for name, value in {
             "used": 1, "paper": program.paper, "size": size_code(program.payload), "elements": elements,
             "window": program.window, "pool_base": program.pool_base, "sums_base": sums,
-            "workers": len(program.workers), "shm_workers": len(shared),
-            "udp_workers": len(program.workers) - len(shared),
+            "workers": world_size, "shm_workers": len(shared), "any_number": program.any_number,
             "region": region, "region_bytes": layout.total_bytes if shared else 0, "copies": copies,
         }.items():  # fmt: skip
             entry[name] = value
         tables.groups[number] = np.zeros((), tables.groups.dtype)
-        if program.multicast_group:
-            tables.groups[number] = socket_address(program.multicast_group, program.multicast_port)[0]
         if shared:
             longs = self._fabric.memory[region : region + layout.total_bytes].view(np.int64)
             for worker in program.workers:
                 if worker.transport != "shm":
                     # Reads nothing there, so never holds the others up.
                     longs[down_tail(worker.rank)] = np.iinfo(np.int64).max // 2
-        self._add_workers(program)
-        self._switch.counters[number] = 0
         clear_slots(self._switch.pool.slots, program.pool_base, program.window)
         self._sums[number] = sums
         self._jobs[number] = program
 
-    def _add_workers(self, program: JobProgram) -> None:
-        tables, number = self._switch.tables, program.job_number
-        free = iter(np.flatnonzero(tables.senders["used"] == 0))
-        unicast = number * MAX_WORKERS
-        for worker in program.workers:
-            index = int(next(free))
-            tables.senders[index] = np.zeros((), tables.senders.dtype)
-            sender = tables.senders[index]
-            sender["used"], sender["job"], sender["worker"] = 1, number, worker.rank
-            tables.members[number * MAX_WORKERS + worker.rank] = index
-            if worker.transport == "shm":
-                sender["shm"] = 1
-                self._tickets[worker.ticket] = index
-                continue
-            name = socket_address(worker.address, worker.port)[0]
-            sender["address"], sender["port"] = name["address"], name["port"]
-            tables.names[index] = name
-            tables.unicast[unicast] = name
-            unicast += 1
+    def _enter(self, number: int, worker: WorkerProgram) -> None:
+        """Make a worker known, in a free place of the senders."""
+        tables = self._switch.tables
+        index = int(np.flatnonzero(tables.senders["used"] == 0)[0])
+        tables.senders[index] = np.zeros((), tables.senders.dtype)
+        sender = tables.senders[index]
+        sender["used"], sender["job"], sender["worker"] = 1, number, worker.rank
+        tables.members[number * MAX_WORKERS + worker.rank] = index
+        if worker.transport == "shm":
+            sender["shm"] = 1
+            self._tickets[worker.ticket] = index
+            return
+        name = socket_address(worker.address, worker.port)[0]
+        sender["address"], sender["port"] = name["address"], name["port"]
+        tables.names[index] = name
+
+    def _strike(self, number: int, rank: int) -> None:
+        tables = self._switch.tables
+        index = member(tables, number, rank)
+        if index >= 0:
+            tables.senders[index]["used"] = 0
+            tables.senders[index]["attached"] = 0
+            tables.members[number * MAX_WORKERS + rank] = -1
+
+    def _list_workers(self, number: int) -> None:
+        """Bring what is derived from a job's members up to date."""
+        tables = self._switch.tables
+        members = tables.members[number * MAX_WORKERS : (number + 1) * MAX_WORKERS]
+        present = members[members >= 0]
+        by_udp = present[tables.senders["shm"][present] == 0]
+        first = number * MAX_WORKERS
+        tables.unicast[first : first + by_udp.size] = tables.names[by_udp]
+        tables.jobs[number]["udp_workers"] = by_udp.size
         index_senders(tables)
 
     def _attach(self, ticket: str) -> Region | None:
@@ -286,23 +349,44 @@ class EmulatorTarget:
                 int(job["region"]), int(job["region_bytes"]), int(sender["worker"]), int(job["copies"])
             )
 
-        return self._between_packets(attach)
+        return self.between_packets(attach)
 
     def _remove_job(self, number: int) -> None:
-        program = self._jobs.pop(number, None)
-        if program is None:
-            return
+        if number in self._jobs:
+            self._release(number)
+            self._ended += self._switch.counters[number]
+            self._switch.counters[number] = 0
+
+    def _release(self, number: int) -> None:
+        """Give back all that a job has."""
+        del self._jobs[number]
         tables = self._switch.tables
         entry = tables.jobs[number]
-        for rank in range(len(program.workers)):
-            tables.senders[member(tables, number, rank)]["used"] = 0
-            tables.senders[member(tables, number, rank)]["attached"] = 0
-        tables.members[number * MAX_WORKERS : (number + 1) * MAX_WORKERS] = -1
+        for rank in range(int(entry["workers"])):
+            self._strike(number, rank)
         self._tickets = {t: index for t, index in self._tickets.items() if tables.senders[index]["used"]}
         index_senders(tables)
         self._elements.release(self._sums.pop(number))
         if entry["region_bytes"]:
             self._fabric.release(int(entry["region"]), int(entry["region_bytes"]))
         entry["used"] = 0
-        self._ended += self._switch.counters[number]
-        self._switch.counters[number] = 0
+
+
+def _no_room_for_workers() -> PoolExhaustedError:
+    return PoolExhaustedError(
+        f"the switch knows {MAX_SENDERS} workers and has room for no more: wait for other jobs to end"
+    )
+
+
+def hardware_address(address: str) -> int:
+    """The MAC address of the interface that has this IPv4 address; 0 where there is none, as on loopback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for _, name in socket.if_nameindex():
+            request = struct.pack("16s240x", name.encode())
+            try:
+                found = fcntl.ioctl(sock, _SIOCGIFADDR, request)
+            except OSError:  # it has no IPv4 address
+                continue
+            if socket.inet_ntoa(found[20:24]) == address:
+                return int.from_bytes(fcntl.ioctl(sock, _SIOCGIFHWADDR, request)[18:24], "big")
+    return 0

@@ -91,8 +91,8 @@ def _decide(
 def _learn(store: Store, deadline: float, timeout: float) -> tuple[SwitchAddress, str]:
     if not wait_for_keys(store, [_DECISION], deadline):
         raise JoinTimeoutError(
-            f"rank 0 of the group has not named a switch within {timeout:.0f} s; see whether it is running and has "
-            "reached the creation of this group, or give a larger timeout"
+            f"rank 0 of the group has not named a switch within its timeout of {timeout:.0f} s; see whether it is running "
+            "and has reached the creation of this group, or give it more time"
         )
     decision = json.loads(store.get(_DECISION))
     if "error" in decision:

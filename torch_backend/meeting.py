@@ -30,8 +30,8 @@ def gather_ranks(
         return
     missing = [str(other) for other, key in enumerate(keys) if not store.check([key])]
     raise JoinTimeoutError(
-        f"rank {', '.join(missing)} of {world_size} did not come to the group within {timeout:.0f} s; see "
-        "whether it is running and creates its groups in the same order, or give a larger timeout"
+        f"rank {', '.join(missing)} of {world_size} did not come to the group within its timeout of {timeout:.0f} s; see "
+        "whether it is running and creates its groups in the same order, or give it more time"
     )
 
 

@@ -385,7 +385,7 @@ class Worker:
 
     def _explain(self, position: int) -> str:
         """Why the chunk at that position of the stream has no result."""
-        told = f"job {self.job!r}, rank {self.rank}: a collective's deadline passed with no result for chunk {position}"
+        told = f"job {self.job!r}, rank {self.rank}: the timeout of a collective passed with no result for chunk {position}"
         try:
             report = self._client.slot(position & 0xFFFFFFFF)
         except SwitchMLError as error:

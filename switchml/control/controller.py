@@ -131,6 +131,12 @@ class Controller:
                 raise JobAbortedError(f"job {job.name!r} has no slots yet: not all of its ranks have joined")
             return self._read_slot(job, program, tsi)
 
+    def last_heard(self, session: str) -> list[float | None]:
+        """Seconds since the last packet of each rank of the session's job. Raises JobAbortedError once it has ended."""
+        with self._lock:
+            job = self._table.find(session)
+            return [None] * job.world_size if job.program is None else self._target.last_heard(job.number)
+
     def job_count(self) -> int:
         """Jobs that gather their ranks, or run."""
         with self._lock:

@@ -23,6 +23,7 @@ def target_to_pb(target: TargetDescription) -> pb.DiscoverReply:
         pool_slots=target.pool_slots,
         max_payload=target.max_payload,
         max_workers=target.max_workers,
+        payloads=target.payloads,
     )
 
 
@@ -34,6 +35,7 @@ def target_from_pb(message: pb.DiscoverReply) -> TargetDescription:
         message.pool_slots,
         message.max_payload,
         message.max_workers,
+        payloads=tuple(message.payloads),
     )
 
 

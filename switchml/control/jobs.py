@@ -331,7 +331,8 @@ class JobTable:
             return self._end(job, str(error), now, error)
         self._last_number = number
         members = [job.members[rank] for rank in range(job.world_size)]
-        several = sum(member.offer.transport == "udp" for member in members) > 1
+        udp = sum(member.offer.transport == "udp" for member in members)
+        several = udp > 1 and self._target.ip_multicast
         program = JobProgram(
             job_number=number,
             pool_base=base,
@@ -342,6 +343,7 @@ class JobTable:
             # Administratively scoped (RFC 2365); the octet keeps two controllers on one network apart.
             multicast_group=f"239.83.{self._octet}.{number}" if several else "",
             multicast_port=self._target.udp_port if several else 0,
+            any_number=members[0].offer.any_number,
         )
         layout = JobLayout(
             number,

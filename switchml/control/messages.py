@@ -30,6 +30,7 @@ class JoinOffer:
     window: int = 0  # slots, a power of two; 0 = the switch's default
     paper: bool = False  # the published slot machine, without stamps
     token: str = ""  # "" = the client's
+    any_number: bool = False  # its packets carry job numbers of its own; offers over the network never say so
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,14 @@ def check_offer(offer: JoinOffer, target: TargetDescription) -> None:
     _check_transport(offer, target)
     if offer.payload not in (0, *PAYLOADS):
         raise UsageError(f"payload {offer.payload}: use one of {', '.join(map(str, PAYLOADS))} bytes, or 0")
-    if resolved_payload(offer, target) > target.max_payload:
+    payload = resolved_payload(offer, target)
+    if target.payloads and payload not in target.payloads:
         raise UsageError(
-            f"payload {resolved_payload(offer, target)}: this switch takes at most {target.max_payload} bytes a packet"
+            f"payload {payload}: this switch takes {' or '.join(map(str, target.payloads))} bytes a packet; "
+            "ask for one of these, or 0 for the switch's own"
         )
+    if payload > target.max_payload:
+        raise UsageError(f"payload {payload}: this switch takes at most {target.max_payload} bytes a packet")
     if offer.window & (offer.window - 1) or not 0 <= offer.window <= MAX_WINDOW:
         raise UsageError(f"window {offer.window}: use a power of two from 1 to {MAX_WINDOW} slots, or 0")
     if offer.window > target.pool_slots:
@@ -54,6 +58,7 @@ def check_same_layout(offer: JoinOffer, other: JoinOffer, target: TargetDescript
         ("payload", resolved_payload(offer, target), resolved_payload(other, target)),
         ("window", offer.window, other.window),
         ("paper", offer.paper, other.paper),
+        ("any_number", offer.any_number, other.any_number),
     ):
         if mine != theirs:
             raise LayoutMismatchError(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import ipaddress
 import logging
 import socket
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 from urllib.parse import unquote
 
 import grpc
@@ -21,8 +20,10 @@ from switchml.control import switch_pb2 as pb
 from switchml.control.address import join_address
 from switchml.control.controller import Controller
 from switchml.control.convert import layout_to_pb, offer_from_pb, slot_to_pb, status_to_pb, target_to_pb
-from switchml.control.failure import TOKEN_KEY, to_status
+from switchml.control.guard import Context, guarded
 from switchml.control.jobs import Answer, Joined, Refused, Started
+from switchml.control.reference import ReferenceService
+from switchml.control.reference_pb2_grpc import add_SessionServicer_to_server, add_SyncServicer_to_server
 from switchml.control.switch_pb2_grpc import add_SwitchServicer_to_server
 from switchml.control.tls import ServerTls
 from switchml.errors import PortInUseError, SwitchMLError, UsageError
@@ -30,7 +31,6 @@ from switchml.errors import PortInUseError, SwitchMLError, UsageError
 _log = logging.getLogger(__name__)
 
 _STARTUP = 10.0  # seconds
-_Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class ControlServer:
@@ -87,18 +87,24 @@ class ControlServer:
     async def _serve(self) -> None:
         service = _Service(self._controller)
         server = grpc.aio.server(options=_options(self._controller.lease))
+        reference = ReferenceService(self._controller, service.changed)
         add_SwitchServicer_to_server(cast(Any, service), cast(Any, server))
+        add_SessionServicer_to_server(cast(Any, reference), cast(Any, server))
+        add_SyncServicer_to_server(cast(Any, reference), cast(Any, server))
         port = self._bind(server)
         await server.start()
-        timer = asyncio.create_task(service.expire_forever())
+        timers = [
+            asyncio.create_task(service.expire_forever()),
+            asyncio.create_task(reference.renew_forever()),
+        ]
         self._started.set_result(port)
         try:
             await self._stop.wait()
         finally:
             await server.stop(self._grace)
-            timer.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await timer
+            for timer in timers:
+                timer.cancel()
+            await asyncio.gather(*timers, return_exceptions=True)
 
     def _bind(self, server: grpc.aio.Server) -> int:
         address = join_address(self._host, self._requested)
@@ -155,33 +161,16 @@ def _bind_error(host: str, port: int) -> SwitchMLError:
     )
 
 
-_Request = TypeVar("_Request")
-_Reply = TypeVar("_Reply")
-_Method = Callable[["_Service", _Request, _Context], Coroutine[Any, Any, _Reply]]
-
-
-def _guarded(method: _Method[_Request, _Reply]) -> _Method[_Request, _Reply]:
-    """Checks the token first, and sends typed errors as `failure` says."""
-
-    @functools.wraps(method)
-    async def guarded(service: _Service, request: _Request, context: _Context) -> _Reply:
-        try:
-            service.controller.authorize(_token(context))
-            return await method(service, request, context)
-        except SwitchMLError as error:
-            code, details, metadata = to_status(error)
-            await context.abort(code, details, metadata)
-            raise AssertionError("abort returned") from error
-
-    return guarded
-
-
 class _Service:
     """The methods of switch.proto, on the event loop."""
 
     def __init__(self, controller: Controller) -> None:
         self.controller = controller
         self._changed = asyncio.Event()
+
+    def changed(self) -> None:
+        """The controller's timers may be due earlier than they were."""
+        self._changed.set()
 
     async def expire_forever(self) -> None:
         """The controller's timer."""
@@ -192,12 +181,12 @@ class _Service:
             self._changed.clear()
             self.controller.expire()
 
-    @_guarded
-    async def Discover(self, request: pb.DiscoverRequest, context: _Context) -> pb.DiscoverReply:
+    @guarded
+    async def Discover(self, request: pb.DiscoverRequest, context: Context) -> pb.DiscoverReply:
         return target_to_pb(self.controller.describe())
 
-    @_guarded
-    async def Join(self, request: pb.JoinRequest, context: _Context) -> pb.JoinReply:
+    @guarded
+    async def Join(self, request: pb.JoinRequest, context: Context) -> pb.JoinReply:
         offer = offer_from_pb(request, _worker_address(request, context.peer()))
         answer = await self._answer(
             request.session,
@@ -206,8 +195,8 @@ class _Service:
         assert isinstance(answer, Joined)
         return layout_to_pb(answer.layout)
 
-    @_guarded
-    async def Ready(self, request: pb.ReadyRequest, context: _Context) -> pb.ReadyReply:
+    @guarded
+    async def Ready(self, request: pb.ReadyRequest, context: Context) -> pb.ReadyReply:
         answer = await self._answer(
             request.session,
             lambda reply: self.controller.ready(request.session, request.multicast, request.timeout, reply),
@@ -215,21 +204,21 @@ class _Service:
         assert isinstance(answer, Started)
         return pb.ReadyReply(multicast=answer.multicast)
 
-    @_guarded
-    async def Heartbeat(self, request: pb.HeartbeatRequest, context: _Context) -> pb.HeartbeatReply:
+    @guarded
+    async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.HeartbeatReply:
         return pb.HeartbeatReply(left=sorted(self.controller.heartbeat(request.session)))
 
-    @_guarded
-    async def Leave(self, request: pb.LeaveRequest, context: _Context) -> pb.LeaveReply:
+    @guarded
+    async def Leave(self, request: pb.LeaveRequest, context: Context) -> pb.LeaveReply:
         self.controller.leave(request.session)
         return pb.LeaveReply()
 
-    @_guarded
-    async def Status(self, request: pb.StatusRequest, context: _Context) -> pb.StatusReply:
+    @guarded
+    async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusReply:
         return status_to_pb(self.controller.status())
 
-    @_guarded
-    async def Slot(self, request: pb.SlotRequest, context: _Context) -> pb.SlotReply:
+    @guarded
+    async def Slot(self, request: pb.SlotRequest, context: Context) -> pb.SlotReply:
         return slot_to_pb(self.controller.slot(request.session, request.tsi))
 
     async def _answer(self, session: str, call: Callable[[Callable[[Answer], None]], None]) -> Answer:
@@ -256,13 +245,6 @@ class _Service:
 def _soon(loop: asyncio.AbstractEventLoop, settle: Callable[[Answer], None], answer: Answer) -> None:
     with contextlib.suppress(RuntimeError):  # the service has ended, and with it the call that waited
         loop.call_soon_threadsafe(settle, answer)
-
-
-def _token(context: _Context) -> str:
-    for key, value in context.invocation_metadata() or ():
-        if key == TOKEN_KEY:
-            return value.decode() if isinstance(value, bytes) else value
-    return ""
 
 
 def _worker_address(request: pb.JoinRequest, peer: str) -> str:

@@ -8,7 +8,7 @@ The Python stubs beside this file are made from the root of the repository by
   python -m venv build/protoc
   build/protoc/bin/pip install grpcio-tools==1.49.1 mypy-protobuf==3.4.0 'setuptools<81'
   PATH=build/protoc/bin:$PATH build/protoc/bin/python -m grpc_tools.protoc -I . \\
-    --python_out=. --mypy_out=. --grpc_python_out=. --mypy_grpc_out=. switchml/control/switch.proto
+    --python_out=. --mypy_out=. --grpc_python_out=. --mypy_grpc_out=. switchml/control/*.proto
 
 which `make protos` does. The generator is old on purpose: what protoc 21 writes loads under every protobuf runtime from
 3.20.3 on, while newer ones refuse runtimes older than themselves. `-I .` makes the stubs import each other as
@@ -52,6 +52,7 @@ class DiscoverReply(google.protobuf.message.Message):
     POOL_SLOTS_FIELD_NUMBER: builtins.int
     MAX_PAYLOAD_FIELD_NUMBER: builtins.int
     MAX_WORKERS_FIELD_NUMBER: builtins.int
+    PAYLOADS_FIELD_NUMBER: builtins.int
     host: builtins.str
     """dotted IPv4; 0.0.0.0 = the host that answered this call"""
     udp_port: builtins.int
@@ -61,6 +62,9 @@ class DiscoverReply(google.protobuf.message.Message):
     max_payload: builtins.int
     """bytes"""
     max_workers: builtins.int
+    @property
+    def payloads(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """bytes a packet that the switch takes; none = all sizes up to max_payload"""
     def __init__(
         self,
         *,
@@ -70,8 +74,9 @@ class DiscoverReply(google.protobuf.message.Message):
         pool_slots: builtins.int = ...,
         max_payload: builtins.int = ...,
         max_workers: builtins.int = ...,
+        payloads: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing_extensions.Literal["host", b"host", "max_payload", b"max_payload", "max_workers", b"max_workers", "pool_slots", b"pool_slots", "shm_socket", b"shm_socket", "udp_port", b"udp_port"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["host", b"host", "max_payload", b"max_payload", "max_workers", b"max_workers", "payloads", b"payloads", "pool_slots", b"pool_slots", "shm_socket", b"shm_socket", "udp_port", b"udp_port"]) -> None: ...
 
 global___DiscoverReply = DiscoverReply
 

@@ -8,7 +8,7 @@ The Python stubs beside this file are made from the root of the repository by
   python -m venv build/protoc
   build/protoc/bin/pip install grpcio-tools==1.49.1 mypy-protobuf==3.4.0 'setuptools<81'
   PATH=build/protoc/bin:$PATH build/protoc/bin/python -m grpc_tools.protoc -I . \\
-    --python_out=. --mypy_out=. --grpc_python_out=. --mypy_grpc_out=. switchml/control/switch.proto
+    --python_out=. --mypy_out=. --grpc_python_out=. --mypy_grpc_out=. switchml/control/*.proto
 
 which `make protos` does. The generator is old on purpose: what protoc 21 writes loads under every protobuf runtime from
 3.20.3 on, while newer ones refuse runtimes older than themselves. `-I .` makes the stubs import each other as

@@ -21,6 +21,9 @@ class TargetDescription:
     max_workers: int  # of one job
     default_payload: int = DEFAULT_PAYLOAD  # bytes, for jobs that do not ask for one
     default_window: int = DEFAULT_WINDOW  # slots, likewise
+    payloads: tuple[int, ...] = ()  # bytes a packet that the switch takes; () = all sizes up to max_payload
+    ip_multicast: bool = True  # it can send results to an IP multicast group
+    mac: int = 0  # of the data port; 0 = unknown
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class JobProgram:
     workers: tuple[WorkerProgram, ...]  # by rank
     multicast_group: str  # "" = none
     multicast_port: int
+    any_number: bool = False  # packets carry job numbers of the workers' own; the sender tells the job
 
 
 @dataclass(frozen=True)

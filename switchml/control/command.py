@@ -1,0 +1,158 @@
+"""`switchml controller`: the control plane of a P4 switch, as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from switchml.errors import SwitchUnreachableError, UsageError
+
+if TYPE_CHECKING:
+    from switchml.control.p4runtime.target import Pipeline
+    from switchml.control.tls import ServerTls
+
+_SCHEME = "p4runtime://"
+_LOOK_SECONDS = 0.1
+_DATA_PORT = 0xBEE0
+
+
+def controller_command(
+    target: Annotated[str, typer.Option(metavar="p4runtime://HOST:PORT", help="The switch to program.")],
+    data_address: Annotated[
+        str,
+        typer.Option(metavar="IP[:PORT]", help="Where the switch takes workers' packets; port 48864-48879."),
+    ],
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where workers join; port 0 takes a free one.")
+    ] = "0.0.0.0:50551",
+    device_id: Annotated[int, typer.Option(help="P4Runtime device id of the switch.")] = 0,
+    election_id: Annotated[int, typer.Option(help="The controller with the highest is primary.")] = 1,
+    pipeline: Annotated[
+        Path | None, typer.Option(help="Program to load (BMv2 JSON); without it the one it has is taken.")
+    ] = None,
+    p4info: Annotated[
+        Path | None, typer.Option(help="Its P4Info, as text; by default beside it, .p4info.txtpb.")
+    ] = None,
+    mac: Annotated[str, typer.Option(help="MAC address of the data address.")] = "02:53:4d:4c:00:01",
+    ports: Annotated[
+        str, typer.Option(help="Ports that may have stations, as in 1-4,7: where unknown ones are sought.")
+    ] = "0-15",
+    token: Annotated[
+        str,
+        typer.Option(
+            envvar="SWITCHML_TOKEN", help="What workers must show to join; empty lets everybody in."
+        ),
+    ] = "",
+    lease: Annotated[
+        float, typer.Option(help="Seconds without a heartbeat after which a worker is given up.")
+    ] = 10.0,
+    tls_certificate: Annotated[Path | None, typer.Option(help="PEM file: serve workers over TLS.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file with its key.")] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(help="PEM file: workers must show a certificate it signed.")
+    ] = None,
+    announce: Annotated[
+        str, typer.Option(help="'-': one line of JSON on standard output when ready, and nothing else there.")
+    ] = "",
+) -> None:
+    """Program a P4 switch over P4Runtime and let workers join jobs on it."""
+    address = _p4runtime_address(target)
+    host, port = _host_port(listen, "--listen")
+    data_host, data_port = _host_port(
+        data_address if ":" in data_address else f"{data_address}:{_DATA_PORT}", "--data-address"
+    )
+    number, port_set = _mac(mac), _ports(ports)
+    tls = _tls(tls_certificate, tls_key, tls_client_ca)
+    program = _pipeline(pipeline, p4info)
+
+    from switchml.control.controller import Controller
+    from switchml.control.p4runtime.client import P4RuntimeClient
+    from switchml.control.p4runtime.target import P4RuntimeTarget
+    from switchml.control.server import serve
+
+    stop = threading.Event()
+
+    def ask(signal_number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, ask)
+
+    def report(line: str) -> None:
+        print(line, file=sys.stderr if announce else sys.stdout, flush=True)
+
+    with P4RuntimeClient(address, device_id=device_id, election_id=election_id) as client:
+        switch = P4RuntimeTarget(
+            client, data_host, data_port, mac=number, pipeline=program, ports=port_set, report=report
+        )
+        try:
+            controller = Controller(switch, token=token, lease=lease)
+            with serve(controller, host, port, tls=tls) as server:
+                report(f"controller ready: workers join at {server.address}; Ctrl-C ends it")
+                if announce:
+                    print(json.dumps({"control": server.address, "pid": os.getpid()}), flush=True)
+                while not stop.wait(_LOOK_SECONDS):
+                    if switch.lost:
+                        raise SwitchUnreachableError(
+                            f"the switch at {address} is gone ({switch.lost}): start it, then this controller again"
+                        )
+        finally:
+            switch.close()
+
+
+def _p4runtime_address(target: str) -> str:
+    if not target.startswith(_SCHEME):
+        raise UsageError(f"--target {target}: write p4runtime://HOST:PORT, as in p4runtime://127.0.0.1:9559")
+    return target.removeprefix(_SCHEME).rstrip("/")
+
+
+def _host_port(text: str, option: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise UsageError(f"{option} {text}: write HOST:PORT")
+    return host.strip("[]"), int(port)
+
+
+def _mac(text: str) -> int:
+    if not re.fullmatch(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}", text):
+        raise UsageError(f"--mac {text}: write six bytes in hexadecimal, as in 02:53:4d:4c:00:01")
+    return int(text.replace(":", ""), 16)
+
+
+def _ports(text: str) -> set[int]:
+    found: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if not first.strip().isdecimal() or not (last or first).strip().isdecimal():
+            raise UsageError(f"--ports {text}: write numbers and ranges, as in 1-4,7")
+        found |= set(range(int(first), int(last or first) + 1))
+    return found
+
+
+def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> ServerTls | None:
+    if certificate is None and key is None and client_ca is None:
+        return None
+    if certificate is None or key is None:
+        raise UsageError("TLS needs both --tls-certificate and --tls-key")
+    from switchml.control.tls import ServerTls
+
+    return ServerTls(certificate, key, client_ca)
+
+
+def _pipeline(config: Path | None, p4info: Path | None) -> Pipeline | None:
+    if config is None:
+        if p4info is not None:
+            raise UsageError("--p4info describes a program: give --pipeline as well")
+        return None
+    from switchml.control.p4runtime.target import read_pipeline
+
+    return read_pipeline(config, p4info)

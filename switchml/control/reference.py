@@ -1,0 +1,221 @@
+"""The services of the public SwitchML program (reference.proto), so that its UDP clients can use our switch.
+
+Such a client knows nothing of jobs, leases or windows. Its session is a job of ours that runs the published slot machine
+(`paper`), because it counts its packets anew in every tensor, and whose packets may carry any job number, because it numbers its
+tensors there. Rank 0 calls first and begins the session anew; no call ever ends one, so it also ends when the switch has heard
+nothing of it for long. A client uses one UDP port a thread, 4000 and up, and tells nobody: one thread is what we serve.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from switchml.control import reference_pb2 as pb
+from switchml.control.controller import Controller
+from switchml.control.guard import Context, guarded
+from switchml.control.jobs import Answer, Joined, Refused
+from switchml.control.meeting import Barriers, Broadcasts
+from switchml.control.messages import JoinOffer
+from switchml.errors import JobAbortedError, JoinError, JoinTimeoutError, SwitchMLError, UsageError
+
+_log = logging.getLogger(__name__)
+
+CLIENT_PORT = 4000
+SWITCH_PORT = 48864
+PATIENCE = 600.0
+"""Seconds that callers wait for each other."""
+IDLE = 3600.0
+"""Seconds without a packet after which a session is over."""
+_SMALLEST_PAYLOAD = 128
+
+
+@dataclass
+class _Session:
+    """members: by rank, the session names of our own control plane. answers: by rank, what its join came to."""
+
+    world_size: int
+    began: float
+    members: dict[int, str] = field(default_factory=dict)
+    answers: dict[int, Answer] = field(default_factory=dict)
+
+
+class Sessions:
+    """Sessions of reference clients, as jobs of a controller. `changed` is called when its timers have."""
+
+    def __init__(
+        self,
+        controller: Controller,
+        changed: Callable[[], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._controller = controller
+        self._changed = changed
+        self._clock = clock
+        self._sessions: dict[int, _Session] = {}
+
+    def add(self, request: pb.UdpSessionRequest) -> None:
+        """A worker of a session. With its last worker the job begins. Raises a SwitchMLError when it can't."""
+        number, rank = request.session_id, request.rank
+        offer = JoinOffer(
+            job=f"reference session {number}",
+            rank=rank,
+            world_size=request.num_workers,
+            address=str(ipaddress.IPv4Address(request.ipv4)),
+            port=CLIENT_PORT,
+            payload=_SMALLEST_PAYLOAD << request.packet_size,
+            paper=True,
+            any_number=True,
+        )
+        if rank == 0:
+            self.end(number)
+        session = self._sessions.setdefault(number, _Session(request.num_workers, self._clock()))
+        name = secrets.token_hex(16)
+
+        def settle(answer: Answer) -> None:
+            session.answers[rank] = answer
+
+        try:
+            self._controller.join(name, offer, PATIENCE, settle)
+        except SwitchMLError:
+            if not session.members:
+                del self._sessions[number]
+            raise
+        session.members[rank] = name
+        self._changed()
+        if len(session.members) == session.world_size:
+            self._start(number, session)
+
+    def end(self, number: int) -> None:
+        """End a session, if there is one."""
+        session = self._sessions.pop(number, None)
+        for name in session.members.values() if session else ():
+            self._controller.leave(name)
+        if session:
+            self._changed()
+
+    def renew(self) -> None:
+        """Keep the leases of sessions that are alive; end those that are not."""
+        for number, session in list(self._sessions.items()):
+            complete = len(session.members) == session.world_size
+            refused = any(isinstance(answer, Refused) for answer in session.answers.values())
+            if refused or (complete and not self._renewed(session)):
+                self.end(number)
+
+    def _renewed(self, session: _Session) -> bool:
+        names = list(session.members.values())
+        try:
+            for name in names:
+                self._controller.heartbeat(name)
+            heard = self._controller.last_heard(names[0])
+        except JobAbortedError as error:
+            _log.warning("reference session: %s", error)
+            return False
+        since = min((ago for ago in heard if ago is not None), default=float("inf"))
+        return min(since, self._clock() - session.began) < IDLE
+
+    def _start(self, number: int, session: _Session) -> None:
+        refused = [answer for answer in session.answers.values() if isinstance(answer, Refused)]
+        if refused or not all(isinstance(answer, Joined) for answer in session.answers.values()):
+            self.end(number)
+            raise refused[0].error if refused else JoinError(f"reference session {number} did not begin")
+        for name in session.members.values():
+            # Its clients have no probes: they take results as the switch sends them, to each alone.
+            self._controller.ready(name, False, PATIENCE, lambda answer: None)
+        self._changed()
+
+
+class ReferenceService:
+    """Session and Sync, on the event loop."""
+
+    def __init__(self, controller: Controller, changed: Callable[[], None]) -> None:
+        self.controller = controller
+        self.sessions = Sessions(controller, changed)
+        self._barriers = Barriers()
+        self._broadcasts = Broadcasts()
+
+    async def renew_forever(self) -> None:
+        """Heartbeats in the place of clients that send none."""
+        while True:
+            await asyncio.sleep(self.controller.lease / 4)
+            with contextlib.suppress(SwitchMLError):
+                self.sessions.renew()
+
+    @guarded
+    async def UdpSession(self, request: pb.UdpSessionRequest, context: Context) -> pb.UdpSessionResponse:
+        target = self.controller.describe()
+        if target.udp_port != SWITCH_PORT:
+            raise UsageError(
+                f"clients of the public SwitchML program send to UDP port {SWITCH_PORT}, but this switch takes packets at "
+                f"{target.udp_port}; start it with --port {SWITCH_PORT}"
+            )
+        host = _facing(target.host, str(ipaddress.IPv4Address(request.ipv4)))
+        self.sessions.add(request)
+        return pb.UdpSessionResponse(
+            session_id=request.session_id, mac=target.mac, ipv4=int(ipaddress.IPv4Address(host))
+        )
+
+    @guarded
+    async def RdmaSession(self, request: pb.RdmaSessionRequest, context: Context) -> pb.RdmaSessionResponse:
+        await context.abort(
+            grpc.StatusCode.UNIMPLEMENTED, "this switch has no RDMA; build the client with DPDK=1 and use UDP"
+        )
+        raise AssertionError("abort returned")
+
+    @guarded
+    async def Barrier(self, request: pb.BarrierRequest, context: Context) -> pb.BarrierResponse:
+        gathering = self._barriers.arrive(_checked(request.num_workers))
+        try:
+            await _patiently(gathering.done, f"a barrier of {request.num_workers} workers")
+        finally:
+            self._barriers.depart(gathering)
+        return pb.BarrierResponse()
+
+    @guarded
+    async def Broadcast(self, request: pb.BroadcastRequest, context: Context) -> pb.BroadcastResponse:
+        workers, rank, root = _checked(request.num_workers), request.rank, request.root
+        if rank >= workers or root >= workers:
+            raise UsageError(f"rank {rank} or root {root} is outside {workers} workers")
+        telling = self._broadcasts.arrive(request.value, rank, workers, root)
+        try:
+            value = await _patiently(telling.value, f"a broadcast of {workers} workers")
+        finally:
+            self._broadcasts.depart(telling, rank, workers, root)
+        return pb.BroadcastResponse(value=value)
+
+
+def _checked(workers: int) -> int:
+    if workers < 1:
+        raise UsageError("num_workers is 0: give the number of workers")
+    return workers
+
+
+async def _patiently(future: asyncio.Future[Any], what: str) -> Any:
+    """Other callers wait for the same future, so one that gives up must not cancel it."""
+    try:
+        return await asyncio.wait_for(asyncio.shield(future), PATIENCE)
+    except TimeoutError:
+        raise JoinTimeoutError(f"{what} was not complete within {PATIENCE:g} s: start the others") from None
+
+
+def _facing(host: str, worker: str) -> str:
+    """An address to send packets to: this machine's towards the worker, where the switch listens on all."""
+    if host != "0.0.0.0":
+        return host
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect((worker, SWITCH_PORT))
+        except OSError as error:
+            raise UsageError(f"there is no way to the worker at {worker}: {error.strerror}") from error
+        return str(sock.getsockname()[0])

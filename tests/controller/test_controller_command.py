@@ -1,0 +1,151 @@
+"""`switchml controller` as a process, over the native pipeline's P4Runtime server: workers join, sum and are seen."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import trustme
+
+from switchml.control.client import ControlClient
+from switchml.control.tls import ClientTls
+from switchml.errors import UsageError
+from switchml.worker import Worker
+
+
+@contextmanager
+def controller(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    command = [
+        sys.executable,
+        "-m",
+        "switchml.cli",
+        "controller",
+        "--announce",
+        "-",
+        "--listen",
+        "127.0.0.1:0",
+        *options,
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            pytest.fail(f"the controller has ended: {process.communicate(timeout=10)[1]}")
+        yield process, json.loads(line)["control"]
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+def target_of(switch: Any, files: tuple[Path, Path]) -> list[str]:
+    config, described = files
+    return [
+        "--target", f"p4runtime://{switch.address}", "--data-address", f"127.0.0.1:{switch.udp_port}",
+        "--pipeline", str(config), "--p4info", str(described),
+    ]  # fmt: skip
+
+
+def test_an_all_reduce_through_it(switch: Any, program_files: tuple[Path, Path]) -> None:
+    values = np.random.default_rng(1).standard_normal((3, 50_001)).astype(np.float32)
+
+    def work(address: str, rank: int) -> tuple[np.ndarray[Any, Any], float]:
+        mine = values[rank].copy()
+        with Worker.join(address, job="sum", rank=rank, world_size=3, join_timeout=30) as worker:
+            assert (worker.transport, worker.payload, worker.multicast) == ("udp", 1024, False)
+            done = worker.allreduce(mine)
+            done.wait(30)
+            whole = np.full(1000, rank + 1, np.int32)
+            worker.allreduce(whole).wait(30)
+            assert np.all(whole == 6)
+        return mine, done.error_bound()
+
+    with controller(*target_of(switch, program_files)) as (process, address), ThreadPoolExecutor(3) as pool:
+        results = list(pool.map(lambda rank: work(address, rank), range(3)))
+        with ControlClient(address) as client:
+            status = client.status()
+        process.terminate()
+        _, said = process.communicate(timeout=20)
+    exact = values.astype(np.float64).sum(axis=0)
+    for result, bound in results:
+        assert np.array_equal(result, results[0][0])
+        assert np.max(np.abs(result - exact)) <= bound + 1e-6
+    assert status.target.payloads == (1024,)
+    assert status.counters["chunks_completed"] > 0
+    assert [(end.name, end.reason) for end in status.ended] == [("sum", "all ranks have left")]
+    assert "job 1: 3 workers" in said
+    assert "job 1: removed" in said
+    assert process.returncode == 0
+
+
+def test_two_jobs_side_by_side(switch: Any, program_files: tuple[Path, Path]) -> None:
+    def work(address: str, name: str, rank: int) -> list[int]:
+        with Worker.join(address, job=name, rank=rank, world_size=2, join_timeout=30) as worker:
+            values = np.arange(3000, dtype=np.int32) * len(name)
+            worker.allreduce(values).wait(30)
+            return [int(value) for value in values]
+
+    with controller(*target_of(switch, program_files)) as (_, address), ThreadPoolExecutor(4) as pool:
+        calls = {
+            (name, rank): pool.submit(work, address, name, rank) for name in ("a", "bcd") for rank in range(2)
+        }
+        for (name, _rank), call in calls.items():
+            assert call.result() == [2 * len(name) * value for value in range(3000)]
+
+
+def test_a_payload_it_has_not_is_refused(switch: Any, program_files: tuple[Path, Path]) -> None:
+    with (
+        controller(*target_of(switch, program_files)) as (_, address),
+        pytest.raises(UsageError, match="this switch takes 1024 bytes a packet"),
+    ):
+        Worker.join(address, job="wrong", rank=0, world_size=1, payload=256)
+
+
+def test_it_ends_when_the_switch_does(switch: Any, program_files: tuple[Path, Path]) -> None:
+    with controller(*target_of(switch, program_files)) as (process, _):
+        switch.server.stop()
+        _, said = process.communicate(timeout=20)
+        assert process.returncode == 1
+        assert "is gone" in said
+
+
+def test_workers_may_be_served_over_tls(
+    switch: Any, program_files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "chain.pem")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    options = ["--tls-certificate", str(tmp_path / "chain.pem"), "--tls-key", str(tmp_path / "key.pem")]
+    with (
+        controller(*target_of(switch, program_files), *options, "--token", "secret") as (_, address),
+        ControlClient(address, token="secret", tls=ClientTls(ca=tmp_path / "ca.pem")) as client,
+    ):
+        assert client.discover().payloads == (1024,)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--target", "127.0.0.1:9559", "--data-address", "10.0.0.1"], "p4runtime://HOST:PORT"),
+        (["--target", "p4runtime://127.0.0.1:9", "--data-address", "10.0.0.1", "--mac", "1"], "six bytes"),
+        (["--target", "p4runtime://127.0.0.1:9", "--data-address", "10.0.0.1", "--ports", "a"], "numbers and ranges"),
+        (["--target", "p4runtime://127.0.0.1:9", "--data-address", "10.0.0.1", "--p4info", "x"], "--pipeline"),
+        (["--target", "p4runtime://127.0.0.1:9", "--data-address", "10.0.0.1", "--pipeline", "x.json"], "no file"),
+        (["--target", "p4runtime://127.0.0.1:9", "--data-address", "10.0.0.1", "--tls-key", "x"], "--tls-certificate"),
+    ],
+)  # fmt: skip
+def test_wrong_options_are_explained(options: list[str], words: str) -> None:
+    command = [sys.executable, "-m", "switchml.cli", "controller", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert words in done.stderr
