@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
 import signal
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from switchml.errors import UsageError
+
+if TYPE_CHECKING:
+    from switchml.switch_emulator.p4_emulator import Wrapping
+    from switchml.switch_emulator.ports.interface import Ports
+
+NATIVE = "native"
+NO_PROGRAM = "none"
+
 _LOOK_SECONDS = 0.1
+_P4 = "P4 pipeline"
+_FAULTS = "Faults on purpose"
 
 
 class _Stop:
@@ -33,6 +49,42 @@ def _stdin_closed() -> bool:
     return bool(readable) and os.read(0, 4096) == b""
 
 
+@dataclass(frozen=True)
+class _Options:
+    """The command line."""
+
+    host: str
+    port: int
+    control_port: int
+    token: str
+    lease: float
+    pipeline: str
+    p4info: Path | None
+    interfaces: tuple[str, ...]
+    use_files: float | None
+    p4runtime_port: int | None
+    device_id: int
+    capture: str
+    trace: bool
+    loss: float
+    duplicate: float
+    reorder: float
+    seed: int
+    offload: bool
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A switch of any kind. Addresses are "" where there is none. jobs: how many it has. ended: it has nothing more to do."""
+
+    control: str
+    udp: str
+    p4runtime: str
+    counters: Callable[[], dict[str, int]]
+    jobs: Callable[[], int] = lambda: 0
+    ended: Callable[[], bool] = lambda: False
+
+
 def switch_command(
     host: Annotated[str, typer.Option(help="IPv4 address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="UDP port for packets; 0 takes a free one.")] = 0xBEE0,
@@ -46,10 +98,64 @@ def switch_command(
     lease: Annotated[
         float, typer.Option(help="Seconds without a heartbeat after which a worker is given up.")
     ] = 10.0,
-    loss: Annotated[float, typer.Option(min=0, max=1, help="Share of packets to lose, each way.")] = 0.0,
-    duplicate: Annotated[float, typer.Option(min=0, max=1, help="Share of packets to double.")] = 0.0,
-    reorder: Annotated[float, typer.Option(min=0, max=1, help="Share of packets to hold back.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of the faults above.")] = 0,
+    pipeline: Annotated[
+        str,
+        typer.Option(
+            metavar="native|none|FILE.json",
+            help="The compiled aggregation pipeline, a P4 program as BMv2's JSON, or none until a controller sets one.",
+            rich_help_panel=_P4,
+        ),
+    ] = NATIVE,
+    p4info: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The program's P4Info as text; by default FILE.p4info.txtpb beside it.",
+            rich_help_panel=_P4,
+        ),
+    ] = None,
+    interface: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-i",
+            "--interface",
+            metavar="PORT@INTERFACE",
+            help="A port of the switch on a Linux interface, in place of UDP; may be repeated. Needs root.",
+            rich_help_panel=_P4,
+        ),
+    ] = None,
+    use_files: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="-i names files: read NAME_in.pcap and write NAME_out.pcap, beginning after SECONDS.",
+            rich_help_panel=_P4,
+        ),
+    ] = None,
+    p4runtime_port: Annotated[
+        int | None,
+        typer.Option(help="TCP port of the P4Runtime service; 0 takes a free one.", rich_help_panel=_P4),
+    ] = None,
+    device_id: Annotated[int, typer.Option(help="The switch's id for P4Runtime.", rich_help_panel=_P4)] = 0,
+    capture: Annotated[
+        str, typer.Option(metavar="FILE", help="Write all frames to a pcap file.", rich_help_panel=_P4)
+    ] = "",
+    trace: Annotated[
+        bool,
+        typer.Option(
+            "--trace", help="Tell on standard error what happens to every packet.", rich_help_panel=_P4
+        ),
+    ] = False,
+    loss: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of packets to lose, each way.", rich_help_panel=_FAULTS)
+    ] = 0.0,
+    duplicate: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of packets to double.", rich_help_panel=_FAULTS)
+    ] = 0.0,
+    reorder: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of packets to hold back.", rich_help_panel=_FAULTS)
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of the faults above.", rich_help_panel=_FAULTS)] = 0,
     offload: Annotated[
         bool, typer.Option(help="Use UDP segmentation offload where the kernel has it.")
     ] = True,
@@ -62,27 +168,20 @@ def switch_command(
     json_output: Annotated[bool, typer.Option("--json", help="Print the closing counters as JSON.")] = False,
 ) -> None:
     """Run an emulated switch in the foreground."""
-    from switchml.switch_emulator.emulator import Emulator
-    from switchml.switch_emulator.faults import new_faults
-
     stop = _Stop()
-    faults = new_faults(loss=loss, duplicate=duplicate, reorder=reorder, seed=seed)
-    with Emulator(
-        host,
-        udp_port=port,
-        control_port=control_port,
-        token=token,
-        lease=lease,
-        faults=faults,
-        offload=offload,
-    ) as emulator:
-        _announce(announce, emulator.control_address, emulator.udp_address)
+    options = _Options(
+        host=host, port=port, control_port=control_port, token=token, lease=lease, pipeline=pipeline, p4info=p4info,
+        interfaces=tuple(interface or ()), use_files=use_files, p4runtime_port=p4runtime_port, device_id=device_id,
+        capture=capture, trace=trace, loss=loss, duplicate=duplicate, reorder=reorder, seed=seed, offload=offload,
+    )  # fmt: skip
+    with _start(options) as switch:
+        _announce(announce, switch)
         eof = False
-        while not stop.asked and not (eof and emulator.controller.job_count() == 0):
+        while not stop.asked and not switch.ended() and not (eof and switch.jobs() == 0):
             if until_eof and not eof:
                 eof = _stdin_closed()
             time.sleep(_LOOK_SECONDS)
-        counters = emulator.counters()
+        counters = switch.counters()
     if json_output:
         print(json.dumps(counters))
     elif not announce:
@@ -90,13 +189,146 @@ def switch_command(
             print(f"{name:<24}{value:>16,}")
 
 
-def _announce(where: str, control: str, udp: str) -> None:
+def _start(options: _Options) -> contextlib.AbstractContextManager[_Running]:
+    if options.pipeline == NATIVE:
+        return _native(options)
+    if options.interfaces:
+        return _p4_on_interfaces(options)
+    return _p4_over_udp(options)
+
+
+@contextlib.contextmanager
+def _native(options: _Options) -> Iterator[_Running]:
+    from switchml.switch_emulator.emulator import Emulator
+    from switchml.switch_emulator.faults import new_faults
+
+    for option, given in {
+        "-i": options.interfaces, "--use-files": options.use_files is not None,
+        "--capture": options.capture, "--trace": options.trace, "--p4info": options.p4info,
+    }.items():  # fmt: skip
+        if given:
+            raise UsageError(
+                f"{option} is for P4 programs (--pipeline FILE.json). The native pipeline works on the kernel's UDP: to have it "
+                "on interfaces, put them under a bridge with an address and give that as --host; tcpdump shows its packets"
+            )
+    faults = new_faults(
+        loss=options.loss, duplicate=options.duplicate, reorder=options.reorder, seed=options.seed
+    )
+    with contextlib.ExitStack() as stack:
+        emulator = stack.enter_context(
+            Emulator(
+                options.host,
+                udp_port=options.port,
+                control_port=options.control_port,
+                token=options.token,
+                lease=options.lease,
+                faults=faults,
+                offload=options.offload,
+            )
+        )
+        p4runtime = ""
+        if options.p4runtime_port is not None:
+            from switchml.switch_emulator.native_runtime import NativeDevice
+            from switchml.switch_emulator.p4runtime.server import serve
+
+            device = NativeDevice(emulator.target, options.device_id)
+            server = stack.enter_context(serve(device, options.host, options.p4runtime_port))
+            p4runtime = server.address
+        yield _Running(
+            *(emulator.control_address, emulator.udp_address, p4runtime, emulator.counters),
+            jobs=emulator.controller.job_count,
+        )
+
+
+@contextlib.contextmanager
+def _p4_over_udp(options: _Options) -> Iterator[_Running]:
+    from switchml.switch_emulator.p4_emulator import P4UdpEmulator, read_program
+
+    if options.pipeline == NO_PROGRAM or options.use_files is not None:
+        raise UsageError("--pipeline none and --use-files need ports: -i PORT@NAME")
+    with P4UdpEmulator(
+        read_program(Path(options.pipeline), options.p4info),
+        options.host,
+        udp_port=options.port,
+        control_port=options.control_port,
+        p4runtime_port=options.p4runtime_port or 0,
+        device_id=options.device_id,
+        token=options.token,
+        lease=options.lease,
+        wrapping=_wrapping(options),
+    ) as emulator:
+        yield _Running(
+            *(emulator.control_address, emulator.udp_address, emulator.p4runtime_address, emulator.counters),
+            jobs=emulator.controller.job_count,
+            ended=lambda: emulator.switch.finished,
+        )
+
+
+@contextlib.contextmanager
+def _p4_on_interfaces(options: _Options) -> Iterator[_Running]:
+    from switchml.switch_emulator.p4_emulator import P4Emulator, read_program
+
+    program = None
+    if options.pipeline != NO_PROGRAM:
+        program = read_program(Path(options.pipeline), options.p4info)
+    service = None if options.p4runtime_port is None else (options.host, options.p4runtime_port)
+    with P4Emulator(
+        _open_ports(options),
+        program,
+        wrapping=_wrapping(options),
+        p4runtime=service,
+        device_id=options.device_id,
+    ) as emulator:
+        timer = threading.Timer(options.use_files or 0.0, emulator.start)
+        timer.start()
+        try:
+            yield _Running(
+                *("", "", emulator.p4runtime_address, emulator.counters),
+                ended=lambda: emulator.finished,
+            )
+        finally:
+            timer.cancel()
+            timer.join()
+
+
+def _open_ports(options: _Options) -> Ports:
+    from switchml.switch_emulator.ports.interfaces import InterfacePorts
+    from switchml.switch_emulator.ports.numbering import parse_interfaces
+    from switchml.switch_emulator.ports.pcap_files import PcapFilePorts
+
+    numbered = parse_interfaces(options.interfaces)
+    return InterfacePorts(numbered) if options.use_files is None else PcapFilePorts(numbered)
+
+
+def _wrapping(options: _Options) -> Wrapping:
+    from switchml.switch_emulator.p4_emulator import Wrapping
+    from switchml.switch_emulator.ports.faulty import Mischief
+
+    return Wrapping(
+        mischief=Mischief(options.loss, options.duplicate, options.reorder, options.seed),
+        capture=options.capture,
+        trace=_tell if options.trace else None,
+    )
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _announce(where: str, switch: _Running) -> None:
     if not where:
-        print(f"switch ready: workers join at {control}, packets go to UDP {udp}; Ctrl-C ends it", flush=True)
+        ready = {
+            "workers join at": switch.control,
+            "packets go to UDP": switch.udp,
+            "P4Runtime is at": switch.p4runtime,
+        }
+        said = ", ".join(f"{what} {address}" for what, address in ready.items() if address)
+        print(f"switch ready: {said or 'frames are forwarded'}; Ctrl-C ends it", flush=True)
         return
-    line = json.dumps({"control": control, "udp": udp, "pid": os.getpid()}) + "\n"
+    line = {"control": switch.control, "udp": switch.udp, "p4runtime": switch.p4runtime, "pid": os.getpid()}
+    text = json.dumps({name: value for name, value in line.items() if value}) + "\n"
     if where == "-":
-        sys.stdout.write(line)
+        sys.stdout.write(text)
         sys.stdout.flush()
     else:
-        os.write(int(where), line.encode())
+        os.write(int(where), text.encode())

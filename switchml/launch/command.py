@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from switchml.launch.plan import LOOPBACK, Faults, Nodes, RunPlan
+from switchml.launch.plan import LOOPBACK, NATIVE, Faults, Nodes, RunPlan
 
 _SWITCH = "Switch"
 _NODES = "Several machines"
@@ -62,6 +62,14 @@ def run(
             min=0, help="Slots in flight, a power of two; 0: the switch's default.", rich_help_panel=_SWITCH
         ),
     ] = 0,
+    pipeline: Annotated[
+        str,
+        typer.Option(
+            metavar="native|FILE.json",
+            help="What runs in the switch that is started: the compiled pipeline, or a P4 program.",
+            rich_help_panel=_SWITCH,
+        ),
+    ] = NATIVE,
     loss: Annotated[
         float, typer.Option(help="Probability that a packet is dropped.", rich_help_panel=_FAULTS)
     ] = 0.0,
@@ -101,6 +109,7 @@ def run(
         transport=transport,
         payload=payload,
         window=window,
+        pipeline=pipeline,
         faults=Faults(loss, duplicate, reorder, seed),
     )
     raise typer.Exit(carry_out(plan, account_file=account))

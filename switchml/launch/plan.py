@@ -12,6 +12,7 @@ from switchml.errors import UsageError
 
 LOOPBACK = "127.0.0.1"
 TRANSPORTS = ("auto", "udp", "shm")
+NATIVE = "native"
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class RunPlan:
     transport: str = "auto"
     payload: int = 0
     window: int = 0
+    pipeline: str = NATIVE  # of a switch of our own: this, or a P4 program's file
     faults: Faults = field(default_factory=Faults)
 
     @property
@@ -82,6 +84,18 @@ class RunPlan:
                 "faults are made by the switch that this command starts; leave --switch out, or give --loss, "
                 "--duplicate and --reorder to the `switchml switch` at the other end"
             )
+        if self.pipeline != NATIVE:
+            if self.switch:
+                raise UsageError(
+                    "the pipeline is that of the switch this command starts; leave --switch out, or give --pipeline to the "
+                    "`switchml switch` at the other end"
+                )
+            if self.transport == "shm":
+                raise UsageError("a P4 program takes packets, not shared memory: leave --transport shm out")
+            if not Path(self.pipeline).is_file():
+                raise UsageError(
+                    f"--pipeline {self.pipeline}: there is no such file; give a P4 program's JSON"
+                )
         if self.nodes.count > 1 and not self.switch:
             raise UsageError(
                 "several nodes share one switch: start it with `switchml switch --host ADDRESS` on a machine that all "

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from switchml.control import embedded
 from switchml.errors import SwitchMLError
-from switchml.launch.plan import LOOPBACK, Faults, RunPlan
+from switchml.launch.plan import LOOPBACK, NATIVE, Faults, RunPlan
 from switchml.launch.screen import Progress, summary
 from switchml.launch.traffic import Meter, Traffic
 from switchml.launch.training import Training
@@ -43,6 +43,7 @@ class Account:
             "script": [self.plan.script, *self.plan.arguments],
             "workers": self.plan.world_size,
             "transport": self.plan.transport,
+            "pipeline": self.plan.pipeline,
             "faults": asdict(self.plan.faults),
             "exit_code": self.exit_code,
             "seconds": self.seconds,
@@ -91,7 +92,7 @@ def _switch(plan: RunPlan) -> Iterator[tuple[str, str]]:
     if plan.switch:
         yield plan.switch, plan.token
         return
-    switch = embedded.start(LOOPBACK, command=emulator(plan.faults))
+    switch = embedded.start(LOOPBACK, command=emulator(plan.faults, plan.pipeline))
     try:
         yield switch.address, switch.token
         if not switch.running():
@@ -100,11 +101,15 @@ def _switch(plan: RunPlan) -> Iterator[tuple[str, str]]:
         switch.close(_CLOSE)
 
 
-def emulator(faults: Faults) -> list[str]:
-    """An emulator on free ports of this machine, which ends with the process that started it."""
+def emulator(faults: Faults, pipeline: str = NATIVE) -> list[str]:
+    """An emulator on free ports of this machine, which ends with the process that started it.
+
+    pipeline: "native" or the file of a P4 program.
+    """
     return [
         *(sys.executable, "-P", "-m", "switchml.switch_emulator"),
         *("--host", LOOPBACK, "--port", "0", "--control-port", "0", "--announce", "-", "--until-eof"),
+        *(["--pipeline", pipeline] if pipeline != NATIVE else []),
         *(faults.options() if faults else []),
     ]
 

@@ -1,0 +1,34 @@
+"""Capture of everything that crosses ports, in one pcap file."""
+
+from __future__ import annotations
+
+import os
+
+from switchml.switch_emulator.ports.interface import Frame, Ports, WrappedPorts
+from switchml.switch_emulator.ports.pcap import PcapWriter
+
+
+class CapturedPorts(WrappedPorts):
+    """Writes frames of all ports, coming and going, to `path`. (pcap has no place for the port's number; a trace tells it.)
+
+    Raises:
+        PortsError: the file cannot be written.
+    """
+
+    def __init__(self, inner: Ports, path: str | os.PathLike[str]) -> None:
+        super().__init__(inner)
+        self._writer = PcapWriter(path)
+
+    def receive(self, deadline: float) -> list[Frame]:
+        frames = super().receive(deadline)
+        for frame in frames:
+            self._writer.write(frame.time, frame.data)
+        return frames
+
+    def send(self, port: int, data: bytes) -> None:
+        self._writer.write(self.now(), data)
+        super().send(port, data)
+
+    def close(self) -> None:
+        self._writer.close()
+        super().close()

@@ -1,0 +1,103 @@
+"""Ethernet, IPv4 and UDP headers around a payload, and the internet checksum (RFC 1071)."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import NamedTuple
+
+import numpy as np
+
+ETHERNET_BYTES = 14
+IPV4_BYTES = 20
+UDP_BYTES = 8
+HEADERS_BYTES = ETHERNET_BYTES + IPV4_BYTES + UDP_BYTES
+
+ETHERTYPE_IPV4 = 0x0800
+ETHERTYPE_ARP = 0x0806
+ETHERTYPE_IPV6 = 0x86DD
+ETHERTYPE_VLAN = 0x8100
+
+ICMP, TCP, UDP = 1, 6, 17
+
+_DONT_FRAGMENT = 0x4000
+_TTL = 64
+_ETHERNET = struct.Struct("!6s6sH")
+_IPV4 = struct.Struct("!BBHHHBBH4s4s")
+_UDP = struct.Struct("!HHHH")
+
+
+def checksum(data: bytes, start: int = 0) -> int:
+    """The internet checksum; `start` is a sum of 16-bit words to begin with."""
+    if len(data) & 1:
+        data += b"\0"
+    total: int = start + int(np.frombuffer(data, ">u2").sum(dtype=np.uint64))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total ^ 0xFFFF
+
+
+def pseudo_header(source: bytes, destination: bytes, protocol: int, length: int) -> int:
+    """Sum of the words that UDP and TCP checksums start from; addresses of IPv4 or IPv6."""
+    words = struct.unpack(f"!{len(source)}H", source + destination)
+    return int(sum(words)) + protocol + length
+
+
+def mac_bytes(text: str) -> bytes:
+    """ "02:53:4d:4c:00:01" as six bytes."""
+    return bytes.fromhex(text.replace(":", ""))
+
+
+def mac_text(data: bytes) -> str:
+    return data.hex(":")
+
+
+class UdpHeaders(NamedTuple):
+    """What is put around a UDP payload. Addresses: 6 and 4 bytes."""
+
+    source_mac: bytes
+    destination_mac: bytes
+    source: bytes
+    destination: bytes
+    source_port: int
+    destination_port: int
+
+    def build(self, length: int) -> bytes:
+        """The 42 bytes in front of a payload of `length` bytes; no UDP checksum (0 says so)."""
+        ipv4 = (
+            *(0x45, 0, IPV4_BYTES + UDP_BYTES + length, 0, _DONT_FRAGMENT, _TTL, UDP),
+            *(0, self.source, self.destination),
+        )
+        bare = _IPV4.pack(*ipv4)
+        return (
+            _ETHERNET.pack(self.destination_mac, self.source_mac, ETHERTYPE_IPV4)
+            + bare[:10]
+            + checksum(bare).to_bytes(2, "big")
+            + bare[12:]
+            + _UDP.pack(self.source_port, self.destination_port, UDP_BYTES + length, 0)
+        )
+
+
+class Datagram(NamedTuple):
+    """The UDP datagram in a frame. address: where it goes to, dotted."""
+
+    address: str
+    port: int
+    payload: bytes
+
+
+def datagram_in(frame: bytes) -> Datagram | None:
+    """None when the frame is no whole, unfragmented UDP datagram over IPv4."""
+    if len(frame) < HEADERS_BYTES or int.from_bytes(frame[12:14], "big") != ETHERTYPE_IPV4:
+        return None
+    header = (frame[14] & 0xF) * 4
+    fragment = int.from_bytes(frame[20:22], "big") & 0x3FFF
+    if frame[14] >> 4 != 4 or header < IPV4_BYTES or frame[23] != UDP or fragment:
+        return None
+    at = ETHERNET_BYTES + header
+    if len(frame) < at + UDP_BYTES:
+        return None
+    _, port, length, _ = _UDP.unpack_from(frame, at)
+    if length < UDP_BYTES or at + length > len(frame):
+        return None
+    return Datagram(socket.inet_ntoa(frame[30:34]), port, frame[at + UDP_BYTES : at + length])

@@ -1,0 +1,92 @@
+"""Classic pcap files (draft-ietf-opsawg-pcap): what tcpdump, Wireshark and scapy read and write."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from types import TracebackType
+from typing import NamedTuple
+
+from switchml.switch_emulator.ports.interface import PortsError
+
+_MICROSECONDS = 0xA1B2C3D4
+_NANOSECONDS = 0xA1B23C4D
+_ETHERNET = 1
+_SNAP_LENGTH = 262144
+_FILE_HEADER = "IHHiIII"
+_RECORD_HEADER = "IIII"
+_SECOND = 1_000_000_000
+
+
+class Record(NamedTuple):
+    """time: nanoseconds since 1970."""
+
+    time: int
+    data: bytes
+
+
+class PcapWriter:
+    """Writes a file record by record; each is in the file before the call returns. A context manager.
+
+    Raises:
+        PortsError: the file cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        try:
+            self._file = open(path, "wb", buffering=0)  # noqa: SIM115 - closed by close()
+        except OSError as error:
+            raise PortsError(f"cannot write {os.fspath(path)}: {error.strerror}") from error
+        self._file.write(struct.pack("=" + _FILE_HEADER, _NANOSECONDS, 2, 4, 0, 0, _SNAP_LENGTH, _ETHERNET))
+
+    def write(self, time: int, data: bytes) -> None:
+        header = struct.pack("=" + _RECORD_HEADER, *divmod(time, _SECOND), len(data), len(data))
+        self._file.write(header + data)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> PcapWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_pcap(path: str | os.PathLike[str]) -> Iterator[Record]:
+    """The frames of a file, either byte order, microseconds or nanoseconds. A cut-off last record is left out.
+
+    Raises:
+        PortsError: no such file, no classic pcap file, or one of another link than Ethernet.
+    """
+    name = os.fspath(path)
+    try:
+        file = open(path, "rb")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise PortsError(f"cannot read {name}: {error.strerror}") from error
+    with file:
+        head = file.read(struct.calcsize("=" + _FILE_HEADER))
+        order, unit = _magic(head, name)
+        network = struct.unpack(order + _FILE_HEADER, head)[6] & 0xFFFF
+        if network != _ETHERNET:
+            raise PortsError(f"{name}: link type {network}; only Ethernet (1) can enter a switch")
+        size = struct.calcsize(order + _RECORD_HEADER)
+        while len(header := file.read(size)) == size:
+            seconds, fraction, captured, _ = struct.unpack(order + _RECORD_HEADER, header)
+            data = file.read(captured)
+            if len(data) < captured:
+                return
+            yield Record(seconds * _SECOND + fraction * unit, data)
+
+
+def _magic(head: bytes, name: str) -> tuple[str, int]:
+    """Byte order and nanoseconds a unit."""
+    if len(head) == struct.calcsize("=" + _FILE_HEADER):
+        for order in "<>":
+            (magic,) = struct.unpack_from(order + "I", head)
+            if magic in (_MICROSECONDS, _NANOSECONDS):
+                return order, 1 if magic == _NANOSECONDS else 1000
+    raise PortsError(f"{name} is no classic pcap file; `editcap -F pcap` converts others")

@@ -1,0 +1,136 @@
+"""A UDP socket as the ports of a switch: frames are put around datagrams that come and taken off those that go.
+
+A P4 program so serves workers without a Linux interface of its own and without root. Every sender is a station behind a port
+of its own, numbered in the order of their first datagrams, with a MAC address made from that number. The switch's own MAC is
+`SWITCH_MAC`; IP addresses and UDP ports are the real ones.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from switchml.errors import PortInUseError, UsageError
+from switchml.link.datagrams import enlarge_buffers
+from switchml.switch_emulator.ports.ethernet import UdpHeaders, datagram_in, mac_bytes
+from switchml.switch_emulator.ports.interface import Frame, Ports
+
+SWITCH_MAC = "02:53:4d:4c:00:01"
+MAX_STATIONS = 509  # ports have nine bits in v1model; 510 is the control plane's and 511 drops
+
+_BATCH = 64
+_LARGEST = 65536
+_SOCKET_BUFFER = 4 << 20
+
+Address = tuple[str, int]
+
+
+def station_mac(port: int) -> bytes:
+    """The source MAC of what comes in by a port."""
+    return b"\x02\x01" + port.to_bytes(4, "big")
+
+
+@dataclass
+class _Station:
+    port: int
+    headers: UdpHeaders
+    built: dict[int, bytes] = field(default_factory=dict)  # the same few lengths come again and again
+
+    def frame(self, payload: bytes) -> bytes:
+        header = self.built.get(len(payload))
+        if header is None:
+            header = self.headers.build(len(payload))
+            if len(self.built) < _BATCH:
+                self.built[len(payload)] = header
+        return header + payload
+
+
+class UdpPorts(Ports):
+    """host: the dotted address workers send to, which becomes the frames' destination. port: 0 for a free one.
+
+    Raises:
+        UsageError: `host` is no address that a frame could be sent to.
+        PortInUseError: the port is taken.
+    """
+
+    def __init__(self, host: str, port: int = 0, *, max_stations: int = MAX_STATIONS) -> None:
+        if host == "0.0.0.0":
+            raise UsageError(
+                "a P4 pipeline answers for one address: give the one that workers reach, --host ADDRESS"
+            )
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        try:
+            self._socket.bind((host, port))
+        except OSError as error:
+            self._socket.close()
+            raise PortInUseError(
+                f"cannot listen on UDP {host}:{port} ({error.strerror}): choose another --port, or 0 for a free one"
+            ) from error
+        enlarge_buffers(self._socket, _SOCKET_BUFFER)
+        self.address: Address = self._socket.getsockname()
+        self._max = max_stations
+        # The least recently heard first: its number goes to a newcomer when all are taken.
+        self._stations: OrderedDict[Address, _Station] = OrderedDict()
+        self._full = 0
+        self._foreign = 0
+
+    def receive(self, deadline: float) -> list[Frame]:
+        frames = self._read()
+        if not frames:
+            select.select([self._socket], [], [], max(0.0, deadline - time.monotonic()))
+            frames = self._read()
+        return frames
+
+    def _read(self) -> list[Frame]:
+        frames: list[Frame] = []
+        for _ in range(_BATCH):
+            try:
+                payload, sender = self._socket.recvfrom(_LARGEST)
+            except BlockingIOError:
+                break
+            except OSError:
+                continue  # an ICMP error about something sent earlier
+            station = self._station(sender)
+            frames.append(Frame(station.port, station.frame(payload), time.time_ns()))
+        return frames
+
+    def _station(self, sender: Address) -> _Station:
+        station = self._stations.get(sender)
+        if station is not None:
+            self._stations.move_to_end(sender)
+            return station
+        number = len(self._stations) + 1
+        if number > self._max:
+            number = self._stations.popitem(last=False)[1].port
+        headers = UdpHeaders(
+            *(station_mac(number), mac_bytes(SWITCH_MAC)),
+            *(socket.inet_aton(sender[0]), socket.inet_aton(self.address[0])),
+            *(sender[1], self.address[1]),
+        )
+        station = self._stations[sender] = _Station(number, headers)
+        return station
+
+    def send(self, port: int, data: bytes) -> None:
+        datagram = datagram_in(data)
+        if datagram is None:
+            self._foreign += 1
+            return
+        try:
+            self._socket.sendto(datagram.payload, (datagram.address, datagram.port))
+        except OSError:
+            self._full += 1
+
+    def counters(self) -> Mapping[str, int]:
+        """dropped_not_udp: frames that left the pipeline and do not fit into a datagram."""
+        return {"dropped_port_full": self._full, "dropped_not_udp": self._foreign}
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()

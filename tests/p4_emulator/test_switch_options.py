@@ -1,0 +1,47 @@
+"""`switchml switch` with the options of P4 pipelines: what it refuses, and with which words."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from switchml.cli import app
+
+
+def refused(*arguments: str) -> str:
+    result = CliRunner().invoke(app, ["switch", *arguments])
+    assert result.exit_code == 1
+    return result.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["-i", "1@veth0"], ["--use-files", "0"], ["--capture", "x.pcap"], ["--trace"], ["--p4info", "x"]],
+)
+def test_the_native_pipeline_has_no_ports_of_its_own(arguments: list[str]) -> None:
+    assert f"{arguments[0]} is for P4 programs" in refused(*arguments)
+
+
+def test_no_program_needs_ports() -> None:
+    assert "-i PORT@NAME" in refused("--pipeline", "none")
+
+
+def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
+    assert f"cannot read {tmp_path}/no.json" in refused("--pipeline", f"{tmp_path}/no.json")
+
+
+def test_workers_need_a_program_with_p4info(tmp_path: Path) -> None:
+    program = tmp_path / "bare.json"
+    program.write_text("{}")
+    assert "--p4info FILE" in refused("--pipeline", str(program))
+    (tmp_path / "bare.p4info.txtpb").write_text("this is no P4Info {")
+    pytest.importorskip("p4.v1", reason="the package p4runtime is not installed")
+    assert "no P4Info" in refused("--pipeline", str(program))
+
+
+def test_ports_are_checked_before_anything_starts() -> None:
+    assert "-i x@y" in refused("--pipeline", "none", "-i", "x@y")
+    assert re.search(r"interface nosuch0|need root", refused("--pipeline", "none", "-i", "1@nosuch0"))
