@@ -1,0 +1,98 @@
+"""What the programs of this folder share: their options, and the ranks they start on the hosts."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+from pathlib import Path
+
+from topology import Network
+
+from switchml.bench import messages
+from switchml.bench.limits import SHAPED, goodput_limit
+from switchml.bench.patterns import Verdict, element_type
+from switchml.bench.quantities import parse_rate
+from switchml.bench.results import Measurement
+from switchml.bench.systems.catalogue import VARIANTS, options_of
+from switchml.bench.team import Team
+from switchml.testbed import LinkShape
+
+TIMEOUT = 300.0
+
+
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--rate", default="100mbit", help="of every link, each way; 0 = unshaped")
+    parser.add_argument(
+        "--loss", type=float, default=0.0, help="share of packets that every link loses, each way"
+    )
+    parser.add_argument(
+        "--delay", type=float, default=0.0, help="milliseconds, each way; needs the kernel's netem"
+    )
+    parser.add_argument(
+        "--program", type=Path, help="P4 program (BMv2 JSON) in place of p4/build/switchml_256.json"
+    )
+
+
+def shape_of(options: argparse.Namespace) -> LinkShape:
+    rate = 0 if options.rate == "0" else parse_rate(options.rate)
+    return LinkShape(rate=rate, loss=options.loss, delay=options.delay / 1000)
+
+
+def ranks(network: Network, *, window: int = 0, payload: int = 0) -> Team:
+    """A rank on every host, joined to one job; a context manager."""
+    entry = VARIANTS["udp"]
+    options = options_of(
+        entry,
+        switch=network.control_address,
+        token="",
+        job=f"mininet-{os.getpid()}-{secrets.token_hex(4)}",
+        payload=payload,
+        window=window,
+        timeout=TIMEOUT,
+    )
+    return Team(entry, len(network.namespaces), options, namespaces=network.namespaces, interface="eth0")
+
+
+def prepare(team: Team, size: int) -> Verdict:
+    """Have tensors of `size` bytes ready and sum them once, compared with what the sum must be."""
+    kind = element_type("float32")
+    team.ask(messages.Prepare(max(1, size // kind.itemsize), kind.name, "sum"), TIMEOUT)
+    return sum(team.ask(messages.Check(), TIMEOUT), Verdict(0, 0, 0.0))
+
+
+def check(network: Network, size: int) -> Verdict:
+    """One summation over the whole network."""
+    with ranks(network) as team:
+        return prepare(team, size)
+
+
+def measure(team: Team, system: str, size: int, rounds: int, rate: int) -> Measurement:
+    """Times of single all-reduces, the slowest rank's each; the sums are checked first."""
+    verdict = prepare(team, size)
+    before = _counters(team)
+    times = [float(max(team.ask(messages.Batch(1, 1), TIMEOUT))) for _ in range(rounds)]
+    kind = element_type("float32")
+    return Measurement(
+        system=system,
+        workers=team.world_size,
+        size=size,
+        count=max(1, size // kind.itemsize),
+        dtype=kind.name,
+        op="sum",
+        iterations=1,
+        rounds=tuple(times),
+        verdict=verdict,
+        counters={name: value - before[name] for name, value in _counters(team).items()},
+        facts=team.facts,
+        limit=goodput_limit(rate, team.facts["payload"], SHAPED) if rate else None,
+    )
+
+
+def _counters(team: Team) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for one in team.ask(messages.Counters(), TIMEOUT):
+        for name, value in one.items():
+            total[name] = total.get(name, 0) + value
+    return total
