@@ -1,0 +1,103 @@
+"""`switchml stf`: packet scripts against a P4 program."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from switchml.errors import UsageError
+from switchml.stf.runner import Failure, Report
+
+
+def stf(
+    program: Annotated[Path | None, typer.Argument(metavar="PROGRAM.json", help="BMv2 JSON of p4c.")] = None,
+    script: Annotated[Path | None, typer.Argument(metavar="SCRIPT.stf", help="Packet script.")] = None,
+    target: Annotated[
+        str, typer.Option(help="emulator, or bmv2 (simple_switch, where installed).")
+    ] = "emulator",
+    suite: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Run every PROGRAM.json with a PROGRAM.stf beside it.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Show each packet's way on stderr (emulator).")
+    ] = False,
+    capture: Annotated[
+        Path | None, typer.Option(metavar="FILE.pcap", help="Write all packets, in and out.")
+    ] = None,
+) -> None:
+    """Play a packet script (STF, as in p4c's tests) to a P4 program and compare what leaves. Exit code 1: something differs."""
+    if suite is not None:
+        if program is not None or trace or capture is not None:
+            raise UsageError("--suite goes with --target and --json only")
+        raise typer.Exit(_run_suite(suite, target, as_json))
+    if program is None or script is None:
+        raise UsageError("give PROGRAM.json and SCRIPT.stf, or --suite DIR")
+    if trace and target != "emulator":
+        raise UsageError("--trace shows the emulator's own steps: use --target emulator")
+    from switchml.stf.session import run_files
+
+    def show(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    report = run_files(program, script, target, trace=show if trace else None, capture=capture)
+    if as_json:
+        print(
+            json.dumps({"program": str(program), "script": str(script), "target": target, **report.as_dict()})
+        )
+    else:
+        print("\n".join(described(script, report)))
+    raise typer.Exit(0 if report.passed else 1)
+
+
+def described(script: Path, report: Report) -> list[str]:
+    """The report as lines for people."""
+    lines = [
+        f"{script}:{line}: {text}" if line else f"{script}: {text}" for line, text in sorted(report.notes)
+    ]
+    for failure in report.failures:
+        lines += _failed(script, failure)
+    verdict = "passed" if report.passed else f"FAILED ({len(report.failures)})"
+    lines.append(f"{script}: {verdict}: {report.packets_in} packets in, {report.packets_out} out")
+    return lines
+
+
+def _failed(script: Path, failure: Failure) -> list[str]:
+    place = f"{script}:{failure.line}" if failure.line else str(script)
+    rows = failure.difference.rows() if failure.difference is not None else []
+    return [f"{place}: {failure.message}", *(f"  {row}" for row in rows)]
+
+
+def _run_suite(folder: Path, target: str, as_json: bool) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from switchml.stf.suite import FAILED, PASSED, counts, run_suite
+
+    outcomes = run_suite(folder, target)
+    told = counts(outcomes)
+    if as_json:
+        print(
+            json.dumps(
+                {"target": target, **told, "programs": [outcome.as_dict() for outcome in outcomes]}, indent=1
+            )
+        )
+    else:
+        table = Table("program", "verdict", "reason", title=f"{folder} on {target}")
+        for outcome in outcomes:
+            if outcome.verdict != PASSED:
+                table.add_row(outcome.program, outcome.verdict, outcome.reason)
+        console = Console()
+        if table.row_count:
+            console.print(table)
+        share = 100 * told[PASSED] / len(outcomes)
+        console.print(
+            f"{len(outcomes)} programs: "
+            + ", ".join(f"{count} {verdict}" for verdict, count in told.items())
+            + f" ({share:.1f} % passed)"
+        )
+    return 1 if told[FAILED] else 0

@@ -1,0 +1,75 @@
+"""All scripts of a folder: every PROGRAM.json that has a PROGRAM.stf beside it."""
+
+from __future__ import annotations
+
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from switchml.errors import SwitchMLError, UsageError
+from switchml.stf.session import run_files
+from switchml.switch_emulator.p4.errors import UnsupportedProgramError
+
+PASSED, FAILED, REFUSED = "passed", "failed", "refused"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """verdict: passed, failed, or refused: the target does not support what the program uses."""
+
+    program: str
+    verdict: str
+    reason: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def _outcome(program: Path, target: str) -> Outcome:
+    try:
+        report = run_files(program, program.with_suffix(".stf"), target)
+    except UnsupportedProgramError as error:
+        return Outcome(program.stem, REFUSED, str(error))
+    except SwitchMLError as error:
+        return Outcome(program.stem, FAILED, str(error))
+    except Exception as error:  # a fault of the target: the other programs still have their turn
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        return Outcome(
+            program.stem, FAILED, f"crashed in {Path(last.filename).name}:{last.lineno}: {error!r}"
+        )
+    if report.passed:
+        return Outcome(program.stem, PASSED)
+    first, more = report.failures[0], len(report.failures) - 1
+    place = f"line {first.line}: " if first.line else ""
+    return Outcome(program.stem, FAILED, f"{place}{first.message}{f' (and {more} more)' if more else ''}")
+
+
+def run_suite(
+    folder: Path, target: str = "emulator", done: Callable[[Outcome], None] = lambda outcome: None
+) -> list[Outcome]:
+    """Run them all, in the order of their names; `done` hears of each.
+
+    Raises:
+        UsageError: there is none in the folder.
+    """
+    programs = [program for program in sorted(_programs(folder)) if program.with_suffix(".stf").exists()]
+    if not programs:
+        raise UsageError(f"{folder} has no PROGRAM.json with a PROGRAM.stf beside it")
+    outcomes = []
+    for program in programs:
+        outcomes.append(_outcome(program, target))
+        done(outcomes[-1])
+    return outcomes
+
+
+def _programs(folder: Path) -> Iterator[Path]:
+    return folder.glob("*.json")
+
+
+def counts(outcomes: list[Outcome]) -> dict[str, int]:
+    """How many of each verdict."""
+    found = Counter(outcome.verdict for outcome in outcomes)
+    return {verdict: found[verdict] for verdict in (PASSED, FAILED, REFUSED)}

@@ -1,0 +1,243 @@
+"""The plain slot machine as a switch: frames in, frames out, with the tables, registers and counters of our P4 program.
+
+Only `admit`, `admit_paper`, `apply` and the pool are the emulator's own; what is around them is written once more here, from
+docs/protocol.md. Run as a program it serves calls from its standard input, so that NUMBA_DISABLE_JIT=1 can hold for it alone.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from conformance_frames import EXPONENTS, PROBE, SUM, SWITCHML_BYTES, checksum
+
+from switchml.switch_emulator.runtime import ActionCall, CounterValue, Match, Replica, TableEntry
+from switchml.switch_emulator.slot_machine import (
+    COMPLETE,
+    DUPLICATE,
+    MISFIT,
+    RETRANSMIT,
+    STALE,
+    admit,
+    admit_paper,
+    apply,
+    clear_slots,
+    new_pool,
+)
+
+SLOTS = 1024
+NO_JOB = 256
+_ETHERNET, _IPV4, _UDP = 14, 20, 8
+_HEADERS = _ETHERNET + _IPV4 + _UDP
+
+
+class Member(NamedTuple):
+    """The arguments of set_worker."""
+
+    worker: int
+    bit_of_worker: int
+    workers: int
+    everyone: int
+    pool_base: int
+    window: int
+    paper: int
+    epoch: int
+    multicast_group: int
+
+
+class SlotSwitch:
+    """A switch of packets with `elements` int32."""
+
+    def __init__(self, elements: int) -> None:
+        self._elements, self._size = elements, {64: 1, 256: 3}[elements]
+        self._pool = new_pool(SLOTS, 2 * SLOTS * elements)
+        self._epochs = np.zeros(2 * SLOTS, np.uint8)
+        self._tables: dict[str, dict[tuple[int, ...], tuple[int, ...]]] = {}
+        self._groups: dict[int, Sequence[Replica]] = {}
+        self._counters: dict[str, Counter[int]] = {}
+
+    # What the control plane does
+
+    def insert(self, table: str, entry: TableEntry) -> None:
+        assert isinstance(entry.action, ActionCall)
+        name = table.rpartition(".")[2]
+        if name in ("forward", "station"):
+            raise NotImplementedError("the slot machine forwards nothing")
+        key = tuple(match.value for match in entry.key.values())
+        self._tables.setdefault(name, {})[key] = entry.action.arguments
+
+    def delete(self, table: str, key: Mapping[str, Match], priority: int = 0) -> None:
+        del self._tables[table.rpartition(".")[2]][tuple(match.value for match in key.values())]
+
+    def set_multicast_group(self, group: int, replicas: Sequence[Replica] | None) -> None:
+        self._groups[group] = replicas or ()
+
+    def read_counter(self, counter: str, index: int | None = None) -> Sequence[CounterValue]:
+        counted = self._counters.get(counter.rpartition(".")[2], Counter())
+        return [CounterValue(counted[row]) for row in (range(NO_JOB + 1) if index is None else (index,))]
+
+    def read_register(self, register: str, index: int | None = None) -> Sequence[int]:
+        found = [int(value) for value in self._register(register.rpartition(".")[2])]
+        return found if index is None else [found[index]]
+
+    def _register(self, name: str) -> Any:
+        slots = self._pool.slots
+        if name == "elements_added":
+            return [self._counters.get(name, Counter())[row] for row in range(NO_JOB + 1)]
+        if name == "used":
+            return self._epochs
+        if name == "seen":
+            return slots["seen"][:, 0]
+        if name == "kind":
+            return np.where(self._epochs == 0, 0, np.where(slots["elements"] > 0, SUM, EXPONENTS))
+        if name in ("e0", "e1"):
+            return (
+                slots[name].view(np.uint8) if slots[name].flags.contiguous else slots[name].astype(np.uint8)
+            )
+        if name.startswith("sum_"):
+            return self._pool.sums.reshape(2 * SLOTS, self._elements)[:, int(name.removeprefix("sum_"))]
+        return slots[name]
+
+    # Packets
+
+    def process(self, port: int, frame: bytes) -> list[tuple[int, bytes]]:
+        """An IPv4 frame for the switch's own address with a UDP datagram for its aggregation port; what leaves."""
+        address, source = int.from_bytes(frame[26:30], "big"), int.from_bytes(frame[34:36], "big")
+        own = self._tables["own_address"][int.from_bytes(frame[30:34], "big"),][0]
+        known = self._tables["sender_table"].get((address, source))
+        if known is None:
+            self._count("packets_received", NO_JOB)
+            self._count("dropped_unknown_sender", NO_JOB)
+            return []
+        job = known[0]
+        self._count("packets_received", job)
+        packet = np.frombuffer(frame[_HEADERS:], np.uint8).copy()
+        reason, found = self._take(job, (address, source, job), packet)
+        if reason:
+            self._count(reason, job)
+            return []
+        if found is None:
+            return []
+        member, answer, everyone = found
+        left = []
+        copies = (
+            [(replica.port, replica.instance - 1) for replica in self._groups.get(member.multicast_group, ())]
+            if everyone and member.multicast_group
+            else [(port, member.worker)]
+        )
+        for out, worker in copies:
+            self._count("packets_sent", job)
+            left.append(
+                (out, self._addressed(frame, answer, own, self._tables["worker_rewrite"][job, worker]))
+            )
+        return left
+
+    def _addressed(self, frame: bytes, answer: bytes, own: int, worker: tuple[int, ...]) -> bytes:
+        """The answer behind the headers of the packet that brought it about, turned round."""
+        mac, address, port = worker
+        head = bytearray(frame[:_HEADERS])
+        head[0:6], head[6:12] = mac.to_bytes(6, "big"), own.to_bytes(6, "big")
+        head[22] = 64
+        head[26:30], head[30:34] = frame[30:34], address.to_bytes(4, "big")
+        head[24:26] = b"\0\0"
+        head[24:26] = checksum(bytes(head[14:34])).to_bytes(2, "big")
+        head[34:36], head[36:38], head[40:42] = frame[36:38], port.to_bytes(2, "big"), b"\0\0"
+        return bytes(head) + answer
+
+    def _take(
+        self, job: int, sender: tuple[int, int, int], packet: Any
+    ) -> tuple[str, tuple[Member, bytes, bool] | None]:
+        """Why it is dropped, or what is answered, and whether to everyone."""
+        if packet.size < SWITCHML_BYTES:
+            return "dropped_truncated", None
+        kind, reserved, size = packet[0] >> 4, packet[0] >> 3 & 1, packet[0] & 7
+        tsi = int.from_bytes(packet[2:6].tobytes(), "big")
+        place = int.from_bytes(packet[6:8].tobytes(), "big")
+        version, unused, slot = place >> 15, place >> 14 & 1, place & 0x3FFF
+        if kind not in (SUM, EXPONENTS, PROBE) or reserved or unused:
+            return "dropped_bad_header", None
+        if packet[1] != job:
+            return "dropped_wrong_job", None
+        member = Member(*self._tables["job_table"][sender])
+        if kind == PROBE:
+            self._count("probes_answered", job)
+            return "", (member, packet.tobytes(), False)
+        elements = self._elements if kind == SUM else 0
+        payload = packet.size - SWITCHML_BYTES
+        if size != self._size or payload > 4 * elements:
+            return "dropped_wrong_size", None
+        if payload < 4 * elements:
+            return "dropped_truncated", None
+        if slot >= member.window:
+            return "dropped_wrong_slot", None
+        if not member.paper and (slot, version) != (tsi % member.window, tsi // member.window % 2):
+            return "dropped_wrong_version", None
+        e0, e1 = (int(value) for value in packet[8:10].view(np.int8))
+        return self._aggregate(
+            job, member, 2 * (member.pool_base + slot) + version, tsi, elements, e0, e1, packet
+        )
+
+    def _aggregate(
+        self, job: int, member: Member, index: int, tsi: int, elements: int, e0: int, e1: int, packet: Any
+    ) -> tuple[str, tuple[Member, bytes, bool] | None]:
+        slots = self._pool.slots
+        if self._epochs[index] not in (0, member.epoch):
+            clear_slots(slots, index // 2, 1)
+            self._epochs[index] = self._epochs[index ^ 1] = 0
+        judge = admit_paper if member.paper else admit
+        verdict = judge(slots, index, member.worker, member.workers, tsi, elements, e0, e1)
+        refused = {
+            DUPLICATE: "dropped_duplicate", STALE: "dropped_stale", MISFIT: "dropped_wrong_size",
+        }  # fmt: skip
+        if verdict in refused:
+            return refused[verdict], None
+        self._epochs[index] = member.epoch
+        words = packet[SWITCHML_BYTES:].copy().view(np.uint32)
+        out = np.zeros(elements, np.uint32)
+        first = index * self._elements
+        if elements:
+            apply(verdict, words, self._pool.sums[first : first + elements], out)
+        if verdict == RETRANSMIT:
+            self._count("results_retransmitted", job)
+        else:
+            self._counters.setdefault("elements_added", Counter())[job] += elements
+        if verdict != RETRANSMIT and verdict < COMPLETE:
+            return "", None
+        if verdict >= COMPLETE:
+            self._count("chunks_completed", job)
+        packet[8:10] = np.array([slots[index]["e0"], slots[index]["e1"]], np.int8).view(np.uint8)
+        return "", (member, packet[:SWITCHML_BYTES].tobytes() + out.tobytes(), verdict >= COMPLETE)
+
+    def _count(self, name: str, row: int) -> None:
+        self._counters.setdefault(name, Counter())[row] += 1
+
+
+def serve() -> None:
+    """Calls, pickled, from standard input; results, or what they raised, to standard output."""
+    calls, results = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    switch: SlotSwitch | None = None
+    while True:
+        try:
+            name, arguments = pickle.load(calls)
+        except EOFError:
+            return
+        try:
+            if name == "new":
+                switch, result = SlotSwitch(*arguments), (True, None)
+            else:
+                result = (True, getattr(switch, name)(*arguments))
+        except Exception as error:
+            result = (False, repr(error))
+        pickle.dump(result, results)
+        results.flush()
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, os.path.dirname(__file__))
+    serve()
