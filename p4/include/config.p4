@@ -21,7 +21,8 @@
 
 const bit<16> FIRST_PORT_MASK = 0xFFF0;   // UDP ports 0xBEE0-0xBEEF
 const bit<16> FIRST_PORT = 0xBEE0;
-const bit<16> FLOOD_GROUP = 0xFFF0;       // (*) multicast group of all ports; a job's group is its number + 1
+// BMv2's P4Runtime server takes groups below 0x8000 only.
+const bit<16> FLOOD_GROUP = 0x7FF0;       // (*) multicast group of all ports; a job's group is its number + 1
 const bit<8> OUR_TTL = 64;
 
 const bit<16> UDP_BYTES = 8;

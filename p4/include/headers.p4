@@ -60,8 +60,8 @@ header switchml_t {               // docs/protocol.md, "Wire format"
     bit<1> version;
     bit<1> unused;
     bit<14> slot;
-    int<8> e0;
-    int<8> e1;
+    bit<8> e0;                    // int8
+    bit<8> e1;
 }
 
 #define FIELD(n) bit<32> v_##n;
@@ -100,8 +100,8 @@ struct copy_t {                   // a slot's copy, as its registers hold it
     bit<64> seen;
     bit<8> seen_count;
     bit<4> kind;
-    int<8> e0;
-    int<8> e1;
+    bit<8> e0;
+    bit<8> e1;
 }
 
 struct meta_t {

@@ -78,7 +78,8 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
         if (!hdr.switchml.isValid()
             || standard_metadata.packet_length < 14 + (bit<32>)hdr.ipv4.total_len
             || (bit<32>)hdr.ipv4.total_len < 20 + (bit<32>)hdr.udp.length) REFUSE(dropped_truncated)
-        if (hdr.switchml.msg_type == 0 || hdr.switchml.msg_type > MSG_PROBE
+        if ((hdr.switchml.msg_type != MSG_SUM && hdr.switchml.msg_type != MSG_EXPONENTS
+             && hdr.switchml.msg_type != MSG_PROBE)
             || hdr.switchml.reserved != 0 || hdr.switchml.unused != 0) REFUSE(dropped_bad_header)
         if (!job_table.apply().hit) REFUSE(dropped_wrong_job)
         if (!worker_port.apply().hit) {
@@ -156,10 +157,10 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
         if (meta.verdict == Verdict.FRESH) {
             start_copy();
         } else if (meta.verdict == Verdict.ADDED) {
-            if (hdr.switchml.e0 > meta.copy.e0) {
+            if (ABOVE(hdr.switchml.e0, meta.copy.e0)) {
                 meta.copy.e0 = hdr.switchml.e0;
             }
-            if (hdr.switchml.e1 > meta.copy.e1) {
+            if (ABOVE(hdr.switchml.e1, meta.copy.e1)) {
                 meta.copy.e1 = hdr.switchml.e1;
             }
         }

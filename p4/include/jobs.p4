@@ -21,7 +21,6 @@ action set_worker(
     bit<8> worker, bit<64> bit_of_worker, bit<8> workers, bit<64> everyone, bit<16> pool_base, bit<16> window,
     bit<1> paper, bit<8> epoch, bit<16> multicast_group
 ) {
-    meta.job_number = hdr.switchml.job_number;
     meta.worker = worker;
     meta.bit_of_worker = bit_of_worker;
     meta.workers = workers;
@@ -33,6 +32,11 @@ action set_worker(
     meta.multicast_group = multicast_group;
 }
 
+// Packets of each worker. By it the control plane knows when a worker was last heard.
+direct_counter(CounterType.packets) job_packets;
+
+// meta.job_number stays the sender's: reference clients number tensors, not jobs, so one worker may have an entry for each of the
+// 256 numbers a packet can carry.
 table job_table {
     key = {
         hdr.ipv4.src_addr: exact;
@@ -41,6 +45,7 @@ table job_table {
     }
     actions = { set_worker; NoAction; }
     default_action = NoAction();
+    counters = job_packets;
     size = 4096;
 }
 

@@ -5,11 +5,15 @@ register<bit<8>>(COPIES) used;            // epoch of the job that used it last;
 register<bit<64>>(COPIES) seen;           // a bit for each worker in the sum
 register<bit<8>>(COPIES) seen_count;      // their number; for `paper` modulo the job's workers
 register<bit<4>>(COPIES) kind;            // msg_type of the chunk's packets
-register<int<8>>(COPIES) e0;
-register<int<8>>(COPIES) e1;
+register<bit<8>>(COPIES) e0;
+register<bit<8>>(COPIES) e1;
 
 #define SUM_REGISTER(n) register<bit<32>>(COPIES) sum_##n;
 EACH_ELEMENT(SUM_REGISTER)
+
+// Exponents are int8, kept as bit<8>: BMv2 reads an int<8> of a register without its sign. With the sign bit turned over, signed
+// numbers are in the order of unsigned ones.
+#define ABOVE(a, b) (((a) ^ 0x80) > ((b) ^ 0x80))
 
 #define READ_OLD(n) sum_##n.read(meta.sums.v_##n, meta.index);
 #define ADD_OLD(n) hdr.elements.v_##n = hdr.elements.v_##n + meta.sums.v_##n;

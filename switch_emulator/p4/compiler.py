@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from switchml.switch_emulator.p4 import support
+from switchml.switch_emulator.p4.action_scope import ActionScope
 from switchml.switch_emulator.p4.calculation_code import CalculationWriter
 from switchml.switch_emulator.p4.control_code import ActionWriter, PipelineWriter, TableWriter
 from switchml.switch_emulator.p4.errors import UnsupportedProgramError
@@ -24,10 +25,10 @@ from switchml.switch_emulator.p4.match import ValueSet
 from switchml.switch_emulator.p4.names import Names
 from switchml.switch_emulator.p4.packet import Packet, ParserError, Slots
 from switchml.switch_emulator.p4.parser_code import ParserWriter
-from switchml.switch_emulator.p4.primitive_code import ActionScope, PrimitiveWriter
+from switchml.switch_emulator.p4.primitive_code import PrimitiveWriter
 from switchml.switch_emulator.p4.program import Program
 from switchml.switch_emulator.p4.registers import Cells, ColumnCells, ListCells
-from switchml.switch_emulator.p4.repetition import Bank, RepetitionFinder
+from switchml.switch_emulator.p4.repetition import Bank, RepetitionFinder, metadata_runs
 from switchml.switch_emulator.p4.runs import RUN_TYPES
 from switchml.switch_emulator.p4.source_writer import SourceWriter
 from switchml.switch_emulator.p4.stateful import CounterArray, MeterArray
@@ -37,8 +38,10 @@ from switchml.switch_emulator.p4.unit import Unit
 Step = Callable[[Packet, Slots], Any]
 
 _SUPPORT = (
+    "MOST_BLOCKS",
     "StackOutOfBoundsError",
     "check",
+    "endless",
     "fail",
     "last_index",
     "log_message",
@@ -82,7 +85,9 @@ def compile_program(
 ) -> CompiledProgram:
     """clock: microseconds since the switch started. Raises UnsupportedProgramError."""
     names = _reserved_names()
-    layout = layout_program(program, names)
+    layout = layout_program(
+        program, names, metadata_runs(program, layout_program(program, _reserved_names()))
+    )
     unit = Unit(program, layout, names, SourceWriter(), trace is not None, drop_port)
     finder = RepetitionFinder(program, layout)
     bodies = {ident: finder.body(action) for ident, action in program.action_by_id.items()}
@@ -99,7 +104,7 @@ def _reserved_names() -> Names:
     for name in (
         *_SUPPORT, "struct", "randint", "trace", "clock", "fresh", "describe", "error_names", "ParserError",
         "at", "base", "bits", "call", "data", "entry", "hit", "action", "i", "k", "key", "length", "n", "parts", "piece",
-        "skip", "state", "truth", "whole", "word", "parse", "ingress", "egress", "deparse", "verify_checksums",
+        "skip", "state", "step", "truth", "whole", "word", "parse", "ingress", "egress", "deparse", "verify_checksums",
         "update_checksums", *(f"words{width}" for width in RUN_TYPES), *(f"x{i}" for i in range(64)),
         *(f"k{i}" for i in range(64)), *(f"lane_{i}" for i in range(64)), *(f"array_{i}" for i in range(64)),
         *(f"bank_{i}" for i in range(64)),

@@ -7,9 +7,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from switchml.switch_emulator.p4.action_scope import ActionScope
 from switchml.switch_emulator.p4.errors import UnsupportedProgramError
 from switchml.switch_emulator.p4.expression_code import Code, ExpressionWriter, PlainScope, field_bounds
-from switchml.switch_emulator.p4.primitive_code import ActionScope, Body, PrimitiveWriter
+from switchml.switch_emulator.p4.jump_code import Body
+from switchml.switch_emulator.p4.primitive_code import PrimitiveWriter
 from switchml.switch_emulator.p4.program import (
     VALID,
     Action,
@@ -99,10 +101,11 @@ class TableWriter:
             assert found is not None
             place, cell = found
             units = "1" if meter.unit == "packets" else "p.ingress_length"
-            out.line(
-                f"f[{self.expressions.slot(place, cell.offset)}] = "
-                f"entry.meter.colour({units}, clock()) if entry.meter is not None else 0"
-            )
+            slot = self.expressions.slot(place, cell.offset)
+            colour = f"entry.meter.colour({units}, clock()) if entry.meter is not None else 0"
+            if cell.position >= 0:
+                colour = f"words{cell.type.width}.replace(f[{slot}], {cell.position}, {colour})"
+            out.line(f"f[{slot}] = {colour}")
         if unit.tracing:
             out.line(
                 f'trace("  table {table.name}: hit " + describe(entry.request.key, entry.request.priority))'
@@ -134,9 +137,11 @@ class PipelineWriter:
     def __init__(self, unit: Unit, expressions: ExpressionWriter) -> None:
         self.unit = unit
         self.expressions = expressions
-        self._exits = any(
-            item.op == "exit" for action in unit.program.action_by_id.values() for item in action.body
-        )
+        self._exiting = {
+            ident
+            for ident, action in unit.program.action_by_id.items()
+            if any(item.op == "exit" for item in action.body)
+        }
 
     def write(self, pipeline: Pipeline, function: str) -> None:
         self._pipeline = pipeline
@@ -187,7 +192,7 @@ class PipelineWriter:
         while node is not None and node != end:
             if not inline and (self._visits[node, end] > 1 or self._depth >= _DEEPEST):
                 out.line(f"{self._function((node, end))}(p, f)")
-                self._leave_on_exit()
+                self._leave_on_exit(bool(self._exiting) and end is not None)
                 return
             inline = False
             item = self._pipeline.nodes[node]
@@ -200,12 +205,11 @@ class PipelineWriter:
                     self._apply(item, following, join)
                 case ActionCallNode():
                     out.line(f"{self.unit.actions[item.action]}(p, f)")
-            if not isinstance(item, Conditional):
-                self._leave_on_exit()
+                    self._leave_on_exit(join is not None and item.action in self._exiting)
             node = join
 
-    def _leave_on_exit(self) -> None:
-        if self._exits:
+    def _leave_on_exit(self, possible: bool) -> None:
+        if possible:
             self.unit.out.line("if p.exited: return")
 
     def _function(self, part: Part) -> str:
@@ -214,7 +218,9 @@ class PipelineWriter:
             self._pending.append(part)
         return self._functions[part]
 
-    def _conditional(self, item: Conditional, following: list[str | None], join: str | None) -> None:
+    def _conditional(
+        self, item: Conditional, following: list[str | None], join: str | None, opening: str = "if"
+    ) -> None:
         out = self.unit.out
         condition = self.expressions.truth(item.expression, PlainScope())
         if condition.startswith("(") and _closes_at_end(condition):
@@ -229,30 +235,44 @@ class PipelineWriter:
         self._depth += 1
         note = comment(item.source)
         if item.true_next != join:
-            with out.block(f"if {condition}:", note):
+            with out.block(f"{opening} {condition}:", note):
                 self._part(item.true_next, join)
-            if item.false_next != join:
+            other = self._else_if(item.false_next, join)
+            if other is not None:
+                self._conditional(other, list(dict.fromkeys(self._successors(other.name))), join, "elif")
+            elif item.false_next != join:
                 with out.block("else:"):
                     self._part(item.false_next, join)
         else:
-            with out.block(f"if not ({condition}):", note):
+            with out.block(f"{opening} not ({condition}):", note):
                 self._part(item.false_next, join)
         self._depth -= 1
 
+    def _else_if(self, node: str | None, join: str | None) -> Conditional | None:
+        """The condition that is all there is between here and `join`, if that is so."""
+        if node is None or node == join or self.unit.tracing or self._visits[node, join] > 1:
+            return None
+        item = self._pipeline.nodes[node]
+        if isinstance(item, Conditional) and self._joins[node] == join and item.true_next != item.false_next:
+            return item
+        return None
+
     def _apply(self, table: Table, following: list[str | None], join: str | None) -> None:
         out = self.unit.out
+        exits = not self._exiting.isdisjoint((*table.actions.values(), table.default_action))
         if is_plain_call(table):
             assert table.default_action is not None
             arguments = "".join(f", {value}" for value in table.default_arguments)
             out.line(f"{self.unit.actions[table.default_action]}(p, f{arguments})")
+            self._leave_on_exit(join is not None and exits)
             return
         call = f"{self.unit.object('apply', 'apply ' + table.name)}(p, f)"
         if len(following) == 1:
             out.line(call)
+            self._leave_on_exit(join is not None and exits)
             return
         out.line(f"hit, action = {call}")
-        if self._exits:
-            out.line("if p.exited: return")
+        self._leave_on_exit(exits)
         self._depth += 1
         opening = "if"
         for condition, successor in _ways(table):

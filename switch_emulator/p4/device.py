@@ -47,11 +47,18 @@ class P4Device(Device):
         self._build(p4info, config)
 
     def commit(self, p4info: bytes, config: bytes) -> None:
-        switch = self._build(p4info, config)
+        self.install(p4info, config, self._build(p4info, config))
+
+    def stage(self, p4info: bytes, config: bytes) -> P4Switch:
+        """A pipeline that can be programmed and is not in force until `install`."""
+        return self._build(p4info, config)
+
+    def install(self, p4info: bytes, config: bytes, runtime: P4Switch) -> None:
+        """Put what `stage` made of the same program in force, with the state it has got since."""
         with self._lock:
-            self._p4info, self._config, self._switch = p4info, config, switch
+            self._p4info, self._config, self._switch = p4info, config, runtime
         if self._on_commit is not None:
-            self._on_commit(switch)
+            self._on_commit(runtime)
 
     def process(self, port: int, frame: bytes) -> list[tuple[int, bytes]]:
         """As P4Switch.process; nothing leaves while there is no pipeline."""

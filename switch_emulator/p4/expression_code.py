@@ -35,6 +35,8 @@ Bound = int | None
 
 # A shift by more than any field is wide gives what a shift by this does.
 LONGEST_SHIFT = 1 << 14
+# No stack is as long.
+LONGEST_INDEX = 0xFFFFFFFF
 
 
 @dataclass(frozen=True)
@@ -165,11 +167,14 @@ class ExpressionWriter:
         return Place(types, f"({self.unit.layout.symbols[first]} + {types.slots} * {index})", None)
 
     def _index(self, index: Expr, size: int, scope: Scope) -> str:
-        """An index past the end means the spare element."""
+        """An index past the end, or a negative one, means the spare element."""
         if isinstance(index, Const):
-            return str(min(index.value, size))
+            return str(index.value if 0 <= index.value < size else size)
         code = self.data(index, scope)
-        return code.text if code.fits(size.bit_length() - 1) else f"min({code.text}, {size})"
+        if code.fits(size.bit_length() - 1):
+            return code.text
+        text = code.text if code.low is not None and code.low >= 0 else f"{code.text} & {LONGEST_INDEX}"
+        return f"min({text}, {size})"
 
     def slot(self, place: Place, offset: int) -> str:
         """Source of the number of a slot."""
@@ -207,6 +212,8 @@ class ExpressionWriter:
     # Values
 
     def truth(self, expression: Expr, scope: Scope) -> str:
+        if isinstance(expression, Op) and expression.op == "b2d":
+            return self.truth(expression.args[0], scope)
         code = self.value(expression, scope)
         return code.text if code.truth else f"({code.text} != 0)"
 
@@ -378,6 +385,10 @@ def _ones(*highs: int) -> int:
     return (1 << max(high.bit_length() for high in highs)) - 1
 
 
+def _is_ones(number: int) -> bool:
+    return number > 0 and number & (number + 1) == 0
+
+
 def _arithmetic(op: str, a: Code, b: Code = Code("", 0, 0)) -> Code:
     if op == "~":
         known = a.low is not None and a.high is not None
@@ -387,6 +398,14 @@ def _arithmetic(op: str, a: Code, b: Code = Code("", 0, 0)) -> Code:
     if op == "<<" and (b.high is None or b.high > LONGEST_SHIFT):
         text = f"({a.text} << min({b.text}, {LONGEST_SHIFT}))"
     if op == "&":
+        for value, mask in ((a, b), (b, a)):
+            if (
+                mask.low is not None
+                and mask.low == mask.high
+                and _is_ones(mask.low)
+                and value.fits(mask.low.bit_length())
+            ):
+                return value
         highs = [
             code.high for code in (a, b) if code.low is not None and code.low >= 0 and code.high is not None
         ]

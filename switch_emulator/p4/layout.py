@@ -7,11 +7,15 @@ copying the list.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from switchml.switch_emulator.p4 import runs
 from switchml.switch_emulator.p4.names import Names
 from switchml.switch_emulator.p4.program import VALID, FieldType, HeaderType, Program
+
+# Fields of a header type, by number.
+MetadataRuns = Mapping[str, Sequence[range]]
 
 
 @dataclass(frozen=True)
@@ -50,17 +54,19 @@ class TypeLayout:
         return tuple(item for item in self.items if isinstance(item, RunCell))
 
 
-def layout_type(header_type: HeaderType, with_runs: bool = True) -> TypeLayout:
+def layout_type(
+    header_type: HeaderType, spans: Iterable[range] | None = None, *, wire: bool = True
+) -> TypeLayout:
+    """spans: where runs are, by number of the fields; None = wherever there can be one. wire: a run begins at a byte."""
     fields = header_type.fields
+    ends = None if spans is None else {span.start: span.stop for span in spans}
     cells: dict[str, Cell] = {}
     items: list[Cell | RunCell] = []
     offset = start = bits = 0
     while start < len(fields):
         first = fields[start]
-        end = start
-        while end < len(fields) and _alike(fields[end], first):
-            end += 1
-        if with_runs and end - start >= runs.SHORTEST and first.width in runs.WIDTHS and bits % 8 == 0:
+        end = _end_of_alike(fields, start) if ends is None else ends.get(start, start)
+        if end - start >= runs.SHORTEST and first.width in runs.WIDTHS and not (wire and bits % 8):
             items.append(RunCell(offset, end - start, first.width))
             for position in range(start, end):
                 cells[fields[position].name] = Cell(fields[position], offset, position - start)
@@ -76,6 +82,13 @@ def layout_type(header_type: HeaderType, with_runs: bool = True) -> TypeLayout:
         start += 1
     cells[VALID] = Cell(FieldType(VALID, 1), offset)
     return TypeLayout(header_type, cells, tuple(items), offset)
+
+
+def _end_of_alike(fields: Sequence[FieldType], start: int) -> int:
+    end = start
+    while end < len(fields) and _alike(fields[end], fields[start]):
+        end += 1
+    return end
 
 
 def _alike(candidate: FieldType, first: FieldType) -> bool:
@@ -108,10 +121,18 @@ class Layout:
         return self.base[header] + self.of(program, header).cells[name].offset
 
 
-def layout_program(program: Program, names: Names) -> Layout:
-    # Metadata never is on the wire, and temporary fields are better off alone.
+def layout_program(program: Program, names: Names, metadata_runs: MetadataRuns | None = None) -> Layout:
+    """metadata_runs: by header type. Metadata never is on the wire, and most of it is better off alone. None = all that
+    there can be, for a draft."""
     inside = {header.type.name for header in program.headers.values() if header.metadata}
-    layout = Layout({name: layout_type(t, name not in inside) for name, t in program.header_types.items()})
+
+    def types(header_type: HeaderType) -> TypeLayout:
+        if header_type.name not in inside:
+            return layout_type(header_type)
+        spans = None if metadata_runs is None else metadata_runs.get(header_type.name, ())
+        return layout_type(header_type, spans, wire=False)
+
+    layout = Layout({name: types(header_type) for name, header_type in program.header_types.items()})
     for stack in program.stacks.values():
         for header in stack.headers:
             _place(program, layout, names, header)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from switchml.errors import UsageError
 from switchml.switch_emulator.runtime import PacketIn, RuntimeRequestError
 
 
@@ -45,14 +46,19 @@ class ControllerHeader:
 
 
 def controller_headers(p4info: bytes) -> tuple[ControllerHeader, ControllerHeader]:
-    """Of packet-in and packet-out; without fields where the P4Info has none. p4info: serialised."""
+    """Of packet-in and packet-out; without fields where the P4Info has none. p4info: serialised. Raises UsageError."""
     none = ControllerHeader(())
     if not p4info:
         return none, none
     # The stubs are in an extra: who has a P4Info has them.
-    from p4.config.v1 import p4info_pb2  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
 
-    info = p4info_pb2.P4Info.FromString(p4info)
+    from switchml.p4runtime_stubs import p4info_pb2
+
+    try:
+        info = p4info_pb2.P4Info.FromString(p4info)
+    except DecodeError as error:
+        raise UsageError("the P4Info is not one: a serialised p4.config.v1.P4Info is expected") from error
     found = {
         header.preamble.name: ControllerHeader(tuple((m.name, m.bitwidth) for m in header.metadata))
         for header in info.controller_packet_metadata

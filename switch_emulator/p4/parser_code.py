@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from switchml.switch_emulator.p4.action_scope import ActionScope
 from switchml.switch_emulator.p4.errors import UnsupportedProgramError
 from switchml.switch_emulator.p4.expression_code import ExpressionWriter, Place, PlainScope
 from switchml.switch_emulator.p4.expressions import Const, Expr, Lookahead
 from switchml.switch_emulator.p4.header_code import HeaderWriter, fixed_bytes, types_variable
-from switchml.switch_emulator.p4.primitive_code import ActionScope, PrimitiveWriter
+from switchml.switch_emulator.p4.primitive_code import PrimitiveWriter
 from switchml.switch_emulator.p4.program import (
     Advance,
     Extract,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
+from switchml.switch_emulator.p4.action_scope import ActionScope
 from switchml.switch_emulator.p4.errors import UnsupportedProgramError
 from switchml.switch_emulator.p4.expression_code import Code, ExpressionWriter, Place, stored
 from switchml.switch_emulator.p4.expressions import (
-    Const,
     Expr,
     ObjectRef,
     Op,
@@ -19,7 +19,8 @@ from switchml.switch_emulator.p4.expressions import (
     Vector,
 )
 from switchml.switch_emulator.p4.header_code import length_source, types_variable
-from switchml.switch_emulator.p4.program import ActionParam, Primitive
+from switchml.switch_emulator.p4.jump_code import Body, write_body
+from switchml.switch_emulator.p4.program import Primitive
 from switchml.switch_emulator.p4.repetition import Repeated
 from switchml.switch_emulator.p4.repetition_code import RepetitionWriter
 from switchml.switch_emulator.p4.unit import Unit, comment
@@ -41,61 +42,6 @@ _BINARY = {
     "shift_left": "<<",
     "shift_right": ">>",
 }
-
-Body = Sequence[Primitive | Repeated]
-
-
-class ActionScope:
-    """A function being written for an action (or for a primitive in a parser state): its parameters, and the runs that
-    are open as lists, which are put back before anything needs them whole."""
-
-    def __init__(
-        self, unit: Unit, params: tuple[ActionParam, ...] = (), look: Callable[[int, int], str] | None = None
-    ):
-        self.params = params
-        self.unit = unit
-        self._look = look
-        self._names = [f"{param.name}".replace(".", "_") for param in params]
-        self._names = [
-            unit.names.new(name) if not name.isidentifier() else f"{name}_" for name in self._names
-        ]
-        self._open: dict[str, str] = {}
-        self._dirty: set[str] = set()
-
-    def param_name(self, index: int) -> str:
-        return self._names[index]
-
-    def lookahead(self, offset: int, width: int) -> str:
-        if self._look is None:
-            raise UnsupportedProgramError("lookahead outside of the parser")
-        return self._look(offset, width)
-
-    def run_item(self, slot: str, width: int, position: int) -> str:
-        if not slot.isidentifier():
-            self.close()
-            return f"words{width}.item(f[{slot}], {position})"
-        return f"{self._opened(slot, width)}[{position}]"
-
-    def set_run_item(self, slot: str, width: int, position: int, value: str) -> str:
-        """The statement that stores one element."""
-        if not slot.isidentifier():
-            self.close()
-            return f"f[{slot}] = words{width}.replace(f[{slot}], {position}, {value})"
-        name = self._opened(slot, width)
-        self._dirty.add(slot)
-        return f"{name}[{position}] = {value}"
-
-    def _opened(self, slot: str, width: int) -> str:
-        if slot not in self._open:
-            self._open[slot] = f"items_{slot}"
-            self.unit.out.line(f"items_{slot} = words{width}.items(f[{slot}])")
-        return self._open[slot]
-
-    def close(self) -> None:
-        for slot in sorted(self._dirty):
-            self.unit.out.line(f"f[{slot}] = {self._open[slot]}")
-        self._open.clear()
-        self._dirty.clear()
 
 
 class PrimitiveWriter:
@@ -141,51 +87,8 @@ class PrimitiveWriter:
             "log_msg": self._log,
         }
 
-    def knows(self, op: str) -> bool:
-        return op in self._writers or op in _BINARY or op in ("_jump", "_jump_if_zero")
-
-    # Bodies
-
     def body(self, body: Body, scope: ActionScope) -> None:
-        """Statements of a body; jumps, whose targets count primitives, become ifs."""
-        if any(isinstance(item, Primitive) and item.op.startswith("_jump") for item in body):
-            self._structured([item for item in body if isinstance(item, Primitive)], 0, len(body), scope)
-        else:
-            for item in body:
-                self.statement(item, scope)
-        scope.close()
-
-    def _structured(self, body: list[Primitive], start: int, end: int, scope: ActionScope) -> None:
-        position = start
-        while position < end:
-            item = body[position]
-            if item.op == "_jump":
-                target = _target(item.args[0])
-                if not position < target <= end:
-                    raise UnsupportedProgramError("a jump inside an action that is no if statement")
-                position = target
-                continue
-            if item.op != "_jump_if_zero":
-                self.statement(item, scope)
-                position += 1
-                continue
-            target = _target(item.args[1])
-            if not position < target <= end:
-                raise UnsupportedProgramError("a jump inside an action that is no if statement")
-            condition = self.expressions.truth(item.args[0], scope)
-            scope.close()
-            last = body[target - 1]
-            other_end = _target(last.args[0]) if last.op == "_jump" and target - 1 > position else target
-            if not target <= other_end <= end:
-                raise UnsupportedProgramError("a jump inside an action that is no if statement")
-            with self.out.block(f"if {condition}:"):
-                self._structured(body, position + 1, target - 1 if other_end > target else target, scope)
-                scope.close()
-            if other_end > target:
-                with self.out.block("else:"):
-                    self._structured(body, target, other_end, scope)
-                    scope.close()
-            position = other_end
+        write_body(body, scope, self.unit.out, self.expressions, self.statement)
 
     def statement(self, item: Primitive | Repeated, scope: ActionScope) -> None:
         if isinstance(item, Repeated):
@@ -481,12 +384,6 @@ class PrimitiveWriter:
         shown = ", ".join(self.expressions.data(value, scope).text for value in values.items)
         call = f"log_message({text.value!r}, [{shown}])"
         self.out.line(f"trace('      log: ' + {call})" if self.unit.tracing else call)
-
-
-def _target(expression: Expr) -> int:
-    if not isinstance(expression, Const):
-        raise UnsupportedProgramError("a jump inside an action to a place that is not constant")
-    return expression.value
 
 
 def _object(expression: Expr, kind: str) -> str:

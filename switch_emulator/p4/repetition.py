@@ -10,7 +10,7 @@ all rounds at once (repetition_code.py), provided that no round touches what ano
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from switchml.switch_emulator.p4 import runs
@@ -165,6 +165,11 @@ class RepetitionFinder:
         return Repeated(len(rounds), width, tuple(steps))
 
     def _lane(self, refs: tuple[FieldRef, ...], analysis: _Rounds, number: int) -> Lane | None:
+        if refs in analysis.written_first and all(
+            self._uses[ref] == analysis.uses[ref] and ref.header not in self._whole_headers
+            for ref in set(refs)
+        ):
+            return TempLane(number)
         first = refs[0]
         cells = self.layout.of(self.program, first.header)
         if all(ref.header == first.header for ref in refs):
@@ -176,11 +181,7 @@ class RepetitionFinder:
                 run = next(run for run in cells.runs if run.offset == positions[0].offset)
                 start = positions[0].position
                 return RunLane(first.header, run.offset, start, len(refs), len(refs) == run.count)
-        private = all(
-            self._uses[ref] == analysis.uses[ref] and ref.header not in self._whole_headers
-            for ref in set(refs)
-        )
-        return TempLane(number) if private and refs in analysis.written_first else None
+        return None
 
     def _step(
         self, primitive: Primitive, alike: list[Primitive], lanes: dict[FieldRef, Lane], width: int
@@ -297,6 +298,47 @@ class _Rounds:
             return 0
         ((width, special),) = types
         return 0 if special else width
+
+
+def metadata_runs(program: Program, draft: Layout) -> dict[str, list[range]]:
+    """Fields of metadata that stand for a lane somewhere, by header type. draft: a layout with all runs there can be."""
+    # The traffic manager wants these one by one.
+    alone = {"standard_metadata", "intrinsic_metadata", "queueing_metadata"}
+    alone |= {ref.header for ref in program.aliases.values()}
+    finder = RepetitionFinder(program, draft)
+    found: dict[str, set[range]] = {}
+    for action in program.action_by_id.values():
+        for item in finder.body(action):
+            if not isinstance(item, Repeated):
+                continue
+            for lane in {lane for step in item.steps for lane in step.lanes.values()}:
+                if (
+                    isinstance(lane, RunLane)
+                    and program.headers[lane.header].metadata
+                    and lane.header not in alone
+                ):
+                    found.setdefault(program.headers[lane.header].type.name, set()).add(
+                        _span(draft, program, lane)
+                    )
+    return {name: _apart(spans) for name, spans in found.items()}
+
+
+def _span(draft: Layout, program: Program, lane: RunLane) -> range:
+    """The lane's fields, by number."""
+    types = draft.of(program, lane.header)
+    first = next(
+        number for number, f in enumerate(types.type.fields) if types.cells[f.name].offset == lane.offset
+    )
+    return range(first + lane.start, first + lane.start + lane.count)
+
+
+def _apart(spans: Iterable[range]) -> list[range]:
+    """Of spans that overlap the longest."""
+    kept: list[range] = []
+    for span in sorted(spans, key=lambda span: (-len(span), span.start)):
+        if all(span.stop <= other.start or other.stop <= span.start for other in kept):
+            kept.append(span)
+    return kept
 
 
 def field_uses(program: Program) -> collections.Counter[FieldRef]:

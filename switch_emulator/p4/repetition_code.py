@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from switchml.switch_emulator.p4.action_scope import ActionScope
 from switchml.switch_emulator.p4.errors import UnsupportedProgramError
 from switchml.switch_emulator.p4.expression_code import ExpressionWriter
 from switchml.switch_emulator.p4.expressions import Const, Expr, FieldRef, Op, walk
@@ -17,9 +16,6 @@ from switchml.switch_emulator.p4.repetition import (
     without_mask,
 )
 from switchml.switch_emulator.p4.unit import Unit, comment
-
-if TYPE_CHECKING:
-    from switchml.switch_emulator.p4.primitive_code import ActionScope
 
 
 class RepetitionWriter:
@@ -79,9 +75,11 @@ class RepetitionWriter:
 
     def _before(self, lane: Lane, repeated: Repeated) -> str:
         """What the lane holds where a register read out of range leaves it alone."""
-        if isinstance(lane, TempLane) and lane not in self._loaded:
+        if lane in self._loaded:
+            return self._loaded[lane]
+        if isinstance(lane, TempLane):
             return f"np.zeros({repeated.rounds}, np.uint{repeated.width})"
-        return self._load(lane, repeated)
+        return self._elements(lane, repeated)
 
     def _set(self, lane: Lane, value: str) -> None:
         name = self._loaded.get(lane) or self._name(lane)
@@ -95,11 +93,14 @@ class RepetitionWriter:
         if lane not in self._loaded:
             if isinstance(lane, TempLane):
                 raise UnsupportedProgramError("a temporary field that is read before it is written")
-            part = "" if lane.whole else f"[{lane.start}:{lane.start + lane.count}]"
             name = self._name(lane)
-            self.out.line(f"{name} = words{repeated.width}.array(f[{self._run_slot(lane)}]){part}")
+            self.out.line(f"{name} = {self._elements(lane, repeated)}")
             self._loaded[lane] = name
         return self._loaded[lane]
+
+    def _elements(self, lane: RunLane, repeated: Repeated) -> str:
+        part = "" if lane.whole else f"[{lane.start}:{lane.start + lane.count}]"
+        return f"words{repeated.width}.array(f[{self._run_slot(lane)}]){part}"
 
     def _run_slot(self, lane: RunLane) -> str:
         layout = self.unit.layout

@@ -6,16 +6,15 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 
-from switchml.errors import SwitchMLError
+from switchml.switch_emulator.p4.errors import P4AssertionError, PipelineError
 from switchml.switch_emulator.p4.packet import ParserError, Slots
 from switchml.switch_emulator.p4.runs import RUN_TYPES
 from switchml.switch_emulator.runtime import Match
 
 logger = logging.getLogger("switchml.p4")
 
-
-class P4AssertionError(SwitchMLError):
-    """An assert or assume of the program does not hold. BMv2 aborts there."""
+# Blocks of an action that one packet runs: a loop may have no end.
+MOST_BLOCKS = 1 << 20
 
 
 class StackOutOfBoundsError(Exception):
@@ -90,6 +89,10 @@ def log_message(text: str, values: Sequence[int]) -> str:
 def check(holds: bool, what: str) -> None:
     if not holds:
         raise P4AssertionError(f"{what} does not hold")
+
+
+def endless() -> None:
+    raise PipelineError(f"an action went on after {MOST_BLOCKS} blocks: has its loop an end?")
 
 
 def describe(key: Mapping[str, Match], priority: int) -> str:

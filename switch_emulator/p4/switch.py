@@ -92,7 +92,10 @@ class P4Switch(Runtime):
     # Packets
 
     def process(self, port: int, frame: bytes) -> list[tuple[int, bytes]]:
-        """Everything that leaves because of this frame, in order: (port, frame)."""
+        """Everything that leaves because of this frame, in order: (port, frame).
+
+        Raises PipelineError for a packet the program has no result for; the switch goes on with the next.
+        """
         with self._lock:
             sent = self._traffic.process(port, frame)
             if self._unsent:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from switchml.switch_emulator.p4.compiler import CompiledProgram
+from switchml.switch_emulator.p4.errors import PipelineError
 from switchml.switch_emulator.p4.expressions import Const, FieldRef
 from switchml.switch_emulator.p4.packet import Packet, Slots
 from switchml.switch_emulator.p4.program import FieldList
@@ -95,7 +96,7 @@ class TrafficManager:
     # One frame
 
     def process(self, port: int, frame: bytes) -> list[tuple[int, bytes]]:
-        """Everything that leaves because of this frame, in order."""
+        """Everything that leaves because of this frame, in order. Raises PipelineError."""
         packet = Packet(self._compiled.fresh.copy(), frame, port)
         f = packet.slots
         self._set(f, self._ingress_port, port)
@@ -106,15 +107,18 @@ class TrafficManager:
         egress: deque[tuple[int, Packet]] = deque()
         sent: list[tuple[int, bytes]] = []
         passes = 0
-        while ingress or egress:
-            passes += 1
-            if passes > MOST_PASSES:
-                self.abandoned += len(ingress) + len(egress)
-                break
-            if egress:
-                self._egress(*egress.popleft(), ingress, egress, sent)
-            else:
-                self._ingress(ingress.popleft(), ingress, egress)
+        try:
+            while ingress or egress:
+                passes += 1
+                if passes > MOST_PASSES:
+                    self.abandoned += len(ingress) + len(egress)
+                    break
+                if egress:
+                    self._egress(*egress.popleft(), ingress, egress, sent)
+                else:
+                    self._ingress(ingress.popleft(), ingress, egress)
+        except (ArithmeticError, ValueError) as error:
+            raise PipelineError(f"the program cannot go on with this packet: {error}") from error
         return sent
 
     def _ingress(self, p: Packet, ingress: deque[Packet], egress: deque[tuple[int, Packet]]) -> None:
@@ -292,11 +296,21 @@ class TrafficManager:
         return self._compiled.layout.slot(self._compiled.program, ref.header, ref.field)
 
     def _copier(self, fields: FieldList) -> Copier:
-        slots = [self._slot(e) for e in fields.elements if isinstance(e, FieldRef)]
+        program, layout = self._compiled.program, self._compiled.layout
+        slots, items = [], []
+        for ref in fields.elements:
+            if isinstance(ref, FieldRef):
+                cell = layout.of(program, ref.header).cells[ref.field]
+                if cell.position < 0:
+                    slots.append(self._slot(ref))
+                else:
+                    items.append((self._slot(ref), RUN_TYPES[cell.type.width], cell.position))
 
         def copy(source: Slots, target: Slots) -> None:
             for slot in slots:
                 target[slot] = source[slot]
+            for slot, kind, position in items:
+                target[slot] = kind.replace(target[slot], position, kind.item(source[slot], position))
 
         return copy
 

@@ -33,8 +33,7 @@ def write_counter(pipeline: Pipeline, update: str, message: Any) -> None:
 def read_counters(pipeline: Pipeline, message: Any) -> Iterator[Any]:
     """A counter id of 0 reads all counters, no index all cells."""
     for counter in pipeline.index.counters.select(message.counter_id):
-        cells = _cells(counter, message)
-        single = cells.start if message.HasField("index") else None
+        cells, single = _selected_cells(counter, message.counter_id, message)
         values = pipeline.runtime.read_counter(counter.name, single)
         for cell, value in zip(cells, values, strict=False):
             found = pb.CounterEntry(counter_id=counter.id, data=counter_message(value))
@@ -58,7 +57,7 @@ def read_meters(pipeline: Pipeline, message: Any) -> Iterator[Any]:
     """A meter id of 0 reads all meters, no index all cells."""
     refuse_colour_counters(message, "counter_data", "meter")
     for meter in pipeline.index.meters.select(message.meter_id):
-        for cell in _cells(meter, message):
+        for cell in _selected_cells(meter, message.meter_id, message)[0]:
             rates = pipeline.runtime.get_meter(meter.name, cell)
             found = pb.MeterEntry(meter_id=meter.id, config=rates_message(rates) if rates else None)
             found.index.index = cell
@@ -80,18 +79,27 @@ def write_register(pipeline: Pipeline, update: str, message: Any) -> None:
 def read_registers(pipeline: Pipeline, message: Any) -> Iterator[Any]:
     """A register id of 0 reads all registers, no index all cells."""
     for register in pipeline.index.registers.select(message.register_id):
-        cells = _cells(register, message)
-        single = cells.start if message.HasField("index") else None
+        cells, single = _selected_cells(register, message.register_id, message)
         values = pipeline.runtime.read_register(register.name, single)
         for cell, value in zip(cells, values, strict=False):
-            found = pb.RegisterEntry(register_id=register.id, data=encode_all(register.type, [value]))
+            entity = pb.Entity()
+            found = entity.register_entry
+            found.register_id = register.id
             found.index.index = cell
-            yield pb.Entity(register_entry=found)
+            encode_all(register.type, (value,), found.data)
+            yield entity
 
 
 def only_modify(update: str, what: str) -> None:
     if update != "MODIFY":
         raise invalid(f"{what} is always there: it can only be modified")
+
+
+def _selected_cells(array: ArrayInfo | RegisterInfo, wanted: int, message: Any) -> tuple[range, int | None]:
+    """The cells to read, and the index when it is one. A read of all arrays (`wanted` is 0) means all their cells, whatever
+    its index says."""
+    cells = _cells(array, message) if wanted else range(array.size)
+    return cells, cells.start if wanted and message.HasField("index") else None
 
 
 def _cells(array: ArrayInfo | RegisterInfo, message: Any) -> range:

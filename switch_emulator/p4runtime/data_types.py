@@ -20,8 +20,8 @@ class DataType(Protocol):
     @property
     def leaves(self) -> int: ...
 
-    def encode(self, values: Iterator[int]) -> Any:
-        """The P4Data of the next `leaves` values."""
+    def encode(self, values: Iterator[int], data: Any) -> None:
+        """Puts the next `leaves` values into a P4Data."""
 
     def decode(self, data: Any, what: str) -> list[int]:
         """Raises INVALID_ARGUMENT for another type's data, OUT_OF_RANGE for a number that does not fit."""
@@ -36,15 +36,11 @@ class BitType:
     field: str = "bitstring"
     leaves: int = 1
 
-    def encode(self, values: Iterator[int]) -> Any:
-        value = next(values)
-        data = p4data_pb2.P4Data()
-        setattr(
-            data,
-            self.field,
-            bytestrings.encode_signed(value, self.width) if self.signed else bytestrings.encode(value),
-        )
-        return data
+    def encode(self, values: Iterator[int], data: Any) -> None:
+        setattr(data, self.field, self.encode_value(next(values)))
+
+    def encode_value(self, value: int) -> bytes:
+        return bytestrings.encode_signed(value, self.width) if self.signed else bytestrings.encode(value)
 
     def decode(self, data: Any, what: str) -> list[int]:
         _expect(data, self.field, what)
@@ -56,8 +52,8 @@ class BitType:
 class BoolType:
     leaves: int = 1
 
-    def encode(self, values: Iterator[int]) -> Any:
-        return p4data_pb2.P4Data(bool=bool(next(values)))
+    def encode(self, values: Iterator[int], data: Any) -> None:
+        data.bool = bool(next(values))
 
     def decode(self, data: Any, what: str) -> list[int]:
         _expect(data, "bool", what)
@@ -75,12 +71,11 @@ class StructType:
     def leaves(self) -> int:
         return sum(member.leaves for member in self.members)
 
-    def encode(self, values: Iterator[int]) -> Any:
-        data = p4data_pb2.P4Data()
-        getattr(data, self.field).members.extend(member.encode(values) for member in self.members)
-        if not self.members:
-            getattr(data, self.field).SetInParent()
-        return data
+    def encode(self, values: Iterator[int], data: Any) -> None:
+        struct = getattr(data, self.field)
+        struct.SetInParent()
+        for member in self.members:
+            member.encode(values, struct.members.add())
 
     def decode(self, data: Any, what: str) -> list[int]:
         _expect(data, self.field, what)
@@ -104,11 +99,9 @@ class HeaderType:
     def leaves(self) -> int:
         return len(self.members)
 
-    def encode(self, values: Iterator[int]) -> Any:
-        data = p4data_pb2.P4Data()
+    def encode(self, values: Iterator[int], data: Any) -> None:
         data.header.is_valid = True
-        data.header.bitstrings.extend(member.encode(values).bitstring for member in self.members)
-        return data
+        data.header.bitstrings.extend(member.encode_value(next(values)) for member in self.members)
 
     def decode(self, data: Any, what: str) -> list[int]:
         _expect(data, "header", what)
@@ -128,10 +121,8 @@ class EnumType:
     field: str = "enum"
     leaves: int = 1
 
-    def encode(self, values: Iterator[int]) -> Any:
-        data = p4data_pb2.P4Data()
+    def encode(self, values: Iterator[int], data: Any) -> None:
         setattr(data, self.field, self.names[next(values)])
-        return data
 
     def decode(self, data: Any, what: str) -> list[int]:
         _expect(data, self.field, what)
@@ -141,11 +132,11 @@ class EnumType:
         return [self.names.index(name)]
 
 
-def encode_all(kind: DataType, values: Sequence[int]) -> Any:
-    """The P4Data of a whole value. Raises RuntimeRequestError when the number of leaves is another."""
+def encode_all(kind: DataType, values: Sequence[int], data: Any) -> None:
+    """Puts a whole value into a P4Data. Raises RuntimeRequestError when the number of leaves is another."""
     if len(values) != kind.leaves:
         raise invalid(f"{len(values)} values where the type has {kind.leaves}")
-    return kind.encode(iter(values))
+    kind.encode(iter(values), data)
 
 
 def data_type(spec: Any, type_info: Any) -> DataType:

@@ -33,20 +33,39 @@ class DigestMessages:
 
 
 LONGEST = 1024  # messages of a list that has no limit of its own
+REMEMBERED = 1 << 16  # messages without an answer, of one digest; more, and the oldest may be sent again
 
 
 @dataclass
 class _Sent:
-    messages: frozenset[Message]
+    messages: tuple[Message, ...]
     at: int
 
 
 @dataclass
 class _Digest:
+    """sent: lists without an answer, oldest first; unanswered: their messages."""
+
     config: DigestConfig
     buffer: dict[Message, None] = field(default_factory=dict)  # a set that keeps the order
     first_at: int = 0
-    sent: dict[int, _Sent] = field(default_factory=dict)  # list id -> list without an answer
+    sent: dict[int, _Sent] = field(default_factory=dict)
+    unanswered: set[Message] = field(default_factory=set)
+
+    def remember(self, list_id: int, messages: tuple[Message, ...], now: int) -> None:
+        self.sent[list_id] = _Sent(messages, now)
+        self.unanswered.update(messages)
+        while len(self.unanswered) > REMEMBERED:
+            self.forget(next(iter(self.sent)))
+
+    def forget(self, list_id: int) -> None:
+        if sent := self.sent.pop(list_id, None):
+            self.unanswered.difference_update(sent.messages)
+
+    def forget_before(self, limit: int) -> None:
+        """Lists sent at `limit` or earlier."""
+        while self.sent and next(iter(self.sent.values())).at <= limit:
+            self.forget(next(iter(self.sent)))
 
 
 class DigestBuffers:
@@ -76,8 +95,8 @@ class DigestBuffers:
         digest = self._digests.get(name)
         if digest is None:  # not asked for
             return None
-        self._forget(digest, now)
-        if message in digest.buffer or any(message in sent.messages for sent in digest.sent.values()):
+        digest.forget_before(now - digest.config.ack_timeout_ns)
+        if message in digest.buffer or message in digest.unanswered:
             return None
         if not digest.buffer:
             digest.first_at = now
@@ -90,7 +109,13 @@ class DigestBuffers:
     def acknowledge(self, name: str, list_id: int) -> None:
         """A list's answer. An unknown list is nothing: its time may have passed."""
         if digest := self._digests.get(name):
-            digest.sent.pop(list_id, None)
+            digest.forget(list_id)
+
+    def forget_unanswered(self) -> None:
+        """Another client is the primary: what the one before it did not answer may have been lost with it."""
+        for digest in self._digests.values():
+            digest.sent.clear()
+            digest.unanswered.clear()
 
     def expire(self, now: int) -> list[DigestMessages]:
         """Lists whose time has come."""
@@ -123,11 +148,5 @@ class DigestBuffers:
         list_id = self._next_id
         self._next_id += 1
         if digest.config.ack_timeout_ns > 0:
-            digest.sent[list_id] = _Sent(frozenset(messages), now)
+            digest.remember(list_id, messages, now)
         return DigestMessages(name, list_id, messages, digest.first_at)
-
-    @staticmethod
-    def _forget(digest: _Digest, now: int) -> None:
-        timeout = digest.config.ack_timeout_ns
-        for list_id in [key for key, sent in digest.sent.items() if now - sent.at >= timeout]:
-            del digest.sent[list_id]

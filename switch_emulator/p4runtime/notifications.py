@@ -19,6 +19,7 @@ from switchml.switch_emulator.p4runtime.bytestrings import encode
 from switchml.switch_emulator.p4runtime.data_types import encode_all
 from switchml.switch_emulator.p4runtime.digests import DigestMessages
 from switchml.switch_emulator.p4runtime.pipeline import Pipeline
+from switchml.switch_emulator.p4runtime.refusal import failure
 from switchml.switch_emulator.p4runtime.table_entries import entry_message
 from switchml.switch_emulator.runtime import Digest, PacketIn, Runtime, RuntimeRequestError, TableEntry
 
@@ -65,6 +66,11 @@ class Notifications:
             delay = max(0, due - time.monotonic_ns()) / 1e9
             self._timer = self._loop.call_later(delay, self._expire)
 
+    def forget_unanswered(self) -> None:
+        """Digests that the primary before did not acknowledge may be sent again. On the event loop."""
+        if self._pipeline is not None:
+            self._pipeline.digests.forget_unanswered()
+
     def _scan_idle_entries(self) -> None:
         """Asks a pipeline that does not look by itself, again and again, while it has tables with an idle timeout."""
         if self._scan is not None:
@@ -99,15 +105,21 @@ class Notifications:
         if pipeline is None:
             return
         for event in events:
-            if isinstance(event, Digest):
-                due = pipeline.digests.receive(event.name, event.values, time.monotonic_ns())
-                if due is not None:
-                    self._send_list(pipeline, due)
-            elif isinstance(event, PacketIn):
-                self._send(packet_in_message(pipeline, event))
-            else:
-                self._send_idle(pipeline, *event)
+            try:
+                self._pass_on(pipeline, event)
+            except Exception as error:  # one that does not fit the P4Info is no reason to lose the others
+                failure(error, "a message of the pipeline")
         self.rearm()
+
+    def _pass_on(self, pipeline: Pipeline, event: Event) -> None:
+        if isinstance(event, Digest):
+            due = pipeline.digests.receive(event.name, event.values, time.monotonic_ns())
+            if due is not None:
+                self._send_list(pipeline, due)
+        elif isinstance(event, PacketIn):
+            self._send(packet_in_message(pipeline, event))
+        else:
+            self._send_idle(pipeline, *event)
 
     def _expire(self) -> None:
         if self._pipeline is not None:
@@ -120,7 +132,8 @@ class Notifications:
         message = pb.StreamMessageResponse()
         message.digest.digest_id = digest.id
         message.digest.list_id = due.list_id
-        message.digest.data.extend(encode_all(digest.type, values) for values in due.messages)
+        for values in due.messages:
+            encode_all(digest.type, values, message.digest.data.add())
         message.digest.timestamp = time.time_ns()
         self._send(message)
 

@@ -24,7 +24,7 @@ class Memory:
 
     cookies: `controller_metadata` of an entry. defaults: `metadata` and `controller_metadata` of a default entry, by table.
     group_sizes: `max_size`, by profile and group. old_ports: groups ("multicast" or "clone", id) whose replicas came with the
-    deprecated field `egress_port`.
+    deprecated field `egress_port`. styles: for each action selector, the entries that use it, and whether as one-shots.
     """
 
     cookies: dict[EntryName, int] = field(default_factory=dict)
@@ -32,6 +32,7 @@ class Memory:
     group_sizes: dict[tuple[str, int], int] = field(default_factory=dict)
     multicast_metadata: dict[int, bytes] = field(default_factory=dict)
     old_ports: set[tuple[str, int]] = field(default_factory=set)
+    styles: dict[str, dict[EntryName, bool]] = field(default_factory=dict)
     value_sets: dict[str, tuple[tuple[Match, ...], ...]] = field(default_factory=dict)
 
 

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+
 from switchml.switch_emulator.runtime import RuntimeRequestError
+
+_log = logging.getLogger(__name__)
+
+
+def failure(error: Exception, what: str) -> RuntimeRequestError:
+    """For an error that is no refusal but a fault in the switch: INTERNAL, and the log has it."""
+    _log.error("P4Runtime: %s failed", what, exc_info=error)
+    return RuntimeRequestError("INTERNAL", f"{type(error).__name__}: {error}")
 
 
 def invalid(message: str) -> RuntimeRequestError:

@@ -44,12 +44,14 @@ def _write_group(pipeline: Pipeline, update: str, message: Any) -> None:
     metadata = getattr(message, "metadata", b"")
     if update == "DELETE":
         pipeline.runtime.set_multicast_group(group, None)
-    else:
-        replicas = _replicas(message.replicas, f"multicast group {group}", unique=True)
-        _check_limits(pipeline, group, present, replicas)
-        pipeline.runtime.set_multicast_group(group, replicas)
+        memory.multicast_metadata.pop(group, None)
+        memory.old_ports.discard(("multicast", group))
+        return
+    replicas = _replicas(message.replicas, f"multicast group {group}", unique=True)
+    _check_limits(pipeline, group, present, replicas)
+    pipeline.runtime.set_multicast_group(group, replicas)
     memory.multicast_metadata.pop(group, None)
-    if metadata and update != "DELETE":
+    if metadata:
         memory.multicast_metadata[group] = metadata
     _remember_ports(pipeline, ("multicast", group), message.replicas)
 
@@ -72,15 +74,14 @@ def _write_session(pipeline: Pipeline, update: str, message: Any) -> None:
     _check_presence(update, session, session in pipeline.runtime.clone_sessions(), what)
     if update == "DELETE":
         pipeline.runtime.set_clone_session(session, None)
-    else:
-        if message.class_of_service:
-            raise invalid(f"{what}: class of service {message.class_of_service}; there is only 0")
-        if message.packet_length_bytes < 0:
-            raise invalid(f"{what}: a packet length can't be below 0")
-        replicas = _replicas(message.replicas, what, unique=False)
-        pipeline.runtime.set_clone_session(
-            session, CloneSession(tuple(replicas), message.packet_length_bytes)
-        )
+        pipeline.memory.old_ports.discard(("clone", session))
+        return
+    if message.class_of_service:
+        raise invalid(f"{what}: class of service {message.class_of_service}; there is only 0")
+    if message.packet_length_bytes < 0:
+        raise invalid(f"{what}: a packet length can't be below 0")
+    replicas = _replicas(message.replicas, what, unique=False)
+    pipeline.runtime.set_clone_session(session, CloneSession(tuple(replicas), message.packet_length_bytes))
     _remember_ports(pipeline, ("clone", session), message.replicas)
 
 

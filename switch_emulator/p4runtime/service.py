@@ -15,7 +15,7 @@ from switchml.switch_emulator.p4runtime.arbitration import Arbiter, Notice
 from switchml.switch_emulator.p4runtime.entities import read_entity, write_update
 from switchml.switch_emulator.p4runtime.forwarding import Forwarding
 from switchml.switch_emulator.p4runtime.notifications import Notifications
-from switchml.switch_emulator.p4runtime.refusal import denied, invalid, not_found, unimplemented
+from switchml.switch_emulator.p4runtime.refusal import denied, failure, invalid, not_found, unimplemented
 from switchml.switch_emulator.p4runtime.status import Context, abort, abort_batch
 from switchml.switch_emulator.p4runtime.stream import (
     Stream,
@@ -61,7 +61,7 @@ class P4RuntimeService(p4runtime_pb2_grpc.P4RuntimeServicer):  # type: ignore[mi
             self._streams.discard(stream)
             self._tell(self._arbiter.disconnect(stream))
             writer.cancel()
-            with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError, grpc.aio.UsageError):
+            with contextlib.suppress(asyncio.CancelledError, Exception):  # to a client that is gone
                 await writer
         if refusal is not None:
             await abort(context, refusal)
@@ -142,6 +142,7 @@ class P4RuntimeService(p4runtime_pb2_grpc.P4RuntimeServicer):  # type: ignore[mi
         if request.HasField("arbitration"):
             update = request.arbitration
             async with self._exclusive:
+                before = self._arbiter.primaries()
                 notices = self._arbiter.update(
                     stream,
                     update.device_id,
@@ -149,6 +150,8 @@ class P4RuntimeService(p4runtime_pb2_grpc.P4RuntimeServicer):  # type: ignore[mi
                     election_id(update),
                     configured=update.role.HasField("config"),
                 )
+            if self._arbiter.is_primary_client(stream) and stream not in before:
+                self._notifications.forget_unanswered()
             self._tell(notices)
             return
         try:
@@ -167,6 +170,8 @@ class P4RuntimeService(p4runtime_pb2_grpc.P4RuntimeServicer):  # type: ignore[mi
                     raise unimplemented("this stream message is not supported")
         except RuntimeRequestError as error:
             stream.send(stream_error(request, error))
+        except Exception as error:
+            stream.send(stream_error(request, failure(error, "a stream message")))
 
     def _listen(self) -> None:
         """Attach to the pipeline in force, if there is one."""
@@ -197,10 +202,13 @@ class P4RuntimeService(p4runtime_pb2_grpc.P4RuntimeServicer):  # type: ignore[mi
 
 
 def _outcome(carry_out: Any, *arguments: Any) -> RuntimeRequestError | None:
+    """The rest of a batch goes on whatever happens to one of its requests."""
     try:
         carry_out(*arguments)
     except RuntimeRequestError as error:
         return error
+    except Exception as error:
+        return failure(error, "a request")
     return None
 
 

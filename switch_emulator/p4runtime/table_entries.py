@@ -21,11 +21,12 @@ from switchml.switch_emulator.p4runtime.meter_rates import (
     refuse_colour_counters,
 )
 from switchml.switch_emulator.p4runtime.p4info import TableInfo
-from switchml.switch_emulator.p4runtime.pipeline import Key, Pipeline, entry_name
+from switchml.switch_emulator.p4runtime.pipeline import EntryName, Key, Pipeline, entry_name
 from switchml.switch_emulator.p4runtime.refusal import denied, invalid, not_found, unimplemented
 from switchml.switch_emulator.runtime import (
     CounterValue,
     MeterRates,
+    OneShot,
     RuntimeRequestError,
     TableEntry,
 )
@@ -40,9 +41,10 @@ def write(pipeline: Pipeline, update: str, message: Any) -> None:
         raise invalid(f"table {table.name} has no key, so it has no entry but the default")
     key, priority = entry_key(table, message)
     if update == "DELETE":
+        _refuse_is_const(message, table)  # the one field outside the key that DELETE looks at
         _refuse_constant(table)
         pipeline.runtime.delete(table.name, key, priority)
-        pipeline.memory.cookies.pop(entry_name(table.name, key, priority), None)
+        _forget(pipeline, table, entry_name(table.name, key, priority))
         return
     _refuse_read_only_fields(message, table)
     rates, count = _direct_resources(pipeline, table, message)
@@ -124,6 +126,7 @@ def _insert(
     action = parse_table_action(pipeline, table, message.action)
     priority = message.priority
     entry = TableEntry(key, action, priority, message.metadata, message.idle_timeout_ns)
+    _check_style(pipeline, table, entry)
     pipeline.runtime.insert(table.name, entry)
     try:
         if rates is not None:
@@ -133,7 +136,7 @@ def _insert(
     except RuntimeRequestError:
         pipeline.runtime.delete(table.name, key, priority)
         raise
-    _remember_cookie(pipeline, table, key, message)
+    _remember(pipeline, table, entry, message.controller_metadata)
 
 
 def _modify(
@@ -149,8 +152,9 @@ def _modify(
         _refuse_constant(table)
         action = parse_table_action(pipeline, table, message.action)
         entry = TableEntry(key, action, priority, message.metadata, message.idle_timeout_ns)
+        _check_style(pipeline, table, entry)
         pipeline.runtime.modify(table.name, entry)
-        _remember_cookie(pipeline, table, key, message)
+        _remember(pipeline, table, entry, message.controller_metadata)
     elif next(matching_entries(pipeline, table, message), None) is None:
         raise not_found(f"table {table.name} has no such entry")
     if table.meter:
@@ -241,8 +245,7 @@ def _direct_resources(
 
 def _refuse_read_only_fields(message: Any, table: TableInfo) -> None:
     what = f"table {table.name}"
-    if message.is_const:
-        raise invalid(f"{what}: constant entries are the program's")
+    _refuse_is_const(message, table)
     if message.HasField("time_since_last_hit"):
         raise invalid(f"{what}: time_since_last_hit can only be read")
     if message.idle_timeout_ns and not table.idle_timeout:
@@ -252,14 +255,41 @@ def _refuse_read_only_fields(message: Any, table: TableInfo) -> None:
     refuse_colour_counters(message, "meter_counter_data", what)
 
 
+def _refuse_is_const(message: Any, table: TableInfo) -> None:
+    if message.is_const:
+        raise invalid(f"table {table.name}: constant entries are the program's; leave is_const unset")
+
+
 def _refuse_constant(table: TableInfo) -> None:
     if table.const:
         raise denied(f"the entries of table {table.name} are constant")
 
 
-def _remember_cookie(pipeline: Pipeline, table: TableInfo, key: Key, message: Any) -> None:
-    name = entry_name(table.name, key, message.priority)
-    if message.controller_metadata:
-        pipeline.memory.cookies[name] = message.controller_metadata
-    else:
-        pipeline.memory.cookies.pop(name, None)
+def _check_style(pipeline: Pipeline, table: TableInfo, entry: TableEntry) -> None:
+    """The tables of a selector hold one-shots, or members and groups: never both (section 9.2.3)."""
+    if table.profile is None:
+        return
+    name = entry_name(table.name, entry.key, entry.priority)
+    styles = pipeline.memory.styles.get(table.profile.name, {})
+    other = next((each for each in styles if each != name), None)  # all others are alike
+    if other is not None and styles[other] is not isinstance(entry.action, OneShot):
+        has = "one-shots" if styles[other] else "members and groups"
+        raise invalid(
+            f"table {table.name}: {table.profile.name} is programmed with {has}, and takes no mixture"
+        )
+
+
+def _remember(pipeline: Pipeline, table: TableInfo, entry: TableEntry, cookie: int) -> None:
+    name = entry_name(table.name, entry.key, entry.priority)
+    _forget(pipeline, table, name)
+    if cookie:
+        pipeline.memory.cookies[name] = cookie
+    if table.profile is not None:
+        styles = pipeline.memory.styles.setdefault(table.profile.name, {})
+        styles[name] = isinstance(entry.action, OneShot)
+
+
+def _forget(pipeline: Pipeline, table: TableInfo, name: EntryName) -> None:
+    pipeline.memory.cookies.pop(name, None)
+    if table.profile is not None:
+        pipeline.memory.styles.get(table.profile.name, {}).pop(name, None)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from google.protobuf import text_format
 
+from switchml.control.p4runtime.program import FLOOD_GROUP
 from switchml.protocol.counters import SWITCH_COUNTERS
+from switchml.protocol.header import FIELDS
+from switchml.protocol.messages import MESSAGE_TYPES, SUM, UDP_PORT_FIRST, UDP_PORT_LAST, size_code
 
-p4info_pb2 = pytest.importorskip("p4.config.v1.p4info_pb2")
+pytest.importorskip("p4", reason="P4Runtime's stubs are missing: pip install 'switchml[p4runtime]'")
 
 P4 = Path(__file__).parents[2] / "p4"
-COMPILER = os.environ.get("P4C", "p4c-bm2-ss")
+COMPILER = os.environ.get("P4C") or "p4c-bm2-ss"
 COPIES = 2 * 1024
 COUNTER_ROWS = 257
 
@@ -69,12 +74,16 @@ NOT_IN_P4 = {
 pytestmark = pytest.mark.parametrize("elements", [64, 256])
 
 
+@functools.cache
 def _program(elements: int) -> dict[str, Any]:
     program: dict[str, Any] = json.loads((P4 / "build" / f"switchml_{elements}.json").read_text())
     return program
 
 
+@functools.cache
 def _p4info(elements: int) -> Any:
+    from switchml.p4runtime_stubs import p4info_pb2
+
     text = (P4 / "build" / f"switchml_{elements}.p4info.txtpb").read_text()
     return text_format.Parse(text, p4info_pb2.P4Info())
 
@@ -106,6 +115,62 @@ def test_every_counter_of_the_native_pipeline_that_applies_is_there(elements: in
     assert {"SwitchIngress.fault_lost", "SwitchEgress.fault_lost", "SwitchEgress.packets_sent"} <= set(sizes)
 
 
+def test_the_control_plane_can_tell_when_a_worker_was_last_heard(elements: int) -> None:
+    info = _p4info(elements)
+    (direct,) = info.direct_counters
+    (job_table,) = (t for t in info.tables if t.preamble.name == "SwitchIngress.job_table")
+    assert direct.preamble.name == "SwitchIngress.job_packets"
+    assert direct.direct_table_id == job_table.preamble.id
+    assert direct.preamble.id in job_table.direct_resource_ids
+
+
+def test_the_header_is_that_of_the_protocol(elements: int) -> None:
+    types = {kind["name"]: kind["fields"] for kind in _program(elements)["header_types"]}
+    assert [tuple(field[:2]) for field in types["switchml_t"]] == [
+        (field.name, field.bits) for field in FIELDS
+    ]
+    assert [field[1] for field in types["elements_t"]] == [32] * elements
+
+
+def test_ports_sizes_and_message_types_are_those_of_the_protocol(elements: int) -> None:
+    states = {state["name"]: state for state in _program(elements)["parsers"][0]["parse_states"]}
+    port = _transition(states["parse_udp"], "check_length")
+    first, mask = int(port["value"], 16), int(port["mask"], 16)
+    assert (first, first | ~mask & 0xFFFF) == (UDP_PORT_FIRST, UDP_PORT_LAST)
+    # What it looks at: message type and UDP length, in whole bytes.
+    looked_at = int(_transition(states["parse_switchml"], "parse_elements")["value"], 16)
+    header = sum(field.bits for field in FIELDS) // 8
+    assert looked_at == SUM << 16 | 8 + header + 4 * elements
+    refused_unless = {field: _compared(elements, "switchml", field) for field in ("size", "msg_type")}
+    assert refused_unless["size"] == {size_code(4 * elements)}
+    assert refused_unless["msg_type"] == {message.code for message in MESSAGE_TYPES}
+
+
+def test_the_control_plane_s_numbers_are_the_program_s(elements: int) -> None:
+    program = _program(elements)
+    (flood,) = (action for action in program["actions"] if action["name"] == "SwitchIngress.flood")
+    groups = [
+        int(item["parameters"][1]["value"], 16)
+        for item in flood["primitives"]
+        if item["parameters"][0]["value"] == ["standard_metadata", "mcast_grp"]
+    ]
+    assert groups == [FLOOD_GROUP]
+
+
+def _transition(state: dict[str, Any], target: str) -> dict[str, Any]:
+    (found,) = (one for one in state["transitions"] if one["next_state"] == target)
+    return dict(found)
+
+
+def _compared(elements: int, header: str, field: str) -> set[int]:
+    """The constants that conditions compare the field with, by != alone."""
+    return {
+        int(node["right"]["value"], 16)
+        for node in _nodes(_program(elements)["pipelines"][0]["conditionals"])
+        if node.get("op") == "!=" and node["left"] == {"type": "field", "value": [header, field]}
+    }
+
+
 def test_registers_are_of_the_pool_s_size(elements: int) -> None:
     registers = {
         register["name"].partition(".")[2]: (register["bitwidth"], register["size"])
@@ -122,25 +187,28 @@ def test_registers_are_of_the_pool_s_size(elements: int) -> None:
 def test_the_json_names_no_place_on_the_machine_it_was_made_on(elements: int) -> None:
     program = _program(elements)
     assert program["program"] == "switchml.p4"
-    places = {str(place["filename"]) for place in _source_places(program)}
+    places = {node["source_info"]["filename"] for node in _nodes(program) if node.get("source_info")}
     assert {place for place in places if place.startswith("/")} == set()
     assert "include/ingress.p4" in places
 
 
-def _source_places(node: Any) -> list[dict[str, Any]]:
+def _nodes(node: Any) -> Iterator[dict[str, Any]]:
+    """Every object of a JSON document."""
+    if isinstance(node, dict):
+        yield node
+        node = list(node.values())
     if isinstance(node, list):
-        return [place for child in node for place in _source_places(child)]
-    if not isinstance(node, dict):
-        return []
-    own = [node["source_info"]] if node.get("source_info") else []
-    return own + [place for child in node.values() for place in _source_places(child)]
+        for child in node:
+            yield from _nodes(child)
 
 
 def test_what_is_committed_is_what_p4c_makes_of_the_source(elements: int, tmp_path: Path) -> None:
     if shutil.which(COMPILER) is None:
         pytest.skip(f"no {COMPILER} here (p4c's compiler for v1model; set P4C to name it)")
     target = tmp_path / f"switchml_{elements}.json"
-    subprocess.run(["make", "-C", str(P4), f"BUILD={tmp_path}", f"P4C={COMPILER}", str(target)], check=True)
+    subprocess.run(
+        ["make", "-C", str(P4), f"BUILD={tmp_path}", f"P4C={COMPILER}", str(target)], check=True, timeout=300
+    )
     for name in (target.name, f"switchml_{elements}.p4info.txtpb"):
         fresh, committed = (tmp_path / name).read_text(), (P4 / "build" / name).read_text()
         assert fresh == committed, f"p4/build/{name} is not current: run make -C p4"

@@ -10,7 +10,8 @@ import pytest
 
 from switchml.errors import UsageError
 from switchml.switch_emulator.p4 import P4Device, UnsupportedProgramError, load_program
-from switchml.switch_emulator.p4.support import P4AssertionError, format_message
+from switchml.switch_emulator.p4.errors import P4AssertionError
+from switchml.switch_emulator.p4.support import format_message
 from switchml.switch_emulator.runtime import ActionCall, Match, MatchKind, RuntimeRequestError, TableEntry
 
 
@@ -57,36 +58,6 @@ def test_what_is_not_supported_is_refused_by_name(builder: Any, change: Any, nam
     change(program)
     with pytest.raises(UnsupportedProgramError, match=name):
         program.switch()
-
-
-def test_jumps_inside_an_action_are_ifs(builder: Any) -> None:
-    program = builder()
-    program.simple(("x", 8), ("y", 8), ("z", 8))
-
-    def y(value: int) -> Any:
-        return program.assign("h", "y", program.const(value))
-
-    jump = program.call
-    # if (x) { y = 1; } else { y = 2; if (z) { y = 3; } } z = 9
-    program.run(
-        [
-            jump("_jump_if_zero", program.field("h", "x"), program.const(3)),
-            y(1),
-            jump("_jump", program.const(6)),
-            y(2),
-            jump("_jump_if_zero", program.field("h", "z"), program.const(6)),
-            y(3),
-            program.assign("h", "z", program.const(9)),
-        ]
-    )
-    switch = program.switch()
-    frames = [bytes([x, 0, z]) for x, z in ((1, 0), (0, 0), (0, 5), (7, 7))]
-    assert [switch.process(1, frame)[0][1][1:] for frame in frames] == [
-        b"\x01\x09",
-        b"\x02\x09",
-        b"\x03\x09",
-        b"\x01\x09",
-    ]
 
 
 def test_an_assertion_that_fails_is_an_error(builder: Any) -> None:

@@ -223,6 +223,17 @@ class MemoryDevice:
         self.commits += 1
 
 
+class StagingMemoryDevice(MemoryDevice):
+    """Has room for a second pipeline."""
+
+    def stage(self, p4info: bytes, config: bytes) -> MemoryRuntime:
+        self.verify(p4info, config)
+        return MemoryRuntime(p4info_pb2.P4Info.FromString(p4info))
+
+    def install(self, p4info: bytes, config: bytes, runtime: MemoryRuntime) -> None:
+        self.p4info, self.config, self._runtime = p4info, config, runtime
+
+
 class Client:
     """A controller with a stream."""
 
@@ -353,6 +364,11 @@ def pipeline(info: Any) -> Pipeline:
 @pytest.fixture
 def device() -> MemoryDevice:
     return MemoryDevice()
+
+
+@pytest.fixture
+def staging_device() -> StagingMemoryDevice:
+    return StagingMemoryDevice()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from switchml.switch_emulator.p4runtime import digests
 from switchml.switch_emulator.p4runtime.digests import DigestBuffers, DigestConfig
 from switchml.switch_emulator.runtime import RuntimeRequestError
 
@@ -64,6 +65,24 @@ def test_an_acknowledged_message_may_come_again() -> None:
     buffers.acknowledge("d", sent.list_id)
     assert buffers.receive("d", (1,), 1) is not None
     buffers.acknowledge("unknown", 1)
+
+
+def test_another_primary_gets_what_the_one_before_did_not_acknowledge() -> None:
+    buffers = DigestBuffers()
+    buffers.insert("d", DigestConfig(ack_timeout_ns=1000))
+    buffers.receive("d", (1,), 0)
+    assert buffers.receive("d", (1,), 1) is None
+    buffers.forget_unanswered()
+    assert buffers.receive("d", (1,), 2) is not None
+
+
+def test_a_client_that_never_answers_costs_no_more_than_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digests, "REMEMBERED", 3)
+    buffers = DigestBuffers()
+    buffers.insert("d", DigestConfig(ack_timeout_ns=1000))
+    sent = [buffers.receive("d", (value,), value) for value in range(5)]
+    assert None not in sent
+    assert [bool(buffers.receive("d", (value,), 10)) for value in (4, 3, 2, 0)] == [False, False, False, True]
 
 
 def test_configuration_comes_and_goes() -> None:

@@ -49,6 +49,7 @@ MEMBER = (
     "action_profile_member { action_profile_id: 285212673 member_id: %d action { action_id: 16777217"
     " params { param_id: 1 value: '%s' } params { param_id: 2 value: '\\1' } } }"
 )
+ONE_SHOT = f"action_profile_action_set {{ action_profile_actions {{ {FORWARD} weight: 1 }} }}"
 GROUP = "action_profile_group { action_profile_id: 285212673 group_id: %d %s max_size: %d }"
 
 # What a write gives, a read gives back: update type, entity, what reads it.
@@ -240,6 +241,7 @@ REFUSALS: dict[str, tuple[list[tuple[str, str]], str, str, str]] = {
     "no priority where one is": ([], "INSERT", MIXED % ("", ""), "INVALID_ARGUMENT"),
     "negative priority": ([], "INSERT", MIXED % ("", "priority: -1"), "INVALID_ARGUMENT"),
     "constant entry": ([], "INSERT", EXACT % "is_const: true", "INVALID_ARGUMENT"),
+    "constant entry deleted": ([("INSERT", ENTRY)], "DELETE", EXACT % "is_const: true", "INVALID_ARGUMENT"),
     "time since last hit": ([], "INSERT", EXACT % "time_since_last_hit { }", "INVALID_ARGUMENT"),
     "negative idle timeout": ([], "INSERT", EXACT % "idle_timeout_ns: -1", "INVALID_ARGUMENT"),
     "idle timeout unsupported": (
@@ -364,6 +366,22 @@ REFUSALS: dict[str, tuple[list[tuple[str, str]], str, str, str]] = {
             + r' weight: 1 watch_port: "\1" } }',
         ),
         "UNIMPLEMENTED",
+    ),
+    "one-shot beside a member": (
+        [*MEMBERS, ("INSERT", SELECTED % ("\\1", "action_profile_member_id: 1"))],
+        "INSERT",
+        SELECTED % ("\\2", ONE_SHOT),
+        "INVALID_ARGUMENT",
+    ),
+    "member beside one-shots": (
+        [
+            *MEMBERS,
+            ("INSERT", SELECTED % ("\\1", ONE_SHOT)),
+            ("INSERT", SELECTED % ("\\2", ONE_SHOT)),
+        ],
+        "MODIFY",
+        SELECTED % ("\\2", "action_profile_member_id: 1"),
+        "INVALID_ARGUMENT",
     ),
     "member twice": (MEMBERS[:1], "INSERT", MEMBER % (1, "\\1"), "ALREADY_EXISTS"),
     "member 0": ([], "INSERT", MEMBER % (0, "\\1"), "INVALID_ARGUMENT"),
@@ -611,7 +629,7 @@ def test_modify_and_delete(pipeline: Pipeline) -> None:
     )
     assert read(pipeline, query) == [entity(changed % "counter_data { packet_count: 9 }")]
     # What is not the key does not matter to DELETE.
-    write(pipeline, "DELETE", EXACT.replace("16777217", "99") % "idle_timeout_ns: -5 is_const: true")
+    write(pipeline, "DELETE", EXACT.replace("16777217", "99") % "idle_timeout_ns: -5")
     assert read(pipeline, query) == []
     for kind, text, absent in (
         ("member", MEMBER % (1, "\\1"), "action_profile_member { }"),
@@ -629,6 +647,16 @@ def test_modify_and_delete(pipeline: Pipeline) -> None:
         assert read(pipeline, absent) == [entity(text)], kind
         write(pipeline, "DELETE", text)
         assert read(pipeline, absent) == [], kind
+
+
+def test_a_selector_changes_its_style_when_it_is_empty(pipeline: Pipeline) -> None:
+    write(pipeline, *MEMBERS[0])
+    one_shot, reference = (SELECTED % ("\\1", action) for action in (ONE_SHOT, "action_profile_member_id: 1"))
+    write(pipeline, "INSERT", one_shot)
+    write(pipeline, "MODIFY", reference)
+    write(pipeline, "DELETE", reference)
+    write(pipeline, "INSERT", one_shot)
+    assert read(pipeline, "table_entry { table_id: 33554435 }") == [entity(one_shot)]
 
 
 def test_default_entry_goes_back_to_the_program(pipeline: Pipeline) -> None:
@@ -705,8 +733,12 @@ def test_wildcards_of_arrays(pipeline: Pipeline) -> None:
     cells = [each.register_entry for each in read(pipeline, "register_entry { }")]
     assert [cell.data.bitstring for cell in cells] == [b"\x05"] * 8 + [b"\x00"] * 2
     assert len(read(pipeline, "meter_entry { meter_id: 335544321 }")) == 4
+    for kind in ("counter", "register", "meter"):  # an index means nothing where all arrays are wanted
+        query = f"{kind}_entry {{ index {{ index: 5 }} }}"
+        assert read(pipeline, query) == read(pipeline, f"{kind}_entry {{ }}") != []
     for query, code in (
         ("counter_entry { counter_id: 301989889 index { index: 8 } }", "OUT_OF_RANGE"),
+        ("counter_entry { counter_id: 301989889 index { index: -1 } }", "INVALID_ARGUMENT"),
         ("register_entry { register_id: 1 }", "NOT_FOUND"),
         ("meter_entry { counter_data { } }", "UNIMPLEMENTED"),
         ("table_entry { table_id: 33554433 time_since_last_hit { } }", "UNIMPLEMENTED"),

@@ -129,11 +129,12 @@ def test_data_comes_back(data: st.DataObject, spec: str) -> None:
     kind = type_of(spec)
     values = [data.draw(st.integers(0, (1 << width) - 1)) for width in SPECS[spec]]
     assert kind.leaves == len(values)
-    message = encode_all(kind, values)
+    message = p4data_pb2.P4Data()
+    encode_all(kind, values, message)
     received = p4data_pb2.P4Data.FromString(message.SerializeToString())
     assert kind.decode(received, "x") == values
     with pytest.raises(RuntimeRequestError):
-        encode_all(kind, [*values, 0])
+        encode_all(kind, [*values, 0], p4data_pb2.P4Data())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,62 @@
+"""The function that is being written for an action, as expressions and primitives see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from switchml.switch_emulator.p4.errors import UnsupportedProgramError
+from switchml.switch_emulator.p4.program import ActionParam
+from switchml.switch_emulator.p4.unit import Unit
+
+
+class ActionScope:
+    """A function being written for an action (or for a primitive in a parser state): its parameters, and the runs that
+    are open as lists, which are put back before anything needs them whole."""
+
+    def __init__(
+        self, unit: Unit, params: tuple[ActionParam, ...] = (), look: Callable[[int, int], str] | None = None
+    ):
+        self.params = params
+        self.unit = unit
+        self._look = look
+        self._names = [f"{param.name}".replace(".", "_") for param in params]
+        self._names = [
+            unit.names.new(name) if not name.isidentifier() else f"{name}_" for name in self._names
+        ]
+        self._open: dict[str, str] = {}
+        self._dirty: set[str] = set()
+
+    def param_name(self, index: int) -> str:
+        return self._names[index]
+
+    def lookahead(self, offset: int, width: int) -> str:
+        if self._look is None:
+            raise UnsupportedProgramError("lookahead outside of the parser")
+        return self._look(offset, width)
+
+    def run_item(self, slot: str, width: int, position: int) -> str:
+        if not slot.isidentifier():
+            self.close()
+            return f"words{width}.item(f[{slot}], {position})"
+        return f"{self._opened(slot, width)}[{position}]"
+
+    def set_run_item(self, slot: str, width: int, position: int, value: str) -> str:
+        """The statement that stores one element."""
+        if not slot.isidentifier():
+            self.close()
+            return f"f[{slot}] = words{width}.replace(f[{slot}], {position}, {value})"
+        name = self._opened(slot, width)
+        self._dirty.add(slot)
+        return f"{name}[{position}] = {value}"
+
+    def _opened(self, slot: str, width: int) -> str:
+        if slot not in self._open:
+            self._open[slot] = f"items_{slot}"
+            self.unit.out.line(f"items_{slot} = words{width}.items(f[{slot}])")
+        return self._open[slot]
+
+    def close(self) -> None:
+        for slot in sorted(self._dirty):
+            self.unit.out.line(f"f[{slot}] = {self._open[slot]}")
+        self._open.clear()
+        self._dirty.clear()

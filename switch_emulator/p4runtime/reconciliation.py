@@ -1,0 +1,81 @@
+"""State of one pipeline carried over to another: RECONCILE_AND_COMMIT (P4Runtime specification, section 14).
+
+State is what reads of the old pipeline return, and the new one is given it by writes: so it fits when ids, keys and values do.
+What packets change between the reading and the moment the new pipeline is in force is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from google.protobuf import text_format
+
+from switchml.p4runtime_stubs import p4runtime_pb2 as pb
+from switchml.switch_emulator.p4runtime.entities import read_entity, write_update
+from switchml.switch_emulator.p4runtime.pipeline import Pipeline
+from switchml.switch_emulator.p4runtime.refusal import invalid
+from switchml.switch_emulator.runtime import RuntimeRequestError
+
+# What is inserted, each after what it refers to, and what is always there.
+_CONTAINERS = (
+    "action_profile_member { }",
+    "action_profile_group { }",
+    "packet_replication_engine_entry { multicast_group_entry { } }",
+    "packet_replication_engine_entry { clone_session_entry { } }",
+    "table_entry { counter_data { } meter_config { } }",
+    "digest_entry { }",
+)
+_CELLS = ("counter_entry { }", "meter_entry { }", "register_entry { }", "value_set_entry { }")
+
+
+def carry_over(old: Pipeline, new: Pipeline) -> None:
+    """Raises INVALID_ARGUMENT, naming what the new pipeline has no place for; what it was given till then stays."""
+    for query in reversed(_CONTAINERS):  # entries that the program itself brings
+        for entity in _read(new, query):
+            _write(new, "DELETE", entity)
+    for query in _CONTAINERS:
+        for entity in _read(old, query):
+            _write(new, "INSERT", entity)
+    for entity in _changed_defaults(old):
+        _write(new, "MODIFY", entity)
+    for query in _CELLS:
+        there = {entity.SerializeToString(deterministic=True) for entity in _read(new, query)}
+        for entity in _read(old, query):
+            if not _is_blank(entity) and entity.SerializeToString(deterministic=True) not in there:
+                _write(new, "MODIFY", entity)
+
+
+def _read(pipeline: Pipeline, query: str) -> Iterator[Any]:
+    """Constant entries are the program's, no state."""
+    for entity in read_entity(pipeline, text_format.Parse(query, pb.Entity())):
+        if not (entity.HasField("table_entry") and entity.table_entry.is_const):
+            yield entity
+
+
+def _changed_defaults(pipeline: Pipeline) -> Iterator[Any]:
+    for name in pipeline.memory.defaults:
+        query = pb.Entity()
+        query.table_entry.table_id = pipeline.index.tables.by_name[name].id
+        query.table_entry.is_default_action = True
+        yield from read_entity(pipeline, query)
+
+
+def _is_blank(entity: Any) -> bool:
+    """A cell as it was in the beginning need not have a place."""
+    kind = entity.WhichOneof("entity")
+    if kind == "counter_entry":
+        return bool(entity.counter_entry.data == pb.CounterData())
+    if kind == "meter_entry":
+        return not entity.meter_entry.HasField("config")
+    if kind == "value_set_entry":
+        return not entity.value_set_entry.members
+    return bool(entity.register_entry.data.bitstring == b"\0")
+
+
+def _write(pipeline: Pipeline, update: str, entity: Any) -> None:
+    try:
+        write_update(pipeline, pb.Update(type=update, entity=entity))
+    except RuntimeRequestError as error:
+        what = text_format.MessageToString(entity, as_one_line=True)
+        raise invalid(f"the state can't be kept: {what[:300]}: {error}") from error
