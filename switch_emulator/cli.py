@@ -75,13 +75,13 @@ class _Options:
 
 @dataclass(frozen=True)
 class _Running:
-    """A switch of any kind. Addresses are "" where there is none. jobs: how many it has. ended: it has nothing more to do."""
+    """A switch of any kind. Addresses are "" where there is none. needed: by workers. ended: it has nothing more to do."""
 
     control: str
     udp: str
     p4runtime: str
     counters: Callable[[], dict[str, int]]
-    jobs: Callable[[], int] = lambda: 0
+    needed: Callable[[], bool] = lambda: False
     ended: Callable[[], bool] = lambda: False
 
 
@@ -177,7 +177,7 @@ def switch_command(
     with _start(options) as switch:
         _announce(announce, switch)
         eof = False
-        while not stop.asked and not switch.ended() and not (eof and switch.jobs() == 0):
+        while not stop.asked and not switch.ended() and not (eof and not switch.needed()):
             if until_eof and not eof:
                 eof = _stdin_closed()
             time.sleep(_LOOK_SECONDS)
@@ -236,7 +236,7 @@ def _native(options: _Options) -> Iterator[_Running]:
             p4runtime = server.address
         yield _Running(
             *(emulator.control_address, emulator.udp_address, p4runtime, emulator.counters),
-            jobs=emulator.controller.job_count,
+            needed=emulator.controller.needed,
         )
 
 
@@ -259,7 +259,7 @@ def _p4_over_udp(options: _Options) -> Iterator[_Running]:
     ) as emulator:
         yield _Running(
             *(emulator.control_address, emulator.udp_address, emulator.p4runtime_address, emulator.counters),
-            jobs=emulator.controller.job_count,
+            needed=emulator.controller.needed,
             ended=lambda: emulator.switch.finished,
         )
 

@@ -8,13 +8,14 @@ import re
 import signal
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from switchml.errors import SwitchUnreachableError, UsageError
+from switchml.errors import UsageError
 
 if TYPE_CHECKING:
     from switchml.control.p4runtime.target import Pipeline
@@ -84,9 +85,6 @@ def controller_command(
     def ask(signal_number: int, frame: FrameType | None) -> None:
         stop.set()
 
-    for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, ask)
-
     def report(line: str) -> None:
         print(line, file=sys.stderr if announce else sys.stdout, flush=True)
 
@@ -94,17 +92,17 @@ def controller_command(
         switch = P4RuntimeTarget(
             client, data_host, data_port, mac=number, pipeline=program, ports=port_set, report=report
         )
+        # Only now: before, these signals may end the process at once, which leaves nothing.
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, ask)
         try:
             controller = Controller(switch, token=token, lease=lease)
-            with serve(controller, host, port, tls=tls) as server:
+            with serve(controller, host, port, tls=tls) as server, closing(controller):
                 report(f"controller ready: workers join at {server.address}; Ctrl-C ends it")
                 if announce:
                     print(json.dumps({"control": server.address, "pid": os.getpid()}), flush=True)
                 while not stop.wait(_LOOK_SECONDS):
-                    if switch.lost:
-                        raise SwitchUnreachableError(
-                            f"the switch at {address} is gone ({switch.lost}): start it, then this controller again"
-                        )
+                    switch.check()
         finally:
             switch.close()
 

@@ -137,10 +137,10 @@ class Controller:
             job = self._table.find(session)
             return [None] * job.world_size if job.program is None else self._target.last_heard(job.number)
 
-    def job_count(self) -> int:
-        """Jobs that gather their ranks, or run."""
+    def needed(self) -> bool:
+        """Whether there are jobs, or members of a job that has just ended early who have yet to be told why."""
         with self._lock:
-            return len(self._table.jobs)
+            return bool(self._table.jobs) or self._table.untold(self._clock()) > 0
 
     def status(self) -> SwitchStatus:
         with self._lock:

@@ -272,6 +272,10 @@ class JobTable:
     def free_slots(self) -> int:
         return self._pool.free()
 
+    def untold(self, now: float) -> int:
+        """Members of jobs that ended without them, as long as they can be expected to ask and be told why."""
+        return sum(now < ended.at + self.lease / 2 for ended in self._orphans.values())
+
     def ended(self, now: float) -> tuple[EndedJob, ...]:
         """The jobs that ended last, newest first."""
         return tuple(

@@ -358,6 +358,29 @@ def test_a_lapsed_lease_ends_the_job() -> None:
         table.heartbeat("a1", 8.0 + 10 * LEASE)
 
 
+def test_members_of_an_ended_job_are_waited_for_until_they_know() -> None:
+    """A switch that ends with its last job first lets the survivors of a lapsed lease ask why."""
+    table = make_table()
+    join_all(table, world_size=3)
+    start_all(table, world_size=3)
+    pass_time(table, 0.0, LEASE - 1.0, "a0", "a1")
+    table.expire(LEASE)
+    assert (table.jobs, table.untold(LEASE)) == ((), 3)
+    for session in ("a0", "a1"):
+        table.leave(session, LEASE)
+    assert table.untold(LEASE) == 1  # the silent one might still come
+    assert table.untold(1.5 * LEASE) == 0
+
+
+def test_a_job_that_all_ranks_left_keeps_nobody_waiting() -> None:
+    table = make_table()
+    join_all(table)
+    start_all(table)
+    for session in ("a0", "a1"):
+        table.leave(session, 1.0)
+    assert table.untold(1.0) == 0
+
+
 def test_time_in_which_the_controller_was_stopped_counts_against_nobody() -> None:
     table = make_table()
     join_all(table)

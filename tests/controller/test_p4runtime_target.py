@@ -283,15 +283,23 @@ def test_there_is_one_primary(client: P4RuntimeClient, switch: Any, pipeline: Pi
         stronger.load(pipeline.p4info, pipeline.config)
         with pytest.raises(NotPrimaryError, match="--election-id"):
             P4RuntimeClient(switch.address, election_id=3)
+        with pytest.raises(NotPrimaryError, match="--election-id"):
+            P4RuntimeClient(switch.address, election_id=5)
         with pytest.raises(NotPrimaryError):
             client.load(pipeline.p4info, pipeline.config)
+    with pytest.raises(NotPrimaryError, match="take --election-id 5"):
+        P4RuntimeClient(switch.address, election_id=3)
 
 
 def test_a_dethroned_controller_knows(target: P4RuntimeTarget, client: P4RuntimeClient, switch: Any) -> None:
     with P4RuntimeClient(switch.address, election_id=9):
-        eventually(lambda: target.lost != "")
-    with pytest.raises(SwitchUnreachableError, match="another controller has become primary"):
-        target.add_job(job())
+        eventually(lambda: client.lost != "")
+        with pytest.raises(NotPrimaryError, match="taken over"):
+            target.add_job(job())
+    # The switch does not take it back: its tables are another's.
+    with pytest.raises(NotPrimaryError, match="taken over"):
+        target.check()
+    assert target.counters()["packets_received"] == 0
 
 
 def test_nobody_there() -> None:

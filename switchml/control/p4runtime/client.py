@@ -4,7 +4,8 @@ Theory of operation
 -------------------
 Requests are plain calls with a deadline. One stream stays open besides: it makes this client the switch's primary controller,
 and brings digests. A thread of its own reads the stream; it acknowledges every digest list and hands its messages on. When the
-stream ends so does the client's hold of the switch: every later call raises SwitchUnreachableError.
+stream ends so does the client's hold of the switch: every later call raises SwitchUnreachableError. A client that another one
+has displaced may still read.
 """
 
 from __future__ import annotations
@@ -89,6 +90,7 @@ class P4RuntimeClient:
         self._receive: OnDigest | None = None
         self._closed = False
         self._lost = ""
+        self._displaced = ""
         self._arbitrated: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._outgoing: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._channel = grpc.insecure_channel(self.address, options=_OPTIONS)
@@ -125,7 +127,7 @@ class P4RuntimeClient:
     @property
     def lost(self) -> str:
         """Why the switch is out of this client's hands; "" while it is not."""
-        return self._lost
+        return self._lost or self._displaced
 
     def close(self) -> None:
         """Gives the switch up. Idempotent."""
@@ -154,6 +156,7 @@ class P4RuntimeClient:
             action=p4runtime_pb2.SetForwardingPipelineConfigRequest.VERIFY_AND_COMMIT,
             config=p4runtime_pb2.ForwardingPipelineConfig(p4info=p4info, p4_device_config=config),
         )
+        self.check()
         self._call(self._stub.SetForwardingPipelineConfig, request, _LOAD_SECONDS)
         self._catalog = Catalog(p4info)
 
@@ -181,6 +184,7 @@ class P4RuntimeClient:
             kind = p4runtime_pb2.Update.Type.Value(change.value)
             request.updates.append(p4runtime_pb2.Update(type=kind, entity=entity))
         if request.updates:
+            self.check()
             self._call(self._stub.Write, request)
 
     def insert(self, *entries: Entry) -> None:
@@ -314,12 +318,16 @@ class P4RuntimeClient:
         if isinstance(answer, SwitchMLError):
             raise answer
         if answer.status.code != code_pb2.OK:
-            self._lost = "another controller is primary"
-            raise NotPrimaryError(
-                f"another controller has the switch at {self.address} (election id "
-                f"{answer.election_id.high << 64 | answer.election_id.low}); stop it, or take a higher --election-id",
-                code_pb2.Code.Name(answer.status.code),
-            )
+            highest = answer.election_id.high << 64 | answer.election_id.low
+            code = code_pb2.Code.Name(answer.status.code)
+            if answer.status.code == code_pb2.NOT_FOUND:
+                why = f"the switch at {self.address} has had a controller with election id {highest}: take --election-id {highest}"
+            else:
+                why = (
+                    f"another controller has the switch at {self.address} (election id {highest}): stop it, or take a higher "
+                    "--election-id"
+                )
+            raise NotPrimaryError(why, code)
 
     def _listen(self) -> None:
         try:
@@ -334,17 +342,28 @@ class P4RuntimeClient:
             self._lose("it has ended the stream")
         except grpc.RpcError as error:
             if not self._closed:
-                self._lose(_sentence(error))
+                self._lose(_sentence(error), self._not_elected(error))
         except ValueError:  # gRPC's word for a closed channel
             self._lose("this client is closed")
 
-    def _lose(self, why: str) -> None:
+    def _lose(self, why: str, error: SwitchMLError | None = None) -> None:
         self._lost = self._lost or why
-        self._arbitrated.put(self._unreachable(why))
+        self._arbitrated.put(error or self._unreachable(why))
+
+    def _not_elected(self, error: grpc.RpcError) -> NotPrimaryError | None:
+        """A stream that asks for another's election id is ended (P4Runtime specification, section 5.3)."""
+        if not isinstance(error, grpc.Call) or error.code() is not grpc.StatusCode.INVALID_ARGUMENT:
+            return None
+        return NotPrimaryError(
+            f"another controller may have the switch at {self.address} (it says: {error.details()}): stop that one, or take a "
+            "higher --election-id",
+            error.code().name,
+        )
 
     def _on_arbitration(self, update: Any) -> None:
-        if update.status.code != code_pb2.OK and self._catalog is not None:
-            self._lost = "another controller has become primary"
+        if update.status.code != code_pb2.OK:
+            # For good: whoever had the switch meanwhile has changed its tables.
+            self._displaced = "another controller has become primary"
         self._arbitrated.put(update)
 
     def _on_digest(self, digest: Any) -> None:
@@ -366,6 +385,15 @@ class P4RuntimeClient:
     def _check(self) -> None:
         if self._lost:
             raise self._unreachable(self._lost)
+
+    def check(self) -> None:
+        """Raises SwitchUnreachableError or NotPrimaryError once this client can't program the switch any more."""
+        self._check()
+        if self._displaced:
+            raise NotPrimaryError(
+                f"another controller has taken over the switch at {self.address}; stop it, then start this one again",
+                "PERMISSION_DENIED",
+            )
 
     def _call(self, method: Any, request: Any, timeout: float | None = None) -> Any:
         self._check()

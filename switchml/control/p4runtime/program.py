@@ -36,7 +36,7 @@ _SUM = re.compile(r"SwitchIngress\.sum_\d+")
 
 SENDER_DIGEST = "sender_digest_t"
 STATION_DIGEST = "station_digest_t"
-FLOOD_GROUP = 0xFFF0
+FLOOD_GROUP = 0x7FF0
 LAST_EPOCH = 255
 
 _NAMES = {counter.name for counter in SWITCH_COUNTERS}

@@ -139,15 +139,23 @@ class P4RuntimeTarget:
             self._listener.start()
 
     def close(self) -> None:
-        """Stop looking at the switch; what is programmed stays. Idempotent; the client is its owner's to close."""
+        """Take from the switch what was written there, if it still can be. Idempotent; the client is its owner's to close."""
+        if self._closing.is_set():
+            return
         self._closing.set()
         if self._listener.is_alive():
             self._listener.join()
+        try:
+            self._client.check()
+            with self._lock:
+                self._jobs.clear()
+                self._sweep()
+        except SwitchMLError as error:
+            _log.warning("the switch keeps what was programmed: %s", error)
 
-    @property
-    def lost(self) -> str:
-        """Why the switch can't be programmed any more; "" while it can."""
-        return self._client.lost
+    def check(self) -> None:
+        """Raises SwitchUnreachableError or NotPrimaryError once the switch can't be programmed any more."""
+        self._client.check()
 
     def describe(self) -> TargetDescription:
         return TargetDescription(
@@ -248,14 +256,19 @@ class P4RuntimeTarget:
         """Bring the switch to where it has our address and nothing else."""
         catalog = self._client.catalog
         if not fresh:
-            for table in program.TABLES:
-                self._client.delete(*self._client.entries(table))
-            for group in self._client.multicast_groups():
-                self._client.write([(Change.DELETE, multicast_group(group, {}))])
+            self._sweep()
             self._clear_registers()
         self._client.insert(program.own_address(catalog, self._address, self._mac))
         self._client.write([(Change.INSERT, self._flood_group())])
         self._client.subscribe((program.SENDER_DIGEST, program.STATION_DIGEST), self._on_digest)
+
+    def _sweep(self) -> None:
+        """Empty the tables, and the multicast groups."""
+        for table in program.TABLES:
+            self._client.delete(*self._client.entries(table))
+        self._client.write(
+            (Change.DELETE, multicast_group(group, {})) for group in self._client.multicast_groups()
+        )
 
     def _flood_group(self) -> Any:
         return multicast_group(program.FLOOD_GROUP, {port + 1: port for port in sorted(self._ports)})
