@@ -2,9 +2,12 @@
 
     switchml run -n 4 -- examples/digits.py --backend switchml
     torchrun --nproc-per-node 4 examples/digits.py --backend gloo
+    torchrun --nproc-per-node 4 examples/digits.py --backend gloo --hook int8
 
-Nothing here imports switchml: an installed backend is found by its name. Two runs with the same arguments
-end with bitwise the same parameters, whatever the timing and whatever the network lost.
+An installed backend is found by its name, so nothing of switchml has to be imported. It is for --hook: then the process
+group keeps its backend, and the gradients alone are summed by the switch, as float32 or in a shorter form.
+
+Two runs with the same arguments end with bitwise the same parameters, whatever the timing and whatever the network lost.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -25,6 +29,9 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
+
+if TYPE_CHECKING:
+    from switchml.torch_backend.hooks import SwitchState
 
 BATCH = 24  # images a rank and step
 
@@ -45,11 +52,13 @@ class Outcome:
 
     model: str
     backend: str
+    hook: str
     world_size: int
     epochs: int
     seed: int
     accuracy: float
     seconds: float
+    hook_bytes: int  # sent by rank 0 for gradients; 0 without a hook
     digest: str
 
 
@@ -127,9 +136,19 @@ def common_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def train(name: str, data: Digits, epochs: int, seed: int) -> Outcome:
+def register_hook(model: DistributedDataParallel, wire: str, seed: int) -> SwitchState:
+    """Have the model's gradients summed by a switch, in the form `wire`."""
+    from switchml.torch_backend.hooks import SwitchState, switchml_hook
+
+    state = SwitchState(wire=wire, seed=seed)
+    model.register_comm_hook(state, switchml_hook)
+    return state
+
+
+def train(name: str, data: Digits, epochs: int, seed: int, hook: str) -> Outcome:
     torch.manual_seed(seed)
     model = DistributedDataParallel(MODELS[name]())
+    state = None if hook == "none" else register_hook(model, hook, seed)
     peak = 0.3 if name == "logistic" else 0.1
     optimizer = torch.optim.SGD(model.parameters(), lr=peak, momentum=0.9)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
@@ -139,19 +158,26 @@ def train(name: str, data: Digits, epochs: int, seed: int) -> Outcome:
         schedule.step()
         say(f"{name:8}  epoch {epoch + 1:2}/{epochs}  loss {loss:.4f}")
     seconds = time.perf_counter() - begin
+    hook_bytes = 0
+    if state is not None:
+        hook_bytes = state.counters()["bytes_sent"]
+        state.close()
     outcome = Outcome(
         model=name,
         backend=dist.get_backend(),
+        hook=hook,
         world_size=dist.get_world_size(),
         epochs=epochs,
         seed=seed,
         accuracy=accuracy(model.module, data),
         seconds=seconds,
+        hook_bytes=hook_bytes,
         digest=common_digest(model),
     )
+    by_hook = f", gradients by the hook as {hook}: {hook_bytes / 1e6:.1f} MB a worker" if state else ""
     say(
         f"{name:8}  test accuracy {outcome.accuracy:.2%} after {seconds:.1f} s"
-        f"  ({outcome.world_size} workers over {outcome.backend})\n"
+        f"  ({outcome.world_size} workers over {outcome.backend}{by_hook})\n"
         f"{name:8}  parameters bitwise equal on all ranks, SHA-256 {outcome.digest}"
     )
     return outcome
@@ -167,6 +193,7 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--backend", default="switchml", help="switchml, gloo, or any other for CPU tensors")
+    parser.add_argument("--hook", default="none", choices=["none", "float32", "float16", "int8"])
     parser.add_argument("--model", default="both", choices=[*MODELS, "both"])
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
@@ -184,7 +211,7 @@ def main() -> None:
     try:
         data = digits(args.seed)
         names = list(MODELS) if args.model == "both" else [args.model]
-        outcomes = [train(name, data, args.epochs, args.seed) for name in names]
+        outcomes = [train(name, data, args.epochs, args.seed, args.hook) for name in names]
         if args.json and dist.get_rank() == 0:
             args.json.write_text(json.dumps([asdict(outcome) for outcome in outcomes], indent=2) + "\n")
     finally:

@@ -14,7 +14,7 @@ from switchml.control.exits import Stage, close_at_exit
 from switchml.errors import WorkerClosedError
 from switchml.torch_backend.completion_pool import CompletionPool
 from switchml.torch_backend.discovery import Placement, find_switch
-from switchml.torch_backend.embedded_switch import OF_THIS_PROCESS, EmbeddedSwitches
+from switchml.torch_backend.embedded_switch import OF_THIS_PROCESS, EmbeddedSwitches, SwitchAddress
 from switchml.torch_backend.gloo_group import GlooGroup
 from switchml.torch_backend.meeting import gather_ranks
 from switchml.torch_backend.options import Options
@@ -127,10 +127,13 @@ class Membership:
         worker = self._worker
         return {} if worker is None else worker.counters()
 
-    def close(self, timeout: float = CLOSE_SECONDS) -> None:
+    def close(self, timeout: float = CLOSE_SECONDS, *, linger: bool = True) -> None:
         """Leave the job and give everything back; collectives in flight fail. Idempotent.
 
-        `timeout` bounds, in seconds, the wait for threads, and again the wait for gloo.
+        Args:
+            timeout: bounds, in seconds, the wait for threads, and again the wait for gloo.
+            linger: where this process runs the embedded switch, and other ranks are still at it: stay until they have
+                left, some seconds at most. False leaves that to a thread.
         """
         if self._process != os.getpid():
             return  # a forked child: all of it belongs to the parent
@@ -147,7 +150,16 @@ class Membership:
             self.pool.close(timeout)
             self.gloo.close(timeout)
             if self._placement is not None:
-                self._embedded.release(self._placement.switch)
+                self._give_up_switch(self._placement.switch, linger)
+
+    def _give_up_switch(self, switch: SwitchAddress, linger: bool) -> None:
+        if linger:
+            self._embedded.release(switch)
+            return
+        leaving = threading.Thread(
+            target=self._embedded.release, args=(switch,), name="switchml-switch-close", daemon=True
+        )
+        leaving.start()
 
 
 _open: weakref.WeakSet[Membership] = weakref.WeakSet()

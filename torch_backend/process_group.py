@@ -7,6 +7,7 @@ GIL held. `rank` and `size` are the exception: the base class knows them from it
 from __future__ import annotations
 
 import functools
+import inspect
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -21,7 +22,7 @@ from switchml.errors import UsageError
 from switchml.torch_backend.autoload import BACKEND_NAME
 from switchml.torch_backend.membership import Membership
 from switchml.torch_backend.reduction import CallOptions, call_options, operation
-from switchml.torch_backend.routing import ROUTE_OF, Path, gloo_methods
+from switchml.torch_backend.routing import Path, choose, gloo_methods
 from switchml.torch_backend.tensors import Flat, assign, for_reduction, for_transfer
 from switchml.torch_backend.untraced import untraced
 from switchml.torch_backend.work import Finish, SwitchWork
@@ -40,19 +41,34 @@ def _flatten(tensors: Any) -> Iterator[torch.Tensor]:
         yield from _flatten(item)
 
 
-def _switched(method: str, inputs: int | None = None) -> Callable[[Method], Method]:
-    """Let a method run unless the table sends this call, judged by its argument number `inputs`, to gloo."""
-    route = ROUTE_OF[method]
+def _switched(
+    method: str, inputs: int | None = None, options: int | None = None
+) -> Callable[[Method], Method]:
+    """Let a method run unless the table sends the call to gloo.
+
+    inputs: the number of the argument that holds this rank's tensors; None: there are none, so the table has one
+    answer. options: of the one that tells the operation; None: nothing is reduced.
+    """
 
     def decorate(function: Method) -> Method:
+        names = list(inspect.signature(function).parameters)[1:]
+
+        def argument(position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return args[position] if position < len(args) else kwargs.get(names[position])
+
         @functools.wraps(function)
         def call(self: SwitchProcessGroup, *args: Any, **kwargs: Any) -> Any:
-            if (
-                inputs is not None
-                and inputs < len(args)
-                and route.choose(_flatten(args[inputs])) is Path.GLOO
-            ):
-                return getattr(self._membership.gloo.group, method)(*args, **kwargs)
+            if inputs is not None:
+                tensors = list(_flatten(argument(inputs, args, kwargs)))
+                reduced = None
+                if options is not None:
+                    said = argument(options, args, kwargs)
+                    # reduce() with plain arguments: the root comes before the operation
+                    reduced = operation(
+                        argument(options + 1, args, kwargs) if isinstance(said, int) else said
+                    )
+                if choose(method, tensors, reduced, self._membership.world_size) is Path.GLOO:
+                    return getattr(self._membership.gloo.group, method)(*args, **kwargs)
             return function(self, *args, **kwargs)
 
         return cast(Method, untraced(call))
@@ -98,6 +114,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
         self._group_store = store
         self._group_name = ""
         self._group_desc = ""
+        self._sequence = 0
         self._finalizer = weakref.finalize(self, membership.close)
         self._finalizer.atexit = False  # memberships see to the end of the program themselves
 
@@ -153,6 +170,13 @@ class SwitchProcessGroup(dist.ProcessGroup):
         placement = self._membership.placement
         return "" if placement is None else placement.switch.address
 
+    def _set_sequence_number_for_group(self) -> None:
+        """Torch's, for gloo: ours counts from the group's first collective."""
+
+    def _get_sequence_number_for_group(self) -> int:
+        """Collectives called so far, on the switch; equal on ranks that are in step."""
+        return self._sequence
+
     # Life ---------------------------------------------------------------------------------------------------------
 
     def shutdown(self) -> None:
@@ -162,7 +186,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
     def abort(self) -> None:
         """As `shutdown`, without waiting for threads to end."""
         self._finalizer.detach()
-        self._membership.close(timeout=0.0)
+        self._membership.close(timeout=0.0, linger=False)
 
     @staticmethod
     def _refuse_split(*_: Any, **__: Any) -> NoReturn:
@@ -172,14 +196,14 @@ class SwitchProcessGroup(dist.ProcessGroup):
 
     # Collectives on the switch ------------------------------------------------------------------------------------
 
-    @_switched("allreduce", inputs=0)
+    @_switched("allreduce", inputs=0, options=1)
     def allreduce(self, tensors: Tensors, opts: Any = None, timeout: timedelta | None = None) -> SwitchWork:
         tensor, op, call = _only(tensors), operation(opts), call_options(opts, timeout)
         flat = for_reduction(tensor, op)
         part = self._allreduce(flat, op, call)
         return self._work("allreduce", [part], [tensor], call, _write_back(flat))
 
-    @_switched("allreduce_coalesced", inputs=0)
+    @_switched("allreduce_coalesced", inputs=0, options=1)
     def allreduce_coalesced(self, tensors: Sequence[torch.Tensor], opts: Any = None) -> SwitchWork:
         op, call = operation(opts), call_options(opts)
         flats = [for_reduction(tensor, op) for tensor in tensors]
@@ -192,7 +216,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
 
         return self._work("allreduce_coalesced", parts, list(tensors), call, finish if copies else None)
 
-    @_switched("reduce", inputs=0)
+    @_switched("reduce", inputs=0, options=1)
     def reduce(
         self, tensors: Tensors, opts: Any = None, op: Any = None, timeout: timedelta | None = None
     ) -> SwitchWork:
@@ -239,7 +263,26 @@ class SwitchProcessGroup(dist.ProcessGroup):
     def _allgather_base(self, output: torch.Tensor, input: torch.Tensor, opts: Any = None) -> SwitchWork:
         return self._gather("all_gather_single", [output], input, opts)
 
-    @_switched("reduce_scatter", inputs=1)
+    @_switched("allgather_coalesced", inputs=1)
+    def allgather_coalesced(
+        self, output_lists: list[list[torch.Tensor]], input_list: list[torch.Tensor], opts: Any = None
+    ) -> SwitchWork:
+        by_tensor = [list(outputs) for outputs in zip(*output_lists, strict=True)]
+        pairs = list(zip(by_tensor, input_list, strict=True))
+        return self._gather_all("allgather_coalesced", pairs, opts)
+
+    def _gather_single_coalesced(
+        self, output_lists: list[torch.Tensor], input_list: list[torch.Tensor], opts: Any = None
+    ) -> SwitchWork:
+        pairs = [([output], tensor) for output, tensor in zip(output_lists, input_list, strict=True)]
+        return self._gather_all("all_gather_single_coalesced", pairs, opts)
+
+    all_gather_single_coalesced = _switched("all_gather_single_coalesced", inputs=1)(_gather_single_coalesced)
+    allgather_into_tensor_coalesced = _switched("allgather_into_tensor_coalesced", inputs=1)(
+        _gather_single_coalesced
+    )
+
+    @_switched("reduce_scatter", inputs=1, options=2)
     def reduce_scatter(
         self, output_tensors: Tensors, input_tensors: Any, opts: Any = None, timeout: timedelta | None = None
     ) -> SwitchWork:
@@ -251,8 +294,8 @@ class SwitchProcessGroup(dist.ProcessGroup):
     ) -> SwitchWork:
         return self._scatter("reduce_scatter_single", [(outputTensor, inputTensor)], opts)
 
-    reduce_scatter_single = _switched("reduce_scatter_single", inputs=1)(_reduce_scatter_single)
-    _reduce_scatter_base = _switched("_reduce_scatter_base", inputs=1)(_reduce_scatter_single)
+    reduce_scatter_single = _switched("reduce_scatter_single", inputs=1, options=2)(_reduce_scatter_single)
+    _reduce_scatter_base = _switched("_reduce_scatter_base", inputs=1, options=2)(_reduce_scatter_single)
 
     def _reduce_scatter_coalesced(
         self, outputTensors: list[torch.Tensor], inputTensors: list[torch.Tensor], opts: Any = None
@@ -260,10 +303,10 @@ class SwitchProcessGroup(dist.ProcessGroup):
         pairs = list(zip(outputTensors, inputTensors, strict=True))
         return self._scatter("reduce_scatter_single_coalesced", pairs, opts)
 
-    reduce_scatter_single_coalesced = _switched("reduce_scatter_single_coalesced", inputs=1)(
+    reduce_scatter_single_coalesced = _switched("reduce_scatter_single_coalesced", inputs=1, options=2)(
         _reduce_scatter_coalesced
     )
-    reduce_scatter_tensor_coalesced = _switched("reduce_scatter_tensor_coalesced", inputs=1)(
+    reduce_scatter_tensor_coalesced = _switched("reduce_scatter_tensor_coalesced", inputs=1, options=2)(
         _reduce_scatter_coalesced
     )
 
@@ -295,30 +338,44 @@ class SwitchProcessGroup(dist.ProcessGroup):
         call: CallOptions,
         finish: Finish | None = None,
     ) -> SwitchWork:
+        self._sequence += 1
         return SwitchWork(name, parts, outputs, self._membership.pool, finish=finish, notify=call.notify)
 
     def _gather(self, name: str, outputs: list[torch.Tensor], tensor: torch.Tensor, opts: Any) -> SwitchWork:
-        """`outputs`: one tensor a rank, or a single one that takes them all end to end."""
+        return self._gather_all(name, [(outputs, tensor)], opts)
+
+    def _gather_all(
+        self, name: str, pairs: Sequence[tuple[list[torch.Tensor], torch.Tensor]], opts: Any
+    ) -> SwitchWork:
+        """For each (outputs, input): `outputs` is one tensor a rank, or a single one that takes them all end to end."""
+        for outputs, tensor in pairs:
+            self._check_gather(name, outputs, tensor)
+        timeout = opts if isinstance(opts, timedelta) else None
+        call = call_options(None if timeout else opts, timeout)
+        flats = [for_transfer(tensor) for _, tensor in pairs]
+        worker = self._membership.worker()
+        parts = [
+            worker.allgather(flat.array, timeout=self._deadline(call), notify=call.notify) for flat in flats
+        ]
+
+        # Never straight into the output: the input is often a part of it.
+        def finish(results: Sequence[Array]) -> None:
+            for (outputs, _), result in zip(pairs, results, strict=True):
+                for output, values in zip(outputs, result.reshape(len(outputs), -1), strict=True):
+                    assign(output, values)
+
+        return self._work(name, parts, [output for outputs, _ in pairs for output in outputs], call, finish)
+
+    def _check_gather(self, name: str, outputs: list[torch.Tensor], tensor: torch.Tensor) -> None:
         world_size = self._membership.world_size
         room = [(output.numel() * len(outputs), output.dtype) for output in outputs]
-        ranks_match = name != "allgather" or len(outputs) == world_size
+        # allgather and its coalesced form name an output a rank; the others have one for all.
+        ranks_match = "single" in name or len(outputs) == world_size
         if not ranks_match or any(entry != (world_size * tensor.numel(), tensor.dtype) for entry in room):
             raise UsageError(
                 f"{name} over {world_size} ranks of {tensor.numel()} elements of {tensor.dtype} does not fit into "
                 f"outputs of {', '.join(f'{output.numel()} of {output.dtype}' for output in outputs) or 'nothing'}"
             )
-        timeout = opts if isinstance(opts, timedelta) else None
-        call = call_options(None if timeout else opts, timeout)
-        part = self._membership.worker().allgather(
-            for_transfer(tensor).array, timeout=self._deadline(call), notify=call.notify
-        )
-
-        # Never straight into the output: the input is often a part of it.
-        def finish(results: Sequence[Array]) -> None:
-            for output, values in zip(outputs, results[0].reshape(len(outputs), -1), strict=True):
-                assign(output, values)
-
-        return self._work(name, [part], outputs, call, finish)
 
     def _scatter(
         self,

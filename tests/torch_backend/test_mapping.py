@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import AllreduceOptions, BroadcastOptions, ReduceOptions, ReduceScatterOptions
 
 from switchml.errors import CollectiveMismatchError, JobAbortedError, UsageError
-from switchml.torch_backend.routing import ROUTE_OF
+from switchml.torch_backend.routing import GATHERED_LIMIT
 
 
 def test_timeouts_and_notification_reach_the_worker(ranks: Any) -> None:
@@ -99,7 +99,7 @@ def test_gather_in_place(ranks: Any) -> None:
 
 
 def test_large_gathers_and_point_to_point_take_gloo(ranks: Any) -> None:
-    large = (ROUTE_OF["allgather"].largest or 0) // 4 + 1
+    large = GATHERED_LIMIT // (2 * 4) + 1
 
     def body(group: Any, rank: int) -> tuple[float, float]:
         outputs = [torch.empty(large), torch.empty(large)]
@@ -112,6 +112,46 @@ def test_large_gathers_and_point_to_point_take_gloo(ranks: Any) -> None:
 
     assert ranks.run(2, body) == [(1.0, 6.0), (1.0, 5.0)]
     assert ranks.workers[0].calls == []
+
+
+def test_large_exact_reductions_take_gloo(ranks: Any) -> None:
+    large = GATHERED_LIMIT // (2 * 8) + 1
+
+    def body(group: Any, rank: int) -> list[float]:
+        wide = torch.full((large,), rank + 1.0, dtype=torch.float64)
+        group.allreduce([wide]).wait()
+        single = torch.full((large * 2,), rank + 1.0)
+        group.allreduce(single, dist.ReduceOp.MAX).wait()
+        reduced = torch.full((large,), rank + 1, dtype=torch.int64)
+        group.reduce(reduced, 0, dist.ReduceOp.PRODUCT).wait()
+        part = torch.empty(large, dtype=torch.float64)
+        group.reduce_scatter_single(part, torch.full((2 * large,), rank + 1.0, dtype=torch.float64)).wait()
+        return [wide[-1].item(), single[-1].item(), reduced[-1].item() if rank == 0 else 2, part[0].item()]
+
+    assert ranks.run(2, body) == [[3.0, 2.0, 2, 3.0]] * 2
+    assert ranks.workers[0].calls == []
+
+
+def test_coalesced_gathers_are_queued_back_to_back(ranks: Any) -> None:
+    def body(group: Any, rank: int) -> list[Any]:
+        inputs = [torch.full((2,), float(rank)), torch.full((3,), 10.0 + rank, dtype=torch.float64)]
+        outputs = [[torch.empty_like(one) for one in inputs] for _ in range(2)]
+        group.allgather_coalesced(outputs, inputs).wait()
+        singles = [torch.empty(4), torch.empty(6, dtype=torch.float64)]
+        group.all_gather_single_coalesced(singles, inputs).wait()
+        return [[one.tolist() for one in by_rank] for by_rank in outputs] + [one.tolist() for one in singles]
+
+    expected = [
+        [[0.0, 0.0], [10.0] * 3],
+        [[1.0, 1.0], [11.0] * 3],
+        [0.0, 0.0, 1.0, 1.0],
+        [10.0] * 3 + [11.0] * 3,
+    ]
+    assert ranks.run(2, body) == [expected] * 2
+    assert [call for call, _, _ in ranks.workers[1].calls] == [
+        "allgather float32 2",
+        "allgather float64 3",
+    ] * 2
 
 
 def test_calls_that_do_not_fit_are_refused_before_anything_is_sent(ranks: Any) -> None:

@@ -50,6 +50,11 @@ TRAINING = {
     "accumulation": 1e-5,
     "powersgd": None,
     "compiled": 1e-6,
+    "unused_parameters": 1e-4,
+    "static_graph": 1e-6,
+    "half_precision": 2e-2,
+    "found_inf": None,
+    "joined": None,
     "fork_workers": None,
     "hybrid_sharding": None,
 }
@@ -69,6 +74,11 @@ def test_training(training: list[Any], case: str) -> None:
     bound = TRAINING[case]
     if bound is not None:
         assert max(first["distance"], second["distance"]) <= bound
+    if case == "found_inf":
+        assert first["scales"] == second["scales"] == [1024.0, 1024.0, 512.0, 512.0]
+        assert first["moved"] == second["moved"] == [True, True, False, True]
+    if case == "joined":
+        assert (first["steps"], second["steps"]) == (2, 3)
     if case == "fork_workers":
         assert first["seen"] == second["seen"] == 128
 
@@ -76,6 +86,31 @@ def test_training(training: list[Any], case: str) -> None:
 def test_training_repeats_bit_for_bit(training: list[Any], launcher: Any) -> None:
     again = launcher.run("training.py", 2, "plain", SWITCHML_TRANSPORT="udp")
     assert again[0]["plain"]["digest"] == training[0]["plain"]["digest"]
+
+
+SHARDED = {
+    "fsdp2": 1e-5,
+    "fsdp2_without_reshard": 1e-5,
+    "fsdp2_mixed_precision": 1e-3,
+    "zero_optimizer": 1e-4,
+    "checkpoint": 0.0,
+    "checkpoint_in_the_background": 0.0,
+    "sync_batch_norm": 0.0,
+}
+
+
+@pytest.fixture(scope="module")
+def sharded(launcher: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    folder = str(tmp_path_factory.mktemp("checkpoints"))
+    reports: list[Any] = launcher.run("sharded.py", 2, folder, *SHARDED)
+    return reports
+
+
+@pytest.mark.parametrize("case", SHARDED)
+def test_sharding_and_checkpoints(sharded: list[Any], case: str) -> None:
+    first, second = (report[case] for report in sharded)
+    assert first["digest"] == second["digest"]
+    assert max(first["distance"], second["distance"]) <= SHARDED[case]
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,14 @@ import torch.distributed as dist
 
 from switchml.torch_backend.process_group import SwitchProcessGroup
 from switchml.torch_backend.routing import (
-    ROUTE_OF,
+    GATHERED_LIMIT,
     ROUTES,
+    ROUTES_OF,
     Path,
+    Tensors,
+    choose,
     gloo_methods,
+    routing_rows,
     routing_table,
     switch_methods,
 )
@@ -47,36 +51,67 @@ def test_every_method_that_cpp_can_call_is_our_own() -> None:
     demanded = trampolined_methods()
     assert {"allreduce", "all_to_all_single", "getGroupName", "send"} <= demanded
     assert demanded - LEFT_TO_THE_BASE <= set(vars(SwitchProcessGroup))
-    assert demanded - LEFT_TO_THE_BASE - NOT_COLLECTIVES <= set(ROUTE_OF)
+    assert demanded - LEFT_TO_THE_BASE - NOT_COLLECTIVES <= set(ROUTES_OF)
 
 
 def test_every_method_of_the_table_is_there() -> None:
-    for method in ROUTE_OF:
+    for method in ROUTES_OF:
         if hasattr(dist.ProcessGroup, method):
             assert method in vars(SwitchProcessGroup), method
 
 
-def test_no_method_is_in_two_rows() -> None:
-    methods = [method for route in ROUTES for method in route.methods]
-    assert len(methods) == len(set(methods)) == len(gloo_methods()) + len(switch_methods())
+def test_every_call_has_a_row() -> None:
+    """The last row of a method is about whatever is left, and a method does not depend on its alias."""
+    for method, routes in ROUTES_OF.items():
+        assert routes[-1].tensors in (Tensors.ANY, Tensors.OTHER), method
+        assert len({route.path for route in routes}) == 1, method
+    assert set(gloo_methods()) | set(switch_methods()) == set(ROUTES_OF)
+    assert ROUTES_OF["reduce_scatter_single"] == ROUTES_OF["_reduce_scatter_base"]
 
 
 def test_sparse_tensors_take_gloo() -> None:
     sparse = torch.sparse_coo_tensor(torch.tensor([[0]]), torch.tensor([1.0]), (4,), check_invariants=True)
-    assert ROUTE_OF["allreduce"].choose([sparse]) is Path.GLOO
-    assert ROUTE_OF["allreduce"].choose([torch.ones(4)]) is Path.SWITCH
-    assert ROUTE_OF["allreduce"].choose([torch.ones(4), sparse]) is Path.GLOO
+    assert choose("allreduce", [sparse], "sum", 2) is Path.GLOO
+    assert choose("allreduce", [torch.ones(4)], "sum", 2) is Path.SWITCH
+    assert choose("allreduce", [torch.ones(4), sparse], "sum", 2) is Path.GLOO
 
 
+@pytest.mark.parametrize("world_size", [2, 3, 8])
+def test_the_bytes_gathered_decide_for_allgather(world_size: int) -> None:
+    largest = GATHERED_LIMIT // world_size
+    for size, path in [(0, Path.SWITCH), (largest, Path.SWITCH), (largest + 1, Path.GLOO)]:
+        tensors = [torch.empty(size, dtype=torch.uint8)]
+        assert choose("allgather", tensors, None, world_size) is path
+        assert choose("all_gather_single_coalesced", tensors, None, world_size) is path
+    half = torch.empty(largest // 2 + 1, dtype=torch.uint8)
+    assert choose("allgather_coalesced", [half, half], None, world_size) is Path.GLOO
+
+
+@pytest.mark.parametrize("method", ["allreduce", "allreduce_coalesced", "reduce", "reduce_scatter"])
 @pytest.mark.parametrize(
-    ("size", "path"), [(0, Path.SWITCH), (65536, Path.SWITCH), (65537, Path.GLOO), (1 << 20, Path.GLOO)]
+    ("dtype", "operation", "path"),
+    [
+        (torch.float32, "sum", Path.SWITCH),
+        (torch.bfloat16, "avg", Path.SWITCH),
+        (torch.complex64, "sum", Path.SWITCH),
+        (torch.int8, "sum", Path.SWITCH),
+        (torch.float32, "max", Path.GLOO),
+        (torch.float64, "sum", Path.GLOO),
+        (torch.int64, "sum", Path.GLOO),
+        (torch.int32, "bxor", Path.GLOO),
+        (torch.bool, "sum", Path.GLOO),
+        (torch.int16, "prod", Path.SWITCH),  # gloo has no int16
+    ],
 )
-def test_the_size_decides_for_allgather(size: int, path: Path) -> None:
-    assert ROUTE_OF["allgather"].choose([torch.empty(size, dtype=torch.uint8)]) is path
+def test_what_the_switch_cannot_sum_takes_it_only_while_small(
+    method: str, dtype: torch.dtype, operation: str, path: Path
+) -> None:
+    assert choose(method, [torch.empty(1 << 20, dtype=dtype)], operation, 4) is path
+    assert choose(method, [torch.empty(4, dtype=dtype)], operation, 4) is Path.SWITCH
 
 
 def test_the_table_can_be_read() -> None:
     lines = routing_table().splitlines()
-    assert len(lines) == len(ROUTES) + 1
+    assert len(lines) == len(ROUTES) + 1 == len(routing_rows()) + 1
     assert any("allreduce" in line and "switch" in line for line in lines)
     assert any("alltoall" in line and "gloo" in line for line in lines)

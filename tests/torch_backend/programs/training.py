@@ -116,6 +116,93 @@ def compiled():
     return {"distance": distance(module.module, by_gloo()), "digest": digest(module.module)}
 
 
+class Branching(torch.nn.Module):
+    """Its second branch gets no gradient where `used` says so."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(2)
+        self.first, self.second = torch.nn.Linear(6, 4), torch.nn.Linear(6, 4)
+
+    def forward(self, value, used):
+        return self.first(value) + (self.second(value) if used else 0)
+
+
+def unused_parameters():
+    """Ranks leave out different parameters, in one step all of them the same."""
+
+    def run(group):
+        module = DistributedDataParallel(Branching(), process_group=group, find_unused_parameters=True)
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+        for step in range(6):
+            optimizer.zero_grad()
+            value = torch.full((3, 6), step + dist.get_rank() + 1.0)
+            module(value, used=step != 3 and (step + dist.get_rank()) % 2 == 0).square().sum().backward()
+            optimizer.step()
+            for parameter in module.parameters():
+                parameter.data.clamp_(-10, 10)
+        return module.module
+
+    ours = run(None)
+    return {"distance": distance(ours, run(GLOO)), "digest": digest(ours)}
+
+
+def static_graph():
+    module = DistributedDataParallel(model(), static_graph=True, bucket_cap_mb=0.01)
+    train(module)
+    return {"distance": distance(module.module, by_gloo()), "digest": digest(module.module)}
+
+
+def half_precision():
+    """bfloat16 parameters and gradients."""
+
+    def run(group):
+        module = DistributedDataParallel(model().bfloat16(), process_group=group)
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
+        for images, labels in batches(4):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(module(images.bfloat16()).float(), labels).backward()
+            optimizer.step()
+        return module.module
+
+    ours = run(None)
+    return {"distance": distance(ours, run(GLOO)), "digest": digest(ours.float())}
+
+
+def found_inf():
+    """An Inf in one rank's gradients makes every rank's scaler skip the step, and halve its scale."""
+    module = DistributedDataParallel(model())
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.05)
+    scales, moved = [], []
+    for step, (images, labels) in enumerate(batches(4)):
+        if step == 2 and dist.get_rank() == 1:
+            images[0, 0, 0, 0] = float("inf")
+        before = digest(module.module)
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = torch.nn.functional.cross_entropy(module(images), labels)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        scales.append(scaler.get_scale())
+        moved.append(before != digest(module.module))
+    return {"scales": scales, "moved": moved, "digest": digest(module.module)}
+
+
+def joined():
+    """Ranks with different numbers of batches, under torch's Join."""
+    from torch.distributed.algorithms.join import Join
+
+    module = DistributedDataParallel(model())
+    steps = 0
+    with Join([module]):
+        for images, labels in batches(2 + dist.get_rank()):
+            torch.nn.functional.cross_entropy(module(images), labels).backward()
+            steps += 1
+    return {"steps": steps, "digest": digest(module.module)}
+
+
 def fork_workers():
     class Samples(torch.utils.data.Dataset):
         def __len__(self):

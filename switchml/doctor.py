@@ -1,0 +1,290 @@
+"""`switchml doctor`: whether everything is there that a training run needs, and which way each collective goes."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import secrets
+import socket
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from switchml.errors import SwitchMLError
+from switchml.version import STANDS_ON
+
+_UDP_SEGMENT, _UDP_GRO = 103, 104
+_RECEIVE_BUFFER = Path("/proc/sys/net/core/rmem_max")
+# Below this the kernel drops packets before a full window of large ones has been read.
+_SMALL_BUFFER = 1 << 20
+_SECRET = ("TOKEN",)
+_VARIABLES = ("SWITCHML_", "MASTER_", "GLOO_", "TORCH_DEVICE_BACKEND_AUTOLOAD", "TORCH_DISTRIBUTED_")
+_PROBE_ELEMENTS = 256
+_PROBE_ROUNDS = 50
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. ok: None where there is nothing to judge."""
+
+    section: str
+    name: str
+    text: str
+    ok: bool | None = None
+
+
+def doctor(
+    switch: Annotated[
+        str,
+        typer.Option(
+            envvar="SWITCHML_SWITCH",
+            metavar="HOST:PORT",
+            help="Control address of a switch; without one, one is started here for the test.",
+        ),
+    ] = "",
+    token: Annotated[
+        str, typer.Option(envvar="SWITCHML_TOKEN", show_default=False, help="The switch's join token.")
+    ] = "",
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="How long to wait for the switch.")
+    ] = 10.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Check that training can work here, and show how collectives travel.
+
+    Looks at the machine, torch, the switch and its transports. The exit status is 1 if something fails.
+    """
+    findings = [*system(), *environment(), *torch_backend(), *switch_and_transports(switch, token, timeout)]
+    routes = routing()
+    healthy = all(finding.ok is not False for finding in findings)
+    if as_json:
+        found = [asdict(finding) for finding in findings]
+        print(json.dumps({"healthy": healthy, "findings": found, "routing": routes}, indent=2))
+    else:
+        _show(findings, routes)
+    if not healthy:
+        raise typer.Exit(1)
+
+
+def system() -> Iterator[Finding]:
+    """The machine, and the versions of what this stands on."""
+    yield Finding(
+        "system", "kernel", f"{platform.system()} {platform.release()}", platform.system() == "Linux"
+    )
+    yield Finding("system", "cores", str(len(os.sched_getaffinity(0))))
+    for name, option in (("UDP segmentation", _UDP_SEGMENT), ("UDP receive offload", _UDP_GRO)):
+        has = _udp_option(option)
+        yield Finding("system", name, "yes" if has else "no: one system call a packet, several times slower")
+    try:
+        size = int(_RECEIVE_BUFFER.read_text())
+    except OSError:
+        return
+    advice = "" if size >= _SMALL_BUFFER else "; raise it with sysctl net.core.rmem_max=4194304"
+    yield Finding("system", "largest receive buffer", f"{size} bytes{advice}")
+    yield Finding("versions", "python", platform.python_version())
+    for name in ("switchml", *STANDS_ON):
+        yield Finding("versions", name, _version(name))
+
+
+def environment() -> Iterator[Finding]:
+    """The variables that change what happens."""
+    for name, value in sorted(os.environ.items()):
+        if name.startswith(_VARIABLES):
+            yield Finding("environment", name, "(set)" if name.endswith(_SECRET) else value)
+
+
+def torch_backend() -> Iterator[Finding]:
+    """Whether `init_process_group("switchml")` is going to find the backend."""
+    if _version("torch") == "not installed":
+        yield Finding("torch", "torch", 'not installed: pip install "switchml[torch]" for the backend')
+        return
+    entries = metadata.entry_points(group="torch.backends", name="switchml")
+    yield Finding(
+        "torch",
+        "entry point",
+        "torch.backends: switchml"
+        if entries
+        else "missing: install switchml, or import switchml.torch_backend",
+        bool(entries),
+    )
+    try:
+        import torch.distributed as dist
+    except Exception as error:
+        yield Finding("torch", "import", f"{error!r}", False)
+        return
+    if not dist.is_available():
+        yield Finding("torch", "distributed", "this torch was built without it: install another", False)
+        return
+    gloo = dist.is_gloo_available()
+    yield Finding(
+        "torch", "gloo", "there" if gloo else "missing in this torch: nothing to hand calls to", gloo
+    )
+    registered = "SWITCHML" in dist.Backend._plugins
+    by_torch = registered and os.environ.get("TORCH_DEVICE_BACKEND_AUTOLOAD", "1") != "0"
+    if not registered:
+        from switchml.torch_backend.autoload import register
+
+        register()
+        registered = "SWITCHML" in dist.Backend._plugins
+    how = "by torch itself" if by_torch else "only once a program imports switchml.torch_backend"
+    yield Finding(
+        "torch", "backend", f"registered, {how}" if registered else "cannot be registered", registered
+    )
+
+
+def switch_and_transports(address: str, token: str, timeout: float) -> Iterator[Finding]:
+    """A switch that answers, and an all-reduce of two workers over each transport from this host."""
+    try:
+        with _switch(address, token) as (where, secret):
+            yield from _described(where, secret, timeout, given=bool(address))
+            for name, how in TRANSPORTS.items():
+                yield _tried(name, lambda how=how: _probe(where, secret, timeout, **how), bool(address))  # type: ignore[misc]
+    except SwitchMLError as error:
+        yield Finding("switch", address or "embedded", str(error), False)
+
+
+TRANSPORTS: dict[str, dict[str, Any]] = {
+    "shared memory": {"transport": "shm", "multicast": False},
+    "UDP": {"transport": "udp", "multicast": False},
+    "UDP, results by multicast": {"transport": "udp", "multicast": True},
+}
+
+
+@contextmanager
+def _switch(address: str, token: str) -> Iterator[tuple[str, str]]:
+    if address:
+        yield address, token
+        return
+    from switchml.control import embedded
+
+    with embedded.start() as running:
+        yield running.address, running.token
+
+
+def _described(address: str, token: str, timeout: float, *, given: bool) -> Iterator[Finding]:
+    from switchml.control.client import ControlClient
+
+    with ControlClient(address, token=token, timeout=timeout) as client:
+        begin = time.monotonic()
+        status = client.status()
+        answered = (time.monotonic() - begin) * 1e3
+    origin = "" if given else "; started for this test, as rank 0 does when SWITCHML_SWITCH is not set"
+    yield Finding("switch", address, f"answers in {answered:.1f} ms{origin}", True)
+    target = status.target
+    yield Finding("switch", "data port", f"{target.host}:{target.udp_port}/udp")
+    free = f"{status.free_slots} of {target.pool_slots} free, {len(status.jobs)} jobs"
+    yield Finding("switch", "slots", free, status.free_slots > 0)
+
+
+def _tried(name: str, probe: Callable[[], str], remote: bool) -> Finding:
+    try:
+        return Finding("transports", name, probe(), True)
+    except SwitchMLError as error:
+        # Shared memory ends at the host, multicast often at its network: training does without either.
+        optional = name != "UDP"
+        needed = "" if optional else " (needed)"
+        return Finding("transports", name, f"no: {error}{needed}", None if optional and remote else False)
+
+
+def _probe(address: str, token: str, timeout: float, *, transport: str, multicast: bool) -> str:
+    """The round trip of two workers in this process; raises what joining or reducing raises."""
+    import numpy as np
+
+    from switchml.errors import SwitchUnreachableError
+    from switchml.worker import Worker
+
+    job = f"doctor-{secrets.token_hex(6)}"
+
+    def rank(number: int) -> tuple[list[float], bool]:
+        with Worker.join(
+            address,
+            job=job,
+            rank=number,
+            world_size=2,
+            transport=transport,
+            token=token,
+            multicast=multicast,
+            join_timeout=timeout,
+            timeout=timeout,
+        ) as worker:
+            times = []
+            for _ in range(_PROBE_ROUNDS):
+                values = np.full(_PROBE_ELEMENTS, number + 1.0, np.float32)
+                begin = time.perf_counter()
+                worker.allreduce(values, notify=False).wait()
+                times.append(time.perf_counter() - begin)
+                if not (values == 3.0).all():
+                    raise SwitchUnreachableError(f"a sum came back wrong: {values[:4]}")
+            return times, worker.multicast
+
+    with ThreadPoolExecutor(2) as threads:
+        answers = [future.result() for future in [threads.submit(rank, number) for number in range(2)]]
+    if multicast and not all(by_multicast for _, by_multicast in answers):
+        raise SwitchUnreachableError("results come by unicast: multicast does not reach this host")
+    median = statistics.median(answers[0][0])
+    return f"works; {_PROBE_ELEMENTS * 4} bytes over two workers take {median * 1e6:.0f} us here"
+
+
+def routing() -> list[dict[str, object]]:
+    """The table that decides how collectives of `torch.distributed` travel; empty without torch."""
+    if _version("torch") == "not installed":
+        return []
+    from switchml.torch_backend.routing import routing_rows
+
+    return routing_rows()
+
+
+def _show(findings: list[Finding], routes: list[dict[str, object]]) -> None:
+    console = Console()
+    marks = {True: "[green]ok[/]", False: "[red]fails[/]", None: ""}
+    for section in dict.fromkeys(finding.section for finding in findings):
+        table = Table(title=section, title_justify="left", title_style="bold", show_header=False)
+        for finding in findings:
+            if finding.section == section:
+                table.add_row(marks[finding.ok], escape(finding.name), escape(finding.text))
+        console.print(table)
+    if not routes:
+        return
+    table = Table(title="how collectives travel", title_justify="left", title_style="bold", show_lines=True)
+    for column in ("collectives", "tensors", "path", "why"):
+        table.add_column(column, overflow="fold")
+    for route in routes:
+        limit, path = route["gathered_limit"], str(route["path"])
+        if isinstance(limit, int):
+            path += f" up to {limit // 1024} KiB / world size, then gloo"
+        table.add_row(
+            ", ".join(map(str, _list(route["collectives"]))), str(route["tensors"]), path, str(route["why"])
+        )
+    console.print(table)
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _udp_option(option: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.getsockopt(socket.IPPROTO_UDP, option)
+        except OSError:
+            return False
+        return True

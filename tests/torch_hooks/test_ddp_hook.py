@@ -1,0 +1,79 @@
+"""The hook in DDP over gloo, with a real switch on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAM = Path(__file__).parent / "programs" / "hooked.py"
+WORLD = 2
+
+
+# float32: block floating point. The others: the gradient's noise, which feedback makes up for.
+BOUND = {"float32": 1e-5, "float16": 1e-3, "int8": 0.15}
+
+
+@pytest.fixture(scope="module")
+def reports() -> dict[str, list[dict[str, Any]]]:
+    """By wire, what each rank reports."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = os.environ | {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "WORLD_SIZE": str(WORLD),
+        "SWITCHML_PAYLOAD": "1024",
+    }
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-P", str(PROGRAM), *BOUND],
+            env=shared | {"RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(WORLD)
+    ]
+    try:
+        found = []
+        for rank in ranks:
+            said, complaints = rank.communicate(timeout=200)
+            assert rank.returncode == 0, complaints
+            found.append(json.loads(said.strip().splitlines()[-1]))
+        return {wire: [report[wire] for report in found] for wire in BOUND}
+    finally:
+        for rank in ranks:
+            if rank.poll() is None:
+                rank.kill()
+                rank.communicate()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("wire", BOUND)
+def test_training_goes_as_over_gloo(reports: dict[str, list[dict[str, Any]]], wire: str) -> None:
+    for report in reports[wire]:
+        assert report["backend"] == "gloo"
+        assert 0 < report["distance"] <= BOUND[wire]
+
+
+@pytest.mark.timeout(300)
+def test_parameters_are_bitwise_equal_over_ranks_and_runs(reports: dict[str, list[dict[str, Any]]]) -> None:
+    for first, second in reports.values():
+        assert first["digest"] == first["second_digest"] == second["digest"]
+        assert first["wrapped_digest"] == second["wrapped_digest"] != first["digest"]
+
+
+@pytest.mark.timeout(300)
+def test_bytes_fall_with_the_wire(reports: dict[str, list[dict[str, Any]]]) -> None:
+    """Headers, exponents and the last packet of each bucket included."""
+    whole, half, quarter = (reports[wire][0]["sent"] for wire in BOUND)
+    assert half <= 0.58 * whole
+    assert quarter <= 0.35 * whole

@@ -1,0 +1,85 @@
+"""The state of the hook: what the user chose, and from the first bucket on the jobs on the switch."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore
+
+from switchml.errors import UsageError
+from switchml.torch_backend.hooks.lanes import WIRES
+from switchml.torch_backend.hooks.session import Session
+from switchml.torch_backend.options import Options
+
+FLOAT32 = "float32"
+_TIMEOUT = timedelta(minutes=30)  # torch's own default
+
+
+class SwitchState:
+    """State of `switchml_hook`. Joins the switch at the first bucket, so it may be made before the process group.
+
+    Args:
+        process_group: the one that DDP uses; None = the default group. Used for the rendezvous alone.
+        wire: "float32" (block floating point with int32 words, as all sums of this library), "float16" (half the bytes) or
+            "int8" (a quarter). The short ones take gradients of any floating dtype through float32; what they can
+            hold depends on the world size: hooks/lanes.py.
+        error_feedback: for the short wires: add what rounding took to the bucket's next gradient. DDP lays its buckets out
+            anew after the first step; what is kept of that step is then dropped.
+        seed: of the stochastic rounding.
+        options: switch, token, transport and so on; default: the environment's.
+
+    Raises:
+        UsageError: an unknown wire.
+    """
+
+    def __init__(
+        self,
+        process_group: dist.ProcessGroup | None = None,
+        *,
+        wire: str = FLOAT32,
+        error_feedback: bool = True,
+        seed: int = 0,
+        options: Options | None = None,
+    ) -> None:
+        if wire != FLOAT32 and wire not in WIRES:
+            raise UsageError(f"wire {wire!r}: one of {', '.join([FLOAT32, *WIRES])} is meant")
+        self.wire = wire
+        self.error_feedback = error_feedback
+        self.seed = seed
+        self._process_group = process_group
+        self._options = options
+        self._session: Session | None = None
+
+    def session(self) -> Session:
+        """The membership in the job; the first call joins it, together with all other ranks of the group.
+
+        Raises:
+            SwitchMLError: joining failed.
+        """
+        if self._session is None:
+            group = self._process_group or dist.group.WORLD
+            if group is None:
+                raise UsageError("switchml_hook needs a process group: call init_process_group first")
+            options = self._options or Options()
+            self._session = Session(
+                PrefixStore("switchml-hook", dist.distributed_c10d._get_process_group_store(group)),
+                dist.get_rank(group),
+                dist.get_world_size(group),
+                wire=WIRES.get(self.wire),
+                feedback=self.error_feedback,
+                seed=self.seed,
+                timeout=options.timeout or _TIMEOUT,
+                options=options,
+            )
+        return self._session
+
+    def counters(self) -> dict[str, int]:
+        """This rank's packets, bytes and retransmissions, as `switchml.worker.Worker.counters`; empty before the first bucket."""
+        return {} if self._session is None else self._session.counters()
+
+    def close(self) -> None:
+        """Leave the switch; buckets in flight fail. Idempotent. The end of the program does it as well."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
