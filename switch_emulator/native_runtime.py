@@ -2,9 +2,9 @@
 
 Tables are kept as they are written, and what they say about workers is brought into the pipeline's own tables after every
 change: a worker is one whose address and port are in `job_table` and, for the same job, in `sender_table`; `worker_rewrite` may
-send its results somewhere else. Registers and counters are the pipeline's own state. The rest of the program (addresses,
-stations, forwarding, replicas) is taken and has no effect: sockets do that work here, so every worker is reachable and no
-digest is ever sent.
+send its results somewhere else; more entries of it in `job_table`, with other numbers, let its job's packets carry any. Registers
+and counters are the pipeline's own state. The rest of the program (addresses, stations, forwarding, replicas) is taken and has no
+effect: sockets do that work here, so every worker is reachable and no digest is ever sent.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ class _Layout:
     window: int
     paper: bool
     epoch: int
+    any_number: bool
 
 
 class NativeRuntime:
@@ -335,7 +336,8 @@ class NativeRuntime:
             return
         try:
             members, jobs = self._wanted()
-            self._target.between_packets(lambda: self._bring_about(members, jobs))
+            if members != self._members or jobs != self._jobs:
+                self._target.between_packets(lambda: self._bring_about(members, jobs))
         except SwitchMLError as error:
             if before is None:
                 del entries[key]
@@ -357,13 +359,20 @@ class NativeRuntime:
         members: dict[tuple[int, int], _Membership] = {}
         jobs: dict[int, _Layout] = {}
         senders, rewrites = self._entries[_SENDER_TABLE], self._entries[_WORKER_REWRITE]
-        for (address, port, job), entry in self._entries[_JOB_TABLE].items():
+        jobs_of = {key: self._arguments(entry).get("job") for key, entry in senders.items()}
+        rows = self._entries[_JOB_TABLE].items()
+        # Here it is one number or all: a second one for a worker makes it all for the job.
+        loose = {
+            jobs_of[address, port]
+            for (address, port, number), _ in rows
+            if jobs_of.get((address, port), number) != number
+        }
+        for (address, port, job), entry in rows:
             says = self._arguments(entry)
-            known = senders.get((address, port))
-            if not says or known is None or self._arguments(known).get("job") != job:
+            if not says or jobs_of.get((address, port)) != job:
                 continue
             rank = says["worker"]
-            layout = _layout(job, rank, says)
+            layout = _layout(job, rank, says, job in loose)
             if jobs.setdefault(job, layout) != layout:
                 raise RuntimeRequestError(
                     "INVALID_ARGUMENT",
@@ -537,7 +546,7 @@ def _table(table: Any, actions: Mapping[int, str]) -> _Table:
     return _Table(tuple(field.name for field in table.match_fields), frozenset(names), int(table.size), call)
 
 
-def _layout(job: int, rank: int, says: Mapping[str, int]) -> _Layout:
+def _layout(job: int, rank: int, says: Mapping[str, int], any_number: bool) -> _Layout:
     workers, base, window = says["workers"], says["pool_base"], says["window"]
     fits = (
         window > 0
@@ -553,11 +562,13 @@ def _layout(job: int, rank: int, says: Mapping[str, int]) -> _Layout:
             f"job {job}, worker {rank}: the native pipeline needs a window that is a power of two inside the pool, at most "
             f"{_SEEN_BITS} workers, bit_of_worker = 1 << worker and everyone = (1 << workers) - 1",
         )
-    return _Layout(workers, base, window, says["paper"] != 0, says.get("epoch", 1))
+    return _Layout(workers, base, window, says["paper"] != 0, says.get("epoch", 1), any_number)
 
 
 def _program(number: int, layout: _Layout, payload: int) -> JobProgram:
-    return JobProgram(number, layout.pool_base, layout.window, payload, layout.paper, (), "", 0)
+    return JobProgram(
+        *(number, layout.pool_base, layout.window, payload, layout.paper, (), "", 0, layout.any_number)
+    )
 
 
 def _dotted(address: int) -> str:

@@ -57,7 +57,7 @@ def main() -> int:
     show(text_console(options.json), _heading(options, shape), _table(measured), [])
     write_json(_document(options, shape, measured), options.json)
     if options.plot:
-        draw(measured, [], Path(options.plot))
+        draw(measured, [], Path(options.plot), conditions=f"one switch, each link {_words(shape)}")
     return 0 if all(one.verdict is not None and one.verdict.wrong == 0 for one in measured) else 1
 
 

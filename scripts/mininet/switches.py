@@ -53,8 +53,8 @@ class SwitchDidNotStart(SwitchMLError):
 
 
 def find_bmv2() -> str | None:
-    """simple_switch_grpc: $SWITCHML_BMV2, or from PATH."""
-    return os.environ.get("SWITCHML_BMV2") or shutil.which("simple_switch_grpc")
+    """simple_switch_grpc: $SWITCHML_BMV2_GRPC, or from PATH."""
+    return os.environ.get("SWITCHML_BMV2_GRPC") or shutil.which("simple_switch_grpc")
 
 
 class AggregatingSwitch(Switch):  # type: ignore[misc]
@@ -210,7 +210,7 @@ class BMv2Switch(_P4Switch):
     def start_switch(self) -> None:
         binary = find_bmv2()
         if binary is None:
-            raise TestbedError("simple_switch_grpc is not in PATH; set SWITCHML_BMV2 to where it is")
+            raise TestbedError("simple_switch_grpc is not in PATH; set SWITCHML_BMV2_GRPC to where it is")
         address = f"127.0.0.1:{P4RUNTIME_PORT}"
         self.run_process(
             "bmv2",

@@ -118,7 +118,7 @@ def why_not(switch: str, shape: LinkShape) -> str | None:
     if missing:
         return f"{', '.join(missing)} missing: apt-get install mininet"
     if switch == "bmv2" and switches.find_bmv2() is None:
-        return "simple_switch_grpc is not in PATH; set SWITCHML_BMV2 to where it is"
+        return "simple_switch_grpc is not in PATH; set SWITCHML_BMV2_GRPC to where it is"
     if switch != "native" and not switches.PROGRAM.is_file():
         return f"there is no {switches.PROGRAM}: `make -C p4` compiles it"
     return why_unavailable(rate=bool(shape.rate), loss=bool(shape.loss))

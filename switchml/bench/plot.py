@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 _MARKERS = "osD^vPX"
 
 
-def draw(measured: list[Measurement], baselines: list[str], path: Path) -> None:
-    """Write the picture; the format follows from the path's suffix. Nothing is shown on a screen."""
+def draw(measured: list[Measurement], baselines: list[str], path: Path, *, conditions: str = "") -> None:
+    """Write the picture; the format follows from the path's suffix. Nothing is shown on a screen.
+
+    conditions: what the title says of the network.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -30,7 +33,7 @@ def draw(measured: list[Measurement], baselines: list[str], path: Path) -> None:
     figure, grid = pyplot.subplots(
         rows,
         len(workers),
-        figsize=(2.2 + 4.2 * len(workers), 3.4 * rows),
+        figsize=(max(7.6, 2.2 + 4.2 * len(workers)), 3.4 * rows + 0.6),
         squeeze=False,
         sharex="col",
         sharey="row",
@@ -40,6 +43,7 @@ def draw(measured: list[Measurement], baselines: list[str], path: Path) -> None:
         here = [one for one in measured if one.workers == number]
         top: Axes = grid[0][column]
         top.set_title(f"{number} worker{'s' if number != 1 else ''}")
+        _limit(top, [one for one in here if one.system not in baselines])
         for system in systems:
             style = {"color": colours[system], "marker": markers[system], "label": system}
             style["linestyle"] = "--" if system in baselines else "-"
@@ -55,7 +59,12 @@ def draw(measured: list[Measurement], baselines: list[str], path: Path) -> None:
     first = measured[0]
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False)
-    figure.suptitle(f"all-reduce, {first.dtype} {first.op}: median of rounds, band from minimum to maximum")
+    title = [
+        f"all-reduce, {first.dtype} {first.op}",
+        conditions,
+        "median of rounds, band from minimum to maximum",
+    ]
+    figure.suptitle("\n".join(line for line in title if line), fontsize="medium")
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
 
@@ -63,18 +72,29 @@ def draw(measured: list[Measurement], baselines: list[str], path: Path) -> None:
 def _times(axes: Axes, series: list[Measurement], style: dict[str, Any]) -> None:
     sizes = [one.size for one in series]
     axes.plot(sizes, [one.time.median * 1e3 for one in series], markersize=4, **style)
-    axes.fill_between(
-        sizes,
-        [one.time.minimum * 1e3 for one in series],
-        [one.time.maximum * 1e3 for one in series],
-        color=style["color"],
-        alpha=0.18,
-        linewidth=0,
-    )
+    low, high = [one.time.minimum * 1e3 for one in series], [one.time.maximum * 1e3 for one in series]
+    if len(series) > 1:
+        axes.fill_between(sizes, low, high, color=style["color"], alpha=0.18, linewidth=0)
+    else:  # no band can be seen at a single point
+        axes.vlines(sizes, low, high, color=style["color"], alpha=0.5)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.grid(True, which="major", alpha=0.3)
+
+
+def _limit(axes: Axes, here: list[Measurement]) -> None:
+    """The time below which the links' rate lets nobody pass, where it is known."""
+    times = {one.size: one.size / one.limit * 1e3 for one in here if one.limit is not None}
+    if times:
+        axes.plot(
+            list(times),
+            list(times.values()),
+            color="black",
+            linestyle=":",
+            marker="_",
+            label="limit of a link",
+        )
 
 
 def _ratios(axes: Axes, series: list[Measurement], reference: str, style: dict[str, Any]) -> None:

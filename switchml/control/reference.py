@@ -37,6 +37,8 @@ PATIENCE = 600.0
 """Seconds that callers wait for each other."""
 IDLE = 3600.0
 """Seconds without a packet after which a session is over."""
+OUTSTANDING = 256
+"""Slots of a session: what a client has in flight as it is configured by default, and the most that we serve."""
 _SMALLEST_PAYLOAD = 128
 
 
@@ -75,6 +77,7 @@ class Sessions:
             address=str(ipaddress.IPv4Address(request.ipv4)),
             port=CLIENT_PORT,
             payload=_SMALLEST_PAYLOAD << request.packet_size,
+            window=OUTSTANDING,
             paper=True,
             any_number=True,
         )

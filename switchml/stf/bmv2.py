@@ -37,13 +37,13 @@ _POLL_SECONDS = 0.02
 _LOWEST_PRIORITY = 1 << 24  # BMv2's smallest number wins
 
 
-def find_bmv2() -> tuple[str, str]:
-    """simple_switch and its CLI. $SWITCHML_BMV2: the folder they are in, or simple_switch itself.
+def find_bmv2(given: str = "") -> tuple[str, str]:
+    """simple_switch and its CLI. given, $SWITCHML_BMV2: the folder they are in, or simple_switch itself.
 
     Raises:
         Bmv2Error: not found.
     """
-    given = os.environ.get("SWITCHML_BMV2", "")
+    given = given or os.environ.get("SWITCHML_BMV2", "")
     folder = given if os.path.isdir(given) else os.path.dirname(given)
     search = os.pathsep.join([folder, os.environ.get("PATH", "")]) if folder else None
     switch = shutil.which(given) if given and not os.path.isdir(given) else None
@@ -67,7 +67,7 @@ def _options(switch: str) -> str:
     return subprocess.run([switch, "--help"], capture_output=True, text=True, timeout=_START_SECONDS).stdout
 
 
-def _own_notifications(switch: str, folder: Path) -> list[str]:
+def own_notifications(switch: str, folder: Path) -> list[str]:
     """A socket of its own for BMv2's notifications, where it is built with them: its default is one for all on the host."""
     option = "--notifications-addr"
     return [option, f"ipc://{folder}/notifications.ipc"] if option in _options(switch) else []
@@ -92,6 +92,8 @@ class Bmv2Switch:
         switch, cli = find_bmv2()
         self._capture = capture
         self._sent: list[tuple[int, bytes]] = []
+        self._settled = True
+        self._last_port = -1
         self._coming = Counter(statement.port for statement in script if isinstance(statement, Packet))
         self._expected = Counter(statement.port for statement in script if isinstance(statement, Expect))
         self._handles: dict[tuple[str, frozenset[tuple[str, Match]], int], int] = {}
@@ -112,7 +114,7 @@ class Bmv2Switch:
         port = _free_port()
         command = [
             switch, "--use-files", "0", *self._files.interfaces(), "--thrift-port", str(port),
-            *_own_notifications(switch, folder), "--log-level", "warn", str(program),
+            *own_notifications(switch, folder), "--log-level", "warn", str(program),
         ]  # fmt: skip
         deadline = time.monotonic() + _START_SECONDS
         with open(self._log, "wb") as log:
@@ -137,11 +139,12 @@ class Bmv2Switch:
 
     def packet(self, port: int, frame: bytes) -> None:
         self._sent.append((self._files.put(port, frame), frame))
+        self._settled = False
+        self._last_port = port
         self._coming[port] -= 1
 
     def wait(self, seconds: float) -> None:
-        if self._sent:
-            self._settle()
+        self._settle()
         time.sleep(seconds)
 
     def finish(self) -> Frames:
@@ -163,13 +166,16 @@ class Bmv2Switch:
 
     def _settle(self) -> None:
         """Hand over the packets, and wait until what is expected has come and nothing more comes."""
-        coming = [port for port, count in self._coming.items() if count > 0]
-        if coming and len(self._coming) > 1:
+        if self._settled:
+            return
+        ended = {port for port, count in self._coming.items() if count == 0}
+        coming = self._coming.keys() - ended
+        if coming - {self._last_port}:
             raise Bmv2Error(
-                "BMv2 reads the ports' files one after the other, so with packets on several ports nothing can be "
-                "done between them: put it before the first or after the last packet"
+                "BMv2 reads the ports' files one after the other, so between packets on several ports nothing can be "
+                "done: put it before the first or after the last packet"
             )
-        self._files.flush(time.monotonic() + _TAKE_SECONDS, last=not coming)
+        self._files.flush(time.monotonic() + _TAKE_SECONDS, ended)
         deadline = time.monotonic() + _ARRIVE_SECONDS
         changed, before = time.monotonic(), -1
         while True:
@@ -181,13 +187,13 @@ class Bmv2Switch:
             )
             quiet = time.monotonic() - changed > _QUIET_SECONDS
             if quiet and (complete or time.monotonic() > deadline):
+                self._settled = True
                 return
             time.sleep(_POLL_SECONDS)
 
     def _command(self, command: str) -> str:
         assert self._cli is not None
-        if self._sent:
-            self._settle()
+        self._settle()
         return self._cli.run(command)
 
     def add(self, table: DeclaredTable, entry: TableEntry) -> None:

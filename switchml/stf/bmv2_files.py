@@ -10,7 +10,7 @@ import os
 import selectors
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from switchml.stf.bmv2_cli import Bmv2Error
@@ -72,8 +72,8 @@ class PacketFiles:
         self._waiting[port] += _RECORD.pack(seconds, fraction, len(frame), len(frame)) + frame
         return self._time
 
-    def flush(self, deadline: float, *, last: bool) -> None:
-        """Hand over what is queued; `last`: and close the pipes.
+    def flush(self, deadline: float, ended: Collection[int]) -> None:
+        """Hand over what is queued, and close the pipes of ports that have `ended`.
 
         Raises:
             Bmv2Error: BMv2 ended, or did not take it in time.
@@ -82,7 +82,7 @@ class PacketFiles:
             for port, pipe in list(self._pipes.items()):
                 if self._waiting[port]:
                     selector.register(pipe, selectors.EVENT_WRITE, port)
-                elif last:
+                elif port in ended:
                     os.close(self._pipes.pop(port))
             while selector.get_map():
                 for key, _ in selector.select(_POLL):
@@ -95,7 +95,7 @@ class PacketFiles:
                         raise Bmv2Error("BMv2 ended while packets were sent to it") from error
                     if not waiting:
                         selector.unregister(key.fd)
-                        if last:
+                        if key.data in ended:
                             os.close(self._pipes.pop(key.data))
                 self._check(deadline, "take the packets")
 

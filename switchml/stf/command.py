@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from switchml.bench.progress import orderly_end, progress_bar
 from switchml.errors import UsageError
 from switchml.stf.runner import Failure, Report
 
 
 def stf(
     program: Annotated[Path | None, typer.Argument(metavar="PROGRAM.json", help="BMv2 JSON of p4c.")] = None,
-    script: Annotated[Path | None, typer.Argument(metavar="SCRIPT.stf", help="Packet script.")] = None,
+    scripts: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="SCRIPT.stf...", help="Packet scripts, each on a new switch."),
+    ] = None,
     target: Annotated[
         str, typer.Option(help="emulator, or bmv2 (simple_switch, where installed).")
     ] = "emulator",
@@ -30,28 +35,53 @@ def stf(
         Path | None, typer.Option(metavar="FILE.pcap", help="Write all packets, in and out.")
     ] = None,
 ) -> None:
-    """Play a packet script (STF, as in p4c's tests) to a P4 program and compare what leaves. Exit code 1: something differs."""
+    """Play packet scripts (STF, as in p4c's tests) to a P4 program and compare what leaves. Exit code 1: something differs."""
     if suite is not None:
         if program is not None or trace or capture is not None:
             raise UsageError("--suite goes with --target and --json only")
-        raise typer.Exit(_run_suite(suite, target, as_json))
-    if program is None or script is None:
+        with orderly_end():
+            raise typer.Exit(_run_suite(suite, target, as_json))
+    if program is None or not scripts:
         raise UsageError("give PROGRAM.json and SCRIPT.stf, or --suite DIR")
     if trace and target != "emulator":
         raise UsageError("--trace shows the emulator's own steps: use --target emulator")
+    if capture is not None and len(scripts) > 1:
+        raise UsageError("--capture takes the packets of one script")
+    with orderly_end():
+        raise typer.Exit(_run_scripts(program, scripts, target, as_json, trace, capture))
+
+
+def _run_scripts(
+    program: Path, scripts: Sequence[Path], target: str, as_json: bool, trace: bool, capture: Path | None
+) -> int:
     from switchml.stf.session import run_files
 
     def show(line: str) -> None:
         print(line, file=sys.stderr)
 
-    report = run_files(program, script, target, trace=show if trace else None, capture=capture)
+    told: list[dict[str, Any]] = []
+    for script in scripts:
+        report = run_files(program, script, target, trace=show if trace else None, capture=capture)
+        told.append({"script": str(script), **report.as_dict()})
+        if not as_json:
+            print("\n".join(described(script, report)))
+    passed = sum(result["passed"] for result in told)
     if as_json:
+        failed = len(told) - passed
         print(
-            json.dumps({"program": str(program), "script": str(script), "target": target, **report.as_dict()})
+            json.dumps(
+                {
+                    "program": str(program),
+                    "target": target,
+                    "passed": passed,
+                    "failed": failed,
+                    "scripts": told,
+                }
+            )
         )
-    else:
-        print("\n".join(described(script, report)))
-    raise typer.Exit(0 if report.passed else 1)
+    elif len(told) > 1:
+        print(f"{len(told)} scripts, {passed} passed")
+    return 0 if passed == len(told) else 1
 
 
 def described(script: Path, report: Report) -> list[str]:
@@ -76,9 +106,11 @@ def _run_suite(folder: Path, target: str, as_json: bool) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from switchml.stf.suite import FAILED, PASSED, counts, run_suite
+    from switchml.stf.suite import FAILED, PASSED, counts, programs_of, run_suite
 
-    outcomes = run_suite(folder, target)
+    programs = programs_of(folder)
+    with progress_bar(len(programs)) as bar:
+        outcomes = run_suite(programs, target, lambda outcome: bar.step())
     told = counts(outcomes)
     if as_json:
         print(

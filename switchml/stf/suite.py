@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -47,26 +47,29 @@ def _outcome(program: Path, target: str) -> Outcome:
     return Outcome(program.stem, FAILED, f"{place}{first.message}{f' (and {more} more)' if more else ''}")
 
 
-def run_suite(
-    folder: Path, target: str = "emulator", done: Callable[[Outcome], None] = lambda outcome: None
-) -> list[Outcome]:
-    """Run them all, in the order of their names; `done` hears of each.
+def programs_of(folder: Path) -> list[Path]:
+    """The programs of a folder that have a script, by name.
 
     Raises:
-        UsageError: there is none in the folder.
+        UsageError: there is none.
     """
-    programs = [program for program in sorted(_programs(folder)) if program.with_suffix(".stf").exists()]
+    programs = [program for program in sorted(folder.glob("*.json")) if program.with_suffix(".stf").exists()]
     if not programs:
         raise UsageError(f"{folder} has no PROGRAM.json with a PROGRAM.stf beside it")
+    return programs
+
+
+def run_suite(
+    programs: Iterable[Path],
+    target: str = "emulator",
+    done: Callable[[Outcome], None] = lambda outcome: None,
+) -> list[Outcome]:
+    """Run each with the script beside it; `done` hears of every one."""
     outcomes = []
     for program in programs:
         outcomes.append(_outcome(program, target))
         done(outcomes[-1])
     return outcomes
-
-
-def _programs(folder: Path) -> Iterator[Path]:
-    return folder.glob("*.json")
 
 
 def counts(outcomes: list[Outcome]) -> dict[str, int]:

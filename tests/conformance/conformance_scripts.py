@@ -29,17 +29,12 @@ from conformance_frames import (
 )
 
 FOLDER = Path(__file__).with_name("scripts")
-ELEMENTS = 64
-SIZE = 1
+SIZE_CODES = {64: 1, 256: 3}
+SMALL, LARGE = SIZE_CODES
 NO_JOB = 256
 FLOOD_GROUP = 0x7FF0
 
 Values = Sequence[int]
-
-
-def values(rank: int, chunk: int) -> list[int]:
-    """What worker `rank` sends in chunk `chunk`."""
-    return [(rank + 1) << 24 | chunk << 16 | i for i in range(ELEMENTS)]
 
 
 def total(*parts: Values) -> list[int]:
@@ -47,9 +42,10 @@ def total(*parts: Values) -> list[int]:
 
 
 class Script:
-    """Builds the text. A statement's comment stands above it."""
+    """Builds the text. A statement's comment stands above it. elements: of a packet."""
 
-    def __init__(self) -> None:
+    def __init__(self, elements: int = SMALL) -> None:
+        self.elements = elements
         self.lines: list[str] = []
         self._counts: list[str] = []
         self._jobs: dict[int, tuple[int, int, int]] = {}  # workers, window, first port
@@ -109,6 +105,10 @@ class Script:
                 self.lines.append(f"mc_node_associate {number + 1} {self._nodes}")
                 self._nodes += 1
 
+    def values(self, rank: int, chunk: int) -> list[int]:
+        """What worker `rank` sends in chunk `chunk`."""
+        return [(rank + 1) << 24 | chunk << 16 | i for i in range(self.elements)]
+
     def station(self, job: int, rank: int) -> Station:
         return worker(job, rank, self._jobs[job][2])
 
@@ -130,7 +130,7 @@ class Script:
         e1: int = -128,
         version: int | None = None,
         slot: int | None = None,
-        size: int = SIZE,
+        size: int | None = None,
         number: int | None = None,
         reserved: int = 0,
         unused: int = 0,
@@ -140,7 +140,7 @@ class Script:
         right_slot, right_version = tsi % window, tsi // window % 2
         return switchml(
             kind,
-            size,
+            SIZE_CODES[self.elements] if size is None else size,
             job if number is None else number,
             tsi,
             right_slot if slot is None else slot,
@@ -180,7 +180,7 @@ class Script:
         slot: int | None = None,
     ) -> None:
         """A worker's packet of a chunk. gives: the sums that all workers (or `only` that one) then receive."""
-        data = values(rank, tsi) if data is None else data
+        data = self.values(rank, tsi) if data is None else data
         message = self.message(job, tsi, data, e0=e0, e1=e1, version=version, slot=slot)
         answered = []
         if gives is not None:
@@ -246,9 +246,9 @@ def basic_reduction(s: Script) -> None:
         s.say(f"Chunk {tsi}.")
         first, second = (0, 1) if tsi != 1 else (1, 0)
         s.chunk(5, first, tsi)
-        s.chunk(5, second, tsi, gives=total(values(0, tsi), values(1, tsi)))
+        s.chunk(5, second, tsi, gives=total(s.values(0, tsi), s.values(1, tsi)))
     s.say("Sums are modulo 2^32.")
-    low, high = [0x7FFFFFFF] * ELEMENTS, [1, 0xFFFFFFFF] * (ELEMENTS // 2)
+    low, high = [0x7FFFFFFF] * s.elements, [1, 0xFFFFFFFF] * (s.elements // 2)
     s.chunk(5, 0, 3, data=low)
     s.chunk(5, 1, 3, data=high, gives=total(low, high))
     s.count("chunks_completed", 5, 4)
@@ -260,7 +260,7 @@ def single_worker(s: Script) -> None:
     """A job of one: every packet completes its chunk."""
     s.job(9, 1, window=2)
     for tsi in range(5):
-        s.chunk(9, 0, tsi, gives=values(0, tsi))
+        s.chunk(9, 0, tsi, gives=s.values(0, tsi))
     s.count("chunks_completed", 9, 5)
 
 
@@ -273,7 +273,7 @@ def many_workers(s: Script) -> None:
     ):
         for rank in order[:-1]:
             s.chunk(2, rank, tsi)
-        s.chunk(2, order[-1], tsi, gives=total(*(values(rank, tsi) for rank in range(8))))
+        s.chunk(2, order[-1], tsi, gives=total(*(s.values(rank, tsi) for rank in range(8))))
 
 
 @_script
@@ -285,7 +285,7 @@ def both_versions(s: Script) -> None:
         s.chunk(5, 0, tsi)
     s.say("Worker 1 completes them in another order.")
     for tsi in (2, 1, 0):
-        s.chunk(5, 1, tsi, gives=total(values(0, tsi), values(1, tsi)))
+        s.chunk(5, 1, tsi, gives=total(s.values(0, tsi), s.values(1, tsi)))
 
 
 @_script
@@ -294,7 +294,7 @@ def slot_reuse(s: Script) -> None:
     s.job(5, 2, window=1)
     for tsi in range(10):
         s.chunk(5, tsi % 2, tsi)
-        s.chunk(5, 1 - tsi % 2, tsi, gives=total(values(0, tsi), values(1, tsi)))
+        s.chunk(5, 1 - tsi % 2, tsi, gives=total(s.values(0, tsi), s.values(1, tsi)))
 
 
 @_script
@@ -304,13 +304,13 @@ def takeover_by_newer_chunk(s: Script) -> None:
     s.chunk(5, 0, 0)
     s.say("Chunk 2 in the same copy: chunk 0 is forgotten.")
     s.chunk(5, 1, 2)
-    s.chunk(5, 0, 2, gives=total(values(0, 2), values(1, 2)))
+    s.chunk(5, 0, 2, gives=total(s.values(0, 2), s.values(1, 2)))
     s.say("Just before the wrap, and just after it. Half the numbers away is older, less is newer.")
-    s.chunk(5, 0, 0x7FFFFFFE, data=values(0, 4))
-    s.chunk(5, 0, 0xFFFFFFFC, data=values(0, 6))
-    s.chunk(5, 1, 0xFFFFFFFC, data=values(1, 6), gives=total(values(0, 6), values(1, 6)))
-    s.chunk(5, 0, 0, data=values(0, 8))
-    s.chunk(5, 1, 0, data=values(1, 8), gives=total(values(0, 8), values(1, 8)))
+    s.chunk(5, 0, 0x7FFFFFFE, data=s.values(0, 4))
+    s.chunk(5, 0, 0xFFFFFFFC, data=s.values(0, 6))
+    s.chunk(5, 1, 0xFFFFFFFC, data=s.values(1, 6), gives=total(s.values(0, 6), s.values(1, 6)))
+    s.chunk(5, 0, 0, data=s.values(0, 8))
+    s.chunk(5, 1, 0, data=s.values(1, 8), gives=total(s.values(0, 8), s.values(1, 8)))
     s.count("dropped_stale", 5, 0)
 
 
@@ -322,8 +322,8 @@ def retransmission_before_completion(s: Script) -> None:
     s.chunk(5, 0, 0)
     s.chunk(5, 2, 0)
     s.say("Nor does another content count.")
-    s.chunk(5, 0, 0, data=values(7, 7), e0=100)
-    s.chunk(5, 1, 0, gives=total(values(0, 0), values(1, 0), values(2, 0)))
+    s.chunk(5, 0, 0, data=s.values(7, 7), e0=100)
+    s.chunk(5, 1, 0, gives=total(s.values(0, 0), s.values(1, 0), s.values(2, 0)))
     s.count("dropped_duplicate", 5, 2)
 
 
@@ -332,7 +332,7 @@ def retransmission_after_completion(s: Script) -> None:
     """A worker that missed the result asks again: it, and it alone, gets the result, as often as it asks."""
     s.job(5, 2)
     s.chunk(5, 0, 0, e0=3)
-    result = total(values(0, 0), values(1, 0))
+    result = total(s.values(0, 0), s.values(1, 0))
     s.chunk(5, 1, 0, e0=-7, gives=result, result_e0=3)
     for rank in (0, 1, 0):
         s.chunk(5, rank, 0, e0=(3, -7)[rank], gives=result, result_e0=3, only=rank)
@@ -344,18 +344,18 @@ def retransmission_after_completion(s: Script) -> None:
 def retransmission_of_previous_version(s: Script) -> None:
     """The other worker is a window ahead already: the copy it has left still has the result for who missed it."""
     s.job(5, 2, window=2)
-    result = total(values(0, 0), values(1, 0))
+    result = total(s.values(0, 0), s.values(1, 0))
     s.chunk(5, 0, 0)
     s.chunk(5, 1, 0, gives=result)
     s.say("Worker 1 goes on to the slot's other version; worker 0 has lost the result.")
     s.chunk(5, 1, 2)
     s.chunk(5, 0, 0, gives=result, only=0)
-    s.chunk(5, 0, 2, gives=total(values(0, 2), values(1, 2)))
+    s.chunk(5, 0, 2, gives=total(s.values(0, 2), s.values(1, 2)))
     s.say("Once its copy has been taken over, an old packet is stale.")
     s.chunk(5, 0, 4)
     s.chunk(5, 1, 0)
     s.count("dropped_stale", 5, 1)
-    s.chunk(5, 1, 4, gives=total(values(0, 4), values(1, 4)))
+    s.chunk(5, 1, 4, gives=total(s.values(0, 4), s.values(1, 4)))
 
 
 def _delayed_duplicate(s: Script, *, paper: bool) -> None:
@@ -363,23 +363,23 @@ def _delayed_duplicate(s: Script, *, paper: bool) -> None:
     s.say("Chunks 0 and 1 are summed. Worker 0's packet of chunk 0 was sent twice; the second is late.")
     for tsi in (0, 1):
         s.chunk(5, 0, tsi)
-        s.chunk(5, 1, tsi, gives=total(values(0, tsi), values(1, tsi)))
+        s.chunk(5, 1, tsi, gives=total(s.values(0, tsi), s.values(1, tsi)))
     if paper:
         s.say("It is taken for a packet of the version's next chunk,")
         s.chunk(5, 0, 0)
         s.say(
             "and worker 1's packet of chunk 2 completes a sum that holds an element of chunk 0: the sum is wrong."
         )
-        s.chunk(5, 1, 2, gives=total(values(0, 0), values(1, 2)))
+        s.chunk(5, 1, 2, gives=total(s.values(0, 0), s.values(1, 2)))
         s.say("Worker 0's packet of chunk 2 only gets that result once more.")
-        s.chunk(5, 0, 2, gives=total(values(0, 0), values(1, 2)), only=0)
+        s.chunk(5, 0, 2, gives=total(s.values(0, 0), s.values(1, 2)), only=0)
         return
     s.say("It only gets the result again,")
-    s.chunk(5, 0, 0, gives=total(values(0, 0), values(1, 0)), only=0)
+    s.chunk(5, 0, 0, gives=total(s.values(0, 0), s.values(1, 0)), only=0)
     s.say("and chunk 2 has the sum it should. From then on the old packet is stale.")
     s.chunk(5, 1, 2)
     s.chunk(5, 0, 0)
-    s.chunk(5, 0, 2, gives=total(values(0, 2), values(1, 2)))
+    s.chunk(5, 0, 2, gives=total(s.values(0, 2), s.values(1, 2)))
     s.count("dropped_stale", 5, 1)
 
 
@@ -399,17 +399,17 @@ def stale_packet_paper(s: Script) -> None:
 def paper_machine(s: Script) -> None:
     """The published algorithm where it works: a worker's packet in one version clears its bit in the other."""
     s.job(6, 2, window=2, paper=True)
-    result = total(values(0, 0), values(1, 0))
+    result = total(s.values(0, 0), s.values(1, 0))
     s.chunk(6, 0, 0)
     s.chunk(6, 0, 0)
     s.chunk(6, 1, 0, gives=result)
     s.chunk(6, 1, 0, gives=result, only=1)
     s.chunk(6, 1, 2)
     s.chunk(6, 0, 0, gives=result, only=0)
-    s.chunk(6, 0, 2, gives=total(values(0, 2), values(1, 2)))
+    s.chunk(6, 0, 2, gives=total(s.values(0, 2), s.values(1, 2)))
     s.say("It does not look at the sequence number: any slot and version of the job will do.")
-    s.chunk(6, 0, 99, slot=1, version=1, data=values(0, 9))
-    s.chunk(6, 1, 7, slot=1, version=1, data=values(1, 9), gives=total(values(0, 9), values(1, 9)))
+    s.chunk(6, 0, 99, slot=1, version=1, data=s.values(0, 9))
+    s.chunk(6, 1, 7, slot=1, version=1, data=s.values(1, 9), gives=total(s.values(0, 9), s.values(1, 9)))
     s.count("dropped_duplicate", 6, 1)
     s.count("dropped_wrong_version", 6, 0)
 
@@ -427,7 +427,7 @@ def exponents(s: Script) -> None:
         0,
         e0=-128,
         e1=0,
-        gives=total(*(values(rank, 0) for rank in range(3))),
+        gives=total(*(s.values(rank, 0) for rank in range(3))),
         result_e0=7,
         result_e1=127,
     )
@@ -440,7 +440,7 @@ def exponents(s: Script) -> None:
         )  # fmt: skip
     s.say("The next chunk of a copy starts anew, with the smallest there is.")
     for rank in range(3):
-        s.chunk(5, rank, 4, gives=total(*(values(rank, 4) for rank in range(3))) if rank == 2 else None)
+        s.chunk(5, rank, 4, gives=total(*(s.values(rank, 4) for rank in range(3))) if rank == 2 else None)
     s.say("Who repeats a packet does not change them; a repeated packet's own do not come back.")
     s.chunk(
         5,
@@ -448,7 +448,7 @@ def exponents(s: Script) -> None:
         4,
         e0=50,
         e1=50,
-        gives=total(*(values(rank, 4) for rank in range(3))),
+        gives=total(*(s.values(rank, 4) for rank in range(3))),
         only=1,
         result_e0=-128,
         result_e1=-128,
@@ -465,7 +465,7 @@ def chunk_of_mixed_kinds(s: Script) -> None:
     s.send(5, 1, s.message(5, 0, kind=EXPONENTS, e0=-1), answered=[(0, answer), (1, answer)])
     s.chunk(5, 0, 1)
     s.send(5, 1, s.message(5, 1, kind=EXPONENTS))
-    s.chunk(5, 1, 1, gives=total(values(0, 1), values(1, 1)))
+    s.chunk(5, 1, 1, gives=total(s.values(0, 1), s.values(1, 1)))
     s.count("dropped_wrong_size", 5, 2)
 
 
@@ -476,20 +476,20 @@ def two_jobs(s: Script) -> None:
     s.job(7, 3, window=4, pool_base=2, first_port=3)
     s.say("In turn.")
     s.chunk(5, 0, 0)
-    s.chunk(7, 0, 0, data=values(8, 0))
-    s.chunk(7, 2, 0, data=values(9, 0))
-    s.chunk(5, 1, 0, gives=total(values(0, 0), values(1, 0)))
-    s.chunk(7, 1, 0, data=values(10, 0), gives=total(values(8, 0), values(9, 0), values(10, 0)))
+    s.chunk(7, 0, 0, data=s.values(8, 0))
+    s.chunk(7, 2, 0, data=s.values(9, 0))
+    s.chunk(5, 1, 0, gives=total(s.values(0, 0), s.values(1, 0)))
+    s.chunk(7, 1, 0, data=s.values(10, 0), gives=total(s.values(8, 0), s.values(9, 0), s.values(10, 0)))
     s.say(
         "A worker of one that gives the other's number is dropped; slots are counted from the job's own first."
     )
-    s.send(5, 0, s.message(5, 1, values(0, 1), number=7))
-    s.send(7, 0, s.message(7, 3, values(0, 3), number=5))
+    s.send(5, 0, s.message(5, 1, s.values(0, 1), number=7))
+    s.send(7, 0, s.message(7, 3, s.values(0, 3), number=5))
     s.chunk(5, 0, 3)
     s.chunk(7, 0, 3)
     s.chunk(7, 1, 3)
-    s.chunk(7, 2, 3, gives=total(values(0, 3), values(1, 3), values(2, 3)))
-    s.chunk(5, 1, 3, gives=total(values(0, 3), values(1, 3)))
+    s.chunk(7, 2, 3, gives=total(s.values(0, 3), s.values(1, 3), s.values(2, 3)))
+    s.chunk(5, 1, 3, gives=total(s.values(0, 3), s.values(1, 3)))
     s.count("dropped_wrong_job", 5, 1)
     s.count("dropped_wrong_job", 7, 1)
     s.count("chunks_completed", 5, 2)
@@ -505,7 +505,7 @@ def probe(s: Script) -> None:
     s.chunk(5, 0, 0)
     message = s.message(5, 0, kind=PROBE)
     s.send(5, 0, message, answered=[(0, message)])
-    s.chunk(5, 1, 0, gives=total(values(0, 0), values(1, 0)))
+    s.chunk(5, 1, 0, gives=total(s.values(0, 0), s.values(1, 0)))
     s.count("probes_answered", 5, 2)
 
 
@@ -513,7 +513,7 @@ def probe(s: Script) -> None:
 def wrong_size(s: Script) -> None:
     """Another size than the job's, or another payload than the size says: dropped, whatever it is."""
     s.job(5, 2)
-    right = values(0, 0)
+    right = s.values(0, 0)
     s.send(5, 0, s.message(5, 0, right, size=0))
     s.send(5, 0, s.message(5, 0, right * 4, size=3))
     s.send(5, 0, s.message(5, 0, right) + b"\x77")
@@ -521,19 +521,19 @@ def wrong_size(s: Script) -> None:
     s.count("dropped_wrong_size", 5, 4)
     s.count("packets_received", 5, 6)
     s.chunk(5, 0, 0)
-    s.chunk(5, 1, 0, gives=total(right, values(1, 0)))
+    s.chunk(5, 1, 0, gives=total(right, s.values(1, 0)))
 
 
 @_script
 def truncated(s: Script) -> None:
     """Datagrams that end before their header or their elements do."""
     s.job(5, 2)
-    whole = s.message(5, 0, values(0, 0))
+    whole = s.message(5, 0, s.values(0, 0))
     for length in (0, 1, 9, 10, 14, len(whole) - 1):
         s.send(5, 0, whole[:length])
     s.count("dropped_truncated", 5, 6)
     s.chunk(5, 0, 0)
-    s.chunk(5, 1, 0, gives=total(values(0, 0), values(1, 0)))
+    s.chunk(5, 1, 0, gives=total(s.values(0, 0), s.values(1, 0)))
 
 
 @_script
@@ -541,13 +541,13 @@ def bad_header(s: Script) -> None:
     """Unknown message types and reserved bits."""
     s.job(5, 2)
     for kind in (0, 4, 15):
-        s.send(5, 0, s.message(5, 0, values(0, 0), kind=kind))
-    s.send(5, 0, s.message(5, 0, values(0, 0), reserved=1))
-    s.send(5, 0, s.message(5, 0, values(0, 0), unused=1))
+        s.send(5, 0, s.message(5, 0, s.values(0, 0), kind=kind))
+    s.send(5, 0, s.message(5, 0, s.values(0, 0), reserved=1))
+    s.send(5, 0, s.message(5, 0, s.values(0, 0), unused=1))
     s.send(5, 0, s.message(5, 0, kind=PROBE, reserved=1))
     s.count("dropped_bad_header", 5, 6)
     s.chunk(5, 0, 0)
-    s.chunk(5, 1, 0, gives=total(values(0, 0), values(1, 0)))
+    s.chunk(5, 1, 0, gives=total(s.values(0, 0), s.values(1, 0)))
 
 
 @_script
@@ -563,7 +563,7 @@ def wrong_slot(s: Script) -> None:
     s.chunk(5, 0, 7, version=0)
     s.count("dropped_wrong_version", 5, 4)
     s.chunk(5, 0, 0)
-    s.chunk(5, 1, 0, gives=total(values(0, 0), values(1, 0)))
+    s.chunk(5, 1, 0, gives=total(s.values(0, 0), s.values(1, 0)))
 
 
 @_script
@@ -571,15 +571,15 @@ def strangers(s: Script) -> None:
     """Who is no worker: another address, or a worker's address with another UDP port."""
     s.job(5, 2)
     known = s.station(5, 0)
-    message = s.message(5, 0, values(3, 0))
+    message = s.message(5, 0, s.values(3, 0))
     stranger = Station(1, known.mac, bytes([10, 0, 5, 99]), known.udp_port)
     s.packet(1, to_switch(stranger, message))
     s.packet(1, to_switch(Station(1, known.mac, known.ip, known.udp_port + 7), message))
     s.count("dropped_unknown_sender", NO_JOB, 2)
     s.say("The MAC address and the port it comes in by do not tell who it is.")
     moved = Station(2, bytes.fromhex("0a0b0c0d0e0f"), known.ip, known.udp_port)
-    s.packet(2, to_switch(moved, s.message(5, 0, values(0, 0))))
-    s.chunk(5, 1, 0, gives=total(values(0, 0), values(1, 0)))
+    s.packet(2, to_switch(moved, s.message(5, 0, s.values(0, 0))))
+    s.chunk(5, 1, 0, gives=total(s.values(0, 0), s.values(1, 0)))
 
 
 @_forwarding
@@ -634,7 +634,7 @@ def foreign_traffic(s: Script) -> None:
     s._add("SwitchIngress.forward", "hdr.ethernet.dst_addr:0x0badbadbad00", "SwitchIngress.drop()")
     s.chunk(5, 0, 0)
     s.say("A packet of this very protocol, for somebody else: forwarded.")
-    message = s.message(5, 0, values(1, 0))
+    message = s.message(5, 0, s.values(1, 0))
     frame = ethernet(a.mac, b.mac, 0x0800, ipv4(b.ip, a.ip, 17, udp(b.udp_port, 0xBEE0, message), 3))
     s.packet(2, frame)
     s.leaves(1, frame)
@@ -664,7 +664,7 @@ def foreign_traffic(s: Script) -> None:
     s.leaves(2, frame)
     s.packet(3, ethernet(bytes.fromhex("0badbadbad00"), other.mac, 0x1234, b"\x01"))
     s.say("The job has seen nothing of it.")
-    s.chunk(5, 1, 0, gives=total(values(0, 0), values(1, 0)))
+    s.chunk(5, 1, 0, gives=total(s.values(0, 0), s.values(1, 0)))
     s.count("packets_received", 5, 2)
 
 
@@ -673,7 +673,7 @@ def cut_frames(s: Script) -> None:
     """Frames that end before their own lengths do, and frames that are padded."""
     s.job(5, 2)
     sender = s.station(5, 0)
-    whole = to_switch(sender, s.message(5, 0, values(0, 0)), 1)
+    whole = to_switch(sender, s.message(5, 0, s.values(0, 0)), 1)
     s.say("Cut inside the elements, inside the header of the protocol, and one byte short.")
     for length in (200, 46, len(whole) - 1):
         s.packet(1, whole[:length])
@@ -683,12 +683,21 @@ def cut_frames(s: Script) -> None:
     s.count("dropped_bad_checksum", NO_JOB, 1)
     s.say("The slot is still empty.")
     s.chunk(5, 1, 0)
-    s.chunk(5, 0, 0, gives=total(values(0, 0), values(1, 0)))
+    s.chunk(5, 0, 0, gives=total(s.values(0, 0), s.values(1, 0)))
+
+
+for _name in ("basic_reduction", "exponents", "stale_packet", "truncated"):
+    SCRIPTS[f"{_name}_{LARGE}"] = SCRIPTS[_name]
+
+
+def elements_of(name: str) -> int:
+    """Elements of a script's packets: its program is the one compiled for as many."""
+    return LARGE if name.endswith(f"_{LARGE}") else SMALL
 
 
 def made(name: str) -> str:
     """The text of a script."""
-    script = Script()
+    script = Script(elements_of(name))
     SCRIPTS[name](script)
     return script.text(SCRIPTS[name].__doc__ or "")
 

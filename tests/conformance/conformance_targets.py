@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from conformance_frames import checksum
+from slot_switch import SLOTS
 
-from switchml.switch_emulator.runtime import ActionCall, Match, MatchKind, TableEntry
+from switchml.stf.names import Names, load_names
+from switchml.switch_emulator.runtime import ActionCall, CounterValue, Match, MatchKind, Runtime, TableEntry
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = {elements: ROOT / "p4" / "build" / f"switchml_{elements}.json" for elements in (64, 256)}
@@ -29,7 +31,35 @@ class Machine(Protocol):
     runtime: Any
 
     def process(self, port: int, frame: bytes) -> Sequence[tuple[int, bytes]]: ...
+    def renew(self) -> None:
+        """Begin again: no entries, no groups, zeros everywhere."""
+
+    def read_cells(self, registers: Sequence[str], cells: Sequence[int]) -> dict[str, list[int]]:
+        """The same cells of several registers."""
+
     def close(self) -> None: ...
+
+
+def read_cells(runtime: Runtime, registers: Sequence[str], cells: Sequence[int]) -> dict[str, list[int]]:
+    """`Machine.read_cells` of a runtime."""
+    return {name: [runtime.read_register(name, cell)[0] for cell in cells] for name in registers}
+
+
+def empty(runtime: Runtime, names: Names) -> None:
+    """Take everything back that a control plane and packets have brought into a P4 program."""
+    for table in names.tables:
+        for entry in list(runtime.entries(table)):
+            runtime.delete(table, entry.key, entry.priority)
+    for group in list(runtime.multicast_groups()):
+        runtime.set_multicast_group(group, None)
+    for register in names.registers:
+        runtime.write_register(register, None, 0)
+    for counter in names.counters.values():
+        if counter.table:
+            continue  # a direct counter ends with its entry
+        for index, value in enumerate(runtime.read_counter(counter.name)):
+            if value != CounterValue():
+                runtime.write_counter(counter.name, index, CounterValue())
 
 
 class PlainMachine:
@@ -69,6 +99,10 @@ class PlainMachine:
         left: Sequence[tuple[int, bytes]] = self._call("process", port, frame)
         return left
 
+    def read_cells(self, registers: Sequence[str], cells: Sequence[int]) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = self._call("read_cells", registers, cells)
+        return found
+
     def close(self) -> None:
         assert self._child.stdin is not None
         assert self._child.stdout is not None
@@ -87,20 +121,46 @@ class NativeMachine:
         from google.protobuf import text_format
 
         from switchml.p4runtime_stubs import p4info_pb2
-        from switchml.switch_emulator.native_runtime import NativeRuntime
         from switchml.switch_emulator.target import EmulatorTarget
 
         info = text_format.Parse(
             PROGRAMS[elements].with_suffix(".p4info.txtpb").read_text(), p4info_pb2.P4Info()
         )
         self._target = EmulatorTarget()
-        self._runtime = NativeRuntime(self._target, info)
+        self._info = info
+        self._elements = elements
         self.runtime = self
         self._sockets: dict[tuple[int, int], socket.socket] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        from switchml.switch_emulator.native_runtime import NativeRuntime
+
+        self._runtime = NativeRuntime(self._target, self._info)
         self._own: dict[int, int] = {}
-        self._ports: dict[tuple[int, int], int] = {}  # (job, worker) -> port of the switch
+        self._ports: dict[tuple[int, int], int] = {}  # (group, worker) -> port of the switch
         self._workers: dict[tuple[int, int], tuple[tuple[int, int], int]] = {}  # (job, worker) -> sender, MAC
         self._jobs: dict[int, int] = {}  # multicast group -> job
+
+    def renew(self) -> None:
+        def clear() -> None:
+            switch = self._target.switch
+            switch.pool.slots[: 2 * SLOTS] = 0
+            switch.pool.sums[: 2 * SLOTS * self._elements] = 0
+            switch.counters[:] = 0
+
+        self._runtime.close()
+        self._target.between_packets(clear)
+        self._close_sockets()
+        self._begin()
+
+    def read_cells(self, registers: Sequence[str], cells: Sequence[int]) -> dict[str, list[int]]:
+        return read_cells(self._runtime, registers, cells)
+
+    def _close_sockets(self) -> None:
+        for sock in self._sockets.values():
+            sock.close()
+        self._sockets.clear()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -179,8 +239,7 @@ class NativeMachine:
     def close(self) -> None:
         self._runtime.close()
         self._target.close()
-        for sock in self._sockets.values():
-            sock.close()
+        self._close_sockets()
 
 
 class P4Machine:
@@ -190,9 +249,16 @@ class P4Machine:
         from switchml.switch_emulator.p4 import P4Switch, load_program
 
         self.runtime = P4Switch(load_program(PROGRAMS[elements]))
+        self._names = load_names(PROGRAMS[elements])
 
     def process(self, port: int, frame: bytes) -> Sequence[tuple[int, bytes]]:
         return self.runtime.process(port, frame)
+
+    def renew(self) -> None:
+        empty(self.runtime, self._names)
+
+    def read_cells(self, registers: Sequence[str], cells: Sequence[int]) -> dict[str, list[int]]:
+        return read_cells(self.runtime, registers, cells)
 
     def close(self) -> None:
         pass

@@ -85,6 +85,12 @@ class SlotSwitch:
         found = [int(value) for value in self._register(register.rpartition(".")[2])]
         return found if index is None else [found[index]]
 
+    def read_cells(self, registers: Sequence[str], cells: Sequence[int]) -> dict[str, list[int]]:
+        """The same cells of several registers."""
+        return {
+            name: [int(self._register(name.rpartition(".")[2])[cell]) for cell in cells] for name in registers
+        }
+
     def _register(self, name: str) -> Any:
         slots = self._pool.slots
         if name == "elements_added":

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conformance_scripts import ELEMENTS, FOLDER, FORWARDING, SCRIPTS, made
-from conformance_targets import MACHINES, PROGRAMS
+from conformance_scripts import FOLDER, FORWARDING, SCRIPTS, elements_of, made
+from conformance_targets import MACHINES, PROGRAMS, Machine
 
-from switchml.stf.bmv2_cli import Bmv2Error
 from switchml.stf.command import described
 from switchml.stf.emulator import EmulatorSwitch
 from switchml.stf.language import parse_file
@@ -31,29 +30,18 @@ def _script(name: str) -> Path:
 
 @pytest.mark.parametrize("target", MACHINES)
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_script(name: str, target: str) -> None:
-    kind = MACHINES[target]
-    if name in FORWARDING and not kind.forwards:
+def test_script(name: str, target: str, machines: Callable[[str, int], Machine]) -> None:
+    if name in FORWARDING and not MACHINES[target].forwards:
         pytest.skip("the aggregation pipeline alone forwards nothing")
-    machine = kind.make(ELEMENTS)
-    try:
-        switch = EmulatorSwitch(machine.runtime, machine.process)
-        report = run_script(
-            parse_file(_script(name)), load_names(PROGRAMS[ELEMENTS]), switch, str(_script(name))
-        )
-    finally:
-        machine.close()
+    elements = elements_of(name)
+    machine = machines(target, elements)
+    report = run_script(
+        parse_file(_script(name)),
+        load_names(PROGRAMS[elements]),
+        EmulatorSwitch(machine.runtime, machine.process),
+        str(_script(name)),
+    )
     assert report.passed, "\n" + "\n".join(described(_script(name), report))
-
-
-@pytest.fixture
-def bmv2() -> Callable[[], None]:
-    from switchml.stf.bmv2 import find_bmv2
-
-    try:
-        find_bmv2()
-    except Bmv2Error as error:
-        pytest.skip(str(error))
 
 
 @pytest.mark.usefixtures("bmv2")
@@ -61,5 +49,5 @@ def bmv2() -> Callable[[], None]:
 def test_script_on_bmv2(name: str) -> None:
     from switchml.stf.session import run_files
 
-    report = run_files(PROGRAMS[ELEMENTS], _script(name), "bmv2")
+    report = run_files(PROGRAMS[elements_of(name)], _script(name), "bmv2")
     assert report.passed, "\n" + "\n".join(described(_script(name), report))

@@ -1,9 +1,13 @@
-"""A native switch behind P4Runtime, and the files of the P4 program."""
+"""Switches behind P4Runtime, native and P4; `switchml controller` as a process; the files of the P4 program."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +56,72 @@ def program_files() -> tuple[Path, Path]:
 def small_program_files() -> tuple[Path, Path]:
     """With 64 elements a packet: four times as many packets, but there in a quarter of the time."""
     return files_of(64)
+
+
+@contextmanager
+def _controller(switch: Any, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`switchml controller` of that switch, and where workers join. It is asked to end, if it has not."""
+    command = [
+        *(sys.executable, "-m", "switchml.cli", "controller", "--announce", "-", "--listen", "127.0.0.1:0"),
+        *(
+            "--target",
+            f"p4runtime://{switch.address}",
+            "--data-address",
+            f"127.0.0.1:{switch.udp_port}",
+            *options,
+        ),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            pytest.fail(f"the controller has ended: {process.communicate(timeout=10)[1]}")
+        yield process, json.loads(line)["control"]
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+@pytest.fixture
+def controller() -> Callable[..., AbstractContextManager[tuple[subprocess.Popen[str], str]]]:
+    return _controller
+
+
+@dataclass
+class P4Switch:
+    """The P4 program with 64 elements a packet, on a UDP port of loopback."""
+
+    emulator: Any
+    udp_port: int
+
+    @property
+    def address(self) -> str:
+        return str(self.emulator.p4runtime_address)
+
+    @property
+    def runtime(self) -> Any:
+        return self.emulator.device.runtime
+
+
+@pytest.fixture(scope="module")
+def p4_switch() -> Iterator[P4Switch]:
+    pytest.importorskip("p4", reason="P4Runtime's stubs are missing: pip install 'switchml[p4runtime]'")
+    from switchml.errors import PortInUseError
+    from switchml.switch_emulator.p4_emulator import P4Emulator, read_program
+    from switchml.switch_emulator.ports.udp import UdpPorts
+
+    for port in range(0xBEE1, 0xBEF0):
+        try:
+            ports = UdpPorts("127.0.0.1", port)
+            break
+        except PortInUseError:
+            continue
+    else:
+        pytest.fail("UDP ports 48865-48879 are all taken")
+    with P4Emulator(ports, read_program(files_of(64)[0]), p4runtime=("127.0.0.1", 0)) as emulator:
+        emulator.start()
+        yield P4Switch(emulator, port)
 
 
 @pytest.fixture

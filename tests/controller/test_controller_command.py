@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,45 +15,22 @@ import pytest
 import trustme
 
 from switchml.control.client import ControlClient
+from switchml.control.p4runtime.program import TABLES
 from switchml.control.tls import ClientTls
 from switchml.errors import UsageError
 from switchml.worker import Worker
 
-
-@contextmanager
-def controller(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    command = [
-        sys.executable,
-        "-m",
-        "switchml.cli",
-        "controller",
-        "--announce",
-        "-",
-        "--listen",
-        "127.0.0.1:0",
-        *options,
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            pytest.fail(f"the controller has ended: {process.communicate(timeout=10)[1]}")
-        yield process, json.loads(line)["control"]
-    finally:
-        process.terminate()
-        process.communicate(timeout=20)
+Controller = Callable[..., AbstractContextManager[tuple[subprocess.Popen[str], str]]]
 
 
-def target_of(switch: Any, files: tuple[Path, Path]) -> list[str]:
+def program_options(files: tuple[Path, Path]) -> list[str]:
     config, described = files
-    return [
-        "--target", f"p4runtime://{switch.address}", "--data-address", f"127.0.0.1:{switch.udp_port}",
-        "--pipeline", str(config), "--p4info", str(described),
-    ]  # fmt: skip
+    return ["--pipeline", str(config), "--p4info", str(described)]
 
 
-def test_an_all_reduce_through_it(switch: Any, program_files: tuple[Path, Path]) -> None:
+def test_an_all_reduce_through_it(
+    controller: Controller, switch: Any, program_files: tuple[Path, Path]
+) -> None:
     values = np.random.default_rng(1).standard_normal((3, 50_001)).astype(np.float32)
 
     def work(address: str, rank: int) -> tuple[np.ndarray[Any, Any], float]:
@@ -68,7 +44,10 @@ def test_an_all_reduce_through_it(switch: Any, program_files: tuple[Path, Path])
             assert np.all(whole == 6)
         return mine, done.error_bound()
 
-    with controller(*target_of(switch, program_files)) as (process, address), ThreadPoolExecutor(3) as pool:
+    with (
+        controller(switch, *program_options(program_files)) as (process, address),
+        ThreadPoolExecutor(3) as pool,
+    ):
         results = list(pool.map(lambda rank: work(address, rank), range(3)))
         with ControlClient(address) as client:
             status = client.status()
@@ -84,16 +63,18 @@ def test_an_all_reduce_through_it(switch: Any, program_files: tuple[Path, Path])
     assert "job 1: 3 workers" in said
     assert "job 1: removed" in said
     assert process.returncode == 0
+    assert [table for table in TABLES if switch.runtime.entries(table)] == []
+    assert switch.runtime.multicast_groups() == {}
 
 
-def test_two_jobs_side_by_side(switch: Any, program_files: tuple[Path, Path]) -> None:
+def test_two_jobs_side_by_side(controller: Controller, switch: Any, program_files: tuple[Path, Path]) -> None:
     def work(address: str, name: str, rank: int) -> list[int]:
         with Worker.join(address, job=name, rank=rank, world_size=2, join_timeout=30) as worker:
             values = np.arange(3000, dtype=np.int32) * len(name)
             worker.allreduce(values).wait(30)
             return [int(value) for value in values]
 
-    with controller(*target_of(switch, program_files)) as (_, address), ThreadPoolExecutor(4) as pool:
+    with controller(switch, *program_options(program_files)) as (_, address), ThreadPoolExecutor(4) as pool:
         calls = {
             (name, rank): pool.submit(work, address, name, rank) for name in ("a", "bcd") for rank in range(2)
         }
@@ -101,16 +82,20 @@ def test_two_jobs_side_by_side(switch: Any, program_files: tuple[Path, Path]) ->
             assert call.result() == [2 * len(name) * value for value in range(3000)]
 
 
-def test_a_payload_it_has_not_is_refused(switch: Any, program_files: tuple[Path, Path]) -> None:
+def test_a_payload_it_has_not_is_refused(
+    controller: Controller, switch: Any, program_files: tuple[Path, Path]
+) -> None:
     with (
-        controller(*target_of(switch, program_files)) as (_, address),
+        controller(switch, *program_options(program_files)) as (_, address),
         pytest.raises(UsageError, match="this switch takes 1024 bytes a packet"),
     ):
         Worker.join(address, job="wrong", rank=0, world_size=1, payload=256)
 
 
-def test_it_ends_when_the_switch_does(switch: Any, program_files: tuple[Path, Path]) -> None:
-    with controller(*target_of(switch, program_files)) as (process, _):
+def test_it_ends_when_the_switch_does(
+    controller: Controller, switch: Any, program_files: tuple[Path, Path]
+) -> None:
+    with controller(switch, *program_options(program_files)) as (process, _):
         switch.server.stop()
         _, said = process.communicate(timeout=20)
         assert process.returncode == 1
@@ -118,7 +103,7 @@ def test_it_ends_when_the_switch_does(switch: Any, program_files: tuple[Path, Pa
 
 
 def test_workers_may_be_served_over_tls(
-    switch: Any, program_files: tuple[Path, Path], tmp_path: Path
+    controller: Controller, switch: Any, program_files: tuple[Path, Path], tmp_path: Path
 ) -> None:
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
@@ -127,7 +112,7 @@ def test_workers_may_be_served_over_tls(
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     options = ["--tls-certificate", str(tmp_path / "chain.pem"), "--tls-key", str(tmp_path / "key.pem")]
     with (
-        controller(*target_of(switch, program_files), *options, "--token", "secret") as (_, address),
+        controller(switch, *program_options(program_files), *options, "--token", "secret") as (_, address),
         ControlClient(address, token="secret", tls=ClientTls(ca=tmp_path / "ca.pem")) as client,
     ):
         assert client.discover().payloads == (1024,)

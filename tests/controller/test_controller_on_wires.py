@@ -84,7 +84,12 @@ class Wires:
 
         with IPRoute() as route:
             for rank, worker in enumerate(self.workers):
-                route.link("add", ifname=f"port{rank + 1}", kind="veth", peer={"ifname": "eth0", "net_ns_fd": worker.fd})
+                route.link(
+                    "add",
+                    ifname=f"port{rank + 1}",
+                    kind="veth",
+                    peer={"ifname": "eth0", "net_ns_fd": worker.fd},
+                )
             route.link("add", ifname=f"port{CONTROLLER_PORT}", kind="veth", peer={"ifname": "own"})
 
 
@@ -107,7 +112,18 @@ def bmv2(ports: list[str]) -> list[str]:
     if binary is None:
         pytest.skip("simple_switch_grpc is neither on PATH nor in SWITCHML_BMV2_GRPC")
     # It takes the flag of its logger only in this place.
-    return [binary, "--no-p4", "--log-level", "off", *ports, "--", "--grpc-server-addr", P4RUNTIME, "--cpu-port", "510"]
+    return [
+        binary,
+        "--no-p4",
+        "--log-level",
+        "off",
+        *ports,
+        "--",
+        "--grpc-server-addr",
+        P4RUNTIME,
+        "--cpu-port",
+        "510",
+    ]
 
 
 def emulator(ports: list[str]) -> list[str]:

@@ -17,12 +17,25 @@ pytest.importorskip("p4", reason="P4Runtime's stubs are missing: pip install 'sw
 DIGITS = Path(__file__).parents[2] / "examples" / "digits.py"
 
 
-def trained(folder: Path, pipeline: str, *options: str, seed: int = 1) -> tuple[dict[str, Any], dict[str, Any]]:
+def trained(
+    folder: Path, pipeline: str, *options: str, seed: int = 1
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The example's outcome, and the summary of the run."""
     outcome, summary = folder / f"{Path(pipeline).stem}-{seed}.json", folder / "summary.json"
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "switchml.cli", "run", "-n", "2", "--pipeline", pipeline, "--json", str(summary)),
+            *(
+                sys.executable,
+                "-m",
+                "switchml.cli",
+                "run",
+                "-n",
+                "2",
+                "--pipeline",
+                pipeline,
+                "--json",
+                str(summary),
+            ),
             *(*options, "--", str(DIGITS), "--model", "logistic", "--epochs", "1", "--seed", str(seed)),
             *("--json", str(outcome)),
         ],
@@ -44,5 +57,5 @@ def test_both_pipelines_give_the_same_parameters(
     native, _ = trained(tmp_path, "native", "--payload", "256")
     assert p4["digest"] == native["digest"]
     assert p4["accuracy"] == native["accuracy"] > 0.5
-    assert summary
-    print(summary)
+    assert summary["pipeline"] == str(config)
+    assert summary["traffic"]["counters"]["chunks_completed"] > 0

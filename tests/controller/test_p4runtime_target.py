@@ -18,7 +18,7 @@ from switchml.control.p4runtime.errors import NotPrimaryError, P4RuntimeError, U
 from switchml.control.p4runtime.target import P4RuntimeTarget, Pipeline, read_pipeline
 from switchml.control.target import JobProgram, SlotReading, WorkerProgram
 from switchml.errors import PoolExhaustedError, SwitchUnreachableError, UsageError
-from switchml.switch_emulator.native_runtime import NativeRuntime
+from switchml.switch_emulator.native_runtime import NativeDevice, NativeRuntime
 from switchml.switch_emulator.runtime import Digest, Replica, RuntimeRequestError
 
 TABLES = (program.JOB_TABLE, program.SENDER_TABLE, program.WORKER_PORT, program.WORKER_REWRITE)
@@ -243,18 +243,20 @@ def test_epochs_come_round(
     assert own is not None
 
 
-@pytest.mark.parametrize(
-    ("program_", "words"),
-    [
-        (JobProgram(1, 0, 16, 256, False, (), "", 0), "1024 bytes"),
-        (job(paper=True, any_number=True), "use the native switch"),
-    ],
-)
-def test_what_the_program_cannot_do_is_refused(
-    target: P4RuntimeTarget, program_: JobProgram, words: str
+def test_a_payload_that_the_program_has_not_is_refused(target: P4RuntimeTarget) -> None:
+    with pytest.raises(UsageError, match="1024 bytes"):
+        target.add_job(JobProgram(1, 0, 16, 256, False, (), "", 0))
+
+
+def test_workers_may_number_their_packets_as_they_like(
+    target: P4RuntimeTarget, client: P4RuntimeClient, switch: Any
 ) -> None:
-    with pytest.raises(UsageError, match=words):
-        target.add_job(program_)
+    target.add_job(job(number=3, paper=True, any_number=True))
+    numbers = [entry.key["hdr.switchml.job_number"] for entry in client.entries(program.JOB_TABLE)]
+    assert sorted(numbers) == sorted([*range(256)] * 2)
+    assert switch.native.switch.tables.jobs[3]["any_number"] == 1
+    target.remove_job(3)
+    assert client.entries(program.JOB_TABLE) == []
 
 
 def test_full_tables_are_an_exhausted_pool(
@@ -287,7 +289,7 @@ def test_there_is_one_primary(client: P4RuntimeClient, switch: Any, pipeline: Pi
             P4RuntimeClient(switch.address, election_id=5)
         with pytest.raises(NotPrimaryError):
             client.load(pipeline.p4info, pipeline.config)
-    with pytest.raises(NotPrimaryError, match="take --election-id 5"):
+    with pytest.raises(NotPrimaryError, match="election id 5: take that"):
         P4RuntimeClient(switch.address, election_id=3)
 
 
@@ -318,6 +320,18 @@ def test_a_switch_that_goes_is_missed(client: P4RuntimeClient, switch: Any, pipe
 def test_a_switch_without_a_program_says_so(client: P4RuntimeClient) -> None:
     with pytest.raises(P4RuntimeError, match="--pipeline"):
         client.adopt()
+
+
+def test_a_switch_with_another_program_says_so(
+    client: P4RuntimeClient, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.load(pipeline.p4info, pipeline.config)
+    other = type(pipeline.p4info)()
+    other.CopyFrom(pipeline.p4info)
+    del other.registers[:]
+    monkeypatch.setattr(NativeDevice, "p4info", property(lambda self: other.SerializeToString()))
+    with pytest.raises(UnknownNameError, match="does not aggregate"):
+        P4RuntimeTarget(client, "127.0.0.1")
 
 
 def test_another_device_is_not_this_one(switch: Any) -> None:

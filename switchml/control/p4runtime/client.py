@@ -321,7 +321,7 @@ class P4RuntimeClient:
             highest = answer.election_id.high << 64 | answer.election_id.low
             code = code_pb2.Code.Name(answer.status.code)
             if answer.status.code == code_pb2.NOT_FOUND:
-                why = f"the switch at {self.address} has had a controller with election id {highest}: take --election-id {highest}"
+                why = f"the switch at {self.address} has had a controller with election id {highest}: take that --election-id"
             else:
                 why = (
                     f"another controller has the switch at {self.address} (election id {highest}): stop it, or take a higher "

@@ -38,6 +38,7 @@ SENDER_DIGEST = "sender_digest_t"
 STATION_DIGEST = "station_digest_t"
 FLOOD_GROUP = 0x7FF0
 LAST_EPOCH = 255
+JOB_NUMBERS = 256
 
 _NAMES = {counter.name for counter in SWITCH_COUNTERS}
 
@@ -99,27 +100,34 @@ def sender(job: JobProgram, worker: WorkerProgram) -> Entry:
     return Entry(SENDER_TABLE, _sender_key(worker), Action(KNOWN_SENDER, {"job": job.job_number}))
 
 
-def membership(job: JobProgram, worker: WorkerProgram, epoch: int) -> Entry:
+def sender_of(entry: Entry) -> tuple[MatchValue, ...]:
+    """Address and port in the key of an entry of sender_table or job_table."""
+    return entry.key["hdr.ipv4.src_addr"], entry.key["hdr.udp.src_port"]
+
+
+def membership(job: JobProgram, worker: WorkerProgram, epoch: int) -> list[Entry]:
+    """An entry for each number that the worker's packets may carry."""
     workers = len(job.workers)
-    return Entry(
-        JOB_TABLE,
-        {**_sender_key(worker), "hdr.switchml.job_number": job.job_number},
-        Action(
-            SET_WORKER,
-            {
-                "worker": worker.rank,
-                "bit_of_worker": 1 << worker.rank,
-                "workers": workers,
-                "everyone": (1 << workers) - 1,
-                "pool_base": job.pool_base,
-                "window": job.window,
-                "paper": int(job.paper),
-                "epoch": epoch,
-                # A worker that is alone is answered like the sender of a retransmission.
-                "multicast_group": group_of(job.job_number) if workers > 1 else 0,
-            },
-        ),
+    action = Action(
+        SET_WORKER,
+        {
+            "worker": worker.rank,
+            "bit_of_worker": 1 << worker.rank,
+            "workers": workers,
+            "everyone": (1 << workers) - 1,
+            "pool_base": job.pool_base,
+            "window": job.window,
+            "paper": int(job.paper),
+            "epoch": epoch,
+            # A worker that is alone is answered like the sender of a retransmission.
+            "multicast_group": group_of(job.job_number) if workers > 1 else 0,
+        },
     )
+    numbers = range(JOB_NUMBERS) if job.any_number else [job.job_number]
+    return [
+        Entry(JOB_TABLE, {**_sender_key(worker), "hdr.switchml.job_number": number}, action)
+        for number in numbers
+    ]
 
 
 def reachable(job: JobProgram, worker: WorkerProgram) -> Entry:

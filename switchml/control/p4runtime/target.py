@@ -19,13 +19,13 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from switchml.control.p4runtime import program
-from switchml.control.p4runtime.catalog import DigestMessage, Entry
+from switchml.control.p4runtime.catalog import DigestMessage, Entry, MatchValue
 from switchml.control.p4runtime.client import Change, P4RuntimeClient, Update, multicast_group, parse_p4info
 from switchml.control.p4runtime.errors import P4RuntimeError, all_have_code
 from switchml.control.p4runtime.program import Location
@@ -175,16 +175,11 @@ class P4RuntimeTarget:
     def add_job(self, job: JobProgram) -> None:
         if job.payload != self._shape.payload:
             raise UsageError(f"payload {job.payload}: this switch takes {self._shape.payload} bytes a packet")
-        if job.any_number:
-            raise UsageError(
-                "the P4 program tells jobs apart by the number in their packets, which the public SwitchML client sets as it "
-                "likes; use the native switch for it: switchml switch"
-            )
         with self._lock:
             catalog = self._client.catalog
             epoch = self._next_epoch()
             senders = [program.sender(job, worker) for worker in job.workers]
-            members = [program.membership(job, worker, epoch) for worker in job.workers]
+            members = [entry for worker in job.workers for entry in program.membership(job, worker, epoch)]
             # Registered first: digests of its workers may come before the write returns.
             self._jobs[job.job_number] = _Job(job, epoch, self._job_totals(job.job_number))
             try:
@@ -317,7 +312,9 @@ class P4RuntimeTarget:
         """Delete all that is left of a job, whether or not all of it is there."""
         job = self._jobs.pop(number)
         workers = job.program.workers
-        doomed: list[Entry] = [program.membership(job.program, worker, job.epoch) for worker in workers]
+        doomed: list[Entry] = []
+        for worker in workers:
+            doomed += program.membership(job.program, worker, job.epoch)
         doomed += [program.sender(job.program, worker) for worker in workers]
         for worker in workers:
             if worker.rank in job.located:
@@ -411,23 +408,22 @@ class P4RuntimeTarget:
             try:
                 counted = self._client.direct_counters(program.JOB_TABLE)
             except SwitchMLError as error:
-                _log.warning("cannot see when workers were last heard: %s", error)
+                _log.info("cannot see when workers were last heard: %s", error)
                 return
-            now = time.monotonic()
-            with self._lock:
-                for entry, packets in counted:
-                    self._note(entry, packets, now)
+            totals: defaultdict[tuple[MatchValue, ...], int] = defaultdict(int)
+            for entry, packets in counted:
+                totals[program.sender_of(entry)] += packets
+            self._note(totals, time.monotonic())
 
-    def _note(self, entry: Entry, packets: int, now: float) -> None:
-        address, port = entry.key["hdr.ipv4.src_addr"], entry.key["hdr.udp.src_port"]
-        number = entry.key["hdr.switchml.job_number"]
-        job = self._jobs.get(number) if isinstance(number, int) else None
-        for worker in job.program.workers if job else ():
-            if (int(ipaddress.IPv4Address(worker.address)), worker.port) == (address, port):
-                assert job is not None
-                if packets > job.packets.get(worker.rank, 0):
-                    job.heard[worker.rank] = now
-                job.packets[worker.rank] = packets
+    def _note(self, totals: Mapping[tuple[MatchValue, ...], int], now: float) -> None:
+        """Packets so far by sender."""
+        with self._lock:
+            for job in self._jobs.values():
+                for worker in job.program.workers:
+                    packets = totals.get(program.sender_of(program.sender(job.program, worker)), 0)
+                    if packets > job.packets.get(worker.rank, 0):
+                        job.heard[worker.rank] = now
+                    job.packets[worker.rank] = packets
 
 
 def _mac_text(mac: int) -> str:

@@ -1,0 +1,80 @@
+"""The P4 program behind a UDP port: workers join it as they join the native switch, whatever happens to their packets."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
+from scapy.utils import rdpcap
+
+from switchml.errors import PortInUseError
+from switchml.switch_emulator.emulator import Emulator
+from switchml.switch_emulator.p4_emulator import P4UdpEmulator, Wrapping, read_program
+from switchml.switch_emulator.ports.faulty import Mischief
+from switchml.worker import Worker
+
+pytest.importorskip(
+    "p4.v1", reason="the package p4runtime is not installed: pip install 'switchml[p4runtime]'"
+)
+
+PROGRAM = Path(__file__).parents[2] / "p4" / "build" / "switchml_64.json"
+PAYLOAD = 256
+RANKS = 3
+COUNT = 5000
+
+
+def summed(switch: Emulator | P4UdpEmulator) -> list[np.ndarray[tuple[int], np.dtype[np.float32]]]:
+    """What every rank has after an all-reduce of normally distributed numbers of very different sizes."""
+
+    def rank(number: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+        random = np.random.default_rng(number)
+        values = (random.standard_normal(COUNT) * 10.0 ** random.integers(-20, 20, COUNT)).astype(np.float32)
+        options = {"job": "one", "rank": number, "world_size": RANKS, "payload": PAYLOAD, "transport": "udp"}
+        with Worker.join(switch.control_address, **options, window=16) as worker:
+            worker.allreduce(values).wait(60)
+        return values
+
+    with ThreadPoolExecutor(RANKS) as pool:
+        return list(pool.map(rank, range(RANKS)))
+
+
+def test_sums_are_those_of_the_native_pipeline_bit_for_bit_under_faults(tmp_path: Path) -> None:
+    lines: list[str] = []
+    capture = tmp_path / "wire.pcap"
+    wrapping = Wrapping(Mischief(0.02, 0.02, 0.02, seed=7), str(capture), lines.append)
+    threads = threading.active_count()
+    with P4UdpEmulator(read_program(PROGRAM), wrapping=wrapping) as switch:
+        results = summed(switch)
+        counters = switch.counters()
+        port = int(switch.udp_address.rpartition(":")[2])
+        with pytest.raises(PortInUseError, match=str(port)):
+            P4UdpEmulator(read_program(PROGRAM), udp_port=port)
+    assert threading.active_count() == threads
+    with Emulator() as native:
+        (expected, *_) = summed(native)
+    for result in results:
+        assert result.tobytes() == expected.tobytes()
+    assert counters["chunks_completed"] >= COUNT // 64
+    assert min(counters[f"fault_{what}"] for what in ("lost", "duplicated", "reordered")) > 0
+
+    captured = [Ether(bytes(packet)) for packet in rdpcap(str(capture))]
+    coming = [packet for packet in captured if packet[UDP].dport == port]
+    going = [packet for packet in captured if packet[UDP].sport == port]
+    assert len(coming) + len(going) == len(captured)
+    assert len({packet[UDP].sport for packet in coming}) == RANKS
+    assert {packet[IP].dst for packet in captured} == {"127.0.0.1"}
+    wire = [line for line in lines if "SwitchML" in line]
+    assert len(wire) == len(captured), "the trace tells of every frame of the capture"
+    assert any("table SwitchIngress.job_table" in line and "hit" in line for line in lines)
+    assert any("dropped" in line for line in lines)
+
+
+def test_joining_again_after_a_job_has_ended() -> None:
+    with P4UdpEmulator(read_program(PROGRAM)) as switch:
+        first, second = summed(switch), summed(switch)
+    assert [one.tobytes() for one in first] == [one.tobytes() for one in second]
