@@ -46,7 +46,7 @@ table job_table {
     actions = { set_worker; NoAction; }
     default_action = NoAction();
     counters = job_packets;
-    size = 4096;
+    size = 16384;
 }
 
 action reachable() {}

@@ -371,6 +371,84 @@ def quantize(
     write_json({"benchmark": "quantize", "machine": machine_facts(), "results": results}, json)
 
 
+@bench_app.command()
+def packets(
+    switches: Annotated[
+        str, typer.Option(help="native, p4, p4-memory, bmv2. [default: all that are here]")
+    ] = "",
+    elements: Annotated[str, typer.Option(help="Elements a packet: 64,256.")] = "64,256",
+    workers: Annotated[int, typer.Option(help="Workers of the job.")] = 2,
+    window: Annotated[int, typer.Option(help="Slots of the job, all at work at once.")] = 64,
+    rounds: Annotated[int, typer.Option(help="Rounds; in each, every switch runs one batch.")] = 7,
+    min_time: Annotated[float, typer.Option(help="Seconds that a batch lasts at least, about.")] = 0.5,
+    programs: Annotated[Path, typer.Option(help="Folder of the compiled P4 programs.")] = Path("p4/build"),
+    bmv2: Annotated[
+        str, typer.Option(envvar="SWITCHML_BMV2", help="Folder of simple_switch and its CLI; default: PATH.")
+    ] = "",
+    json: Json = "",
+    plot: Annotated[str, typer.Option(metavar="FILE", help="Draw the rates: .png, .svg or .pdf.")] = "",
+) -> None:
+    """Measure packets a second of the switches: native pipeline, P4 program in the emulator, BMv2. Needs root for links.
+
+    A job's workers send as fast as the slots let them; the switch sums, and sends every result to every worker. Counted is what
+    it takes in; it sends out as many packets again. Every result is compared with the sum.
+
+    native: the compiled pipeline, on the kernel's UDP (a bridge with its address), without segmentation offload.
+
+    p4: the P4 program in the emulator, on packet sockets. bmv2: the same program in BMv2's simple_switch, on the same links.
+
+    p4-memory: the emulator without ports, and without the time of making and checking packets; needs no root.
+
+    times X: this switch's rate over that of X, which is bmv2 if it takes part: median of the rounds' own ratios.
+
+    Examples:
+
+    sudo switchml bench packets --bmv2 /opt/bmv2/bin --json packets.json --plot packets.png
+
+    switchml bench packets --switches p4-memory --elements 256
+    """
+    from switchml.bench.machine import machine_facts
+    from switchml.bench.output import check_writable, show, text_console, write_json
+    from switchml.bench.packets import PacketPlan, measure_packets
+    from switchml.bench.packets import steps as packet_steps
+    from switchml.bench.progress import orderly_end, progress_bar
+    from switchml.bench.quantities import parse_counts, parse_names
+    from switchml.bench.systems.packet_switches import SWITCHES
+    from switchml.bench.tables import packet_table
+    from switchml.stf.bmv2 import find_bmv2
+    from switchml.stf.bmv2_cli import Bmv2Error
+
+    names = parse_names(switches) or list(SWITCHES)
+    found_bmv2, below = None, []
+    if "bmv2" in names:
+        try:
+            found_bmv2 = find_bmv2(bmv2)
+        except Bmv2Error as error:
+            names.remove("bmv2")
+            below = [f"bmv2 is left out: {error}"]
+    plan = PacketPlan(names, parse_counts(elements), workers, window, rounds, min_time, programs, found_bmv2)
+    plan.validate()
+    check_writable(json)
+    check_writable(plot)
+    facts = machine_facts()
+    with orderly_end(), progress_bar(packet_steps(plan)) as bar:
+        found = list(measure_packets(plan, bar))
+    above = [
+        f"One job of {workers} workers, {window} slots; {rounds} rounds, median [minimum maximum]; "
+        f"{facts['processor']}, {facts['cores']} cores, load average {facts['load_average']:.1f}"
+    ]
+    show(text_console(json), above, packet_table(found, plan.reference), below)
+    described = {**dataclasses.asdict(plan), "programs": str(programs)}
+    results = [one.as_json() for one in found]
+    write_json({"benchmark": "packets", "machine": facts, "plan": described, "results": results}, json)
+    if plot:
+        from switchml.bench.packets_plot import draw_packets
+
+        draw_packets(found, Path(plot))
+    if any(one.wrong for one in found):
+        raise typer.Exit(1)
+
+
 def _variants(names: str, transport: str, multicast: bool | None) -> list[Entry]:
     from switchml.bench.quantities import parse_names
     from switchml.bench.systems.catalogue import VARIANTS, find, variants_of

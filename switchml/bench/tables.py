@@ -9,6 +9,7 @@ from rich.table import Table
 from switchml.bench.imports import ImportTimes
 from switchml.bench.kernels import KernelTimes
 from switchml.bench.memory import MemoryUse
+from switchml.bench.packets import PacketRate
 from switchml.bench.quantities import show_size
 from switchml.bench.spread import Spread
 from switchml.bench.training import StepTimes
@@ -86,6 +87,24 @@ def training_table(found: list[StepTimes]) -> Table:
                 str(one.workers),
                 _spread(one.time, 1e3, 1),
                 *(_spread(one.against[name], 1.0, 2) if name in one.against else "" for name in names),
+            )
+            for one in found
+        ),
+    )
+
+
+def packet_table(found: list[PacketRate], reference: str) -> Table:
+    """A row a switch and number of elements: packets a second, and its rate over the reference's."""
+    return _table(
+        ("switch", "elements", "packets/s", f"times {reference}", "retrans", "#wrong"),
+        (
+            (
+                one.switch,
+                str(one.elements),
+                _spread(one.rate, 1.0, 0),
+                _spread(one.against[reference], 1.0, 2) if reference in one.against else "",
+                str(one.retransmissions),
+                str(one.wrong),
             )
             for one in found
         ),
