@@ -26,7 +26,7 @@ _CONTAINERS = (
     "table_entry { counter_data { } meter_config { } }",
     "digest_entry { }",
 )
-_CELLS = ("counter_entry { }", "meter_entry { }", "register_entry { }", "value_set_entry { }")
+_CELLS = ("counter_entry { }", "meter_entry { }", "value_set_entry { }")
 
 
 def carry_over(old: Pipeline, new: Pipeline) -> None:
@@ -44,6 +44,8 @@ def carry_over(old: Pipeline, new: Pipeline) -> None:
         for entity in _read(old, query):
             if not _is_blank(entity) and entity.SerializeToString(deterministic=True) not in there:
                 _write(new, "MODIFY", entity)
+    for entity in _changed_registers(old, new):
+        _write(new, "MODIFY", entity)
 
 
 def _read(pipeline: Pipeline, query: str) -> Iterator[Any]:
@@ -61,6 +63,18 @@ def _changed_defaults(pipeline: Pipeline) -> Iterator[Any]:
         yield from read_entity(pipeline, query)
 
 
+def _changed_registers(old: Pipeline, new: Pipeline) -> Iterator[Any]:
+    """Cells that hold something else than in the new pipeline. There may be hundreds of thousands: no message for each."""
+    for register in old.index.registers.by_id.values():
+        known = new.index.registers.by_id.get(register.id)
+        there = new.runtime.read_register(known.name) if known else ()
+        for index, value in enumerate(old.runtime.read_register(register.name)):
+            if value != (there[index] if index < len(there) else 0):
+                query = pb.Entity(register_entry=pb.RegisterEntry(register_id=register.id))
+                query.register_entry.index.index = index
+                yield from read_entity(old, query)
+
+
 def _is_blank(entity: Any) -> bool:
     """A cell as it was in the beginning need not have a place."""
     kind = entity.WhichOneof("entity")
@@ -68,9 +82,7 @@ def _is_blank(entity: Any) -> bool:
         return bool(entity.counter_entry.data == pb.CounterData())
     if kind == "meter_entry":
         return not entity.meter_entry.HasField("config")
-    if kind == "value_set_entry":
-        return not entity.value_set_entry.members
-    return bool(entity.register_entry.data.bitstring == b"\0")
+    return not entity.value_set_entry.members
 
 
 def _write(pipeline: Pipeline, update: str, entity: Any) -> None:

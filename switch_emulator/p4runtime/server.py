@@ -14,6 +14,7 @@ import grpc
 import grpc.aio
 
 from switchml.control.address import join_address
+from switchml.control.tls import ServerTls
 from switchml.errors import PortInUseError, SwitchMLError, UsageError
 from switchml.p4runtime_stubs import p4runtime_pb2_grpc
 from switchml.switch_emulator.p4runtime.service import P4RuntimeService
@@ -37,7 +38,8 @@ _OPTIONS = (
 class P4RuntimeServer:
     """A running P4Runtime service; made by `serve`. A context manager: `stop` on exit."""
 
-    def __init__(self, device: Device, host: str, port: int) -> None:
+    def __init__(self, device: Device, host: str, port: int, tls: ServerTls | None) -> None:
+        self._credentials = tls.credentials() if tls else None
         self._device = device
         self._host = host
         self._requested = port
@@ -100,8 +102,12 @@ class P4RuntimeServer:
             service.close()
 
     def _bind(self, server: grpc.aio.Server) -> int:
+        address = join_address(self._host, self._requested)
         try:
-            port = server.add_insecure_port(join_address(self._host, self._requested))
+            if self._credentials is None:
+                port = server.add_insecure_port(address)
+            else:
+                port = server.add_secure_port(address, self._credentials)
         except RuntimeError as error:
             raise _bind_error(self._host, self._requested) from error
         if port == 0:
@@ -109,12 +115,15 @@ class P4RuntimeServer:
         return port
 
 
-def serve(device: Device, host: str = "127.0.0.1", port: int = 0) -> P4RuntimeServer:
-    """Starts the P4Runtime service of `device` on `host:port` (port 0: a free one).
+def serve(
+    device: Device, host: str = "127.0.0.1", port: int = 0, *, tls: ServerTls | None = None
+) -> P4RuntimeServer:
+    """Starts the P4Runtime service of `device` on `host:port` (port 0: a free one), in the clear without `tls`.
 
-    Raises PortInUseError when the port is taken, UsageError when the host is not an address of this machine.
+    Raises PortInUseError when the port is taken, UsageError when the host is not an address of this machine or a file of
+    `tls` can't be read.
     """
-    return P4RuntimeServer(device, host, port)
+    return P4RuntimeServer(device, host, port, tls)
 
 
 def _ignore_idle_wakeups(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

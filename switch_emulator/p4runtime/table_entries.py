@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from switchml.p4runtime_stubs import p4runtime_pb2 as pb
 from switchml.switch_emulator.p4runtime.actions import (
@@ -30,6 +30,14 @@ from switchml.switch_emulator.runtime import (
     RuntimeRequestError,
     TableEntry,
 )
+
+
+@runtime_checkable
+class RemembersHits(Protocol):
+    """A runtime that can say for how long no packet has hit an entry."""
+
+    def time_since_last_hit(self, table: str, key: Key, priority: int = 0) -> int:
+        """Nanoseconds; at least those since the entry was inserted or reported idle."""
 
 
 def write(pipeline: Pipeline, update: str, message: Any) -> None:
@@ -60,10 +68,8 @@ def read(pipeline: Pipeline, message: Any) -> Iterator[Any]:
     tables = pipeline.index.tables.select(message.table_id)
     if message.table_id == 0 and message.match:
         raise invalid("a key filters the entries of one table; set the table id")
-    if message.HasField("time_since_last_hit") and message.table_id:
-        if not tables[0].idle_timeout:
-            raise invalid(f"table {tables[0].name} has no idle timeout")
-        raise unimplemented("time_since_last_hit is not supported")
+    if message.HasField("time_since_last_hit") and message.table_id and not tables[0].idle_timeout:
+        raise invalid(f"table {tables[0].name} has no idle timeout")
     for table in tables:
         if message.is_default_action:
             yield from _read_default(pipeline, table, message)
@@ -72,6 +78,8 @@ def read(pipeline: Pipeline, message: Any) -> Iterator[Any]:
             found = entry_message(pipeline, table, entry)
             if _passes(message, found):
                 _add_direct_resources(pipeline, table, entry, message, found)
+                if message.HasField("time_since_last_hit") and table.idle_timeout:
+                    found.time_since_last_hit.elapsed_ns = _time_since_last_hit(pipeline, table, entry)
                 yield pb.Entity(table_entry=found)
 
 
@@ -225,6 +233,15 @@ def _add_direct_resources(
         rates = pipeline.runtime.get_direct_meter(table.name, entry.key, entry.priority)
         if rates is not None:
             found.meter_config.CopyFrom(rates_message(rates))
+
+
+def _time_since_last_hit(pipeline: Pipeline, table: TableInfo, entry: TableEntry) -> int:
+    """Nanoseconds."""
+    if not isinstance(pipeline.runtime, RemembersHits):
+        raise unimplemented(
+            "this pipeline does not know when an entry was last hit; leave time_since_last_hit unset"
+        )
+    return pipeline.runtime.time_since_last_hit(table.name, entry.key, entry.priority)
 
 
 def _direct_resources(

@@ -24,48 +24,114 @@ if TYPE_CHECKING:
 _SCHEME = "p4runtime://"
 _LOOK_SECONDS = 0.1
 _DATA_PORT = 0xBEE0
+_SWITCH = "Switch"
+_WORKERS = "Workers"
 
 
 def controller_command(
-    target: Annotated[str, typer.Option(metavar="p4runtime://HOST:PORT", help="The switch to program.")],
+    target: Annotated[
+        str,
+        typer.Option(
+            metavar="p4runtime://HOST:PORT",
+            help="P4Runtime service of the switch to program.",
+            rich_help_panel=_SWITCH,
+        ),
+    ],
     data_address: Annotated[
         str,
-        typer.Option(metavar="IP[:PORT]", help="Where the switch takes workers' packets; port 48864-48879."),
+        typer.Option(
+            metavar="IP[:PORT]",
+            help="IPv4 address that the switch takes packets of workers at, and their UDP port: 48864 (default) to 48879.",
+            rich_help_panel=_SWITCH,
+        ),
     ],
-    listen: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Where workers join; port 0 takes a free one.")
-    ] = "0.0.0.0:50551",
-    device_id: Annotated[int, typer.Option(help="P4Runtime device id of the switch.")] = 0,
-    election_id: Annotated[int, typer.Option(help="The controller with the highest is primary.")] = 1,
     pipeline: Annotated[
-        Path | None, typer.Option(help="Program to load (BMv2 JSON); without it the one it has is taken.")
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="Load this program first, as BMv2's JSON; without it the switch has to have it.",
+            rich_help_panel=_SWITCH,
+        ),
     ] = None,
     p4info: Annotated[
-        Path | None, typer.Option(help="Its P4Info, as text; by default beside it, .p4info.txtpb.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The program's P4Info as text; by default FILE.p4info.txtpb beside it.",
+            rich_help_panel=_SWITCH,
+        ),
     ] = None,
-    mac: Annotated[str, typer.Option(help="MAC address of the data address.")] = "02:53:4d:4c:00:01",
+    mac: Annotated[
+        str,
+        typer.Option(metavar="MAC", help="MAC address of --data-address, for ARP.", rich_help_panel=_SWITCH),
+    ] = "02:53:4d:4c:00:01",
     ports: Annotated[
-        str, typer.Option(help="Ports that may have stations, as in 1-4,7: where unknown ones are sought.")
+        str,
+        typer.Option(
+            metavar="NUMBERS",
+            help="The switch's ports that are wired, as in 1-4,7: frames for stations it does not know go to all of them.",
+            rich_help_panel=_SWITCH,
+        ),
     ] = "0-15",
+    device_id: Annotated[
+        int, typer.Option(help="The switch's id for P4Runtime.", rich_help_panel=_SWITCH)
+    ] = 0,
+    election_id: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Of several controllers of a switch the one with the highest has it.",
+            rich_help_panel=_SWITCH,
+        ),
+    ] = 1,
+    listen: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where workers join; port 0 takes a free one.",
+            rich_help_panel=_WORKERS,
+        ),
+    ] = "0.0.0.0:50551",
     token: Annotated[
         str,
         typer.Option(
-            envvar="SWITCHML_TOKEN", help="What workers must show to join; empty lets everybody in."
+            envvar="SWITCHML_TOKEN",
+            help="What workers must show to join; empty lets everybody in.",
+            rich_help_panel=_WORKERS,
         ),
     ] = "",
     lease: Annotated[
-        float, typer.Option(help="Seconds without a heartbeat after which a worker is given up.")
+        float,
+        typer.Option(
+            help="Seconds without a heartbeat after which a worker is given up.", rich_help_panel=_WORKERS
+        ),
     ] = 10.0,
-    tls_certificate: Annotated[Path | None, typer.Option(help="PEM file: serve workers over TLS.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="PEM file with its key.")] = None,
+    tls_certificate: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="PEM: serve workers over TLS.", rich_help_panel=_WORKERS),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="PEM: its key.", rich_help_panel=_WORKERS)
+    ] = None,
     tls_client_ca: Annotated[
-        Path | None, typer.Option(help="PEM file: workers must show a certificate it signed.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="PEM: workers must show a certificate that it signed.",
+            rich_help_panel=_WORKERS,
+        ),
     ] = None,
     announce: Annotated[
-        str, typer.Option(help="'-': one line of JSON on standard output when ready, and nothing else there.")
+        str,
+        typer.Option(
+            metavar="-", help="'-': one line of JSON on standard output when ready, and nothing else there."
+        ),
     ] = "",
 ) -> None:
-    """Program a P4 switch over P4Runtime and let workers join jobs on it."""
+    """Program a P4 switch over P4Runtime, and let workers join jobs on it.
+
+    The switch runs the program in p4/: BMv2's simple_switch_grpc, or switchml switch. When this ends, so do its jobs.
+    """
     address = _p4runtime_address(target)
     host, port = _host_port(listen, "--listen")
     data_host, data_port = _host_port(
@@ -100,7 +166,13 @@ def controller_command(
             with serve(controller, host, port, tls=tls) as server, closing(controller):
                 report(f"controller ready: workers join at {server.address}; Ctrl-C ends it")
                 if announce:
-                    print(json.dumps({"control": server.address, "pid": os.getpid()}), flush=True)
+                    line = {
+                        "control": server.address,
+                        "udp": f"{data_host}:{data_port}",
+                        "p4runtime": client.address,
+                        "pid": os.getpid(),
+                    }
+                    print(json.dumps(line), flush=True)
                 while not stop.wait(_LOOK_SECONDS):
                     switch.check()
         finally:

@@ -225,8 +225,6 @@ class Bmv2Switch:
 
     def replicate(self, verb: str, arguments: Sequence[int]) -> str:
         told = self._command(f"{verb} {' '.join(map(str, arguments))}")
-        if verb == "mc_node_create":
-            return f"node {_number_after('handle', told)}"
         return told if verb == "mirroring_get" else ""
 
     def read_counter(self, counter: DeclaredCounter, index: int) -> CounterValue:

@@ -9,7 +9,8 @@
     remove all [TABLE]  |  remove HANDLE  |  remove TABLE [PRIORITY] KEY:MATCH...
     check_counter NAME(INDEX or HANDLE) [packets|bytes == != < <= > >= NUMBER]
     check_register NAME(INDEX) CONDITION NUMBER
-    mc_mgrp_create, mc_node_create, ...   the runtime CLI's verbs (`DIRECT`), arguments as there
+    mc_mgrp_create, mc_node_create, ...   the runtime CLI's verbs (`DIRECT`), arguments as there; multicast nodes are
+                                          numbered from 0 in the order of their creation
 
 MATCH: 0x12, 0b01, 0o7 or decimal; `*` for digits that do not matter; VALUE/PREFIX, VALUE&&&MASK, LOW..HIGH, `*`. In an
 action, arguments may stand without names, in order. A larger priority wins. What p4c's runner passes over or does not know:

@@ -40,7 +40,6 @@ class Replication:
         elif verb == "mc_node_create":
             self._nodes[self._created] = _replicas(first, rest)
             self._created += 1
-            return f"node {self._created - 1}"
         elif verb == "mc_node_update":
             self._nodes[first] = _replicas(self._node(first)[0].instance, rest)
             self._renew(first)

@@ -155,7 +155,8 @@ class NativeMachine:
         self._begin()
 
     def read_cells(self, registers: Sequence[str], cells: Sequence[int]) -> dict[str, list[int]]:
-        return read_cells(self._runtime, registers, cells)
+        # All in one go, because every call has to wait for the pipeline's thread.
+        return self._target.between_packets(lambda: read_cells(self._runtime, registers, cells))
 
     def _close_sockets(self) -> None:
         for sock in self._sockets.values():

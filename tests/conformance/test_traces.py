@@ -99,14 +99,14 @@ def _agree(trace: Trace, machines: Machines) -> None:
 
 @pytest.mark.timeout(600)
 @settings(max_examples=60, **_SETTINGS)
-@given(traces(SMALL, 24))
+@given(traces(SMALL, 40))
 def test_slot_machine_pipeline_and_p4_program_agree(machines: Machines, trace: Trace) -> None:
     _agree(trace, machines)
 
 
 @pytest.mark.timeout(600)
 @settings(max_examples=6, **_SETTINGS)
-@given(traces(LARGE, 12))
+@given(traces(LARGE, 30))
 def test_they_agree_on_large_packets(machines: Machines, trace: Trace) -> None:
     _agree(trace, machines)
 
@@ -148,7 +148,7 @@ def play_on_bmv2(
 @pytest.mark.usefixtures("bmv2")
 @pytest.mark.timeout(600)
 @settings(max_examples=8, **_SETTINGS)
-@given(traces(SMALL, 24, whole_switch=True))
+@given(traces(SMALL, 40, whole_switch=True))
 def test_p4_program_runs_alike_on_bmv2_and_in_the_emulator(machines: Machines, trace: Trace) -> None:
     # The last packet has an answer in any case, which tells that BMv2 has done with all of them.
     trace = replace(trace, events=(*trace.events, Event(0, 0, 0, kind=PROBE)))

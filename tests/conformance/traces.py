@@ -149,7 +149,9 @@ def jobs(draw: st.DrawFn) -> tuple[Job, ...]:
     for number in numbers:
         workers, window = draw(st.integers(1, 4)), draw(st.sampled_from([1, 2, 4]))
         first_tsi = draw(st.sampled_from([0, 0x7FFFFFFC, 0xFFFFFFFA, 0x12345678]))
-        found.append(Job(number, workers, window, base, draw(st.booleans()), first_tsi, port))
+        found.append(
+            Job(number, workers, window, base, draw(st.sampled_from([False, False, True])), first_tsi, port)
+        )
         base, port = base + window + draw(st.integers(0, 2)), port + workers
     return tuple(found)
 
@@ -217,5 +219,8 @@ def traces(elements: int, most: int, *, whole_switch: bool = False) -> st.Search
         Trace,
         elements=st.just(elements),
         jobs=jobs(),
-        events=st.lists(parts, min_size=1, max_size=most).map(lambda found: tuple(chain(*found))),
+        # Lists of a drawn length, because lists with a range of lengths are mostly short.
+        events=st.integers(1, most)
+        .flatmap(lambda length: st.lists(parts, min_size=length, max_size=length))
+        .map(lambda found: tuple(chain(*found))),
     )

@@ -36,7 +36,7 @@ from switchml.switch_emulator.runtime import (
 )
 
 DEVICE_ID = 7
-PATIENCE = 10.0  # seconds
+PATIENCE = 30.0  # seconds
 Key = Mapping[str, Match]
 
 
@@ -114,6 +114,10 @@ class MemoryRuntime(Runtime):
 
     def get_direct_meter(self, table: str, key: Key, priority: int = 0) -> MeterRates | None:
         return self._direct_meters.get((table, self._present(table, key, priority)))
+
+    def time_since_last_hit(self, table: str, key: Key, priority: int = 0) -> int:
+        self._present(table, key, priority)
+        return 12_000
 
     def insert_member(self, profile: str, member: int, action: ActionCall) -> None:
         self._members[member] = action

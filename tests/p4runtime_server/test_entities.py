@@ -741,13 +741,21 @@ def test_wildcards_of_arrays(pipeline: Pipeline) -> None:
         ("counter_entry { counter_id: 301989889 index { index: -1 } }", "INVALID_ARGUMENT"),
         ("register_entry { register_id: 1 }", "NOT_FOUND"),
         ("meter_entry { counter_data { } }", "UNIMPLEMENTED"),
-        ("table_entry { table_id: 33554433 time_since_last_hit { } }", "UNIMPLEMENTED"),
         ("table_entry { table_id: 33554434 time_since_last_hit { } }", "INVALID_ARGUMENT"),
         ("packet_replication_engine_entry { }", "INVALID_ARGUMENT"),
     ):
         with pytest.raises(RuntimeRequestError) as raised:
             read(pipeline, query)
         assert raised.value.code == code
+
+
+def test_the_time_since_the_last_hit_is_there_when_asked_for(pipeline: Pipeline) -> None:
+    write(pipeline, "INSERT", ENTRY)
+    write(pipeline, "INSERT", MIXED % ("", "priority: 1"))  # of a table without idle timeout
+    hit = EXACT % "time_since_last_hit { elapsed_ns: 12000 }"
+    assert read(pipeline, "table_entry { table_id: 33554433 time_since_last_hit { } }") == [entity(hit)]
+    assert read(pipeline, "table_entry { time_since_last_hit { } }")[0] == entity(hit)
+    assert read(pipeline, "table_entry { }")[0] == entity(ENTRY)
 
 
 def test_direct_resources_have_entities_of_their_own(pipeline: Pipeline) -> None:

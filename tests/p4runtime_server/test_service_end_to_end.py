@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+import trustme
 
+from switchml.control.tls import ServerTls
 from switchml.errors import PortInUseError, UsageError
 from switchml.p4runtime_stubs import code_pb2, p4runtime_pb2_grpc, status_pb2
 from switchml.p4runtime_stubs import p4runtime_pb2 as pb
@@ -394,6 +397,22 @@ def test_a_taken_port(server: P4RuntimeServer, device: Any) -> None:
         serve(device, port=server.port)
     with pytest.raises(UsageError):
         serve(device, host="192.0.2.1")
+
+
+def test_tls(device: Any, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "certificate")
+    issued.private_key_pem.write_to_path(tmp_path / "key")
+    trusting = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
+    with serve(device, tls=ServerTls(tmp_path / "certificate", tmp_path / "key")) as server:
+        with grpc.secure_channel(server.address, trusting) as channel:
+            stub = p4runtime_pb2_grpc.P4RuntimeStub(channel)
+            assert stub.Capabilities(pb.CapabilitiesRequest(), timeout=10).p4runtime_api_version
+        with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError):
+            p4runtime_pb2_grpc.P4RuntimeStub(channel).Capabilities(pb.CapabilitiesRequest(), timeout=10)
+    with pytest.raises(UsageError, match="missing"):
+        serve(device, tls=ServerTls(tmp_path / "missing", tmp_path / "missing"))
 
 
 def test_stop_ends_streams_and_frees_the_port(device: Any, connect: Any, server: P4RuntimeServer) -> None:

@@ -14,6 +14,7 @@ program anew as soon as no job is running.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
 import threading
@@ -145,13 +146,11 @@ class P4RuntimeTarget:
         self._closing.set()
         if self._listener.is_alive():
             self._listener.join()
-        try:
-            self._client.check()
+        with contextlib.suppress(SwitchMLError):
+            self._client.check()  # else the switch is gone, or another's
             with self._lock:
                 self._jobs.clear()
                 self._sweep()
-        except SwitchMLError as error:
-            _log.warning("the switch keeps what was programmed: %s", error)
 
     def check(self) -> None:
         """Raises SwitchUnreachableError or NotPrimaryError once the switch can't be programmed any more."""
