@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from switchml.switch_emulator.p4 import support
+from switchml.switch_emulator.p4.action_profiles import ActionResolver, Profile
 from switchml.switch_emulator.p4.action_scope import ActionScope
 from switchml.switch_emulator.p4.calculation_code import CalculationWriter
 from switchml.switch_emulator.p4.control_code import ActionWriter, PipelineWriter, TableWriter
@@ -32,7 +33,7 @@ from switchml.switch_emulator.p4.repetition import Bank, RepetitionFinder, metad
 from switchml.switch_emulator.p4.runs import RUN_TYPES
 from switchml.switch_emulator.p4.source_writer import SourceWriter
 from switchml.switch_emulator.p4.stateful import CounterArray, MeterArray
-from switchml.switch_emulator.p4.tables import ActionResolver, Profile, Table
+from switchml.switch_emulator.p4.tables import Table
 from switchml.switch_emulator.p4.unit import Unit
 
 Step = Callable[[Packet, Slots], Any]
@@ -48,6 +49,9 @@ _SUPPORT = (
     "pop_front",
     "push_front",
     "same_header",
+    "show_array",
+    "show_header",
+    "show_key",
     "signed_field",
 )
 
@@ -102,7 +106,7 @@ def compile_program(
 def _reserved_names() -> Names:
     names = Names()
     for name in (
-        *_SUPPORT, "struct", "randint", "trace", "clock", "fresh", "describe", "error_names", "ParserError",
+        *_SUPPORT, "struct", "randint", "getrandbits", "trace", "clock", "fresh", "describe", "error_names", "ParserError",
         "at", "base", "bits", "call", "data", "entry", "hit", "action", "i", "k", "key", "length", "n", "parts", "piece",
         "skip", "state", "step", "truth", "whole", "word", "parse", "ingress", "egress", "deparse", "verify_checksums",
         "update_checksums", *(f"words{width}" for width in RUN_TYPES), *(f"x{i}" for i in range(64)),
@@ -167,6 +171,7 @@ def _namespace(
         "describe": support.describe,
         "error_names": {value: name for name, value in unit.program.errors.items()},
         "fresh": unit.layout.fresh,
+        "getrandbits": rng.getrandbits,
         "np": np,
         "randint": rng.randint,
         "trace": trace,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from switchml.switch_emulator.p4.action_scope import ActionScope
 from switchml.switch_emulator.p4.errors import UnsupportedProgramError
-from switchml.switch_emulator.p4.expression_code import Code, ExpressionWriter, PlainScope, field_bounds
+from switchml.switch_emulator.p4.expression_code import ExpressionWriter, PlainScope
 from switchml.switch_emulator.p4.jump_code import Body
 from switchml.switch_emulator.p4.primitive_code import PrimitiveWriter
 from switchml.switch_emulator.p4.program import (
@@ -22,6 +22,7 @@ from switchml.switch_emulator.p4.program import (
     Table,
 )
 from switchml.switch_emulator.p4.unit import Unit, comment
+from switchml.switch_emulator.p4.value_code import Code, field_bounds
 
 # Deeper nesting goes into a function of its own: Python takes at most a hundred levels.
 _DEEPEST = 24
@@ -80,7 +81,8 @@ class TableWriter:
             with out.block("if entry is None:"):
                 out.line(f"call = {name}.miss")
                 if unit.tracing:
-                    out.line(f"trace({'  table ' + table.name + ': miss'!r})")
+                    shown, what = self._shown_key(table), ": miss" if table.key else ": no key"
+                    out.line(f"trace({'  table ' + table.name!r}{shown} + {what!r})")
             with out.block("else:"):
                 self._hit(table, name)
             out.line("call.function(p, f, *call.arguments)")
@@ -107,15 +109,18 @@ class TableWriter:
                 colour = f"words{cell.type.width}.replace(f[{slot}], {cell.position}, {colour})"
             out.line(f"f[{slot}] = {colour}")
         if unit.tracing:
-            out.line(
-                f'trace("  table {table.name}: hit " + describe(entry.request.key, entry.request.priority))'
-            )
+            what = "describe(entry.request.key, entry.request.priority)"
+            out.line(f"trace({'  table ' + table.name!r}{self._shown_key(table)} + ': hit' + {what})")
         out.line("call = entry.call")
         profile = unit.program.profiles.get(table.profile)
         if profile is not None and profile.selector is not None:
             selector = unit.object("selector", profile.name)
             with out.block("if call is None:"):
                 out.line(f"call = entry.choices[{selector}(p, f) % len(entry.choices)]")
+
+    def _shown_key(self, table: Table) -> str:
+        """What the packet was looked up with."""
+        return f" + show_key({tuple(field.name for field in table.key)}, key)" if table.key else ""
 
     def _key_field(self, field: KeyField) -> str:
         """A field of a header that is not valid counts as 0."""
@@ -154,7 +159,7 @@ class PipelineWriter:
         out = self.unit.out
         with out.block(f"def {function}(p, f):"):
             if self.unit.tracing:
-                out.line(f"trace({' ' + function!r})")
+                out.line(f"trace({function!r})")
             self._part(pipeline.first, None, inline=True)
         out.line()
         done = set()

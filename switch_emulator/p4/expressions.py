@@ -229,7 +229,7 @@ def _read_operation(json: Mapping[str, Any]) -> Expr:
             return MemberField(_need(left), int(right))  # type: ignore[arg-type]
         case "access_union_header":
             return MemberHeader(_need(left), int(right))  # type: ignore[arg-type]
-        case "dereference_header_stack" | "dereference_union_stack":
+        case "dereference_stack" | "dereference_header_stack" | "dereference_union_stack":
             stack = _need(left)
             if not isinstance(stack, StackRef | UnionStackRef):
                 raise UnsupportedProgramError(f"{op} of something that is no stack")
@@ -241,6 +241,22 @@ def _read_operation(json: Mapping[str, Any]) -> Expr:
     if op in BINARY:
         return Op(op, (_need(left), _need(right)))
     raise UnsupportedProgramError(f"this target knows no operation {op!r}")
+
+
+def full_name(field: Expr) -> str:
+    """Of something that holds a value, for people."""
+    match field:
+        case FieldRef(header, name):
+            return f"{header}.{name}"
+        case LastField(stack, name):
+            return f"{stack}.last.{name}"
+        case UnionLastField(stack, member, name):
+            return f"{stack}.last.{member}.{name}"
+        case RegisterRef(array, _):
+            return f"register {array}"
+        case MemberField(Element(stack, _), index):
+            return f"{stack.name}[...] field {index}"
+    return ""
 
 
 def walk(expression: Expr) -> Iterator[Expr]:

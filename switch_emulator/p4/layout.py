@@ -53,6 +53,9 @@ class TypeLayout:
     def runs(self) -> tuple[RunCell, ...]:
         return tuple(item for item in self.items if isinstance(item, RunCell))
 
+    def first_field(self, run: RunCell) -> str:
+        return next(name for name, cell in self.cells.items() if cell.offset == run.offset)
+
 
 def layout_type(
     header_type: HeaderType, spans: Iterable[range] | None = None, *, wire: bool = True

@@ -4,63 +4,38 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from switchml.errors import UsageError
 from switchml.switch_emulator.p4.errors import UnsupportedProgramError
 from switchml.switch_emulator.p4.expressions import (
-    Const,
-    Expr,
     FieldRef,
-    LastField,
-    Lookahead,
-    UnionLastField,
-    need_expression,
     read_expression,
     read_hex,
 )
+from switchml.switch_emulator.p4.json_items import Json, read_field_list, read_primitive
+from switchml.switch_emulator.p4.parser_loader import ParserLoader
+from switchml.switch_emulator.p4.pipeline_loader import PipelineLoader
 from switchml.switch_emulator.p4.program import (
-    VALID,
     Action,
-    ActionCallNode,
     ActionParam,
-    ActionProfile,
-    Advance,
     Calculation,
     CalculationInput,
     Checksum,
-    Conditional,
-    ConstEntry,
     Counter,
     Deparser,
-    Extract,
-    FieldList,
     FieldType,
     Header,
     HeaderType,
-    KeyField,
     Meter,
-    Node,
-    Parser,
-    ParserOp,
-    ParserState,
-    Pipeline,
-    Primitive,
     Program,
     Register,
-    SetField,
-    SourceInfo,
     Stack,
-    Table,
-    Transition,
     Union,
     UnionStack,
-    Verify,
 )
-
-Json = Mapping[str, Any]
 
 CORE_ERRORS = (
     "NoError",
@@ -123,22 +98,22 @@ class _Loader:
         self._calculations()
         for item in root.get("actions", ()):
             self._action(item)
-        program.parser = self._parser(_only(root["parsers"], "parser"))
+        program.parser = ParserLoader(program).load(_only(root["parsers"], "parser"))
         program.deparser = self._deparser(_only(root["deparsers"], "deparser"))
         for item in root["pipelines"]:
             if item["name"] == "ingress":
-                program.ingress = self._pipeline(item)
+                program.ingress = PipelineLoader(program).load(item)
             elif item["name"] == "egress":
-                program.egress = self._pipeline(item)
+                program.egress = PipelineLoader(program).load(item)
             else:
                 raise UnsupportedProgramError(
                     f"pipeline {item['name']}: simple_switch has ingress and egress"
                 )
         self._checksums()
         for item in root.get("learn_lists", ()):
-            program.digests[item["id"]] = _field_list(item)
+            program.digests[item["id"]] = read_field_list(item)
         for item in root.get("field_lists", ()):
-            program.field_lists[item["id"]] = _field_list(item)
+            program.field_lists[item["id"]] = read_field_list(item)
         return program
 
     # Headers
@@ -242,135 +217,9 @@ class _Loader:
         self.program.actions.setdefault(action.name, action)
         self.program.action_by_id[action.ident] = action
 
-    def _parser(self, item: Json) -> Parser:
-        states = {}
-        for state in item["parse_states"]:
-            states[state["name"]] = self._parser_state(state)
-        return Parser(item["name"], item.get("init_state"), states)
-
-    def _parser_state(self, item: Json) -> ParserState:
-        key = tuple(need_expression(entry) for entry in item.get("transition_key", ()))
-        widths = tuple(self._key_width(entry) for entry in key)
-        transitions = []
-        default = None
-        for entry in item.get("transitions", ()):
-            kind = entry.get("type", "hexstr")
-            following = entry.get("next_state")
-            if kind == "default" or entry.get("value") in (None, "default"):
-                default = following
-                continue
-            mask = entry.get("mask")
-            masks = None if mask is None else _split(mask, widths)
-            if kind == "parse_vset":
-                transitions.append(Transition(following, (), masks, entry["value"]))
-            else:
-                transitions.append(Transition(following, _split(entry["value"], widths), masks))
-        if not key:
-            transitions = []
-        return ParserState(
-            item["name"],
-            tuple(_parser_op(op) for op in item.get("parser_ops", ())),
-            key,
-            widths,
-            tuple(transitions),
-            default,
-        )
-
-    def _key_width(self, key: Expr) -> int:
-        program = self.program
-        match key:
-            case FieldRef():
-                return program.field_type(key).width
-            case LastField(stack, field):
-                return program.stacks[stack].type.field(field).width
-            case UnionLastField(stack, member, field):
-                union = program.unions[program.union_stacks[stack].unions[0]]
-                return program.headers[dict(union.members)[member]].type.field(field).width
-            case Lookahead(_, width):
-                return width
-        raise UnsupportedProgramError(f"parser key of type {type(key).__name__}")
-
     def _deparser(self, item: Json) -> Deparser:
         return Deparser(
             item["name"], tuple(item["order"]), tuple(read_primitive(p) for p in item.get("primitives", ()))
-        )
-
-    # Pipelines
-
-    def _pipeline(self, item: Json) -> Pipeline:
-        program = self.program
-        for profile in item.get("action_profiles", ()):
-            selector = profile.get("selector")
-            program.profiles[profile["name"]] = ActionProfile(
-                profile["name"],
-                int(profile.get("max_size", 0)),
-                None
-                if selector is None
-                else (selector["algo"], tuple(_field(entry) for entry in selector["input"])),
-            )
-        nodes: dict[str, Node] = {}
-        for entry in item["tables"]:
-            table = self._table(entry)
-            nodes[table.name] = program.tables[table.name] = table
-        for entry in item.get("conditionals", ()):
-            nodes[entry["name"]] = Conditional(
-                entry["name"],
-                need_expression(entry["expression"]),
-                entry.get("true_next"),
-                entry.get("false_next"),
-                _source(entry),
-            )
-        for entry in item.get("action_calls", ()):
-            nodes[entry["name"]] = ActionCallNode(entry["name"], entry["action_id"], entry.get("next_node"))
-        return Pipeline(item["name"], item.get("init_table"), nodes)
-
-    def _table(self, item: Json) -> Table:
-        program = self.program
-        name = item["name"]
-        key = tuple(self._key_field(entry) for entry in item["key"])
-        if "action_ids" in item:
-            actions = {program.action_by_id[i].name: i for i in item["action_ids"]}
-        else:
-            actions = {action: program.actions[action].ident for action in item["actions"]}
-        default = item.get("default_entry") or {}
-        profile = item.get("action_profile", "")
-        if item["type"] not in ("simple", "indirect", "indirect_ws"):
-            raise UnsupportedProgramError(f"table {name} of type {item['type']}")
-        if item["type"] != "simple" and not profile:
-            raise UnsupportedProgramError(f"table {name}: an action profile without a name (JSON before 2.7)")
-        entries = tuple(_const_entry(entry) for entry in item.get("entries", ()))
-        next_nodes = dict(item["next_tables"])
-        return Table(
-            name,
-            item["match_type"],
-            key,
-            actions,
-            profile,
-            int(item.get("max_size", len(entries))),
-            bool(item.get("with_counters", False)),
-            bool(item.get("support_timeout", False)),
-            item.get("direct_meters") or "",
-            default.get("action_id"),
-            tuple(read_hex(text) for text in default.get("action_data", ())),
-            bool(default.get("action_const", False) or default.get("action_entry_const", False)),
-            entries,
-            "entries" in item,
-            next_nodes,
-            next_nodes["__MISS__"] if "__MISS__" in next_nodes else item.get("base_default_next"),
-        )
-
-    def _key_field(self, item: Json) -> KeyField:
-        kind, target = item["match_type"], item["target"]
-        if kind not in ("exact", "lpm", "ternary", "range", "valid"):
-            raise UnsupportedProgramError(f"match kind {kind}")
-        ref = FieldRef(target, VALID) if isinstance(target, str) else FieldRef(*target)
-        mask = item.get("mask")
-        return KeyField(
-            item.get("name") or f"{ref.header}.{ref.field}",
-            kind,
-            ref,
-            self.program.field_type(ref).width,
-            None if mask is None else read_hex(mask),
         )
 
 
@@ -394,67 +243,6 @@ def _header_type(item: Json) -> HeaderType:
     return HeaderType(item["name"], tuple(fields), max_bytes)
 
 
-def _source(item: Json) -> SourceInfo | None:
-    info = item.get("source_info")
-    if not info:
-        return None
-    return SourceInfo(int(info.get("line", 0)), " ".join(str(info.get("source_fragment", "")).split()))
-
-
-def read_primitive(item: Json) -> Primitive:
-    return Primitive(
-        item["op"], tuple(need_expression(arg) for arg in item.get("parameters", ())), _source(item)
-    )
-
-
-def _parser_op(item: Json) -> ParserOp:
-    op, params = item["op"], item["parameters"]
-    match op:
-        case "extract" | "extract_VL":
-            target, length = params[0], None
-            if op == "extract_VL":
-                length = need_expression(params[1])
-            if target["type"] == "union_stack":
-                return Extract("union_stack", target["value"][0], target["value"][1], length)
-            if target["type"] not in ("regular", "stack"):
-                raise UnsupportedProgramError(f"extract to {target['type']}")
-            return Extract(target["type"], target["value"], "", length)
-        case "set":
-            return SetField(_field(params[0]), need_expression(params[1]))
-        case "verify":
-            error = Const(params[1]) if isinstance(params[1], int) else need_expression(params[1])
-            return Verify(need_expression(params[0]), error)
-        case "shift":
-            return Advance(Const(8 * int(params[0])))
-        case "advance":
-            return Advance(need_expression(params[0]))
-        case "primitive":
-            return read_primitive(params[0])
-    raise UnsupportedProgramError(f"parser operation {op!r}")
-
-
-def _field(item: Json) -> FieldRef:
-    if item["type"] != "field":
-        raise UnsupportedProgramError(f"{item['type']} where only a field can stand")
-    return FieldRef(*item["value"])
-
-
-def _field_list(item: Json) -> FieldList:
-    elements = tuple(need_expression(entry) for entry in item["elements"])
-    return FieldList(item["id"], item["name"], elements)
-
-
-def _split(text: str, widths: tuple[int, ...]) -> tuple[int, ...]:
-    """Fields of a byte-padded concatenation."""
-    value = read_hex(text)
-    fields = []
-    for width in reversed(widths):
-        padded = (width + 7) // 8 * 8
-        fields.append(value & ((1 << padded) - 1))
-        value >>= padded
-    return tuple(reversed(fields))
-
-
 def _calculation_input(item: Json) -> CalculationInput:
     kind = item["type"]
     match kind:
@@ -468,28 +256,3 @@ def _calculation_input(item: Json) -> CalculationInput:
         case "payload":
             return CalculationInput(payload=True)
     raise UnsupportedProgramError(f"{kind} as input of a hash or checksum")
-
-
-def _const_entry(item: Json) -> ConstEntry:
-    key = []
-    for field in item["match_key"]:
-        match field["match_type"]:
-            case "exact":
-                key.append((read_hex(field["key"]), 0))
-            case "valid":
-                key.append((int(field["key"]), 0))
-            case "lpm":
-                key.append((read_hex(field["key"]), int(field["prefix_length"])))
-            case "ternary":
-                key.append((read_hex(field["key"]), read_hex(field["mask"])))
-            case "range":
-                key.append((read_hex(field["start"]), read_hex(field["end"])))
-            case kind:
-                raise UnsupportedProgramError(f"constant entry with match kind {kind}")
-    action = item["action_entry"]
-    return ConstEntry(
-        tuple(key),
-        action["action_id"],
-        tuple(read_hex(text) for text in action["action_data"]),
-        int(item.get("priority", 0)),
-    )

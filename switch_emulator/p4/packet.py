@@ -50,6 +50,11 @@ class Packet:
         self.exited = False
         self.error = 0
 
+    def forget_requests(self) -> None:
+        """As after a copy: nothing asked for yet."""
+        self.clone = self.clone_list = self.digest = self.resubmit = self.recirculate = 0
+        self.exited = False
+
     def copy(self, slots: Slots) -> Packet:
         """The same bytes with other slots, nothing asked for yet."""
         copy = Packet(slots, self.data, self.port)

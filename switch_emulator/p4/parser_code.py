@@ -7,6 +7,7 @@ from switchml.switch_emulator.p4.errors import UnsupportedProgramError
 from switchml.switch_emulator.p4.expression_code import ExpressionWriter, Place, PlainScope
 from switchml.switch_emulator.p4.expressions import Const, Expr, Lookahead
 from switchml.switch_emulator.p4.header_code import HeaderWriter, fixed_bytes, types_variable
+from switchml.switch_emulator.p4.layout import RunCell
 from switchml.switch_emulator.p4.primitive_code import PrimitiveWriter
 from switchml.switch_emulator.p4.program import (
     Advance,
@@ -115,14 +116,12 @@ class ParserWriter:
 
     def _extract_to(self, place: Place, op: Extract, scope: ActionScope) -> None:
         fixed = fixed_bytes(place.types)
-        if self.unit.tracing:
-            member = f".{op.member}" if op.member else ""
-            self.out.line(f"trace({'    extract ' + op.target + member!r})")
         if types_variable(place.types) is None:
             with self.out.block(f"if len(data) < at + {fixed}:"):
                 self.out.line(f"fail({self._error('PacketTooShort')})")
             self.headers.extract(place)
             self.out.line(f"at = p.at = at + {fixed}")
+            self._trace_header(place, op)
             return
         if op.length is None:
             raise UnsupportedProgramError(
@@ -139,6 +138,19 @@ class ParserWriter:
                 self.out.line(f"fail({self._error('HeaderTooShort')})")
         self.headers.extract_variable(place)
         self.out.line("at = p.at = at + length")
+        self._trace_header(place, op)
+
+    def _trace_header(self, place: Place, op: Extract) -> None:
+        if not self.unit.tracing:
+            return
+        fields = tuple(
+            (f"{place.types.first_field(item)} ...", item.offset, item.width)
+            if isinstance(item, RunCell)
+            else (item.type.name, item.offset, 0)
+            for item in place.types.items
+        )
+        name = f"    extract {op.target}{f'.{op.member}' if op.member else ''}: "
+        self.out.line(f"trace({name!r} + show_header(f, {place.base}, {fields}))")
 
     def _advance(self, bits: Expr, scope: ActionScope) -> None:
         code = self.expressions.data(bits, scope)

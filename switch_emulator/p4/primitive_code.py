@@ -6,24 +6,24 @@ from collections.abc import Callable
 
 from switchml.switch_emulator.p4.action_scope import ActionScope
 from switchml.switch_emulator.p4.errors import UnsupportedProgramError
-from switchml.switch_emulator.p4.expression_code import Code, ExpressionWriter, Place, stored
+from switchml.switch_emulator.p4.expression_code import ExpressionWriter
 from switchml.switch_emulator.p4.expressions import (
+    Const,
     Expr,
     ObjectRef,
     Op,
     RegisterRef,
-    StackRef,
     Text,
-    UnionRef,
-    UnionStackRef,
     Vector,
+    full_name,
 )
-from switchml.switch_emulator.p4.header_code import length_source, types_variable
+from switchml.switch_emulator.p4.header_primitives import HeaderPrimitives, WritePrimitive
 from switchml.switch_emulator.p4.jump_code import Body, write_body
 from switchml.switch_emulator.p4.program import Primitive
 from switchml.switch_emulator.p4.repetition import Repeated
 from switchml.switch_emulator.p4.repetition_code import RepetitionWriter
 from switchml.switch_emulator.p4.unit import Unit, comment
+from switchml.switch_emulator.p4.value_code import Code, is_ones, stored
 
 # Works on single fields: a run that is open as a list can stay open.
 _ELEMENTWISE = frozenset(
@@ -33,6 +33,11 @@ _ELEMENTWISE = frozenset(
         "modify_field_rng_uniform", "no_op", "log_msg", "exit", "truncate",
     }
 )  # fmt: skip
+# Those that store one value, and which argument says where.
+_STORES = {
+    "assign": 0, "modify_field": 0, "add_to_field": 0, "subtract_from_field": 0, "register_read": 0, "execute_meter": 2,
+    "modify_field_with_hash_based_offset": 0, "modify_field_rng_uniform": 0,
+}  # fmt: skip
 _BINARY = {
     "add": "+",
     "subtract": "-",
@@ -50,22 +55,13 @@ class PrimitiveWriter:
         self.out = unit.out
         self.expressions = expressions
         self.repetitions = RepetitionWriter(unit, expressions)
-        self._writers: dict[str, Callable[[tuple[Expr, ...], ActionScope], None]] = {
+        self._writers: dict[str, WritePrimitive] = {
             "assign": self._assign,
             "modify_field": self._assign,
             "assign_VL": self._assign_variable,
-            "assign_header": self._assign_header,
-            "copy_header": self._assign_header,
-            "assign_union": self._assign_union,
-            "assign_header_stack": self._assign_stack,
-            "assign_union_stack": self._assign_stack,
+            **HeaderPrimitives(unit, expressions).writers,
             "add_to_field": self._add_to_field,
             "subtract_from_field": self._subtract_from_field,
-            "add_header": self._add_header,
-            "add_header_fast": self._add_header_fast,
-            "remove_header": self._remove_header,
-            "push": self._push,
-            "pop": self._pop,
             "register_read": self._register_read,
             "register_write": self._register_write,
             "count": self._count,
@@ -77,7 +73,7 @@ class PrimitiveWriter:
             "clone_egress_pkt_to_egress": self._clone,
             "resubmit": self._resubmit,
             "recirculate": self._recirculate,
-            "mark_to_drop": self._drop,
+            "mark_to_drop": self._mark_to_drop,
             "drop": self._drop,
             "truncate": self._truncate,
             "exit": self._exit,
@@ -97,17 +93,33 @@ class PrimitiveWriter:
             return
         if item.source is not None:
             self.out.line(comment=comment(item.source))
-        if self.unit.tracing and item.source is not None:
-            self.out.line(f"trace({'      ' + comment(item.source)!r})")
         if item.op not in _ELEMENTWISE:
             scope.close()
         if item.op in _BINARY:
             target, left, right = item.args
             self._assign((target, Op(_BINARY[item.op], (left, right))), scope)
-            return
-        if item.op not in self._writers:
+        elif item.op in self._writers:
+            self._writers[item.op](item.args, scope)
+        else:
             raise UnsupportedProgramError(f"primitive {item.op!r}")
-        self._writers[item.op](item.args, scope)
+        if self.unit.tracing and item.op != "log_msg":
+            self._trace(item, scope)
+
+    def _trace(self, item: Primitive, scope: ActionScope) -> None:
+        """What was stored, or what the program says."""
+        line = f"{item.source.place}: " if item.source is not None else ""
+        name, value = "", ""
+        if item.op in _STORES or item.op in _BINARY:
+            target = item.args[_STORES.get(item.op, 0)]
+            name, value = full_name(target), self.expressions.data(target, scope).text
+        if not name:
+            self.out.line(f"trace({'      ' + (comment(item.source) or item.op)!r})")
+            return
+        origin = next((f" (register {arg.name})" for arg in item.args if isinstance(arg, ObjectRef)), "")
+        text = (
+            f"      {line}{name} = " + "{" + value + ":#x}" + (origin if item.op == "register_read" else "")
+        )
+        self.out.line(f"trace(f{text!r})")
 
     # Fields
 
@@ -134,9 +146,6 @@ class PrimitiveWriter:
         target, value = args
         code = self.expressions.data(value, scope)
         self.out.line(self.store(target, scope)(code))
-        if self.unit.tracing:
-            shown = self.expressions.data(target, scope).text
-            self.out.line(f'trace(f"        = {{{shown}:#x}}")')
 
     def _assign_variable(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
         (target, target_bits), (source, source_bits) = (self._variable(arg, scope) for arg in args)
@@ -154,103 +163,6 @@ class PrimitiveWriter:
 
     def _subtract_from_field(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
         self._assign((args[0], Op("-", args)), scope)
-
-    # Headers, stacks and unions
-
-    def _valid(self, place: Place) -> str:
-        return f"f[{self.expressions.slot(place, place.types.valid)}]"
-
-    def _assign_header(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
-        target, source = (self.expressions.header(arg, scope) for arg in args)
-        size = target.types.slots
-        with self.out.block(f"if {self._valid(source)}:"):
-            self.out.line(
-                f"f[{target.base}:{target.base} + {size}] = f[{source.base}:{source.base} + {size}]"
-            )
-            for sibling in target.siblings:
-                self.out.line(f"f[{sibling}] = 0")
-        with self.out.block("else:"):
-            self.out.line(f"{self._valid(target)} = 0")
-
-    def _assign_union(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
-        names = [arg.name for arg in args if isinstance(arg, UnionRef)]
-        if len(names) != 2:
-            raise UnsupportedProgramError("assign_union of an element known only at run time")
-        (target, size), (source, _) = (self._union_extent(name) for name in names)
-        self.out.line(f"f[{target}:{target} + {size}] = f[{source}:{source} + {size}]")
-
-    def _union_extent(self, union: str) -> tuple[str, int]:
-        layout, program = self.unit.layout, self.unit.program
-        members = [header for _, header in program.unions[union].members]
-        size = sum(layout.of(program, header).slots for header in members)
-        return layout.symbols[layout.union_base[union]], size
-
-    def _stack_extent(self, stack: Expr) -> tuple[str, int, int, str]:
-        """First slot, slots an element, elements, slot of the number in use."""
-        layout, program = self.unit.layout, self.unit.program
-        match stack:
-            case StackRef(name):
-                info = program.stacks[name]
-                first = layout.symbols[layout.base[info.headers[0]]]
-                stride, size = layout.types[info.type.name].slots, len(info.headers)
-            case UnionStackRef(name):
-                unions = program.union_stacks[name].unions
-                first, stride = self._union_extent(unions[0])
-                size = len(unions)
-            case _:
-                raise UnsupportedProgramError(f"{type(stack).__name__} where a stack must stand")
-        return first, stride, size, layout.symbols[layout.next_slot[name]]
-
-    def _assign_stack(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
-        (target, stride, size, following), (source, _, _, source_following) = map(self._stack_extent, args)
-        extent = stride * size
-        self.out.line(f"f[{target}:{target} + {extent}] = f[{source}:{source} + {extent}]")
-        self.out.line(f"f[{following}] = f[{source_following}]")
-
-    def _add_header(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
-        place = self.expressions.header(args[0], scope)
-        with self.out.block(f"if not {self._valid(place)}:"):
-            self._reset(place)
-            self.out.line(f"{self._valid(place)} = 1")
-            for sibling in place.siblings:
-                self.out.line(f"f[{sibling}] = 0")
-            self.out.line(f"p.length += {length_source(self.unit, place)}")
-
-    def _reset(self, place: Place) -> None:
-        """Zero in every field."""
-        layout, types = self.unit.layout, place.types
-        if types.valid == 0:
-            return
-        end = self.expressions.slot(place, types.valid)
-        if place.slot is not None and not types.runs and not types_variable(types):
-            self.out.line(f"f[{place.base}:{end}] = {(0,) * types.valid}")
-            return
-        sample = next(h for h in self.unit.program.headers.values() if h.type is types.type)
-        base = layout.symbols[layout.base[sample.name]]
-        self.out.line(f"f[{place.base}:{end}] = fresh[{base}:{base} + {types.valid}]")
-
-    def _add_header_fast(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
-        place = self.expressions.header(args[0], scope)
-        self.out.line(f"{self._valid(place)} = 1")
-        for sibling in place.siblings:
-            self.out.line(f"f[{sibling}] = 0")
-
-    def _remove_header(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
-        place = self.expressions.header(args[0], scope)
-        with self.out.block(f"if {self._valid(place)}:"):
-            self.out.line(f"p.length -= {length_source(self.unit, place)}")
-            self.out.line(f"{self._valid(place)} = 0")
-
-    def _push(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
-        self._shift("push_front", args, scope)
-
-    def _pop(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
-        self._shift("pop_front", args, scope)
-
-    def _shift(self, function: str, args: tuple[Expr, ...], scope: ActionScope) -> None:
-        first, stride, size, following = self._stack_extent(args[0])
-        count = self.expressions.data(args[1], scope).text
-        self.out.line(f"{function}(f, fresh, {first}, {stride}, {size}, {following}, {count})")
 
     # Stateful objects
 
@@ -333,6 +245,9 @@ class PrimitiveWriter:
         target, low, high = args
         lowest, highest = self.expressions.data(low, scope), self.expressions.data(high, scope)
         store = self.store(target, scope)
+        if isinstance(low, Const) and isinstance(high, Const) and low.value == 0 and is_ones(high.value):
+            self.out.line(store(Code(f"getrandbits({high.value.bit_length()})", 0, high.value)))
+            return
         with self.out.block(f"if {lowest.text} <= {highest.text}:"):
             self.out.line(store(Code(f"randint({lowest.text}, {highest.text})", lowest.low, highest.high)))
 
@@ -362,6 +277,17 @@ class PrimitiveWriter:
             if field is not None:
                 slot = layout.symbols[layout.slot(program, field.header, field.field)]
                 self.out.line(f"f[{slot}] = {value & ((1 << program.field_type(field).width) - 1)}")
+
+    def _mark_to_drop(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
+        """The header is standard metadata or, for a parameter of that type, a copy of it."""
+        place = self.expressions.header(args[0], scope)
+        if "egress_spec" not in place.types.cells:
+            raise UnsupportedProgramError("mark_to_drop of a header that has no egress_spec")
+        for name, value in (("egress_spec", self.unit.drop_port), ("mcast_grp", 0)):
+            cell = place.types.cells.get(name)
+            if cell is not None:
+                slot = self.expressions.slot(place, cell.offset)
+                self.out.line(f"f[{slot}] = {value & ((1 << cell.type.width) - 1)}")
 
     def _truncate(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
         self.out.line(f"p.truncated = min(p.truncated, {self.expressions.data(args[0], scope).text})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from switchml.switch_emulator.p4.expressions import Expr, FieldRef
 
@@ -28,14 +29,14 @@ class HeaderType:
     fields: tuple[FieldType, ...]
     max_bytes: int = 0
 
-    def field(self, name: str) -> FieldType:
-        return self.fields[self.position(name)]
+    @cached_property
+    def _by_name(self) -> dict[str, FieldType]:
+        return {f.name: f for f in self.fields}
 
-    def position(self, name: str) -> int:
-        for position, candidate in enumerate(self.fields):
-            if candidate.name == name:
-                return position
-        raise KeyError(f"header type {self.name} has no field {name}")
+    def field(self, name: str) -> FieldType:
+        if name not in self._by_name:
+            raise KeyError(f"header type {self.name} has no field {name}")
+        return self._by_name[name]
 
     @property
     def fixed_bits(self) -> int:
@@ -76,8 +77,15 @@ class UnionStack:
 
 @dataclass(frozen=True)
 class SourceInfo:
+    """Where in the P4 program, and what it says there."""
+
+    file: str
     line: int
     fragment: str
+
+    @property
+    def place(self) -> str:
+        return f"{self.file}:{self.line}"
 
 
 @dataclass(frozen=True)

@@ -14,19 +14,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from switchml.switch_emulator.p4 import runs
-from switchml.switch_emulator.p4.expressions import Const, Expr, FieldRef, HeaderRef, ObjectRef, Op, walk
+from switchml.switch_emulator.p4.expressions import Const, Expr, FieldRef, ObjectRef, Op, walk
 from switchml.switch_emulator.p4.layout import Layout
-from switchml.switch_emulator.p4.program import (
-    Action,
-    Advance,
-    Conditional,
-    Extract,
-    Primitive,
-    Program,
-    SetField,
-    Table,
-    Verify,
-)
+from switchml.switch_emulator.p4.program import Action, Primitive, Program
+from switchml.switch_emulator.p4.program_walk import field_uses, headers_used_whole
 from switchml.switch_emulator.p4.unit import BankColumn
 
 LONGEST_PATTERN = 12
@@ -103,7 +94,7 @@ class RepetitionFinder:
         self.banks: list[Bank] = []
         self.columns: dict[str, BankColumn] = {}
         self._uses = field_uses(program)
-        self._whole_headers = _headers_used_whole(program)
+        self._whole_headers = headers_used_whole(program)
 
     def body(self, action: Action) -> list[Primitive | Repeated]:
         """The action's body with repetitions put together. Jumps count primitives, so a body with jumps is left."""
@@ -113,8 +104,11 @@ class RepetitionFinder:
         shapes = [_shape(item) for item in body]
         result: list[Primitive | Repeated] = []
         position = 0
+        # By period: where it is tried again after it was no repetition. Not at once, or a body of many statements that
+        # look alike would take forever.
+        later = dict.fromkeys(range(1, LONGEST_PATTERN + 1), 0)
         while position < len(body):
-            found = self._at(body, shapes, position)
+            found = self._at(body, shapes, position, later)
             if found is None:
                 result.append(body[position])
                 position += 1
@@ -123,9 +117,13 @@ class RepetitionFinder:
                 position += found.rounds * len(found.steps)
         return result
 
-    def _at(self, body: list[Primitive], shapes: list[object], start: int) -> Repeated | None:
+    def _at(
+        self, body: list[Primitive], shapes: list[object], start: int, later: dict[int, int]
+    ) -> Repeated | None:
         best: Repeated | None = None
         for period in range(1, LONGEST_PATTERN + 1):
+            if start < later[period]:
+                continue
             end = start + period
             while end < len(body) and shapes[end] == shapes[end - period]:
                 end += 1
@@ -135,7 +133,9 @@ class RepetitionFinder:
             ):
                 continue
             candidate = self._repetition(body[start : start + rounds * period], period)
-            if candidate is not None:
+            if candidate is None:
+                later[period] = start + runs.SHORTEST * period
+            else:
                 best = candidate
         return best
 
@@ -339,74 +339,6 @@ def _apart(spans: Iterable[range]) -> list[range]:
         if all(span.stop <= other.start or other.stop <= span.start for other in kept):
             kept.append(span)
     return kept
-
-
-def field_uses(program: Program) -> collections.Counter[FieldRef]:
-    """How often the whole program names each field."""
-    return collections.Counter(
-        node for expression in expressions(program) for node in walk(expression) if isinstance(node, FieldRef)
-    )
-
-
-def expressions(program: Program) -> Iterator[Expr]:
-    """Every expression of the program."""
-    for action in program.action_by_id.values():
-        for item in action.body:
-            yield from item.args
-    for state in program.parser.states.values():
-        yield from state.key
-        for op in state.ops:
-            match op:
-                case Extract():
-                    if op.length is not None:
-                        yield op.length
-                case SetField(target, value):
-                    yield target
-                    yield value
-                case Verify(condition, error):
-                    yield condition
-                    yield error
-                case Advance(bits):
-                    yield bits
-                case Primitive():
-                    yield from op.args
-    for pipeline in (program.ingress, program.egress):
-        for node in pipeline.nodes.values():
-            if isinstance(node, Conditional):
-                yield node.expression
-            elif isinstance(node, Table):
-                yield from (key.target for key in node.key)
-    for calculation in program.calculations.values():
-        for entry in calculation.inputs:
-            if entry.field is not None:
-                yield entry.field
-            if entry.header:
-                yield HeaderRef(entry.header)
-    for checksum in program.checksums:
-        yield checksum.target
-        if checksum.condition is not None:
-            yield checksum.condition
-    for profile in program.profiles.values():
-        if profile.selector is not None:
-            yield from profile.selector[1]
-    for meter in program.meters.values():
-        if meter.result is not None:
-            yield meter.result
-    for fields in (*program.field_lists.values(), *program.digests.values()):
-        yield from fields.elements
-    for item in program.deparser.primitives:
-        yield from item.args
-    yield from program.aliases.values()
-    yield from (HeaderRef(name) for name in program.deparser.order)
-
-
-def _headers_used_whole(program: Program) -> set[str]:
-    return {
-        node.name
-        for expression in expressions(program)
-        for node in walk(expression)
-        if isinstance(node, HeaderRef)
-    }
 
 
 def _shape(item: Primitive) -> object:

@@ -31,9 +31,10 @@ class RepetitionWriter:
         for step in repeated.steps:
             note = f"{repeated.rounds} x {comment(step.primitive.source) or step.primitive.op}"
             self.out.line(comment=note)
-            if self.unit.tracing:
-                self.out.line(f"trace({'      ' + note!r})")
             self._step(step, repeated, scope)
+            if self.unit.tracing:
+                shown = f" + show_array({self._loaded[step.target]})" if step.target is not None else ""
+                self.out.line(f"trace({'      ' + note!r}{shown})")
             if isinstance(step.target, RunLane):
                 changed[step.target] = self._loaded[step.target]
         for lane, name in changed.items():

@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
 
 from switchml.switch_emulator.p4.errors import P4AssertionError, PipelineError
 from switchml.switch_emulator.p4.packet import ParserError, Slots
@@ -95,8 +98,30 @@ def endless() -> None:
     raise PipelineError(f"an action went on after {MOST_BLOCKS} blocks: has its loop an end?")
 
 
+def show_array(array: NDArray[Any]) -> str:
+    """The first elements of a run."""
+    return f" = {', '.join(f'{x:#x}' for x in array[:4].tolist())}{', ...' if len(array) > 4 else ''}"
+
+
+def show_key(names: Sequence[str], key: Sequence[int]) -> str:
+    return f" ({', '.join(f'{name} = {value:#x}' for name, value in zip(names, key, strict=True))})"
+
+
+def show_header(f: Slots, base: int, fields: Sequence[tuple[str, int, int]]) -> str:
+    """fields: name, offset, and for a run the width of its elements."""
+    shown = []
+    for name, offset, width in fields:
+        value = f[base + offset]
+        shown.append(
+            f"{name}{show_array(RUN_TYPES[width].array(value))}" if width else f"{name} = {value:#x}"
+        )
+    return ", ".join(shown)
+
+
 def describe(key: Mapping[str, Match], priority: int) -> str:
-    """An entry's key for the trace."""
+    """The key of the entry that was hit; "" when it says no more than the packet's."""
+    if all(match.kind.value == "exact" for match in key.values()):
+        return ""
     fields = []
     for name, match in key.items():
         extra = {
@@ -105,4 +130,4 @@ def describe(key: Mapping[str, Match], priority: int) -> str:
             "range": f"..{match.extra:#x}",
         }
         fields.append(f"{name} = {match.value:#x}{extra.get(match.kind.value, '')}")
-    return ", ".join(fields) + (f" priority {priority}" if priority else "")
+    return " entry " + ", ".join(fields) + (f", priority {priority}" if priority else "")

@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
+from switchml.switch_emulator.p4.action_profiles import Profile
 from switchml.switch_emulator.p4.compiler import compile_program
 from switchml.switch_emulator.p4.match import FieldMatch
 from switchml.switch_emulator.p4.packet_io import controller_headers
 from switchml.switch_emulator.p4.program import Program
 from switchml.switch_emulator.p4.stateful import CounterArray, Meter, MeterArray
-from switchml.switch_emulator.p4.tables import Entry, Profile, Table
+from switchml.switch_emulator.p4.tables import Entry, Table
 from switchml.switch_emulator.p4.traffic import TrafficManager
 from switchml.switch_emulator.runtime import (
     ActionCall,
@@ -158,6 +159,11 @@ class P4Switch(Runtime):
         if self._receive_idle is not None:
             for name, request in expired:
                 self._receive_idle(name, request)
+
+    def time_since_last_hit(self, table: str, key: Mapping[str, Match], priority: int = 0) -> int:
+        """Nanoseconds since a packet hit an entry, or since it was inserted or reported idle."""
+        with self._lock:
+            return (self._clock() - self._table(table).entry(key, priority).last_hit) * 1000
 
     # Tables
 

@@ -1,10 +1,10 @@
-"""Tables and action profiles while the program runs."""
+"""Tables while the program runs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
+from switchml.switch_emulator.p4.action_profiles import ActionResolver, Call, Profile
 from switchml.switch_emulator.p4.match import (
     Condition,
     ExactMatch,
@@ -13,14 +13,11 @@ from switchml.switch_emulator.p4.match import (
     MatchStructure,
     OrderedMatch,
 )
-from switchml.switch_emulator.p4.packet import Packet, Slots
-from switchml.switch_emulator.p4.program import Action, KeyField, Program
-from switchml.switch_emulator.p4.program import ActionProfile as ProfileType
+from switchml.switch_emulator.p4.program import KeyField
 from switchml.switch_emulator.p4.program import Table as TableType
 from switchml.switch_emulator.p4.stateful import Meter
 from switchml.switch_emulator.runtime import (
     ActionCall,
-    GroupMember,
     GroupRef,
     Match,
     MatchKind,
@@ -30,22 +27,6 @@ from switchml.switch_emulator.runtime import (
     TableAction,
     TableEntry,
 )
-
-ActionFunction = Callable[..., None]
-Selector = Callable[[Packet, Slots], int]
-
-
-@dataclass
-class Call:
-    """An action with its arguments, ready to run: function(p, f, *arguments)."""
-
-    name: str
-    function: ActionFunction
-    arguments: tuple[int, ...]
-
-    @property
-    def request(self) -> ActionCall:
-        return ActionCall(self.name, self.arguments)
 
 
 class Entry:
@@ -62,142 +43,6 @@ class Entry:
         self.packets = self.bytes = 0
         self.meter: Meter | None = None
         self.last_hit = 0
-
-
-class ActionResolver:
-    """From names to what runs; checks what a control plane asks for."""
-
-    def __init__(self, program: Program, functions: Mapping[int, ActionFunction]) -> None:
-        self._program = program
-        self._functions = functions
-
-    def call(self, allowed: Mapping[str, int], request: ActionCall, where: str) -> Call:
-        """allowed: ids of the actions by name. where: for messages."""
-        ident = allowed.get(request.name)
-        if ident is None:
-            raise RuntimeRequestError("INVALID_ARGUMENT", f"{where} has no action {request.name}")
-        action = self._program.action_by_id[ident]
-        _check_arguments(action, request.arguments)
-        return Call(action.name, self._functions[ident], request.arguments)
-
-    def of_program(self, ident: int, arguments: tuple[int, ...]) -> Call:
-        """An action that the program itself names: arguments are cut to their width."""
-        action = self._program.action_by_id[ident]
-        cut = tuple(v & ((1 << p.width) - 1) for v, p in zip(arguments, action.params, strict=True))
-        return Call(action.name, self._functions[ident], cut)
-
-
-def _check_arguments(action: Action, arguments: tuple[int, ...]) -> None:
-    if len(arguments) != len(action.params):
-        raise RuntimeRequestError(
-            "INVALID_ARGUMENT",
-            f"action {action.name} takes {len(action.params)} arguments, not {len(arguments)}",
-        )
-    for param, value in zip(action.params, arguments, strict=True):
-        if not 0 <= value < 1 << param.width:
-            raise RuntimeRequestError(
-                "INVALID_ARGUMENT",
-                f"action {action.name}: {value} does not fit {param.name}, which has {param.width} bits",
-            )
-
-
-class Profile:
-    """An action profile or selector."""
-
-    def __init__(self, info: ProfileType, resolver: ActionResolver) -> None:
-        self.info = info
-        self.allowed: dict[str, int] = {}
-        self.members: dict[int, Call] = {}
-        self.groups: dict[int, tuple[GroupMember, ...]] = {}
-        self.used_by: list[Table] = []
-        self._resolver = resolver
-
-    def insert_member(self, member: int, request: ActionCall) -> None:
-        if member in self.members:
-            raise RuntimeRequestError("ALREADY_EXISTS", f"{self.info.name} has a member {member}")
-        if self.info.max_size and len(self.members) >= self.info.max_size:
-            raise RuntimeRequestError(
-                "RESOURCE_EXHAUSTED", f"{self.info.name} is full: {self.info.max_size} members"
-            )
-        self.members[member] = self._resolver.call(self.allowed, request, self.info.name)
-
-    def modify_member(self, member: int, request: ActionCall) -> None:
-        self._need_member(member)
-        self.members[member] = self._resolver.call(self.allowed, request, self.info.name)
-        self._refresh()
-
-    def delete_member(self, member: int) -> None:
-        self._need_member(member)
-        if any(member == m.member for group in self.groups.values() for m in group) or self._is_used(
-            MemberRef(member)
-        ):
-            raise RuntimeRequestError("FAILED_PRECONDITION", f"member {member} of {self.info.name} is in use")
-        del self.members[member]
-
-    def insert_group(self, group: int, members: Sequence[GroupMember]) -> None:
-        self._need_selector()
-        if group in self.groups:
-            raise RuntimeRequestError("ALREADY_EXISTS", f"{self.info.name} has a group {group}")
-        self._check_members(members)
-        self.groups[group] = tuple(members)
-
-    def modify_group(self, group: int, members: Sequence[GroupMember]) -> None:
-        self._need_group(group)
-        self._check_members(members)
-        self.groups[group] = tuple(members)
-        self._refresh()
-
-    def delete_group(self, group: int) -> None:
-        self._need_group(group)
-        if self._is_used(GroupRef(group)):
-            raise RuntimeRequestError("FAILED_PRECONDITION", f"group {group} of {self.info.name} is in use")
-        del self.groups[group]
-
-    def choices(self, group: int) -> tuple[Call, ...]:
-        """Every member as often as its weight says, in the order the members were inserted."""
-        self._need_group(group)
-        weights = {m.member: m.weight for m in self.groups[group]}
-        return tuple(call for member, call in self.members.items() for _ in range(weights.get(member, 0)))
-
-    def member(self, member: int) -> Call:
-        self._need_member(member)
-        return self.members[member]
-
-    def need_selector(self) -> None:
-        self._need_selector()
-
-    def _need_selector(self) -> None:
-        if self.info.selector is None:
-            raise RuntimeRequestError(
-                "INVALID_ARGUMENT", f"{self.info.name} is no selector: it has no groups"
-            )
-
-    def _need_member(self, member: int) -> None:
-        if member not in self.members:
-            raise RuntimeRequestError("NOT_FOUND", f"{self.info.name} has no member {member}")
-
-    def _need_group(self, group: int) -> None:
-        if group not in self.groups:
-            raise RuntimeRequestError("NOT_FOUND", f"{self.info.name} has no group {group}")
-
-    def _check_members(self, members: Sequence[GroupMember]) -> None:
-        for m in members:
-            self._need_member(m.member)
-            if m.weight < 1:
-                raise RuntimeRequestError(
-                    "INVALID_ARGUMENT", f"member {m.member}: weight {m.weight}, at least 1"
-                )
-        if len({m.member for m in members}) != len(members):
-            raise RuntimeRequestError("INVALID_ARGUMENT", "a group with a member twice: use its weight")
-
-    def _is_used(self, action: TableAction) -> bool:
-        return any(
-            entry.request.action == action for table in self.used_by for entry in table.entries.values()
-        )
-
-    def _refresh(self) -> None:
-        for table in self.used_by:
-            table.refresh()
 
 
 class Table:
@@ -275,6 +120,10 @@ class Table:
                 "PERMISSION_DENIED", f"the default action of {self.info.name} is constant"
             )
         self.miss = call
+
+    def uses(self, action: TableAction) -> bool:
+        """Whether an entry has this action."""
+        return any(entry.request.action == action for entry in self.entries.values())
 
     def refresh(self) -> None:
         """Members or groups have changed."""

@@ -11,6 +11,7 @@ from switchml.switch_emulator.p4.errors import PipelineError
 from switchml.switch_emulator.p4.expressions import Const, FieldRef
 from switchml.switch_emulator.p4.packet import Packet, Slots
 from switchml.switch_emulator.p4.program import FieldList
+from switchml.switch_emulator.p4.program_walk import field_uses, headers_used_whole
 from switchml.switch_emulator.p4.runs import RUN_TYPES
 from switchml.switch_emulator.runtime import CloneSession, Digest, Replica
 
@@ -25,14 +26,14 @@ Copier = Callable[[Slots, Slots], None]
 
 
 class _Standard:
-    """A standard metadata field: slot and mask. slot -1: the program has no such field."""
+    """A standard metadata field: slot and mask. slot -1: the program has no such field, or nothing in it names the field."""
 
-    def __init__(self, compiled: CompiledProgram, name: str) -> None:
+    def __init__(self, compiled: CompiledProgram, name: str, *, named: Callable[[FieldRef], bool]) -> None:
         program = compiled.program
         ref = program.standard(name)
         self.slot = -1
         self.mask = 0
-        if ref is not None:
+        if ref is not None and named(ref):
             self.slot = compiled.layout.slot(program, ref.header, ref.field)
             self.mask = (1 << program.field_type(ref).width) - 1
 
@@ -62,24 +63,33 @@ class TrafficManager:
         self.abandoned = 0
         self.digests: list[Digest] = []
 
-        def standard(member: str, header: str = "standard_metadata") -> _Standard:
-            return _Standard(compiled, f"{header}.{member}")
+        uses, whole = field_uses(compiled.program), headers_used_whole(compiled.program)
+        uses.subtract(compiled.program.aliases.values())  # other names, not uses
+
+        def named(ref: FieldRef) -> bool:
+            return trace is not None or uses[ref] > 0 or ref.header in whole
+
+        def standard(member: str, header: str = "standard_metadata", *, needed: bool = False) -> _Standard:
+            return _Standard(compiled, f"{header}.{member}", named=(lambda _: True) if needed else named)
 
         self._ingress_port = standard("ingress_port")
         self._packet_length = standard("packet_length")
         self._instance_type = standard("instance_type")
-        self._egress_spec = standard("egress_spec")
+        self._egress_spec = standard("egress_spec", needed=True)
         self._egress_port = standard("egress_port")
         self._parser_error = standard("parser_error")
         self._checksum_error = standard("checksum_error")
-        self._mcast_grp = standard("mcast_grp", "intrinsic_metadata")
+        self._mcast_grp = standard("mcast_grp", "intrinsic_metadata", needed=True)
         self._egress_rid = standard("egress_rid", "intrinsic_metadata")
         self._ingress_time = standard("ingress_global_timestamp", "intrinsic_metadata")
         self._egress_time = standard("egress_global_timestamp", "intrinsic_metadata")
-        self._enq_timestamp = standard("enq_timestamp", "queueing_metadata")
-        self._enq_qdepth = standard("enq_qdepth", "queueing_metadata")
         self._deq_timedelta = standard("deq_timedelta", "queueing_metadata")
+        self._enq_timestamp = standard(
+            "enq_timestamp", "queueing_metadata", needed=self._deq_timedelta.slot >= 0
+        )
+        self._enq_qdepth = standard("enq_qdepth", "queueing_metadata")
         self._deq_qdepth = standard("deq_qdepth", "queueing_metadata")
+        self._any_port = (drop_port + 1) & self._egress_spec.mask  # anything but the drop port
         layout, program = compiled.layout, compiled.program
         # Slices of the slots that hold metadata.
         self._metadata = [
@@ -99,8 +109,10 @@ class TrafficManager:
         """Everything that leaves because of this frame, in order. Raises PipelineError."""
         packet = Packet(self._compiled.fresh.copy(), frame, port)
         f = packet.slots
-        self._set(f, self._ingress_port, port)
-        self._set(f, self._packet_length, len(frame))
+        if self._ingress_port.slot >= 0:
+            self._set(f, self._ingress_port, port)
+        if self._packet_length.slot >= 0:
+            self._set(f, self._packet_length, len(frame))
         if self._ingress_time.slot >= 0:
             self._set(f, self._ingress_time, self._clock())
         ingress: deque[Packet] = deque([packet])
@@ -141,7 +153,8 @@ class TrafficManager:
             return
         group = f[self._mcast_grp.slot] if self._mcast_grp.slot >= 0 else 0
         if group:
-            self._set(f, self._instance_type, REPLICATED)
+            if self._instance_type.slot >= 0:
+                self._set(f, self._instance_type, REPLICATED)
             self._replicate(p, self._groups.get(group, ()), egress, f"multicast group {group}")
             return
         port = f[self._egress_spec.slot]
@@ -149,7 +162,8 @@ class TrafficManager:
             if self._trace is not None:
                 self._trace("  dropped at the end of ingress")
             return
-        f[self._instance_type.slot] = NORMAL
+        if self._instance_type.slot >= 0:
+            f[self._instance_type.slot] = NORMAL
         p.exited = False
         p.clone = p.clone_list = p.digest = 0
         self._enqueue(port, p, egress)
@@ -169,11 +183,13 @@ class TrafficManager:
             self._set(f, self._egress_time, self._clock())
         if self._deq_timedelta.slot >= 0:
             self._set(f, self._deq_timedelta, self._clock() - f[self._enq_timestamp.slot])
+        if self._deq_qdepth.slot >= 0:
             self._set(f, self._deq_qdepth, len(egress))
-        self._set(f, self._egress_port, port)
-        # Anything but the drop port.
-        self._set(f, self._egress_spec, self._drop_port + 1)
-        self._set(f, self._packet_length, p.length)
+        if self._egress_port.slot >= 0:
+            self._set(f, self._egress_port, port)
+        f[self._egress_spec.slot] = self._any_port
+        if self._packet_length.slot >= 0:
+            self._set(f, self._packet_length, p.length)
         compiled.egress(p, f)
         if p.clone:
             self._clone_from_egress(p, egress)
@@ -259,14 +275,24 @@ class TrafficManager:
     ) -> None:
         if self._trace is not None:
             self._trace(f"  {what}: {len(replicas)} copies")
-        for replica in replicas:
+        if not replicas:
+            return
+        for replica in replicas[:-1]:
             copy = p.copy(p.slots.copy())
-            self._set(copy.slots, self._egress_rid, replica.instance)
+            if self._egress_rid.slot >= 0:
+                self._set(copy.slots, self._egress_rid, replica.instance)
             self._enqueue(replica.port, copy, egress)
+        # The packet itself goes no further: it serves as the last copy.
+        last = replicas[-1]
+        p.forget_requests()
+        if self._egress_rid.slot >= 0:
+            self._set(p.slots, self._egress_rid, last.instance)
+        self._enqueue(last.port, p, egress)
 
     def _enqueue(self, port: int, p: Packet, egress: deque[tuple[int, Packet]]) -> None:
         if self._enq_timestamp.slot >= 0:
             self._set(p.slots, self._enq_timestamp, self._clock())
+        if self._enq_qdepth.slot >= 0:
             self._set(p.slots, self._enq_qdepth, len(egress))
         egress.append((port, p))
 

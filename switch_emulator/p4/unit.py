@@ -45,4 +45,4 @@ def comment(source: SourceInfo | None) -> str:
     if source is None or not source.fragment:
         return ""
     fragment = source.fragment if len(source.fragment) <= 70 else source.fragment[:67] + "..."
-    return f"{source.line}: {fragment}"
+    return f"{source.place}: {fragment}"

@@ -84,16 +84,36 @@ def test_a_trace_tells_states_entries_actions_and_what_leaves(builder: Any) -> N
     for part in (
         "port 2",
         "state start",
-        "extract h",
-        "table t: hit hdr.h.x = 0x5",
+        "extract h: x = 0x5",
+        "table t (hdr.h.x = 0x5): hit",
         "send(port = 0x11)",
         "sent on port 17",
     ):
         assert part in told
     lines.clear()
     switch.process(2, b"\x06")
-    assert any("table t: miss" in line for line in lines)
+    assert any("table t (hdr.h.x = 0x6): miss" in line for line in lines)
     assert "trace" not in program.switch().source
+
+
+def test_a_trace_shows_what_is_stored_and_where_the_program_says_so(builder: Any) -> None:
+    program = builder()
+    program.header("data", [("i", 8), *((f"e{i}", 32) for i in range(20))])
+    program.order.append("data")
+    program.state("start", [program.extract("data")])
+    source = {"filename": "include/sums.p4", "line": 7, "source_fragment": "data.i = data.i + 1"}
+    added = program.op("+", program.field("data", "i"), program.const(1))
+    program.run([program.assign("data", "i", added) | {"source_info": source}])
+    program.run(
+        [
+            program.assign("data", f"e{i}", program.op("+", program.field("data", f"e{i}"), program.const(2)))
+            for i in range(20)
+        ]
+    )
+    lines: list[str] = []
+    program.switch(trace=lines.append).process(1, bytes([4]) + bytes(80))
+    assert "      sums.p4:7: data.i = 0x5" in lines
+    assert any(line.startswith("      20 x assign = 0x2, 0x2, 0x2, 0x2, ...") for line in lines)
 
 
 def test_a_device_replaces_its_pipeline_and_keeps_it_when_the_next_is_refused(builder: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import zlib
 from typing import Any
 
@@ -9,8 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from switchml.switch_emulator.p4 import PipelineError
 from switchml.switch_emulator.p4.hashes import ALGORITHMS
-from switchml.switch_emulator.runtime import CounterValue, MeterRates, RuntimeRequestError
+from switchml.switch_emulator.runtime import (
+    ActionCall,
+    CounterValue,
+    Match,
+    MatchKind,
+    MeterRates,
+    RuntimeRequestError,
+    TableEntry,
+)
 
 
 def test_registers_keep_their_width_and_ignore_what_is_out_of_range(builder: Any) -> None:
@@ -98,6 +108,74 @@ def test_a_meter_marks_what_is_above_its_rates(builder: Any) -> None:
     assert [colour() for _ in range(3)] == [0, 0, 0]
 
 
+@pytest.mark.parametrize("unit", ["packets", "bytes"])
+def test_a_direct_meter_colours_what_hits_its_entry(builder: Any, unit: str) -> None:
+    program = builder()
+    program.simple(("x", 8), ("colour", 8))
+    program.header("meta", [("colour", 8)], metadata=True)
+    program.meters.append(
+        {
+            "name": "dm", "id": 0, "type": unit, "rate_count": 2, "is_direct": True, "binding": "t",
+            "result_target": ["meta", "colour"],
+        }
+    )  # fmt: skip
+    show = program.action("show", [program.assign("h", "colour", program.field("meta", "colour"))])
+    program.table(
+        "t", [show], key=[("h", "x", "exact")], default=show, direct_meters="dm", with_counters=True
+    )
+    switch = program.switch(clock=lambda: 0)
+    key = {"hdr.h.x": Match(MatchKind.EXACT, 5)}
+    switch.insert("t", TableEntry(key, ActionCall("show")))
+    length = 1 if unit == "packets" else 4
+    rates = MeterRates(cir=1, cburst=length, pir=2, pburst=3 * length)
+
+    def colours(x: int, count: int) -> list[int]:
+        return [switch.process(1, bytes([x, 7, 0, 0]))[0][1][1] for _ in range(count)]
+
+    assert switch.get_direct_meter("t", key) is None
+    assert colours(5, 2) == [0, 0]
+    switch.set_direct_meter("t", key, rates)
+    assert switch.get_direct_meter("t", key) == rates
+    assert colours(5, 4) == [0, 1, 1, 2]
+    assert colours(6, 2) == [0, 0]
+    assert switch.read_direct_counter("t", key) == CounterValue(6, 24)
+    switch.set_direct_meter("t", key, None)
+    assert colours(5, 1) == [0]
+
+
+def test_a_register_stands_in_an_expression(builder: Any) -> None:
+    program = builder()
+    program.simple(("i", 8), ("x", 8))
+    program.registers.append({"name": "r", "id": 0, "size": 3, "bitwidth": 8})
+    value = program.of("register", ["r", program.field("h", "i")])
+    program.run([program.assign("h", "x", program.op("+", value, program.field("h", "x")))])
+    program.run(
+        [program.call("assign", program.of("register", ["r", program.const(1)]), program.field("h", "x"))]
+    )
+    switch = program.switch()
+    switch.write_register("r", None, 40)
+    assert switch.process(1, b"\x02\x02") == [(0, b"\x02\x2a")]
+    assert list(switch.read_register("r")) == [40, 42, 40]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "picks"), [("round_robin", [0, 1, 2, 3, 4]), ("round_robin_consistent", [0, 1, 0, 2, 1])]
+)
+def test_members_are_picked_in_turn(algorithm: str, picks: list[int]) -> None:
+    pick = ALGORITHMS[algorithm](random.Random(1))
+    assert [pick(data) for data in (b"a", b"b", b"a", b"c", b"b")] == picks
+
+
+def test_a_division_by_zero_costs_its_packet_alone(builder: Any) -> None:
+    program = builder()
+    program.simple(("x", 8), ("y", 8))
+    program.run([program.assign("h", "x", program.op("/", program.field("h", "x"), program.field("h", "y")))])
+    switch = program.switch()
+    with pytest.raises(PipelineError, match="zero"):
+        switch.process(1, b"\x09\x00")
+    assert switch.process(1, b"\x09\x02") == [(0, b"\x04\x02")]
+
+
 _CHECK = b"123456789"
 
 
@@ -112,6 +190,7 @@ _CHECK = b"123456789"
         ("crc8_custom", 0xF4),
         ("identity", 0x3132333435363738),
         ("xor16", 0x3132 ^ 0x3334 ^ 0x3536 ^ 0x3738 ^ 0x3900),
+        ("xor32", 0x31323334 ^ 0x35363738 ^ 0x39000000),
     ],
 )
 def test_hashes_give_the_published_check_values(algorithm: str, value: int) -> None:
@@ -155,17 +234,19 @@ def test_a_hash_over_fields_payload_and_headers_that_are_valid(builder: Any) -> 
     assert int.from_bytes(frame[2:6], "big") == zlib.crc32(b"\x12\x34\x5apayload") % 1000 + 10
 
 
-def test_random_numbers_stay_in_their_range_and_follow_the_seed(builder: Any) -> None:
+@pytest.mark.parametrize(("low", "high"), [(3, 6), (0, 7), (5, 5)])
+def test_random_numbers_stay_in_their_range_and_follow_the_seed(builder: Any, low: int, high: int) -> None:
     def numbers(seed: int) -> list[int]:
         program = builder()
         program.simple(("x", 8))
-        args = (program.field("h", "x"), program.const(3), program.const(6))
+        args = (program.field("h", "x"), program.const(low), program.const(high))
         program.run([program.call("modify_field_rng_uniform", *args)])
         switch = program.switch(seed=seed)
-        return [switch.process(1, b"\x00")[0][1][0] for _ in range(40)]
+        return [switch.process(1, b"\x00")[0][1][0] for _ in range(80)]
 
-    assert numbers(1) == numbers(1) != numbers(2)
-    assert set(numbers(1)) == {3, 4, 5, 6}
+    assert numbers(1) == numbers(1)
+    assert set(numbers(1)) == set(range(low, high + 1))
+    assert numbers(1) != numbers(2) or low == high
 
 
 def test_checksums_are_verified_and_updated_under_their_condition(builder: Any) -> None:

@@ -6,8 +6,19 @@ from typing import Any
 
 import pytest
 
+from switchml.errors import UsageError
 from switchml.switch_emulator.p4 import P4Switch
-from switchml.switch_emulator.runtime import CloneSession, Digest, PacketIn, Replica, RuntimeRequestError
+from switchml.switch_emulator.runtime import (
+    ActionCall,
+    CloneSession,
+    Digest,
+    Match,
+    MatchKind,
+    PacketIn,
+    Replica,
+    RuntimeRequestError,
+    TableEntry,
+)
 
 NORMAL, INGRESS_CLONE, EGRESS_CLONE, RECIRCULATED, REPLICATED, RESUBMITTED = 0, 1, 2, 4, 5, 6
 
@@ -260,8 +271,58 @@ def test_exit_ends_the_pipeline_but_not_the_packet(builder: Any) -> None:
     assert program.switch().process(1, b"\x10....") == [(3, b"\x01....")]
 
 
+def test_controller_headers_are_those_of_the_p4info(builder: Any) -> None:
+    """packet_in: port and reason before the frame; packet_out: the port it shall leave by."""
+    pytest.importorskip("p4", reason="the P4Runtime stubs are not installed")
+    from switchml.p4runtime_stubs import p4info_pb2
+
+    info = p4info_pb2.P4Info()
+    for name, fields in (
+        ("packet_in", [("port", 9), ("reason", 7)]),
+        ("packet_out", [("egress_port", 9), ("_pad0", 7)]),
+    ):
+        header = info.controller_packet_metadata.add()
+        header.preamble.name = name
+        for number, (field, width) in enumerate(fields):
+            header.metadata.add(id=number + 1, name=field, bitwidth=width)
+    program = builder()
+    program.header("h", [("port", 9), ("reason", 7)])
+    program.order.append("h")
+    program.state("start", [program.extract("h")])
+    program.run([program.assign("standard_metadata", "egress_spec", program.field("h", "port"))])
+    switch: P4Switch = program.switch(p4info=info.SerializeToString())
+    packets: list[PacketIn] = []
+    switch.on_packet_in(packets.append)
+    to_controller = (510 << 7 | 5).to_bytes(2, "big")
+    assert switch.process(1, to_controller + b"frame") == []
+    assert packets == [PacketIn(b"frame", {"port": 510, "reason": 5})]
+    switch.packet_out(b"out", {"egress_port": 3})
+    assert switch.process(1, to_controller) == [(3, (3 << 7).to_bytes(2, "big") + b"out")]
+    for metadata in ({}, {"egress_port": 512}):
+        with pytest.raises(RuntimeRequestError) as refused:
+            switch.packet_out(b"out", metadata)
+        assert refused.value.code == "INVALID_ARGUMENT"
+    with pytest.raises(UsageError, match="P4Info"):
+        program.switch(p4info=b"no P4Info")
+
+
 @pytest.mark.parametrize("group", [0, 1 << 16])
 def test_multicast_group_numbers_have_16_bits(builder: Any, group: int) -> None:
     with pytest.raises(RuntimeRequestError) as refused:
         _program(builder).switch().set_multicast_group(group, [Replica(1)])
     assert refused.value.code == "INVALID_ARGUMENT"
+
+
+def test_mark_to_drop_of_a_copy_of_the_metadata_leaves_the_packet(builder: Any) -> None:
+    """An action with a parameter of that type works on a copy, and p4c copies back what it wants."""
+    program = builder()
+    program.simple(("x", 8))
+    program.header("copy", [("egress_spec", 9), ("mcast_grp", 16)], metadata=True)
+    program.run([program.call("mark_to_drop", program.of("header", "copy"))])
+    back = program.assign("standard_metadata", "egress_spec", program.field("copy", "egress_spec"))
+    dropping = program.action("copy_back", [back])
+    program.table("t", [dropping], key=[("h", "x", "exact")])
+    switch = program.switch()
+    switch.insert("t", TableEntry({"hdr.h.x": Match(MatchKind.EXACT, 1)}, ActionCall("copy_back")))
+    assert switch.process(1, b"\x01") == []
+    assert switch.process(1, b"\x02") == [(0, b"\x02")]

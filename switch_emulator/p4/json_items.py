@@ -1,0 +1,45 @@
+"""What stands in many places of a BMv2 JSON: fields, lists of them, primitives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from switchml.switch_emulator.p4.errors import UnsupportedProgramError
+from switchml.switch_emulator.p4.expressions import (
+    FieldRef,
+    need_expression,
+)
+from switchml.switch_emulator.p4.program import (
+    FieldList,
+    Primitive,
+    SourceInfo,
+)
+
+Json = Mapping[str, Any]
+
+
+def read_source(item: Json) -> SourceInfo | None:
+    info = item.get("source_info")
+    if not info:
+        return None
+    file = Path(str(info.get("filename", ""))).name
+    return SourceInfo(file, int(info.get("line", 0)), " ".join(str(info.get("source_fragment", "")).split()))
+
+
+def read_primitive(item: Json) -> Primitive:
+    return Primitive(
+        item["op"], tuple(need_expression(arg) for arg in item.get("parameters", ())), read_source(item)
+    )
+
+
+def read_field(item: Json) -> FieldRef:
+    if item["type"] != "field":
+        raise UnsupportedProgramError(f"{item['type']} where only a field can stand")
+    return FieldRef(*item["value"])
+
+
+def read_field_list(item: Json) -> FieldList:
+    elements = tuple(need_expression(entry) for entry in item["elements"])
+    return FieldList(item["id"], item["name"], elements)

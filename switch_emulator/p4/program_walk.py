@@ -1,0 +1,86 @@
+"""Every expression of a program, whatever it stands in."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterator
+
+from switchml.switch_emulator.p4.expressions import Expr, FieldRef, HeaderRef, walk
+from switchml.switch_emulator.p4.program import (
+    Advance,
+    Conditional,
+    Extract,
+    Primitive,
+    Program,
+    SetField,
+    Table,
+    Verify,
+)
+
+
+def field_uses(program: Program) -> collections.Counter[FieldRef]:
+    """How often the whole program names each field."""
+    return collections.Counter(
+        node for expression in expressions(program) for node in walk(expression) if isinstance(node, FieldRef)
+    )
+
+
+def expressions(program: Program) -> Iterator[Expr]:
+    """Every expression of the program."""
+    for action in program.action_by_id.values():
+        for item in action.body:
+            yield from item.args
+    for state in program.parser.states.values():
+        yield from state.key
+        for op in state.ops:
+            match op:
+                case Extract():
+                    if op.length is not None:
+                        yield op.length
+                case SetField(target, value):
+                    yield target
+                    yield value
+                case Verify(condition, error):
+                    yield condition
+                    yield error
+                case Advance(bits):
+                    yield bits
+                case Primitive():
+                    yield from op.args
+    for pipeline in (program.ingress, program.egress):
+        for node in pipeline.nodes.values():
+            if isinstance(node, Conditional):
+                yield node.expression
+            elif isinstance(node, Table):
+                yield from (key.target for key in node.key)
+    for calculation in program.calculations.values():
+        for entry in calculation.inputs:
+            if entry.field is not None:
+                yield entry.field
+            if entry.header:
+                yield HeaderRef(entry.header)
+    for checksum in program.checksums:
+        yield checksum.target
+        if checksum.condition is not None:
+            yield checksum.condition
+    for profile in program.profiles.values():
+        if profile.selector is not None:
+            yield from profile.selector[1]
+    for meter in program.meters.values():
+        if meter.result is not None:
+            yield meter.result
+    for fields in (*program.field_lists.values(), *program.digests.values()):
+        yield from fields.elements
+    for item in program.deparser.primitives:
+        yield from item.args
+    yield from program.aliases.values()
+    yield from (HeaderRef(name) for name in program.deparser.order)
+
+
+def headers_used_whole(program: Program) -> set[str]:
+    return {
+        node.name
+        for expression in expressions(program)
+        for node in walk(expression)
+        if isinstance(node, HeaderRef)
+    }
