@@ -16,6 +16,7 @@ from switchml.torch_backend.completion_pool import CompletionPool
 from switchml.torch_backend.discovery import Placement, find_switch
 from switchml.torch_backend.embedded_switch import OF_THIS_PROCESS, EmbeddedSwitches, SwitchAddress
 from switchml.torch_backend.gloo_group import GlooGroup
+from switchml.torch_backend.gloo_worker import GlooWorker
 from switchml.torch_backend.meeting import gather_ranks
 from switchml.torch_backend.options import Options
 from switchml.torch_backend.solo_worker import SoloWorker
@@ -69,6 +70,7 @@ class Membership:
         # Gloo would wait as long, but not say for whom.
         gather_ranks(PrefixStore("creation", self._store), rank, world_size, timeout.total_seconds())
         self.gloo = GlooGroup(PrefixStore("gloo", self._store), rank, world_size, timeout)
+        self._gloo_worker = GlooWorker(self.gloo, world_size)
         _open.add(self)
 
     @property
@@ -102,6 +104,10 @@ class Membership:
                     self._failure = error
                     raise
             return self._worker
+
+    def gloo_worker(self) -> GlooWorker:
+        """Gloo with a worker's methods."""
+        return self._gloo_worker
 
     def _join(self) -> CollectiveWorker:
         timeout = self.timeout

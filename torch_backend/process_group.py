@@ -11,7 +11,7 @@ import inspect
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -22,15 +22,15 @@ from switchml.errors import UsageError
 from switchml.torch_backend.autoload import BACKEND_NAME
 from switchml.torch_backend.membership import Membership
 from switchml.torch_backend.reduction import CallOptions, call_options, operation
-from switchml.torch_backend.routing import Path, choose, gloo_methods
+from switchml.torch_backend.routing import Path, choose, gloo_methods, taken_by_gloo
 from switchml.torch_backend.tensors import Flat, assign, for_reduction, for_transfer
 from switchml.torch_backend.untraced import untraced
 from switchml.torch_backend.work import Finish, SwitchWork
-from switchml.torch_backend.worker_port import PendingCollective
+from switchml.torch_backend.worker_port import CollectiveWorker, PendingCollective
 
 Array = np.ndarray[Any, Any]
 Tensors = torch.Tensor | Sequence[torch.Tensor]
-Method = TypeVar("Method", bound=Callable[..., Any])
+Open = Callable[[], CollectiveWorker]
 
 
 def _flatten(tensors: Any) -> Iterator[torch.Tensor]:
@@ -43,35 +43,38 @@ def _flatten(tensors: Any) -> Iterator[torch.Tensor]:
 
 def _switched(
     method: str, inputs: int | None = None, options: int | None = None
-) -> Callable[[Method], Method]:
-    """Let a method run unless the table sends the call to gloo.
+) -> Callable[[Callable[..., SwitchWork]], Callable[..., Any]]:
+    """Makes a collective of a function that gets, before torch's arguments, what opens the worker the table chose.
 
-    inputs: the number of the argument that holds this rank's tensors; None: there are none, so the table has one
+    inputs: the number of torch's argument that holds this rank's tensors; None: there are none, so the table has one
     answer. options: of the one that tells the operation; None: nothing is reduced.
     """
 
-    def decorate(function: Method) -> Method:
-        names = list(inspect.signature(function).parameters)[1:]
+    def decorate(function: Callable[..., SwitchWork]) -> Callable[..., Any]:
+        names = list(inspect.signature(function).parameters)[2:]
 
         def argument(position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             return args[position] if position < len(args) else kwargs.get(names[position])
 
         @functools.wraps(function)
         def call(self: SwitchProcessGroup, *args: Any, **kwargs: Any) -> Any:
-            if inputs is not None:
-                tensors = list(_flatten(argument(inputs, args, kwargs)))
-                reduced = None
-                if options is not None:
-                    said = argument(options, args, kwargs)
-                    # reduce() with plain arguments: the root comes before the operation
-                    reduced = operation(
-                        argument(options + 1, args, kwargs) if isinstance(said, int) else said
-                    )
-                if choose(method, tensors, reduced, self._membership.world_size) is Path.GLOO:
-                    return getattr(self._membership.gloo.group, method)(*args, **kwargs)
-            return function(self, *args, **kwargs)
+            membership = self._membership
+            if inputs is None:
+                return function(self, membership.worker, *args, **kwargs)
+            tensors = list(_flatten(argument(inputs, args, kwargs)))
+            reduced = None
+            if options is not None:
+                said = argument(options, args, kwargs)
+                # reduce() with plain arguments: the root comes before the operation
+                reduced = operation(argument(options + 1, args, kwargs) if isinstance(said, int) else said)
+            if choose(method, tensors, reduced, membership.world_size) is Path.SWITCH:
+                return function(self, membership.worker, *args, **kwargs)
+            outputs = list(_flatten(argument(0, args, kwargs))) if inputs else []
+            if taken_by_gloo(method, tensors, outputs, membership.world_size):
+                return getattr(membership.gloo.group, method)(*args, **kwargs)
+            return function(self, membership.gloo_worker, *args, **kwargs)
 
-        return cast(Method, untraced(call))
+        return untraced(call)
 
     return decorate
 
@@ -197,17 +200,19 @@ class SwitchProcessGroup(dist.ProcessGroup):
     # Collectives on the switch ------------------------------------------------------------------------------------
 
     @_switched("allreduce", inputs=0, options=1)
-    def allreduce(self, tensors: Tensors, opts: Any = None, timeout: timedelta | None = None) -> SwitchWork:
+    def allreduce(
+        self, via: Open, tensors: Tensors, opts: Any = None, timeout: timedelta | None = None
+    ) -> SwitchWork:
         tensor, op, call = _only(tensors), operation(opts), call_options(opts, timeout)
         flat = for_reduction(tensor, op)
-        part = self._allreduce(flat, op, call)
+        part = self._allreduce(via, flat, op, call)
         return self._work("allreduce", [part], [tensor], call, _write_back(flat))
 
     @_switched("allreduce_coalesced", inputs=0, options=1)
-    def allreduce_coalesced(self, tensors: Sequence[torch.Tensor], opts: Any = None) -> SwitchWork:
+    def allreduce_coalesced(self, via: Open, tensors: Sequence[torch.Tensor], opts: Any = None) -> SwitchWork:
         op, call = operation(opts), call_options(opts)
         flats = [for_reduction(tensor, op) for tensor in tensors]
-        parts = [self._allreduce(flat, op, call) for flat in flats]
+        parts = [self._allreduce(via, flat, op, call) for flat in flats]
         copies = [flat.write_back for flat in flats if flat.write_back is not None]
 
         def finish(_: Sequence[Array]) -> None:
@@ -218,64 +223,72 @@ class SwitchProcessGroup(dist.ProcessGroup):
 
     @_switched("reduce", inputs=0, options=1)
     def reduce(
-        self, tensors: Tensors, opts: Any = None, op: Any = None, timeout: timedelta | None = None
+        self, via: Open, tensors: Tensors, opts: Any = None, op: Any = None, timeout: timedelta | None = None
     ) -> SwitchWork:
         tensor, call = _only(tensors), self._rooted(opts, timeout)
         name = operation(op if isinstance(opts, int) else opts)
         flat = for_reduction(tensor, name)
         if self._membership.rank == call.root:
             return self._work(
-                "reduce", [self._allreduce(flat, name, call)], [tensor], call, _write_back(flat)
+                "reduce", [self._allreduce(via, flat, name, call)], [tensor], call, _write_back(flat)
             )
         # The other ranks' tensors must stay as they are.
-        part = self._allreduce(flat, name, call, out=np.empty_like(flat.array))
+        part = self._allreduce(via, flat, name, call, out=np.empty_like(flat.array))
         return self._work("reduce", [part], [tensor], call)
 
     @_switched("broadcast", inputs=0)
-    def broadcast(self, tensors: Tensors, opts: Any = None, timeout: timedelta | None = None) -> SwitchWork:
+    def broadcast(
+        self, via: Open, tensors: Tensors, opts: Any = None, timeout: timedelta | None = None
+    ) -> SwitchWork:
         tensor, call = _only(tensors), self._rooted(opts, timeout)
         flat = for_transfer(tensor)
-        part = self._membership.worker().broadcast(
-            flat.array, call.root, timeout=self._deadline(call), notify=call.notify
-        )
+        part = via().broadcast(flat.array, call.root, timeout=self._deadline(call), notify=call.notify)
         return self._work("broadcast", [part], [tensor], call, _write_back(flat))
 
     @_switched("barrier")
-    def barrier(  # type: ignore[override]
-        self, opts: Any = None, timeout: timedelta | None = None
-    ) -> SwitchWork:
+    def barrier(self, via: Open, opts: Any = None, timeout: timedelta | None = None) -> SwitchWork:
         if isinstance(opts, timedelta):
             opts, timeout = None, opts
         call = call_options(opts, timeout)
-        part = self._membership.worker().barrier(timeout=self._deadline(call), notify=call.notify)
+        part = via().barrier(timeout=self._deadline(call), notify=call.notify)
         return self._work("barrier", [part], [], call)
 
     @_switched("allgather", inputs=1)
-    def allgather(self, output_tensors: Any, input_tensors: Tensors, opts: Any = None) -> SwitchWork:
+    def allgather(
+        self, via: Open, output_tensors: Any, input_tensors: Tensors, opts: Any = None
+    ) -> SwitchWork:
         outputs = output_tensors if isinstance(input_tensors, torch.Tensor) else output_tensors[0]
-        return self._gather("allgather", list(outputs), _only(input_tensors), opts)
+        return self._gather(via, "allgather", list(outputs), _only(input_tensors), opts)
 
     @_switched("all_gather_single", inputs=1)
-    def all_gather_single(self, output: torch.Tensor, input: torch.Tensor, opts: Any = None) -> SwitchWork:
-        return self._gather("all_gather_single", [output], input, opts)
+    def all_gather_single(
+        self, via: Open, output: torch.Tensor, input: torch.Tensor, opts: Any = None
+    ) -> SwitchWork:
+        return self._gather(via, "all_gather_single", [output], input, opts)
 
     @_switched("_allgather_base", inputs=1)
-    def _allgather_base(self, output: torch.Tensor, input: torch.Tensor, opts: Any = None) -> SwitchWork:
-        return self._gather("all_gather_single", [output], input, opts)
+    def _allgather_base(
+        self, via: Open, output: torch.Tensor, input: torch.Tensor, opts: Any = None
+    ) -> SwitchWork:
+        return self._gather(via, "all_gather_single", [output], input, opts)
 
     @_switched("allgather_coalesced", inputs=1)
     def allgather_coalesced(
-        self, output_lists: list[list[torch.Tensor]], input_list: list[torch.Tensor], opts: Any = None
+        self,
+        via: Open,
+        output_lists: list[list[torch.Tensor]],
+        input_list: list[torch.Tensor],
+        opts: Any = None,
     ) -> SwitchWork:
         by_tensor = [list(outputs) for outputs in zip(*output_lists, strict=True)]
         pairs = list(zip(by_tensor, input_list, strict=True))
-        return self._gather_all("allgather_coalesced", pairs, opts)
+        return self._gather_all(via, "allgather_coalesced", pairs, opts)
 
     def _gather_single_coalesced(
-        self, output_lists: list[torch.Tensor], input_list: list[torch.Tensor], opts: Any = None
+        self, via: Open, output_lists: list[torch.Tensor], input_list: list[torch.Tensor], opts: Any = None
     ) -> SwitchWork:
         pairs = [([output], tensor) for output, tensor in zip(output_lists, input_list, strict=True)]
-        return self._gather_all("all_gather_single_coalesced", pairs, opts)
+        return self._gather_all(via, "all_gather_single_coalesced", pairs, opts)
 
     all_gather_single_coalesced = _switched("all_gather_single_coalesced", inputs=1)(_gather_single_coalesced)
     allgather_into_tensor_coalesced = _switched("allgather_into_tensor_coalesced", inputs=1)(
@@ -284,24 +297,29 @@ class SwitchProcessGroup(dist.ProcessGroup):
 
     @_switched("reduce_scatter", inputs=1, options=2)
     def reduce_scatter(
-        self, output_tensors: Tensors, input_tensors: Any, opts: Any = None, timeout: timedelta | None = None
+        self,
+        via: Open,
+        output_tensors: Tensors,
+        input_tensors: Any,
+        opts: Any = None,
+        timeout: timedelta | None = None,
     ) -> SwitchWork:
         inputs = input_tensors if isinstance(output_tensors, torch.Tensor) else input_tensors[0]
-        return self._scatter("reduce_scatter", [(_only(output_tensors), list(inputs))], opts, timeout)
+        return self._scatter(via, "reduce_scatter", [(_only(output_tensors), list(inputs))], opts, timeout)
 
     def _reduce_scatter_single(
-        self, outputTensor: torch.Tensor, inputTensor: torch.Tensor, opts: Any = None
+        self, via: Open, outputTensor: torch.Tensor, inputTensor: torch.Tensor, opts: Any = None
     ) -> SwitchWork:
-        return self._scatter("reduce_scatter_single", [(outputTensor, inputTensor)], opts)
+        return self._scatter(via, "reduce_scatter_single", [(outputTensor, inputTensor)], opts)
 
     reduce_scatter_single = _switched("reduce_scatter_single", inputs=1, options=2)(_reduce_scatter_single)
     _reduce_scatter_base = _switched("_reduce_scatter_base", inputs=1, options=2)(_reduce_scatter_single)
 
     def _reduce_scatter_coalesced(
-        self, outputTensors: list[torch.Tensor], inputTensors: list[torch.Tensor], opts: Any = None
+        self, via: Open, outputTensors: list[torch.Tensor], inputTensors: list[torch.Tensor], opts: Any = None
     ) -> SwitchWork:
         pairs = list(zip(outputTensors, inputTensors, strict=True))
-        return self._scatter("reduce_scatter_single_coalesced", pairs, opts)
+        return self._scatter(via, "reduce_scatter_single_coalesced", pairs, opts)
 
     reduce_scatter_single_coalesced = _switched("reduce_scatter_single_coalesced", inputs=1, options=2)(
         _reduce_scatter_coalesced
@@ -324,9 +342,9 @@ class SwitchProcessGroup(dist.ProcessGroup):
         return call
 
     def _allreduce(
-        self, flat: Flat, op: str, call: CallOptions, out: Array | None = None
+        self, via: Open, flat: Flat, op: str, call: CallOptions, out: Array | None = None
     ) -> PendingCollective:
-        return self._membership.worker().allreduce(
+        return via().allreduce(
             flat.array, op, out=out, dtype=flat.dtype, timeout=self._deadline(call), notify=call.notify
         )
 
@@ -341,11 +359,13 @@ class SwitchProcessGroup(dist.ProcessGroup):
         self._sequence += 1
         return SwitchWork(name, parts, outputs, self._membership.pool, finish=finish, notify=call.notify)
 
-    def _gather(self, name: str, outputs: list[torch.Tensor], tensor: torch.Tensor, opts: Any) -> SwitchWork:
-        return self._gather_all(name, [(outputs, tensor)], opts)
+    def _gather(
+        self, via: Open, name: str, outputs: list[torch.Tensor], tensor: torch.Tensor, opts: Any
+    ) -> SwitchWork:
+        return self._gather_all(via, name, [(outputs, tensor)], opts)
 
     def _gather_all(
-        self, name: str, pairs: Sequence[tuple[list[torch.Tensor], torch.Tensor]], opts: Any
+        self, via: Open, name: str, pairs: Sequence[tuple[list[torch.Tensor], torch.Tensor]], opts: Any
     ) -> SwitchWork:
         """For each (outputs, input): `outputs` is one tensor a rank, or a single one that takes them all end to end."""
         for outputs, tensor in pairs:
@@ -353,7 +373,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
         timeout = opts if isinstance(opts, timedelta) else None
         call = call_options(None if timeout else opts, timeout)
         flats = [for_transfer(tensor) for _, tensor in pairs]
-        worker = self._membership.worker()
+        worker = via()
         parts = [
             worker.allgather(flat.array, timeout=self._deadline(call), notify=call.notify) for flat in flats
         ]
@@ -379,6 +399,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
 
     def _scatter(
         self,
+        via: Open,
         name: str,
         pairs: Sequence[tuple[torch.Tensor, Tensors]],
         opts: Any,
@@ -387,7 +408,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
         """For each (output, inputs): reduce all inputs, and keep this rank's part."""
         op, call = operation(opts), call_options(opts, timeout)
         prepared = [self._scatter_input(name, output, inputs, op) for output, inputs in pairs]
-        parts = [self._allreduce(flat, op, call, out=scratch) for flat, scratch, _ in prepared]
+        parts = [self._allreduce(via, flat, op, call, out=scratch) for flat, scratch, _ in prepared]
 
         def finish(results: Sequence[Array]) -> None:
             for (output, _), (_, _, mine), result in zip(pairs, prepared, results, strict=True):

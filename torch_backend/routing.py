@@ -149,6 +149,43 @@ def choose(method: str, tensors: Sequence[torch.Tensor], operation: str | None, 
     return route.path if size <= route.gathered else Path.GLOO
 
 
+_KNOWN_TO_GLOO = frozenset(
+    {
+        torch.float64,
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+        torch.int64,
+        torch.int32,
+        torch.int8,
+        torch.uint8,
+        torch.bool,
+    }
+)
+# Of the others, gloo's reduce spoils the tensors of ranks that are not the root, and its reduce_scatter has no future.
+_AS_CALLED = ("allreduce", "allgather", "all_gather_single", "_allgather_base")
+
+
+def taken_by_gloo(
+    method: str, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor], world_size: int
+) -> bool:
+    """Whether gloo does a call that it was chosen for just as it is; else it gets the elements as flat arrays.
+
+    Calls with sparse tensors are left to it, with its errors.
+    """
+    tensors = (*inputs, *outputs)
+    if any(tensor.layout is not torch.strided for tensor in tensors):
+        return True
+    if method not in _AS_CALLED:
+        return False
+    if not all(tensor.is_contiguous() and tensor.dtype in _KNOWN_TO_GLOO for tensor in tensors):
+        return False
+    shape = inputs[0].shape
+    if method in ("all_gather_single", "_allgather_base"):
+        return len(shape) > 0 and outputs[0].shape == (world_size * shape[0], *shape[1:])
+    return all(tensor.shape == shape for tensor in tensors)
+
+
 def gloo_methods() -> tuple[str, ...]:
     """The methods of a process group that are handed to gloo unseen."""
     return tuple(method for method, routes in ROUTES_OF.items() if routes[0].path is Path.GLOO)

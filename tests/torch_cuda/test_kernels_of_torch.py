@@ -30,10 +30,12 @@ def _expected(
     """Exponents, words in network order, and the values of those words as sums."""
     parts = [values[begin : begin + BLOCK] for begin in range(0, values.size, BLOCK)]
     exponents = np.array([block_exponent(part) for part in parts], np.int8) if agreed is None else agreed
-    words, back = np.zeros(values.size, np.uint32), np.full(values.size, 3, np.float32)
+    words, back = np.zeros(values.size, np.uint32), np.zeros(values.size, np.float32)
     for number, part in enumerate(parts):
         where = slice(number * BLOCK, number * BLOCK + part.size)
-        if exponents[number] != EXACT_EXPONENT:
+        if exponents[number] == EXACT_EXPONENT:
+            words[where], back[where] = part.view(np.uint32).byteswap(), part
+        else:
             quantize(part, words[where], int(exponents[number]), workers)
             dequantize(words[where], back[where], int(exponents[number]), workers)
     return exponents, words, back
@@ -59,9 +61,11 @@ def check(kernels: object, values: np.ndarray, workers: int, raise_by: int) -> N
     for average in (False, True):
         out = torch.full((values.size,), 3.0)
         kernels.dequantize(words, out, exponents, workers, BLOCK, average=average)
-        stays = np.repeat(agreed == EXACT_EXPONENT, BLOCK)[: values.size]
-        divided = back / np.float32(workers) if average else back
-        np.testing.assert_array_equal(out.numpy(), np.where(stays, np.float32(3), divided))
+        exact = np.repeat(agreed == EXACT_EXPONENT, BLOCK)[: values.size]
+        with np.errstate(all="ignore"):
+            divided = back / np.float32(workers) if average else back
+        expected = np.where(exact, back, divided)
+        np.testing.assert_array_equal(out.numpy().view(np.uint32), expected.view(np.uint32))
 
 
 def samples(seed: int, count: int) -> np.ndarray:

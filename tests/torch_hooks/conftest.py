@@ -16,6 +16,8 @@ pytest.importorskip("torch", reason="torch is in the extra `torch`")
 import torch
 import torch.distributed as dist
 
+from switchml.torch_backend.cuda.host_stream import HostStream
+from switchml.torch_backend.cuda.staged import Streams
 from switchml.torch_backend.hooks.lanes import WIRES
 from switchml.torch_backend.hooks.session import Session
 from switchml.torch_backend.options import Options
@@ -130,6 +132,19 @@ class Ranks:
 
     def __init__(self) -> None:
         self.sessions: list[Session] = []
+        self.host_streams: list[HostStream] = []
+
+    def open_streams(self, device: torch.device) -> Streams:
+        """The stand-in for a GPU's."""
+        down, up = HostStream(), HostStream()
+        self.host_streams += [down, up]
+        return Streams(down, up)
+
+    def close(self) -> None:
+        for session in self.sessions:
+            session.close()
+        for stream in self.host_streams:
+            stream.close()
 
     def run(
         self,
@@ -161,6 +176,7 @@ class Ranks:
                 timeout=timedelta(seconds=20),
                 options=Options(switch="nowhere:1"),
                 open_worker=open_worker,
+                open_streams=self.open_streams,
             )
             self.sessions.append(session)
             return body(session, rank)
@@ -173,5 +189,4 @@ class Ranks:
 def ranks() -> Iterator[Ranks]:
     made = Ranks()
     yield made
-    for session in made.sessions:
-        session.close()
+    made.close()

@@ -6,7 +6,6 @@ import threading
 import time
 from typing import Any
 
-import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="torch is in the extra `torch`")
@@ -14,8 +13,6 @@ pytest.importorskip("torch", reason="torch is in the extra `torch`")
 import torch
 
 from switchml.errors import UsageError
-from switchml.torch_backend.cuda import staged
-from switchml.torch_backend.cuda.stream import HostStream
 from switchml.torch_backend.hooks.state import SwitchState
 from switchml.torch_backend.options import Options
 
@@ -102,43 +99,6 @@ def test_short_wires_send_less(ranks: Any) -> None:
     assert quarter == whole / 4 + 4096 / 256
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_staged_tensors(ranks: Any, dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The way of a tensor on a GPU, over the stand-in for its stream: several chunks, and one block that goes exactly."""
-    monkeypatch.setattr(staged, "CHUNK", 4 * staged.BLOCK)
-
-    def body(session: Any, rank: int) -> list[Any]:
-        session._open_stream = lambda device: HostStream()
-        found = []
-        for step in range(3):
-            futures = []
-            for bucket in range(len(COUNTS)):
-                tensor = gradient(rank, bucket, step, dtype)
-                if step == 1 and rank == 1:
-                    tensor[0] = np.inf
-                futures.append(session.average_on_device(bucket, tensor))
-            found += [future.wait() for future in futures]
-        return found
-
-    results = ranks.run(3, "float32", body)
-    for number, averages in enumerate(zip(*results, strict=True)):
-        step, bucket = divmod(number, len(COUNTS))
-        assert all(torch.equal(averages[0], other) for other in averages)
-        exact = sum(gradient(rank, bucket, step, dtype).double() for rank in range(3)) / 3
-        if step == 1:
-            exact[0] = np.inf
-        bound = 1e-6 if dtype is torch.float32 else 0.01
-        torch.testing.assert_close(averages[0].double(), exact, atol=bound, rtol=bound)
-
-
-def test_short_wires_are_refused_on_a_device(ranks: Any) -> None:
-    def body(session: Any, rank: int) -> None:
-        with pytest.raises(UsageError, match="float32"):
-            session.average_on_device(0, torch.ones(3))
-
-    ranks.run(1, "int8", body)
-
-
 def test_closing_ends_the_threads(ranks: Any) -> None:
     def body(session: Any, rank: int) -> None:
         session.average(0, (), torch.ones(1000)).wait()
@@ -159,3 +119,22 @@ def test_a_state_says_what_it_cannot_use() -> None:
         SwitchState(options=Options(switch="nowhere:1")).session()
     assert SwitchState().counters() == {}
     SwitchState().close()
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_backward_goes_on_while_buckets_are_in_flight(ranks: Any, wire: str) -> None:
+    """Rank 0 has given all its buckets before rank 1 begins. The first step joins the jobs, which takes both."""
+    given = threading.Event()
+
+    def body(session: Any, rank: int) -> list[Any]:
+        session.average(len(COUNTS), (), torch.ones(1)).wait()
+        if rank == 1:
+            assert given.wait(20)
+        futures = [session.average(bucket, (), gradient(rank, bucket, 0)) for bucket in range(len(COUNTS))]
+        if rank == 0:
+            assert not any(future.done() for future in futures)
+            given.set()
+        return [future.wait() for future in futures]
+
+    for mine, other in zip(*ranks.run(2, wire, body), strict=True):
+        assert torch.equal(mine, other)

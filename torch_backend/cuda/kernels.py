@@ -53,7 +53,7 @@ def _quantize(
         # fma in place of the two makes no difference.
         toward = tl.where(scaled < 0, -_INTEGERS, _INTEGERS)
         rounded = tl.where(tl.abs(scaled) < _INTEGERS, (scaled + toward) - toward, scaled)
-        word = rounded.to(tl.int32)
+        word = tl.where(exact, value.to(tl.int32, bitcast=True), rounded.to(tl.int32))
         if BIG_ENDIAN:
             raw = word.to(tl.uint32, bitcast=True)
             raw = (raw << 24) | ((raw & 0xFF00) << 8) | ((raw >> 8) & 0xFF00) | (raw >> 24)
@@ -76,12 +76,15 @@ def _dequantize(
     at = number.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
     exponent = tl.load(exponents + number).to(tl.int32)
-    if exponent != _EXACT:
+    word = tl.load(sums + at, mask=inside, other=0)
+    if exponent == _EXACT:
+        value = word.to(tl.float32, bitcast=True)
+    else:
         step = ((exponent + HEADROOM - 31 + 127) << 23).to(tl.float32, bitcast=True)
-        value = tl.load(sums + at, mask=inside, other=0).to(tl.float32) * step
+        value = word.to(tl.float32) * step
         if AVERAGE:
             value = tl.div_rn(value, workers + tl.zeros([BLOCK], tl.float32))
-        tl.store(out + at, value, mask=inside)
+    tl.store(out + at, value, mask=inside)
 
 
 def quantize(
@@ -98,7 +101,7 @@ def quantize(
 
     The scale in the end must be that of the largest exponent over the workers. So `quantize` is called twice: first under
     this worker's own exponents; then with the ones `agreed` on, when only the blocks are read and written whose
-    exponent has changed. Blocks with exponent 127, which are exchanged exactly, give zeros.
+    exponent has changed. Blocks with exponent 127, which do not fit the scheme, give the bits of their values.
 
     Args:
         values: float32 (count,).
@@ -128,7 +131,7 @@ def dequantize(
 ) -> None:
     """The float32 values of int32 sums, divided by the number of workers if `average`.
 
-    Blocks with exponent 127 are left alone.
+    The words of blocks with exponent 127 are the bits of the result itself.
     """
     blocks = exponents.numel()
     if blocks:

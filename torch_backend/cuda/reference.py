@@ -45,7 +45,7 @@ def quantize(
     exact = (exponents == EXACT_EXPONENT)[:, None]
     scaled = torch.where(exact, 0.0, rows) * _scales(exponents, workers, 1)[:, None]
     rounded = scaled.round().to(torch.int32)  # ties to even
-    flat = rounded.view(-1)[: values.numel()]
+    flat = torch.where(exact, rows.view(torch.int32), rounded).view(-1)[: values.numel()]
     if big_endian:
         flat = flat.view(torch.uint8).view(-1, 4).flip(1).contiguous().view(torch.int32).view(-1)
     words.copy_(flat)
@@ -55,9 +55,10 @@ def dequantize(
     sums: torch.Tensor, out: torch.Tensor, exponents: torch.Tensor, workers: int, block: int, *, average: bool
 ) -> None:
     """See `kernels.dequantize`."""
-    values = _rows(sums, block).to(torch.float32) * _scales(exponents, workers, -1)[:, None]
+    words = _rows(sums, block)
+    values = words.to(torch.float32) * _scales(exponents, workers, -1)[:, None]
     if average:
         values /= float(workers)
     exact = (exponents == EXACT_EXPONENT)[:, None]
-    values = torch.where(exact, _rows(out, block), values)
+    values = torch.where(exact, words.view(torch.float32), values)
     out.copy_(values.view(-1)[: out.numel()])

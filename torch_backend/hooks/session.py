@@ -19,8 +19,9 @@ from torch._C._distributed_c10d import PrefixStore, Store
 from torch.futures import Future
 
 from switchml.errors import UsageError
-from switchml.torch_backend.cuda.staged import StagedAverage
-from switchml.torch_backend.cuda.stream import CudaStream, SideStream
+from switchml.torch_backend.completion_pool import CompletionPool
+from switchml.torch_backend.cuda.reductions import DeviceReductions, Flight, cuda_streams
+from switchml.torch_backend.cuda.staged import Streams
 from switchml.torch_backend.hooks.lanes import Exponents, Wire
 from switchml.torch_backend.hooks.ordered import OrderedTasks
 from switchml.torch_backend.hooks.packed import PackedBucket
@@ -50,7 +51,7 @@ class Session:
         timeout: timedelta,
         options: Options,
         open_worker: OpenWorker = join_switch,
-        open_stream: Callable[[torch.device], SideStream] = CudaStream,
+        open_streams: Callable[[torch.device], Streams] = cuda_streams,
     ) -> None:
         self._wire, self._feedback, self._seed = wire, feedback, [seed, rank]
         self._workers = world_size
@@ -68,13 +69,19 @@ class Session:
                 open_worker=open_worker,
             )
 
-        self._join, self._options, self._open_stream = join, options, open_stream
+        self._join, self._options = join, options
         self._sums = join("sums", options)
         self._scales: Membership | None = None  # joined when there are exponents
-        self._ordered = OrderedTasks("switchml-hook")
+        self.ordered = OrderedTasks("switchml-hook")
         self._buckets: dict[int, tuple[Hashable, PackedBucket]] = {}
-        self._staged: dict[int, StagedAverage] = {}
-        self._streams: dict[torch.device, SideStream] = {}
+        self.device = DeviceReductions(
+            world_size,
+            self._submit_exponents,
+            self._submit,
+            order=self.ordered,
+            pool=lambda: self.pool,
+            open_streams=open_streams,
+        )
 
     def average(self, index: int, layout: Hashable, buffer: torch.Tensor) -> Future[torch.Tensor]:
         """Average a bucket over the ranks, in place.
@@ -85,13 +92,18 @@ class Session:
             buffer: dense, one-dimensional, floating point; must be left alone until the future is done.
         """
         if buffer.is_cuda:
-            return self.average_on_device(index, buffer)
-        promise = Promise()
+            return self.reduce_on_device(buffer, average=True, value=buffer).future
+        promise: Promise[torch.Tensor] = Promise()
         if self._wire is None:
             self._whole(buffer, promise)
         else:
             self._packed(self._bucket(index, layout, buffer.numel()), buffer, promise)
         return promise.future
+
+    @property
+    def pool(self) -> CompletionPool:
+        """Threads for whatever waits."""
+        return self._sums.pool
 
     def counters(self) -> dict[str, int]:
         """Of all jobs together."""
@@ -105,9 +117,9 @@ class Session:
         for membership in (self._sums, self._scales):
             if membership is not None:
                 membership.close()
-        self._ordered.close(CLOSE_SECONDS)
+        self.ordered.close(CLOSE_SECONDS)
 
-    def _whole(self, buffer: torch.Tensor, promise: Promise) -> None:
+    def _whole(self, buffer: torch.Tensor, promise: Promise[torch.Tensor]) -> None:
         flat = for_reduction(buffer, "avg")
         part = self._submit(flat.array, "avg", dtype=flat.dtype)
 
@@ -125,7 +137,7 @@ class Session:
             self._buckets[index] = layout, bucket
         return bucket
 
-    def _packed(self, bucket: PackedBucket, buffer: torch.Tensor, promise: Promise) -> None:
+    def _packed(self, bucket: PackedBucket, buffer: torch.Tensor, promise: Promise[torch.Tensor]) -> None:
         gradient = buffer.detach().float().numpy()
         exponents = self._submit_exponents(bucket.exponents(gradient), "max")
 
@@ -137,7 +149,7 @@ class Session:
                 if exact.size:
                     parts.append(self._submit(exact, "avg"))
             except Exception as error:
-                self._sums.pool.submit(functools.partial(promise.fail, error))
+                self.pool.submit(functools.partial(promise.fail, error))
                 return
 
             def finish(results: Sequence[Array]) -> None:
@@ -147,7 +159,7 @@ class Session:
 
             self._when_done(parts, finish, buffer, promise)
 
-        self._ordered.submit(send)
+        self.ordered.submit(send)
 
     def _submit(self, array: Array, op: str, dtype: str | None = None) -> PendingCollective:
         return self._sums.worker().allreduce(array, op, dtype=dtype, timeout=self._sums.timeout)
@@ -162,7 +174,7 @@ class Session:
         parts: Sequence[PendingCollective],
         finish: Callable[[Sequence[Array]], None],
         buffer: torch.Tensor,
-        promise: Promise,
+        promise: Promise[torch.Tensor],
     ) -> None:
         """Once `parts`, of one job, are over: `finish` with their results, and the promise is kept."""
 
@@ -175,50 +187,17 @@ class Session:
                 promise.keep(buffer)
 
         # The parts end in order. Not on the worker's own thread, which must go on moving packets.
-        parts[-1].add_done_callback(lambda _: self._sums.pool.submit(complete))
+        parts[-1].add_done_callback(lambda _: self.pool.submit(complete))
 
-    def average_on_device(self, index: int, buffer: torch.Tensor) -> Future[torch.Tensor]:
-        """As `average`, of a tensor on a GPU: quantized there (torch_backend/cuda).
+    def reduce_on_device(self, tensor: torch.Tensor, *, average: bool, value: Any) -> Flight:
+        """See `DeviceReductions.reduce`.
 
         Raises:
             UsageError: the wire is a short one.
+            SwitchMLError: a reduction before this one failed.
         """
         if self._wire is not None:
             raise UsageError(
                 f"the wire {self._wire.name!r} takes gradients on the CPU; give wire='float32' for those on a GPU"
             )
-        stream = self._stream_of(buffer.device)
-        # In float32 also where the gradients are not.
-        values = buffer.detach().float()
-        staged = self._staged.get(index)
-        if staged is None or staged.count != values.numel():
-            staged = StagedAverage(stream, buffer.device, values.numel(), self._workers)
-            self._staged[index] = staged
-        promise = Promise(stream.future())
-        staged.begin(values)
-
-        def send() -> None:
-            try:
-                receive = staged.send(values, self._submit_exponents, self._submit)
-            except Exception as error:
-                self._sums.pool.submit(functools.partial(promise.fail, error))
-                return
-            self._sums.pool.submit(functools.partial(complete, receive))
-
-        def complete(receive: Callable[[], None]) -> None:
-            try:
-                receive()
-                with stream.enter():
-                    if values.data_ptr() != buffer.data_ptr():
-                        buffer.copy_(values)
-                    promise.keep(buffer)
-            except Exception as error:
-                promise.fail(error)
-
-        self._ordered.submit(send)
-        return promise.future
-
-    def _stream_of(self, device: torch.device) -> SideStream:
-        if device not in self._streams:
-            self._streams[device] = self._open_stream(device)
-        return self._streams[device]
+        return self.device.reduce(tensor, average=average, value=value)

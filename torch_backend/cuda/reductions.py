@@ -1,0 +1,168 @@
+"""Sums and averages of tensors on GPUs: which room each one takes, and what happens when one fails."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch.futures import Future
+
+from switchml.torch_backend.completion_pool import CompletionPool
+from switchml.torch_backend.cuda.staged import Reduce, StagedReduction, Streams, Trip
+from switchml.torch_backend.cuda.stream import CudaStream
+
+IDLE_ROOMS = 64
+"""Rooms kept for the next tensor of their size: a model has few buckets. Each holds 8 bytes a value, half of it pinned."""
+
+
+class Queue(Protocol):
+    """Runs tasks one after the other; see `hooks.ordered.OrderedTasks`."""
+
+    def submit(self, task: Callable[[], None]) -> None: ...
+
+
+def cuda_streams(device: torch.device) -> Streams:
+    """Of one GPU. Kernels are loaded here: while a stream waits for the host, loading could wait for the stream."""
+    streams = Streams(CudaStream(device), CudaStream(device))
+    kernels = streams.down.kernels
+    values, words = torch.zeros(1, device=device), torch.zeros(1, dtype=torch.int32, device=device)
+    exponents = torch.zeros(1, dtype=torch.int8, device=device)
+    for average in (False, True):
+        agreed = exponents.clone() if average else None
+        kernels.quantize(values, words, exponents, 2, 256, agreed=agreed)
+        kernels.dequantize(words, values, exponents, 2, 256, average=average)
+    torch.cuda.synchronize(device)
+    return streams
+
+
+@dataclass
+class Flight:
+    """A collective of tensors on a GPU.
+
+    Attributes:
+        future: done once everything is queued: who waits for it makes their stream wait for the result.
+        ended: the network is done with it, well or not. Then `error` is set if it failed; the result is NaN in that case.
+    """
+
+    future: Future[Any]
+    ended: threading.Event
+    error: BaseException | None = None
+
+
+class DeviceReductions:
+    """Reductions of one group. `reduce` is called from one thread at a time, in the same order on all ranks.
+
+    Nobody waits on the host, so there is nobody to raise an error when it happens: the result becomes NaN, and the next
+    call raises.
+
+    Args:
+        scales, words: submit all-reduces, of two jobs: exponents of the next tensor must not wait for words of this one.
+        order: one thread, on which everything of these two jobs is submitted.
+        pool: threads that wait for results.
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        scales: Reduce,
+        words: Reduce,
+        *,
+        order: Queue,
+        pool: Callable[[], CompletionPool],
+        open_streams: Callable[[torch.device], Streams] = cuda_streams,
+    ) -> None:
+        self._workers, self._scales, self._words = workers, scales, words
+        self._order, self._pool, self._open_streams = order, pool, open_streams
+        self._streams: dict[torch.device, Streams] = {}
+        self._lock = threading.Lock()
+        self._rooms: OrderedDict[int, tuple[torch.device, StagedReduction]] = OrderedDict()  # idle ones
+        self._failure: BaseException | None = None
+
+    def check(self) -> None:
+        """Raise what an earlier collective failed with."""
+        if self._failure is not None:
+            raise self._failure
+
+    def failed(self, error: BaseException) -> None:
+        self._failure = self._failure or error
+
+    def streams(self, device: torch.device) -> Streams:
+        if device not in self._streams:
+            self._streams[device] = self._open_streams(device)
+        return self._streams[device]
+
+    def reduce(self, tensor: torch.Tensor, *, average: bool, value: Any) -> Flight:
+        """Sum or average `tensor`, dense and floating point, over the ranks, in place and in float32.
+
+        Args:
+            value: of the future.
+
+        Raises:
+            SwitchMLError: a collective before this one failed.
+        """
+        self.check()
+        streams = self.streams(tensor.device)
+        there = tensor.detach()
+        values = there.reshape(-1).float()
+        room = self._room(streams, tensor.device, values.numel())
+        trip = room.queue(values, average=average)
+
+        def copy_back() -> None:
+            there.copy_(values.view(there.shape))
+
+        if values.data_ptr() != there.data_ptr():
+            streams.up.uses(there)
+            streams.up.run(copy_back)
+        future = streams.up.future()
+        flight = Flight(future, threading.Event())
+        streams.up.run(functools.partial(future.set_result, value))
+        self._order.submit(functools.partial(self._send, trip, room, tensor.device, flight))
+        return flight
+
+    def _send(self, trip: Trip, room: StagedReduction, device: torch.device, flight: Flight) -> None:
+        try:
+            trip.send(self._scales, self._words)
+        except Exception as error:
+            self._pool().submit(functools.partial(self._end, trip, room, device, flight, error))
+        else:
+            self._pool().submit(functools.partial(self._receive, trip, room, device, flight))
+
+    def _receive(self, trip: Trip, room: StagedReduction, device: torch.device, flight: Flight) -> None:
+        failure: BaseException | None = None
+        try:
+            trip.receive()
+        except Exception as error:
+            failure = error
+        self._end(trip, room, device, flight, failure)
+
+    def _end(
+        self,
+        trip: Trip,
+        room: StagedReduction,
+        device: torch.device,
+        flight: Flight,
+        error: BaseException | None,
+    ) -> None:
+        if error is not None:
+            flight.error = error
+            self.failed(error)
+            trip.give_up()
+        flight.ended.set()
+        with self._lock:
+            self._rooms[id(room)] = device, room
+            spare = self._rooms.popitem(last=False)[1][1] if len(self._rooms) > IDLE_ROOMS else None
+        if spare is not None:
+            spare.rest()
+
+    def _room(self, streams: Streams, device: torch.device, count: int) -> StagedReduction:
+        with self._lock:
+            for key, (place, room) in self._rooms.items():
+                if place == device and room.count == count:
+                    del self._rooms[key]
+                    return room
+        return StagedReduction(streams, device, count, self._workers)
