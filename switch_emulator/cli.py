@@ -251,7 +251,7 @@ def _p4_over_udp(options: _Options) -> Iterator[_Running]:
         options.host,
         udp_port=options.port,
         control_port=options.control_port,
-        p4runtime_port=options.p4runtime_port or 0,
+        p4runtime_port=options.p4runtime_port,
         device_id=options.device_id,
         token=options.token,
         lease=options.lease,

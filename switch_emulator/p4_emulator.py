@@ -179,7 +179,8 @@ class P4UdpEmulator:
     """A P4 switch that workers join as they join the native one (`Emulator`, whose interface this is).
 
     host: the dotted address of its data port and services. udp_port: one of 48864 to 48879, which the program takes; 0 = one of
-    them that is free. p4runtime_port: 0 = a free one. The rest as for `Emulator` and `P4Emulator`.
+    them that is free. p4runtime_port: 0 = a free one; None = a free one that this machine alone can reach, for whoever reaches it
+    can program the switch. The rest as for `Emulator` and `P4Emulator`.
 
     Raises:
         UsageError: a program without P4Info, or a port the program does not take.
@@ -194,7 +195,7 @@ class P4UdpEmulator:
         *,
         udp_port: int = 0,
         control_port: int = 0,
-        p4runtime_port: int = 0,
+        p4runtime_port: int | None = None,
         device_id: int = 0,
         token: str = "",
         lease: float = 10.0,
@@ -210,11 +211,10 @@ class P4UdpEmulator:
 
         with contextlib.ExitStack() as stack:
             ports = _listen(host, udp_port)
+            p4runtime = (_LOOPBACK, 0) if p4runtime_port is None else (host, p4runtime_port)
             self.udp_address = f"{ports.address[0]}:{ports.address[1]}"
             self.switch = stack.enter_context(
-                P4Emulator(
-                    ports, program, wrapping=wrapping, p4runtime=(host, p4runtime_port), device_id=device_id
-                )
+                P4Emulator(ports, program, wrapping=wrapping, p4runtime=p4runtime, device_id=device_id)
             )
             client = stack.enter_context(P4RuntimeClient(self.switch.p4runtime_address, device_id=device_id))
             # The program is there already: loading it again would translate it once more.

@@ -199,6 +199,8 @@ class EmulatorTarget:
 
     def between_packets(self, command: Callable[[], T]) -> T:
         """Run `command` in the loop's thread while no packet is being processed. Raises what it raises."""
+        if threading.current_thread() is self._thread:
+            return command()
         future: Future[T] = Future()
         self._commands.append((command, future))
         self._interrupt()

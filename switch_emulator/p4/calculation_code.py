@@ -39,10 +39,51 @@ class CalculationWriter:
     ) -> None:
         if algorithm not in ALGORITHMS:
             raise UnsupportedProgramError(f"{full_name}: hash algorithm {algorithm}")
+        if algorithm in ("csum16", "cksum16"):
+            sums = self._sums(inputs)
+            if sums is not None:
+                self._internet_checksum(name, sums)
+                return
         hash_name = self.unit.object("hash", f"{full_name} {algorithm}")
         with self.out.block(f"def {name}(p, f):"):
             self._input(inputs)
             self.out.line(f"return {hash_name}(data)")
+        self.out.line()
+
+    def _sums(self, inputs: tuple[CalculationInput, ...]) -> list[tuple[str, str]] | None:
+        """For every header (or "") a sum of numbers of 16 bits, or of several times as many. None: the input is of
+        another kind, or cannot be divided so."""
+        sums = []
+        for header, group in _by_header(inputs):
+            terms: list[str] = []
+            pieces: list[tuple[str, int]] = []
+            for entry in group:
+                value = self._fixed(entry)
+                if value is None:
+                    return None
+                pieces.append(value)
+                if sum(width for _, width in pieces) % 16 == 0:
+                    terms.append(_concatenated(pieces))
+                    pieces = []
+            if pieces:
+                return None
+            metadata = not header or self.unit.program.headers[header].metadata
+            place = None if metadata else self.expressions.named(header)
+            valid = "" if place is None else f"f[{self.expressions.slot(place, place.types.valid)}]"
+            sums.append((valid, " + ".join(f"({t})" if "|" in t else t for t in terms)))
+        return sums
+
+    def _internet_checksum(self, name: str, sums: list[tuple[str, str]]) -> None:
+        """Adding with end-around carry is arithmetic modulo 65535, where 2^16 is 1."""
+        with self.out.block(f"def {name}(p, f):"):
+            self.out.line("total = 0")
+            for valid, text in sums:
+                if valid:
+                    with self.out.block(f"if {valid}:"):
+                        self.out.line(f"total += {text}")
+                else:
+                    self.out.line(f"total += {text}")
+            self.out.line("return 0xffff - (total % 0xffff or (0xffff if total else 0))")
         self.out.line()
 
     def _input(self, inputs: tuple[CalculationInput, ...]) -> None:
@@ -99,13 +140,8 @@ class CalculationWriter:
         return (text if low == 0 else f"({text} & {hex(high)})"), cell.type.width
 
     def _append_fixed(self, fixed: list[tuple[str, int]]) -> None:
-        left = total = sum(width for _, width in fixed)
-        terms = []
-        for text, width in fixed:
-            left -= width
-            terms.append(f"{text} << {left}" if left else text)
-        if terms:
-            self._append(" | ".join(terms), str(total))
+        if fixed:
+            self._append(_concatenated(fixed), str(sum(width for _, width in fixed)))
 
     def _append(self, value: str, bits: str) -> None:
         self.out.line(f"word = word << {bits} | {value}")
@@ -156,6 +192,16 @@ class CalculationWriter:
                 )
             else:
                 self.out.line(f"f[{slot}] = {value}")
+
+
+def _concatenated(pieces: list[tuple[str, int]]) -> str:
+    """Source of numbers of known width put behind each other."""
+    left = sum(width for _, width in pieces)
+    terms = []
+    for text, width in pieces:
+        left -= width
+        terms.append(f"{text} << {left}" if left else text)
+    return " | ".join(terms)
 
 
 def _by_header(inputs: tuple[CalculationInput, ...]) -> list[tuple[str, list[CalculationInput]]]:

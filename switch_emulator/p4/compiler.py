@@ -108,7 +108,7 @@ def _reserved_names() -> Names:
     for name in (
         *_SUPPORT, "struct", "randint", "getrandbits", "trace", "clock", "fresh", "describe", "error_names", "ParserError",
         "at", "base", "bits", "call", "data", "entry", "hit", "action", "i", "k", "key", "length", "n", "parts", "piece",
-        "skip", "state", "step", "truth", "whole", "word", "parse", "ingress", "egress", "deparse", "verify_checksums",
+        "skip", "state", "step", "total", "truth", "whole", "word", "parse", "ingress", "egress", "deparse", "verify_checksums",
         "update_checksums", *(f"words{width}" for width in RUN_TYPES), *(f"x{i}" for i in range(64)),
         *(f"k{i}" for i in range(64)), *(f"lane_{i}" for i in range(64)), *(f"array_{i}" for i in range(64)),
         *(f"bank_{i}" for i in range(64)),
@@ -123,7 +123,6 @@ def _write(unit: Unit, bodies: Mapping[int, Any]) -> tuple[str, dict[str, str]]:
         unit.object("table", name)
     for kind, items in (
         ("register", program.registers),
-        ("counter", program.counters),
         ("meter", program.meters),
         ("value_set", program.value_sets),
     ):
@@ -133,10 +132,10 @@ def _write(unit: Unit, bodies: Mapping[int, Any]) -> tuple[str, dict[str, str]]:
     headers = HeaderWriter(unit)
     primitives = PrimitiveWriter(unit, expressions)
     CalculationWriter(unit, expressions, headers).write()
-    ActionWriter(unit, primitives, bodies).write()
-    TableWriter(unit, expressions).write()
+    actions = ActionWriter(unit, primitives, bodies)
+    actions.write()
     ParserWriter(unit, expressions, primitives, headers).write()
-    pipelines = PipelineWriter(unit, expressions)
+    pipelines = PipelineWriter(unit, expressions, actions, TableWriter(unit, expressions))
     pipelines.write(program.ingress, "ingress")
     pipelines.write(program.egress, "egress")
     with out.block("def deparse(p, f):"):
@@ -203,15 +202,20 @@ def _bind(
     counters = {name: CounterArray(c.size) for name, c in program.counters.items() if not c.table}
     meters = {name: MeterArray(m.size, m.unit, clock) for name, m in program.meters.items() if not m.table}
     value_sets = {name: ValueSet() for name in program.value_sets}
-    functions = {ident: namespace[name] for ident, name in unit.actions.items()}
+    # Those without a name are written where they are called, and no table offers them.
+    functions = dict.fromkeys(program.action_by_id, _nothing)
+    functions |= {ident: namespace[name] for ident, name in unit.actions.items()}
     resolver = ActionResolver(program, functions)
     profiles = {name: Profile(info, resolver) for name, info in program.profiles.items()}
     tables = {
-        name: Table(info, resolver, profiles.get(info.profile), lambda p, f: None, clock)
+        name: Table(info, resolver, profiles.get(info.profile), _nothing, clock)
         for name, info in program.tables.items()
     }
+    for name, array in counters.items():
+        namespace[unit.object("counter packets", f"{name} packets")] = array.packets
+        namespace[unit.object("counter bytes", f"{name} bytes")] = array.bytes
+    namespace |= {unit.object("find", f"find in {name}"): table.find for name, table in tables.items()}
     for kind, items in (
-        ("counter", counters),
         ("meter", meters),
         ("value_set", value_sets),
         ("table", tables),
@@ -229,6 +233,10 @@ def _bind(
         namespace["ingress"], namespace["egress"], namespace["deparse"], tables, profiles, registers, counters, meters,
         value_sets, hashes, namespace,
     )  # fmt: skip
+
+
+def _nothing(p: Packet, f: Slots, *arguments: int) -> None:
+    pass
 
 
 class _Numbers(ast.NodeTransformer):

@@ -19,6 +19,7 @@ from switchml.switch_emulator.p4.program import (
     Conditional,
     KeyField,
     Pipeline,
+    Program,
     Table,
 )
 from switchml.switch_emulator.p4.unit import Unit, comment
@@ -36,24 +37,62 @@ class ActionWriter:
         self.unit = unit
         self.primitives = primitives
         self.bodies = bodies
+        self._inside = _called_once(unit.program)
 
     def write(self) -> None:
+        """A function for every action that is not written where it is called."""
         for action in self.unit.program.action_by_id.values():
-            self.unit.actions[action.ident] = self.unit.names.new(action.name)
+            if action.ident not in self._inside:
+                self.unit.actions[action.ident] = self.unit.names.new(action.name)
         for action in self.unit.program.action_by_id.values():
-            self._action(action)
+            if action.ident not in self._inside:
+                self._action(action)
+
+    def call(self, ident: int, arguments: tuple[int, ...] = ()) -> None:
+        """Statements that run the action."""
+        if ident in self._inside:
+            action = self.unit.program.action_by_id[ident]
+            self._body(action, ActionScope(self.unit, action.params))
+            return
+        values = "".join(f", {value}" for value in arguments)
+        self.unit.out.line(f"{self.unit.actions[ident]}(p, f{values})")
 
     def _action(self, action: Action) -> None:
-        out = self.unit.out
         scope = ActionScope(self.unit, action.params)
         names = [scope.param_name(i) for i in range(len(action.params))]
-        with out.block(f"def {self.unit.actions[action.ident]}({', '.join(['p', 'f', *names])}):"):
-            if self.unit.tracing:
-                shown = ", ".join(f"{p.name} = {{{n}:#x}}" for p, n in zip(action.params, names, strict=True))
-                text = f"    action {action.name}({shown})"
-                out.line(f"trace({'f' if names else ''}{text!r})")
-            self.primitives.body(self.bodies[action.ident], scope)
-        out.line()
+        with self.unit.out.block(f"def {self.unit.actions[action.ident]}({', '.join(['p', 'f', *names])}):"):
+            self._body(action, scope)
+        self.unit.out.line()
+
+    def _body(self, action: Action, scope: ActionScope) -> None:
+        if self.unit.tracing:
+            names = [scope.param_name(i) for i in range(len(action.params))]
+            shown = ", ".join(f"{p.name} = {{{n}:#x}}" for p, n in zip(action.params, names, strict=True))
+            text = f"    action {action.name}({shown})"
+            self.unit.out.line(f"trace({'f' if names else ''}{text!r})")
+        self.primitives.body(self.bodies[action.ident], scope)
+
+
+def _called_once(program: Program) -> set[int]:
+    """Actions without parameters that the program calls in one place, and that no table offers."""
+    calls: Counter[int] = Counter()
+    offered: set[int] = set()
+    for pipeline in (program.ingress, program.egress):
+        for node in pipeline.nodes.values():
+            if isinstance(node, ActionCallNode):
+                calls[node.action] += 1
+            elif isinstance(node, Table):
+                if is_plain_call(node):
+                    calls.update(node.actions.values())
+                else:
+                    offered.update(node.actions.values())
+                    if node.default_action is not None:
+                        offered.add(node.default_action)
+    return {
+        ident
+        for ident, count in calls.items()
+        if count == 1 and ident not in offered and not program.action_by_id[ident].params
+    }
 
 
 class TableWriter:
@@ -61,36 +100,32 @@ class TableWriter:
         self.unit = unit
         self.expressions = expressions
 
-    def write(self) -> None:
-        for table in self.unit.program.tables.values():
-            if not is_plain_call(table):
-                self._table(table)
-
-    def _table(self, table: Table) -> None:
-        """The function returns whether the table was hit and the name of the action that ran, if somebody asks."""
+    def apply(self, table: Table) -> None:
+        """Statements that leave in `entry` what was hit, None for a miss, and in `call` the action that has run."""
         out, unit = self.unit.out, self.unit
         name = unit.object("table", table.name)
-        branching = branches(table)
-        with out.block(f"def {unit.object('apply', 'apply ' + table.name)}(p, f):"):
-            key = ", ".join(self._key_field(field) for field in table.key)
-            if table.key:
-                out.line(f"key = ({key},)" if len(table.key) == 1 else f"key = ({key})")
-                out.line(f"entry = {name}.find(key)")
-            else:
-                out.line("entry = None")
+        key = ", ".join(self._key_field(field) for field in table.key)
+        if table.key:
+            key = f"({key},)" if len(table.key) == 1 else f"({key})"
+            if unit.tracing:
+                out.line(f"key = {key}")
+                key = "key"
+            out.line(f"entry = {unit.object('find', 'find in ' + table.name)}({key})", f"table {table.name}")
             with out.block("if entry is None:"):
                 out.line(f"call = {name}.miss")
                 if unit.tracing:
-                    shown, what = self._shown_key(table), ": miss" if table.key else ": no key"
-                    out.line(f"trace({'  table ' + table.name!r}{shown} + {what!r})")
+                    out.line(f"trace({'  table ' + table.name!r}{self._shown_key(table)} + ': miss')")
             with out.block("else:"):
-                self._hit(table, name)
-            out.line("call.function(p, f, *call.arguments)")
-            if branching:
-                out.line("return entry is not None, call.name")
-        out.line()
+                self._hit(table)
+        else:
+            if branches(table):
+                out.line("entry = None")
+            out.line(f"call = {name}.miss", f"table {table.name}")
+            if unit.tracing:
+                out.line(f"trace({'  table ' + table.name + ': no key'!r})")
+        out.line("call.function(p, f, *call.arguments)")
 
-    def _hit(self, table: Table, name: str) -> None:
+    def _hit(self, table: Table) -> None:
         out, unit = self.unit.out, self.unit
         if table.counters:
             out.line("entry.packets += 1; entry.bytes += p.ingress_length")
@@ -139,9 +174,13 @@ class TableWriter:
 
 
 class PipelineWriter:
-    def __init__(self, unit: Unit, expressions: ExpressionWriter) -> None:
+    def __init__(
+        self, unit: Unit, expressions: ExpressionWriter, actions: ActionWriter, tables: TableWriter
+    ) -> None:
         self.unit = unit
         self.expressions = expressions
+        self.actions = actions
+        self.tables = tables
         self._exiting = {
             ident
             for ident, action in unit.program.action_by_id.items()
@@ -209,7 +248,7 @@ class PipelineWriter:
                 case Table():
                     self._apply(item, following, join)
                 case ActionCallNode():
-                    out.line(f"{self.unit.actions[item.action]}(p, f)")
+                    self.actions.call(item.action)
                     self._leave_on_exit(join is not None and item.action in self._exiting)
             node = join
 
@@ -267,16 +306,13 @@ class PipelineWriter:
         exits = not self._exiting.isdisjoint((*table.actions.values(), table.default_action))
         if is_plain_call(table):
             assert table.default_action is not None
-            arguments = "".join(f", {value}" for value in table.default_arguments)
-            out.line(f"{self.unit.actions[table.default_action]}(p, f{arguments})")
+            self.actions.call(table.default_action, table.default_arguments)
             self._leave_on_exit(join is not None and exits)
             return
-        call = f"{self.unit.object('apply', 'apply ' + table.name)}(p, f)"
+        self.tables.apply(table)
         if len(following) == 1:
-            out.line(call)
             self._leave_on_exit(join is not None and exits)
             return
-        out.line(f"hit, action = {call}")
         self._leave_on_exit(exits)
         self._depth += 1
         opening = "if"
@@ -302,12 +338,15 @@ def _closes_at_end(text: str) -> bool:
 def _ways(table: Table) -> list[tuple[str, str | None]]:
     """Where the pipeline goes after a table: condition in the generated source, next node. They exclude each other."""
     if "__HIT__" in table.next_nodes:
-        return [("hit", table.next_nodes["__HIT__"]), ("not hit", table.next_nodes["__MISS__"])]
+        return [
+            ("entry is not None", table.next_nodes["__HIT__"]),
+            ("entry is None", table.next_nodes["__MISS__"]),
+        ]
     by_node: dict[str | None, list[str]] = {}
     for action, node in table.next_nodes.items():
         by_node.setdefault(node, []).append(action)
     return [
-        (f"action in {tuple(actions)!r}" if len(actions) > 1 else f"action == {actions[0]!r}", node)
+        (f"call.name in {tuple(actions)!r}" if len(actions) > 1 else f"call.name == {actions[0]!r}", node)
         for node, actions in by_node.items()
     ]
 

@@ -1,6 +1,9 @@
-"""The parser as Python source: one function a state, which returns the next one."""
+"""The parser as Python source. A state becomes a function that returns the next one, with all those inside that are
+reached from nowhere else."""
 
 from __future__ import annotations
+
+from collections import Counter
 
 from switchml.switch_emulator.p4.action_scope import ActionScope
 from switchml.switch_emulator.p4.errors import UnsupportedProgramError
@@ -22,6 +25,8 @@ from switchml.switch_emulator.p4.unit import Unit
 
 # From so many plain cases on a dictionary is faster than comparing one by one.
 _DICTIONARY_CASES = 4
+# States inside each other: Python takes at most a hundred levels of indentation.
+_DEEPEST = 16
 
 
 class ParserWriter:
@@ -38,11 +43,29 @@ class ParserWriter:
             for name in unit.program.parser.states
         }
         self._tables: list[tuple[str, str]] = []
+        self._wanted: list[str] = []
+        self._depth = 0
+        parser = unit.program.parser
+        edges = Counter(name for state in parser.states.values() for name in _following(state))
+        if parser.start is not None:
+            edges[parser.start] += 1
+        in_dictionaries = {
+            name for state in parser.states.values() if _has_dictionary(state) for name in _following(state)
+        }
+        self._inside = {name for name in parser.states if edges[name] == 1} - in_dictionaries - {parser.start}
 
     def write(self) -> None:
         parser = self.unit.program.parser
-        for state in parser.states.values():
-            self._state(state)
+        written = set()
+        self._function(parser.start)
+        while self._wanted:
+            name = self._wanted.pop()
+            if name not in written:
+                written.add(name)
+                with self.out.block(f"def {self._functions[name]}(p, f):"):
+                    self.out.line("data, at = p.data, p.at")
+                    self._state(parser.states[name])
+                self.out.line()
         for name, text in self._tables:
             self.out.line(f"{name} = {text}")
         self.out.line()
@@ -64,28 +87,25 @@ class ParserWriter:
         return self.unit.program.errors[name]
 
     def _state(self, state: ParserState) -> None:
-        with self.out.block(f"def {self._functions[state.name]}(p, f):"):
-            self.out.line("data, at = p.data, p.at")
-            if self.unit.tracing:
-                self.out.line(f"trace({'  parser state ' + state.name!r})")
-            scope = ActionScope(self.unit, (), self._lookahead)
-            for op in state.ops:
-                match op:
-                    case Extract():
-                        self._extract(op, scope)
-                    case SetField(target, value):
-                        self._check_lookahead(value)
-                        self.primitives.statement(Primitive("assign", (target, value)), scope)
-                    case Verify(condition, error):
-                        with self.out.block(f"if not {self.expressions.truth(condition, scope)}:"):
-                            self.out.line(f"fail({self.expressions.data(error, scope).text})")
-                    case Advance(bits):
-                        self._advance(bits, scope)
-                    case Primitive():
-                        self.primitives.statement(op, scope)
-                scope.close()
-            self._transition(state)
-        self.out.line()
+        if self.unit.tracing:
+            self.out.line(f"trace({'  parser state ' + state.name!r})")
+        scope = ActionScope(self.unit, (), self._lookahead)
+        for op in state.ops:
+            match op:
+                case Extract():
+                    self._extract(op, scope)
+                case SetField(target, value):
+                    self._check_lookahead(value)
+                    self.primitives.statement(Primitive("assign", (target, value)), scope)
+                case Verify(condition, error):
+                    with self.out.block(f"if not {self.expressions.truth(condition, scope)}:"):
+                        self.out.line(f"fail({self.expressions.data(error, scope).text})")
+                case Advance(bits):
+                    self._advance(bits, scope)
+                case Primitive():
+                    self.primitives.statement(op, scope)
+            scope.close()
+        self._transition(state)
 
     # Extraction
 
@@ -197,23 +217,32 @@ class ParserWriter:
             f"({text} & {hex((1 << width) - 1)})" if self._is_signed(key) else text
             for key, width, text in zip(state.key, state.key_widths, texts, strict=True)
         ]
-        default = self._function(state.default)
         transitions = _without_repeats(state.transitions)
         if not transitions:
-            self.out.line(f"return {default}")
-        elif len(transitions) >= _DICTIONARY_CASES and all(
-            t.masks is None and not t.value_set for t in transitions
-        ):
-            self._dictionary(state, transitions, signed, default)
+            self._go(state.default)
+        elif _has_dictionary(state):
+            self._dictionary(state, transitions, signed, self._function(state.default))
         else:
-            self._cases(state, transitions, signed, default)
+            self._cases(state, transitions, signed)
+
+    def _go(self, state: str | None) -> None:
+        """On with that state."""
+        if state not in self._inside or self._depth >= _DEEPEST:
+            self.out.line(f"return {self._function(state)}")
+            return
+        self._depth += 1
+        self._state(self.unit.program.parser.states[state])
+        self._depth -= 1
 
     def _is_signed(self, key: Expr) -> bool:
         found = self.expressions.place_of(key, PlainScope())
         return found is not None and found[1].type.signed
 
     def _function(self, state: str | None) -> str:
-        return "None" if state is None else self._functions[state]
+        if state is None:
+            return "None"
+        self._wanted.append(state)
+        return self._functions[state]
 
     def _dictionary(
         self, state: ParserState, transitions: list[Transition], keys: list[str], default: str
@@ -227,11 +256,11 @@ class ParserWriter:
         key = keys[0] if single else f"({', '.join(keys)})"
         self.out.line(f"return {name}.get({key}, {default})")
 
-    def _cases(
-        self, state: ParserState, transitions: list[Transition], keys: list[str], default: str
-    ) -> None:
-        names = [f"k{i}" for i in range(len(keys))]
-        self.out.line(f"{', '.join(names)} = {', '.join(keys)}")
+    def _cases(self, state: ParserState, transitions: list[Transition], keys: list[str]) -> None:
+        names = keys
+        if len(transitions) > 1:
+            names = [f"k{i}" for i in range(len(keys))]
+            self.out.line(f"{', '.join(names)} = {', '.join(keys)}")
         for t in transitions:
             if t.value_set:
                 masked = (
@@ -253,8 +282,21 @@ class ParserWriter:
                 ]
                 condition = " and ".join(terms) or "True"
             with self.out.block(f"if {condition}:"):
-                self.out.line(f"return {self._function(t.next_state)}")
-        self.out.line(f"return {default}")
+                self._go(t.next_state)
+        self._go(state.default)
+
+
+def _following(state: ParserState) -> list[str]:
+    """Every way out, one by one."""
+    ways = [*(t.next_state for t in _without_repeats(state.transitions)), state.default]
+    return [name for name in ways if name is not None]
+
+
+def _has_dictionary(state: ParserState) -> bool:
+    transitions = _without_repeats(state.transitions)
+    return len(transitions) >= _DICTIONARY_CASES and all(
+        t.masks is None and not t.value_set for t in transitions
+    )
 
 
 def _without_repeats(transitions: tuple[Transition, ...]) -> list[Transition]:

@@ -215,13 +215,12 @@ class PrimitiveWriter:
     def _count(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
         array, index = args
         name = _object(array, "counter_array")
-        counter = self.unit.object("counter", name)
+        packets = self.unit.object("counter packets", f"{name} packets")
+        octets = self.unit.object("counter bytes", f"{name} bytes")
         position, condition = self._bounded(
             self.expressions.data(index, scope), self.unit.program.counters[name].size
         )
-        self._guarded(
-            condition, f"{counter}.packets[{position}] += 1; {counter}.bytes[{position}] += p.ingress_length"
-        )
+        self._guarded(condition, f"{packets}[{position}] += 1; {octets}[{position}] += p.ingress_length")
 
     def _execute_meter(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
         array, index, target = args

@@ -62,6 +62,9 @@ class TrafficManager:
         self._trace = trace
         self.abandoned = 0
         self.digests: list[Digest] = []
+        # Empty between frames.
+        self._for_ingress: deque[Packet] = deque()
+        self._for_egress: deque[tuple[int, Packet]] = deque()
 
         uses, whole = field_uses(compiled.program), headers_used_whole(compiled.program)
         uses.subtract(compiled.program.aliases.values())  # other names, not uses
@@ -89,7 +92,18 @@ class TrafficManager:
         )
         self._enq_qdepth = standard("enq_qdepth", "queueing_metadata")
         self._deq_qdepth = standard("deq_qdepth", "queueing_metadata")
+        self._no_error = compiled.program.errors["NoError"]
         self._any_port = (drop_port + 1) & self._egress_spec.mask  # anything but the drop port
+        self._queue_is_named = any(
+            field.slot >= 0
+            for field in (
+                self._egress_time,
+                self._enq_timestamp,
+                self._enq_qdepth,
+                self._deq_timedelta,
+                self._deq_qdepth,
+            )
+        )
         layout, program = compiled.layout, compiled.program
         # Slices of the slots that hold metadata.
         self._metadata = [
@@ -107,30 +121,35 @@ class TrafficManager:
 
     def process(self, port: int, frame: bytes) -> list[tuple[int, bytes]]:
         """Everything that leaves because of this frame, in order. Raises PipelineError."""
-        packet = Packet(self._compiled.fresh.copy(), frame, port)
-        f = packet.slots
-        if self._ingress_port.slot >= 0:
-            self._set(f, self._ingress_port, port)
-        if self._packet_length.slot >= 0:
-            self._set(f, self._packet_length, len(frame))
+        f = self._compiled.fresh.copy()
+        packet = Packet(f, frame, port)
+        if (field := self._ingress_port).slot >= 0:
+            f[field.slot] = port & field.mask
+        if (field := self._packet_length).slot >= 0:
+            f[field.slot] = len(frame) & field.mask
         if self._ingress_time.slot >= 0:
             self._set(f, self._ingress_time, self._clock())
-        ingress: deque[Packet] = deque([packet])
-        egress: deque[tuple[int, Packet]] = deque()
+        ingress, egress = self._for_ingress, self._for_egress
         sent: list[tuple[int, bytes]] = []
-        passes = 0
+        passes = 1
         try:
-            while ingress or egress:
+            self._ingress(packet, ingress, egress)
+            while egress or ingress:
                 passes += 1
                 if passes > MOST_PASSES:
                     self.abandoned += len(ingress) + len(egress)
                     break
                 if egress:
-                    self._egress(*egress.popleft(), ingress, egress, sent)
+                    port, packet = egress.popleft()
+                    self._egress(port, packet, ingress, egress, sent)
                 else:
                     self._ingress(ingress.popleft(), ingress, egress)
         except (ArithmeticError, ValueError) as error:
             raise PipelineError(f"the program cannot go on with this packet: {error}") from error
+        finally:
+            if ingress or egress:
+                ingress.clear()
+                egress.clear()
         return sent
 
     def _ingress(self, p: Packet, ingress: deque[Packet], egress: deque[tuple[int, Packet]]) -> None:
@@ -138,7 +157,8 @@ class TrafficManager:
         length_in = p.length
         if self._trace is not None:
             self._trace(f"packet of {len(p.data)} bytes on port {p.port}")
-        self._parse(p, f)
+        p.error = self._no_error
+        compiled.parse(p, f)
         if self._parser_error.slot >= 0:
             self._set(f, self._parser_error, p.error)
         if self._checksum_error.slot >= 0:
@@ -179,21 +199,18 @@ class TrafficManager:
         compiled, f = self._compiled, p.slots
         if self._trace is not None:
             self._trace(f"egress to port {port}")
-        if self._egress_time.slot >= 0:
-            self._set(f, self._egress_time, self._clock())
-        if self._deq_timedelta.slot >= 0:
-            self._set(f, self._deq_timedelta, self._clock() - f[self._enq_timestamp.slot])
-        if self._deq_qdepth.slot >= 0:
-            self._set(f, self._deq_qdepth, len(egress))
-        if self._egress_port.slot >= 0:
-            self._set(f, self._egress_port, port)
-        f[self._egress_spec.slot] = self._any_port
-        if self._packet_length.slot >= 0:
-            self._set(f, self._packet_length, p.length)
+        egress_spec = self._egress_spec.slot
+        if self._queue_is_named:
+            self._leave_queue(f, len(egress))
+        if (field := self._egress_port).slot >= 0:
+            f[field.slot] = port & field.mask
+        f[egress_spec] = self._any_port
+        if (field := self._packet_length).slot >= 0:
+            f[field.slot] = p.length & field.mask
         compiled.egress(p, f)
         if p.clone:
             self._clone_from_egress(p, egress)
-        if f[self._egress_spec.slot] == self._drop_port:
+        if f[egress_spec] == self._drop_port:
             if self._trace is not None:
                 self._trace("  dropped at the end of egress")
             return
@@ -212,7 +229,7 @@ class TrafficManager:
     # Copies
 
     def _parse(self, p: Packet, f: Slots) -> None:
-        p.error = self._compiled.program.errors["NoError"]
+        p.error = self._no_error
         self._compiled.parse(p, f)
 
     def _clone_from_ingress(
@@ -290,11 +307,17 @@ class TrafficManager:
         self._enqueue(last.port, p, egress)
 
     def _enqueue(self, port: int, p: Packet, egress: deque[tuple[int, Packet]]) -> None:
-        if self._enq_timestamp.slot >= 0:
+        if self._queue_is_named:
             self._set(p.slots, self._enq_timestamp, self._clock())
-        if self._enq_qdepth.slot >= 0:
             self._set(p.slots, self._enq_qdepth, len(egress))
         egress.append((port, p))
+
+    def _leave_queue(self, f: Slots, depth: int) -> None:
+        now = self._clock()
+        self._set(f, self._egress_time, now)
+        if self._deq_timedelta.slot >= 0:
+            self._set(f, self._deq_timedelta, now - f[self._enq_timestamp.slot])
+        self._set(f, self._deq_qdepth, depth)
 
     # Metadata
 

@@ -1,8 +1,14 @@
-"""Linux interfaces as the ports of a switch, through packet sockets (packet(7)). Needs CAP_NET_RAW."""
+"""Linux interfaces as the ports of a switch, through packet sockets (packet(7)). Needs CAP_NET_RAW.
+
+The kernel takes a VLAN tag off a frame and tells of it in a control message, which costs more to read than the frame. So each
+interface has two sockets, with filters: one for frames without tag, read plainly, which is also the one that sends; and one
+for frames with a tag. Between the two kinds the order of frames may change.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import select
 import socket
@@ -12,7 +18,7 @@ from collections.abc import Mapping
 
 from switchml.link.datagrams import enlarge_buffers
 from switchml.switch_emulator.ports.interface import Frame, Ports, PortsError
-from switchml.switch_emulator.ports.segmentation import NO_OFFLOAD, VNET_HEADER, wire_frames
+from switchml.switch_emulator.ports.segmentation import NO_OFFLOAD, VNET_HEADER, is_whole, wire_frames
 
 _SOL_PACKET = 263
 _PACKET_ADD_MEMBERSHIP = 1
@@ -24,6 +30,12 @@ _ETH_P_ALL = 3
 _ETH_P_8021Q = 0x8100
 
 _AUXDATA = struct.Struct("=IIIHHHH")  # struct tpacket_auxdata
+_AUXDATA_SPACE = socket.CMSG_SPACE(_AUXDATA.size)
+_FILTER = struct.Struct("=HBBI")  # struct sock_filter
+_PROGRAM = struct.Struct("@HP")  # struct sock_fprog
+_SO_ATTACH_FILTER = 26
+_LOAD_WORD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
+_VLAN_TAG_PRESENT = 0xFFFFF000 + 48  # SKF_AD_OFF + SKF_AD_VLAN_TAG_PRESENT
 _VLAN_VALID = 1 << 4
 _VLAN_TPID_VALID = 1 << 6
 
@@ -31,8 +43,23 @@ _BATCH = 32  # frames of one interface before the next has its turn
 _LARGEST = (1 << 16) + 256
 _BUFFER = 4 << 20
 
+_Ancillary = list[tuple[int, int, bytes]]
 
-def _open(name: str) -> socket.socket:
+
+def _filter(tagged: bool) -> bytes:
+    """Takes whole frames that have a VLAN tag, or those that have none."""
+    return b"".join(
+        _FILTER.pack(*instruction)
+        for instruction in (
+            (_LOAD_WORD, 0, 0, _VLAN_TAG_PRESENT),
+            (_JUMP_IF_EQUAL, 0, 1, int(tagged)),
+            (_RETURN, 0, 0, 0xFFFFFFFF),
+            (_RETURN, 0, 0, 0),
+        )
+    )
+
+
+def _open(name: str, *, tagged: bool) -> socket.socket:
     try:
         # Protocol 0: nothing comes in before the socket is bound to its interface.
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
@@ -42,8 +69,15 @@ def _open(name: str) -> socket.socket:
         ) from error
     try:
         index = socket.if_nametoindex(name)
-        for option in (_PACKET_IGNORE_OUTGOING, _PACKET_AUXDATA, _PACKET_VNET_HDR):
+        options = (_PACKET_IGNORE_OUTGOING, _PACKET_VNET_HDR, *([_PACKET_AUXDATA] if tagged else []))
+        for option in options:
             sock.setsockopt(_SOL_PACKET, option, 1)
+        instructions = ctypes.create_string_buffer(program := _filter(tagged), len(program))
+        sock.setsockopt(
+            socket.SOL_SOCKET,
+            _SO_ATTACH_FILTER,
+            _PROGRAM.pack(len(program) // _FILTER.size, ctypes.addressof(instructions)),
+        )
         membership = struct.pack("=iHH8s", index, _MR_PROMISC, 0, b"")
         sock.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, membership)
         enlarge_buffers(sock, _BUFFER)
@@ -67,14 +101,18 @@ class InterfacePorts(Ports):
     def __init__(self, interfaces: Mapping[int, str]) -> None:
         self._sockets: dict[int, socket.socket] = {}
         self._poll = select.epoll()
-        self._by_descriptor: dict[int, int] = {}
+        self._incoming: dict[int, tuple[int, bool, socket.socket]] = {}  # port, tagged or not, by descriptor
         self._memory = bytearray(_LARGEST)
+        self._view = memoryview(self._memory)
         self._full = self._too_long = self._uncut = 0
         try:
             for port, name in interfaces.items():
-                sock = self._sockets[port] = _open(name)
-                self._by_descriptor[sock.fileno()] = port
-                self._poll.register(sock, select.EPOLLIN)
+                for tagged in (False, True):
+                    sock = _open(name, tagged=tagged)
+                    self._incoming[sock.fileno()] = port, tagged, sock
+                    self._poll.register(sock, select.EPOLLIN)
+                    if not tagged:
+                        self._sockets[port] = sock
         except BaseException:
             self.close()
             raise
@@ -82,36 +120,46 @@ class InterfacePorts(Ports):
     def receive(self, deadline: float) -> list[Frame]:
         frames: list[Frame] = []
         for descriptor, _ in self._poll.poll(max(0.0, deadline - time.monotonic())):
-            port = self._by_descriptor[descriptor]
-            for _ in range(_BATCH):
-                if not self._read(port, frames):
-                    break
+            port, tagged, sock = self._incoming[descriptor]
+            # An error: nothing more has come, or the interface went down.
+            with contextlib.suppress(OSError):
+                if tagged:
+                    self._receive_tagged(port, sock, frames)
+                else:
+                    self._receive_plain(port, sock, frames)
         return frames
 
-    def _read(self, port: int, frames: list[Frame]) -> bool:
-        """Whether there was a frame."""
-        try:
-            length, ancillary, _, _ = self._sockets[port].recvmsg_into(
-                [self._memory], socket.CMSG_SPACE(_AUXDATA.size)
-            )
-        except OSError:
-            return False  # nothing more, or the interface went down
-        begin = VNET_HEADER.size
-        data = bytes(memoryview(self._memory)[begin:length])
-        whole = wire_frames(bytes(self._memory[:begin]), data)
-        if not whole:
-            self._uncut += 1
-        tag = _vlan_tag(ancillary)
+    def _receive_plain(self, port: int, sock: socket.socket, frames: list[Frame]) -> None:
+        memory, view, begin = self._memory, self._view, VNET_HEADER.size
+        receive, add = sock.recv_into, frames.append
         now = time.time_ns()
-        frames.extend(Frame(port, one[:12] + tag + one[12:] if tag else one, now) for one in whole)
-        return True
+        for _ in range(_BATCH):
+            data = bytes(view[begin : receive(memory)])
+            if is_whole(memory):
+                add(Frame(port, data, now))
+            else:
+                self._add_finished(port, data, b"", now, frames)
+
+    def _receive_tagged(self, port: int, sock: socket.socket, frames: list[Frame]) -> None:
+        now = time.time_ns()
+        for _ in range(_BATCH):
+            length, ancillary, _, _ = sock.recvmsg_into([self._memory], _AUXDATA_SPACE)
+            data = bytes(self._view[VNET_HEADER.size : length])
+            self._add_finished(port, data, _vlan_tag(ancillary), now, frames)
+
+    def _add_finished(self, port: int, data: bytes, tag: bytes, now: int, frames: list[Frame]) -> None:
+        """What the kernel left out is done: frames as they would have come over a wire."""
+        finished = wire_frames(bytes(self._memory[: VNET_HEADER.size]), data)
+        if not finished:
+            self._uncut += 1
+        frames.extend(Frame(port, one[:12] + tag + one[12:], now) for one in finished)
 
     def send(self, port: int, data: bytes) -> None:
         sock = self._sockets.get(port)
         if sock is None:
             return  # a port without an interface, as one without a cable
         try:
-            sock.sendmsg([NO_OFFLOAD, data])
+            sock.send(NO_OFFLOAD + data)
         except OSError as error:
             if error.errno in (errno.EMSGSIZE, errno.EINVAL):
                 self._too_long += 1
@@ -131,17 +179,17 @@ class InterfacePorts(Ports):
 
     def close(self) -> None:
         self._poll.close()
-        for sock in self._sockets.values():
+        for _, _, sock in self._incoming.values():
             with contextlib.suppress(OSError):
                 sock.close()
+        self._incoming.clear()
         self._sockets.clear()
 
 
-def _vlan_tag(ancillary: list[tuple[int, int, bytes]]) -> bytes:
+def _vlan_tag(ancillary: _Ancillary) -> bytes:
     """The tag that the kernel took off, as four bytes; empty when there was none."""
-    for level, kind, data in ancillary:
-        if (level, kind) == (_SOL_PACKET, _PACKET_AUXDATA) and len(data) >= _AUXDATA.size:
-            status, _, _, _, _, tci, tpid = _AUXDATA.unpack_from(data)
-            if status & _VLAN_VALID:
-                return struct.pack("!HH", tpid if status & _VLAN_TPID_VALID else _ETH_P_8021Q, tci)
+    for _, _, data in ancillary:
+        status, _, _, _, _, tci, tpid = _AUXDATA.unpack_from(data)
+        if status & _VLAN_VALID:
+            return struct.pack("!HH", tpid if status & _VLAN_TPID_VALID else _ETH_P_8021Q, tci)
     return b""

@@ -49,6 +49,11 @@ class _Layers(NamedTuple):
     protocol: int
 
 
+def is_whole(header: bytes | bytearray) -> bool:
+    """Whether the frame behind the header is as it would have been on the wire."""
+    return header[1] == _NOT_A_TRAIN and not header[0] & _NEEDS_CHECKSUM
+
+
 def wire_frames(header: bytes, frame: bytes) -> list[bytes]:
     """The frames that would have been on the wire; empty when the train is of a kind that cannot be cut here."""
     flags, kind, _, segment, start, offset = VNET_HEADER.unpack_from(header)

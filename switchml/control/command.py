@@ -8,17 +8,17 @@ import re
 import signal
 import sys
 import threading
-from contextlib import closing
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from switchml.errors import UsageError
+from switchml.errors import SwitchMLError, UsageError
 
 if TYPE_CHECKING:
-    from switchml.control.p4runtime.target import Pipeline
+    from switchml.control.controller import Controller
+    from switchml.control.p4runtime.target import P4RuntimeTarget, Pipeline
     from switchml.control.tls import ServerTls
 
 _SCHEME = "p4runtime://"
@@ -146,10 +146,10 @@ def controller_command(
     from switchml.control.p4runtime.target import P4RuntimeTarget
     from switchml.control.server import serve
 
-    stop = threading.Event()
+    stop, hurry = threading.Event(), threading.Event()
 
     def ask(signal_number: int, frame: FrameType | None) -> None:
-        stop.set()
+        (hurry if stop.is_set() else stop).set()
 
     def report(line: str) -> None:
         print(line, file=sys.stderr if announce else sys.stdout, flush=True)
@@ -163,7 +163,7 @@ def controller_command(
             signal.signal(each, ask)
         try:
             controller = Controller(switch, token=token, lease=lease)
-            with serve(controller, host, port, tls=tls) as server, closing(controller):
+            with serve(controller, host, port, tls=tls) as server:
                 report(f"controller ready: workers join at {server.address}; Ctrl-C ends it")
                 if announce:
                     line = {
@@ -173,10 +173,26 @@ def controller_command(
                         "pid": os.getpid(),
                     }
                     print(json.dumps(line), flush=True)
-                while not stop.wait(_LOOK_SECONDS):
-                    switch.check()
+                _keep(controller, switch, stop, hurry)
         finally:
             switch.close()
+
+
+def _keep(
+    controller: Controller, switch: P4RuntimeTarget, stop: threading.Event, hurry: threading.Event
+) -> None:
+    """Until `stop`, or until the switch is gone: then raises. Workers are told why at their next heartbeat."""
+    failure: SwitchMLError | None = None
+    try:
+        while not stop.wait(_LOOK_SECONDS):
+            switch.check()
+    except SwitchMLError as error:
+        failure = error
+    controller.close(str(failure or "the controller was told to end"))
+    while controller.needed() and not hurry.wait(_LOOK_SECONDS):
+        pass
+    if failure is not None:
+        raise failure
 
 
 def _p4runtime_address(target: str) -> str:

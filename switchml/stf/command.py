@@ -12,6 +12,7 @@ import typer
 
 from switchml.bench.progress import orderly_end, progress_bar
 from switchml.errors import UsageError
+from switchml.stf.language import StfError
 from switchml.stf.runner import Failure, Report
 
 
@@ -19,7 +20,7 @@ def stf(
     program: Annotated[Path | None, typer.Argument(metavar="PROGRAM.json", help="BMv2 JSON of p4c.")] = None,
     scripts: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="SCRIPT.stf...", help="Packet scripts, each on a new switch."),
+        typer.Argument(metavar="SCRIPT.stf", help="Packet scripts, each on a new switch."),
     ] = None,
     target: Annotated[
         str, typer.Option(help="emulator, or bmv2 (simple_switch, where installed).")
@@ -61,7 +62,12 @@ def _run_scripts(
 
     told: list[dict[str, Any]] = []
     for script in scripts:
-        report = run_files(program, script, target, trace=show if trace else None, capture=capture)
+        try:
+            report = run_files(program, script, target, trace=show if trace else None, capture=capture)
+        except StfError as error:  # the script's own fault: the others still have their turn
+            print(f"switchml: {error}", file=sys.stderr)
+            told.append({"script": str(script), "passed": False, "error": str(error)})
+            continue
         told.append({"script": str(script), **report.as_dict()})
         if not as_json:
             print("\n".join(described(script, report)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -21,6 +22,7 @@ from switchml.stf.runner import run_script
 
 Machines = Callable[[str, int], Machine]
 _ROWS = "SwitchIngress.elements_added"  # a register with a cell a job, not a copy
+_EXPLORE = os.environ.get("HYPOTHESIS_PROFILE") == "explore"
 # The fixture's machines are renewed for every example.
 _SETTINGS = {"suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
 
@@ -97,8 +99,8 @@ def _agree(trace: Trace, machines: Machines) -> None:
         assert not found, f"plain slot machine / {target}:\n" + "\n".join(found)
 
 
-@pytest.mark.timeout(600)
-@settings(max_examples=60, **_SETTINGS)
+@pytest.mark.timeout(7200 if _EXPLORE else 600)
+@settings(max_examples=2000 if _EXPLORE else 60, **_SETTINGS)
 @given(traces(SMALL, 40))
 def test_slot_machine_pipeline_and_p4_program_agree(machines: Machines, trace: Trace) -> None:
     _agree(trace, machines)

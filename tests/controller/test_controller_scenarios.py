@@ -131,6 +131,34 @@ def test_the_next_controller_finds_nothing_of_a_killed_one(controller: Controlle
         sums(address, "cut")
 
 
+@pytest.mark.parametrize(
+    ("end", "reason", "code"),
+    [
+        (lambda process, switch: process.terminate(), "the controller was told to end", 0),
+        (lambda process, switch: switch.server.stop(), "no P4Runtime switch can be reached", 1),
+    ],
+    ids=["SIGTERM", "the switch is gone"],
+)
+def test_workers_are_told_why_it_ends(
+    end: Callable[[Any, Any], None],
+    reason: str,
+    code: int,
+    controller: Controller,
+    switch: Any,
+    small_program_files: tuple[Path, Path],
+) -> None:
+    options = ("--pipeline", str(small_program_files[0]), "--lease", str(LEASE))
+    with (
+        controller(switch, *options) as (process, address),
+        Worker.join(address, job="told", rank=0, world_size=1, join_timeout=30) as worker,
+    ):
+        end(process, switch)
+        with pytest.raises(JobAbortedError, match=reason):
+            eventually(lambda: worker.allreduce(np.ones(10, np.int32)).wait(30) is None)
+        process.communicate(timeout=20)
+    assert process.returncode == code
+
+
 def test_there_is_one_controller_at_a_time(
     controller: Controller, switch: Any, small_program_files: tuple[Path, Path]
 ) -> None:

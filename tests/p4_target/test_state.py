@@ -282,3 +282,39 @@ def test_checksums_are_verified_and_updated_under_their_condition(builder: Any) 
     ]
     # Switched off: neither looked at nor changed.
     assert switch.process(1, b"\x12\x34\x00\x00\x09\x01") == [(0, b"\x12\x35\x00\x00\x00\x01")]
+
+
+@given(data=st.binary(min_size=20, max_size=20), present=st.booleans())
+def test_the_checksum_of_fields_is_that_of_their_bytes(builder: Any, data: bytes, present: bool) -> None:
+    """Fields of an IPv4 header without options, and of one that may be missing."""
+    program = builder()
+    fields = [
+        ("version", 4), ("ihl", 4), ("tos", 8), ("length", 16), ("id", 16), ("flags", 3), ("offset", 13), ("ttl", 8),
+        ("protocol", 8), ("src", 48), ("dst", 32),
+    ]  # fmt: skip
+    program.header("ip", fields)
+    program.header("ports", [("a", 16), ("b", 16)])
+    program.header("out", [("sum", 16)])
+    program.order += ["out", "ip", "ports"]
+    program.state("start", [program.extract("ip")], default="more" if present else None)
+    program.state("more", [program.extract("ports")])
+    inputs = [program.field("ip", name) for name, _ in fields] + [
+        program.field("ports", name) for name in "ab"
+    ]
+    program.calculations.append({"name": "calc", "id": 0, "algo": "csum16", "input": inputs})
+    program.run([program.call("add_header", program.of("header", "out"))])
+    program.checksums.append(
+        {
+            "name": "ck",
+            "id": 0,
+            "target": ["out", "sum"],
+            "type": "generic",
+            "calculation": "calc",
+            "update": True,
+            "verify": False,
+        }
+    )
+    frame = data + b"\x12\x34\xff\xff"
+    covered = frame if present else data
+    ((_, sent),) = program.switch().process(1, frame)
+    assert int.from_bytes(sent[:2], "big") == ALGORITHMS["csum16"](random.Random(1))(covered)

@@ -75,6 +75,15 @@ def test_a_script_that_cannot_be_read_is_told_with_its_line(folder: Path) -> Non
         assert f"switchml: {wrong}:{message}" in told.stderr
 
 
+def test_a_script_that_cannot_be_read_does_not_stop_the_others(folder: Path) -> None:
+    told = call(PROGRAM, folder / "nowhere.stf", folder / "good.stf", "--json")
+    assert told.exit_code == 1
+    nowhere, good = json.loads(told.stdout)["scripts"]
+    assert nowhere["error"].startswith(f"{folder / 'nowhere.stf'}:0: cannot be read")
+    assert not nowhere["passed"]
+    assert good["passed"]
+
+
 def test_a_folder(folder: Path) -> None:
     for name in ("good", "bad", "alone"):
         shutil.copy(PROGRAM, folder / f"{name}.json")

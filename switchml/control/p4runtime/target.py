@@ -204,7 +204,7 @@ class P4RuntimeTarget:
                 self._report(f"job {job_number}: removed")
 
     def read_slot(self, job_number: int, slot: int, version: int) -> SlotReading:
-        """Raises P4RuntimeError where registers cannot be read (BMv2)."""
+        """Raises P4RuntimeError where registers cannot be read (BMv2); it tells when each rank was last heard instead."""
         with self._lock:
             job = self._jobs[job_number]
         index = 2 * (job.program.pool_base + slot) + version
@@ -216,7 +216,8 @@ class P4RuntimeTarget:
             if not all_have_code(error, "UNIMPLEMENTED"):
                 raise
             raise P4RuntimeError(
-                "this switch does not let P4Runtime read its registers (BMv2 does not), so nobody knows whose packets it has",
+                "this switch does not let P4Runtime read its registers (BMv2 does not), so nobody knows whose packets it has; "
+                f"last heard: {_ages(self.last_heard(job_number))}",
                 error.code,
             ) from error
         if values[program.USED, index] != job.epoch:
@@ -423,6 +424,12 @@ class P4RuntimeTarget:
                     if packets > job.packets.get(worker.rank, 0):
                         job.heard[worker.rank] = now
                     job.packets[worker.rank] = packets
+
+
+def _ages(heard: list[float | None]) -> str:
+    return ", ".join(
+        f"rank {rank} {'never' if ago is None else f'{ago:.0f} s ago'}" for rank, ago in enumerate(heard)
+    )
 
 
 def _mac_text(mac: int) -> str:
