@@ -58,6 +58,7 @@ bench: $(VENV)/.dev $(VENV)/.wheel
 
 docs: $(VENV)/.dev $(VENV)/.wheel
 	$(BIN)/python -m switchml.protocol.format_table docs/protocol.md
+	$(BIN)/python -m switchml.torch_backend.routing docs/torch.md
 
 # The generator is an old one on purpose, in an environment of its own: see the head of switch.proto.
 protos: $(VENV)/bin/python

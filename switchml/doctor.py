@@ -257,13 +257,14 @@ def _show(findings: list[Finding], routes: list[dict[str, object]]) -> None:
         console.print(table)
     if not routes:
         return
+    from switchml.torch_backend.routing import limit_told
+
     table = Table(title="how collectives travel", title_justify="left", title_style="bold", show_lines=True)
     for column in ("collectives", "tensors", "path", "why"):
         table.add_column(column, overflow="fold")
     for route in routes:
-        limit, path = route["gathered_limit"], str(route["path"])
-        if isinstance(limit, int):
-            path += f" up to {limit // 1024} KiB / world size, then gloo"
+        limit = route["gathered_limit"]
+        path = str(route["path"]) + limit_told(limit if isinstance(limit, int) else None)
         table.add_row(
             ", ".join(map(str, _list(route["collectives"]))), str(route["tensors"]), path, str(route["why"])
         )

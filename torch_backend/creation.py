@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from torch._C._distributed_c10d import Store
 
 from switchml.errors import UsageError
 from switchml.torch_backend.membership import Membership
 from switchml.torch_backend.options import Options
 from switchml.torch_backend.process_group import SwitchProcessGroup
 from switchml.torch_backend.worker_port import OpenWorker, join_switch
+
+if TYPE_CHECKING:
+    from switchml.torch_backend.cuda.collectives import DeviceCollectives
 
 
 def create_process_group(
@@ -34,16 +39,32 @@ def create_process_group(
             f"pg_options of type {type(pg_options).__name__}; the backend switchml takes "
             "switchml.torch_backend.Options"
         )
-    membership = Membership(
-        backend_options.store,
-        backend_options.group_rank,
-        backend_options.group_size,
-        group=backend_options.group_id,
-        timeout=pg_options.timeout or backend_options.timeout,
-        options=pg_options,
-        open_worker=open_worker,
-    )
-    group = SwitchProcessGroup(membership, backend_options.store)
+    rank, world_size = backend_options.group_rank, backend_options.group_size
+    timeout = pg_options.timeout or backend_options.timeout
+
+    def member(store: Store, name: str) -> Membership:
+        return Membership(
+            store, rank, world_size, group=name, timeout=timeout, options=pg_options, open_worker=open_worker
+        )
+
+    def on_host(store: Store) -> SwitchProcessGroup:
+        return SwitchProcessGroup(member(store, f"{backend_options.group_id}-host"), store)
+
+    def open_device() -> DeviceCollectives:
+        from switchml.torch_backend.cuda.collectives import open_device_collectives
+
+        return open_device_collectives(
+            backend_options.store,
+            rank,
+            world_size,
+            on_host,
+            timeout=timeout,
+            options=pg_options,
+            open_worker=open_worker,
+        )
+
+    membership = member(backend_options.store, backend_options.group_id)
+    group = SwitchProcessGroup(membership, backend_options.store, open_device)
     is_default_group = not backend_options.global_ranks_in_group
     if is_default_group:
         try:

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import Store
 
-from switchml.errors import UsageError
+from switchml.errors import UsageError, WorkerClosedError
 from switchml.torch_backend.autoload import BACKEND_NAME
+from switchml.torch_backend.cuda.placement import on_device
 from switchml.torch_backend.membership import Membership
 from switchml.torch_backend.reduction import CallOptions, call_options, operation
 from switchml.torch_backend.routing import Path, choose, gloo_methods, taken_by_gloo
@@ -27,6 +29,9 @@ from switchml.torch_backend.tensors import Flat, assign, for_reduction, for_tran
 from switchml.torch_backend.untraced import untraced
 from switchml.torch_backend.work import Finish, SwitchWork
 from switchml.torch_backend.worker_port import CollectiveWorker, PendingCollective
+
+if TYPE_CHECKING:
+    from switchml.torch_backend.cuda.collectives import DeviceCollectives
 
 Array = np.ndarray[Any, Any]
 Tensors = torch.Tensor | Sequence[torch.Tensor]
@@ -58,6 +63,8 @@ def _switched(
 
         @functools.wraps(function)
         def call(self: SwitchProcessGroup, *args: Any, **kwargs: Any) -> Any:
+            if on_device(args):
+                return self._on_device(method, args, kwargs)
             membership = self._membership
             if inputs is None:
                 return function(self, membership.worker, *args, **kwargs)
@@ -81,6 +88,8 @@ def _switched(
 
 def _handed_to_gloo(method: str) -> Callable[..., Any]:
     def call(self: SwitchProcessGroup, *args: Any, **kwargs: Any) -> Any:
+        if on_device(args):
+            return self._on_device(method, args, kwargs)
         return getattr(self._membership.gloo.group, method)(*args, **kwargs)
 
     call.__name__ = method
@@ -110,7 +119,10 @@ class SwitchProcessGroup(dist.ProcessGroup):
     `wait` of the handle, as a `switchml.errors.CollectiveError`. Calls must come in the same order on all ranks.
     """
 
-    def __init__(self, membership: Membership, store: Store) -> None:
+    def __init__(
+        self, membership: Membership, store: Store, open_device: Callable[[], DeviceCollectives] | None = None
+    ) -> None:
+        """open_device: called by all ranks at their first collective of tensors on a GPU."""
         # With the store as a third argument torch refuses Python subclasses.
         super().__init__(membership.rank, membership.world_size)  # type: ignore[call-arg]
         self._membership = membership
@@ -118,6 +130,8 @@ class SwitchProcessGroup(dist.ProcessGroup):
         self._group_name = ""
         self._group_desc = ""
         self._sequence = 0
+        self._open_device = open_device
+        self._device: DeviceCollectives | None = None
         self._finalizer = weakref.finalize(self, membership.close)
         self._finalizer.atexit = False  # memberships see to the end of the program themselves
 
@@ -184,11 +198,17 @@ class SwitchProcessGroup(dist.ProcessGroup):
 
     def shutdown(self) -> None:
         """Leave the switch and drop gloo, within seconds; collectives in flight fail. Idempotent."""
+        device, self._device = self._device, None
+        if device is not None:
+            device.close()
         self._finalizer()
 
     def abort(self) -> None:
         """As `shutdown`, without waiting for threads to end."""
         self._finalizer.detach()
+        device, self._device = self._device, None
+        if device is not None:
+            threading.Thread(target=device.close, name="switchml-device-close", daemon=True).start()
         self._membership.close(timeout=0.0, linger=False)
 
     @staticmethod
@@ -329,6 +349,16 @@ class SwitchProcessGroup(dist.ProcessGroup):
     )
 
     # How they are done --------------------------------------------------------------------------------------------
+
+    def _on_device(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not self._finalizer.alive:
+            raise WorkerClosedError("the process group was shut down; create it anew")
+        if self._device is None:
+            if self._open_device is None:
+                raise UsageError(f"{method}: this group takes tensors on the CPU only")
+            self._device = self._open_device()
+        self._sequence += 1
+        return self._device.call(method, args, kwargs)
 
     def _deadline(self, call: CallOptions) -> float:
         return self._membership.timeout if call.timeout is None else call.timeout

@@ -1,6 +1,6 @@
 """Which collective travels how: the one table that the process group is driven by.
 
-`switchml doctor` prints it.
+`switchml doctor` prints it, and docs/torch.md shows it (`python -m switchml.torch_backend.routing docs/torch.md`).
 
 The path of a call must come out the same on every rank, so it depends only on what ranks must agree on: the
 collective, dtype, operation and layout, and the size where the collective demands equal sizes.
@@ -8,11 +8,15 @@ collective, dtype, operation and layout, and the size where the collective deman
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path as FilePath
 
 import torch
+
+from switchml.protocol.format_table import markdown, render
 
 KIB = 1024
 
@@ -210,14 +214,17 @@ def routing_rows() -> list[dict[str, object]]:
     ]
 
 
+def limit_told(gathered: int | None) -> str:
+    """Up to how many bytes of one rank the switch is taken; "" for any."""
+    return "" if gathered is None else f" up to {gathered // KIB} KiB / world size, then gloo"
+
+
 def routing_table() -> str:
     """The table as text: a line a row."""
     rows = [("collective", "tensors", "path", "why")]
     for route in ROUTES:
-        limit = (
-            "" if route.gathered is None else f" up to {route.gathered // KIB} KiB / world size, then gloo"
-        )
-        rows.append((", ".join(route.methods), route.tensors.value, route.path.value + limit, route.why))
+        path = route.path.value + limit_told(route.gathered)
+        rows.append((", ".join(route.methods), route.tensors.value, path, route.why))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return "\n".join(
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
@@ -225,5 +232,31 @@ def routing_table() -> str:
     )
 
 
+def routing_markdown() -> str:
+    """The table as Markdown."""
+    rows = [
+        (
+            ", ".join(f"`{method}`" for method in route.methods),
+            route.tensors.value,
+            route.path.value + limit_told(route.gathered),
+            route.why,
+        )
+        for route in ROUTES
+    ]
+    return markdown(("collectives", "tensors", "path", "why"), rows)
+
+
+TABLES = {"routing": routing_markdown}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the table, or, for each file named, make the one in it anew: `<!-- table routing --> ... <!-- end -->`."""
+    if not arguments:
+        print(routing_table())
+    for argument in arguments:
+        file = FilePath(argument)
+        file.write_text(render(file.read_text(), TABLES))
+
+
 if __name__ == "__main__":
-    print(routing_table())
+    main(sys.argv[1:])

@@ -8,6 +8,7 @@ import random
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,17 @@ class CompiledProgram:
     namespace: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class _Translation:
+    """What does not depend on a switch. structs: formats by name."""
+
+    unit: Unit
+    banks: list[Bank]
+    structs: dict[str, str]
+    source: str
+    code: CodeType
+
+
 def compile_program(
     program: Program,
     *,
@@ -87,20 +99,31 @@ def compile_program(
     drop_port: int,
     trace: Callable[[str], None] | None = None,
 ) -> CompiledProgram:
-    """clock: microseconds since the switch started. Raises UnsupportedProgramError."""
+    """A program is translated once, however many switches run it; each has state of its own.
+
+    clock: microseconds since the switch started. Raises UnsupportedProgramError.
+    """
+    variant = (drop_port, trace is not None)
+    if variant not in program.translations:
+        program.translations[variant] = _translate(program, *variant)
+    translation: _Translation = program.translations[variant]
+    namespace = _namespace(translation.unit, translation.structs, rng, clock, trace)
+    exec(translation.code, namespace)
+    return _bind(translation, namespace, rng, clock)
+
+
+def _translate(program: Program, drop_port: int, tracing: bool) -> _Translation:
     names = _reserved_names()
     layout = layout_program(
         program, names, metadata_runs(program, layout_program(program, _reserved_names()))
     )
-    unit = Unit(program, layout, names, SourceWriter(), trace is not None, drop_port)
+    unit = Unit(program, layout, names, SourceWriter(), tracing, drop_port)
     finder = RepetitionFinder(program, layout)
     bodies = {ident: finder.body(action) for ident, action in program.action_by_id.items()}
     unit.columns = finder.columns
     source, structs = _write(unit, bodies)
-    namespace = _namespace(unit, structs, rng, clock, trace)
     code = compile(_with_numbers(source, layout), f"<{program.parser.name} and pipelines>", "exec")
-    exec(code, namespace)
-    return _bind(unit, finder.banks, source, namespace, rng, clock)
+    return _Translation(unit, finder.banks, structs, source, code)
 
 
 def _reserved_names() -> Names:
@@ -179,16 +202,15 @@ def _namespace(
 
 
 def _bind(
-    unit: Unit,
-    banks: list[Bank],
-    source: str,
-    namespace: dict[str, Any],
-    rng: random.Random,
-    clock: Callable[[], int],
+    translation: _Translation, namespace: dict[str, Any], rng: random.Random, clock: Callable[[], int]
 ) -> CompiledProgram:
     """Makes the objects that the source names."""
+    unit, source = translation.unit, translation.source
     program = unit.program
-    arrays = {bank.name: np.zeros((bank.size, len(bank.registers)), f"u{bank.width // 8}") for bank in banks}
+    arrays = {
+        bank.name: np.zeros((bank.size, len(bank.registers)), f"u{bank.width // 8}")
+        for bank in translation.banks
+    }
     namespace |= arrays
     registers: dict[str, Cells] = {}
     for name, register in program.registers.items():

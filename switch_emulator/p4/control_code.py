@@ -70,7 +70,10 @@ class ActionWriter:
             shown = ", ".join(f"{p.name} = {{{n}:#x}}" for p, n in zip(action.params, names, strict=True))
             text = f"    action {action.name}({shown})"
             self.unit.out.line(f"trace({'f' if names else ''}{text!r})")
-        self.primitives.body(self.bodies[action.ident], scope)
+        try:
+            self.primitives.body(self.bodies[action.ident], scope)
+        except UnsupportedProgramError as error:
+            raise UnsupportedProgramError(f"action {action.name}: {error}") from error
 
 
 def _called_once(program: Program) -> set[int]:

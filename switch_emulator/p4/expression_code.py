@@ -92,7 +92,7 @@ class ExpressionWriter:
                     types, unit.layout.base[info.headers[0]], self._index(index, len(info.headers), scope)
                 )
             case MemberHeader(union, position):
-                return self._member(union, position, scope)
+                return self.member(union, position, scope)
         raise UnsupportedProgramError(f"{type(expression).__name__} where a header must stand")
 
     def named(self, name: str) -> Place:
@@ -135,7 +135,8 @@ class ExpressionWriter:
         )
         return Place(layout.of(program, members[position]), base, None, siblings)
 
-    def _member(self, union: Expr, position: int, scope: Scope) -> Place:
+    def member(self, union: Expr, position: int, scope: Scope) -> Place:
+        """A union's header by position; the first begins where the union does."""
         program = self.unit.program
         match union:
             case UnionRef(name):
@@ -275,12 +276,12 @@ class ExpressionWriter:
         raise UnsupportedProgramError(f"{type(stack).__name__} where a header stack must stand")
 
     def _valid_union(self, union: Expr, scope: Scope) -> str:
-        count = len(self._union_members(union))
-        places = [self._member(union, position, scope) for position in range(count)]
+        count = len(self.union_members(union))
+        places = [self.member(union, position, scope) for position in range(count)]
         valid = (f"f[{self.slot(place, place.types.valid)}] != 0" for place in places)
         return "(" + " or ".join(valid) + ")"
 
-    def _union_members(self, union: Expr) -> tuple[tuple[str, str], ...]:
+    def union_members(self, union: Expr) -> tuple[tuple[str, str], ...]:
         program = self.unit.program
         match union:
             case UnionRef(name):
@@ -297,8 +298,8 @@ class ExpressionWriter:
             text = self._same_header(self.header(left, scope), self.header(right, scope))
         elif isinstance(left, UnionRef | Element):
             pairs = [
-                self._same_header(self._member(left, i, scope), self._member(right, i, scope))
-                for i in range(len(self._union_members(left)))
+                self._same_header(self.member(left, i, scope), self.member(right, i, scope))
+                for i in range(len(self.union_members(left)))
             ]
             text = "(" + " or ".join(pairs) + ")"
         else:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from switchml.switch_emulator.p4.action_scope import ActionScope
 from switchml.switch_emulator.p4.errors import UnsupportedProgramError
 from switchml.switch_emulator.p4.expression_code import ExpressionWriter, Place
-from switchml.switch_emulator.p4.expressions import Expr, StackRef, UnionRef, UnionStackRef
+from switchml.switch_emulator.p4.expressions import Expr, StackRef, UnionStackRef
 from switchml.switch_emulator.p4.header_code import length_source, types_variable
 from switchml.switch_emulator.p4.unit import Unit
 
@@ -50,11 +50,16 @@ class HeaderPrimitives:
             self.out.line(f"{self._valid(target)} = 0")
 
     def _assign_union(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
-        names = [arg.name for arg in args if isinstance(arg, UnionRef)]
-        if len(names) != 2:
-            raise UnsupportedProgramError("assign_union of an element known only at run time")
-        (target, size), (source, _) = (self._union_extent(name) for name in names)
+        target, source = (self.expressions.member(arg, 0, scope).base for arg in args)
+        sizes = {self._union_slots(arg, scope) for arg in args}
+        if len(sizes) != 1:
+            raise UnsupportedProgramError("assign_union of unions of different types")
+        size = sizes.pop()
         self.out.line(f"f[{target}:{target} + {size}] = f[{source}:{source} + {size}]")
+
+    def _union_slots(self, union: Expr, scope: ActionScope) -> int:
+        count = len(self.expressions.union_members(union))
+        return sum(self.expressions.member(union, i, scope).types.slots for i in range(count))
 
     def _union_extent(self, union: str) -> tuple[str, int]:
         layout, program = self.unit.layout, self.unit.program

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from switchml.switch_emulator.p4.expressions import Expr, FieldRef
 
@@ -319,7 +320,7 @@ class FieldList:
 
 @dataclass
 class Program:
-    """source: the JSON as loaded, for a device that has to give it back."""
+    """source: the JSON as loaded, for a device that has to give it back. translations: kept by the compiler."""
 
     source: bytes
     header_types: dict[str, HeaderType] = field(default_factory=dict)
@@ -345,6 +346,7 @@ class Program:
     field_lists: dict[int, FieldList] = field(default_factory=dict)
     digests: dict[int, FieldList] = field(default_factory=dict)
     aliases: dict[str, FieldRef] = field(default_factory=dict)
+    translations: dict[tuple[int, bool], Any] = field(default_factory=dict, repr=False, compare=False)
 
     def field_type(self, ref: FieldRef) -> FieldType:
         if ref.field == VALID:

@@ -25,6 +25,8 @@ class RunType:
         self.width = width
         self.native = np.dtype(f"u{width // 8}")
         self.wire = self.native.newbyteorder(">")
+        # The value written last, and its bytes: copies of a packet leave one after the other.
+        self._last: tuple[RunValue, bytes] = (b"", b"")
 
     def array(self, value: RunValue) -> NDArray[Any]:
         if type(value) is np.ndarray:
@@ -56,7 +58,12 @@ class RunType:
     def data(self, value: RunValue) -> bytes:
         if type(value) is bytes:
             return value
-        return self.array(value).astype(self.wire).tobytes()
+        last = self._last
+        if last[0] is value:
+            return last[1]
+        data = self.array(value).astype(self.wire).tobytes()
+        self._last = (value, data)
+        return data
 
 
 RUN_TYPES = {width: RunType(width) for width in WIDTHS}

@@ -378,7 +378,7 @@ def packets(
     ] = "",
     elements: Annotated[str, typer.Option(help="Elements a packet: 64,256.")] = "64,256",
     workers: Annotated[int, typer.Option(help="Workers of the job.")] = 2,
-    window: Annotated[int, typer.Option(help="Slots of the job, all at work at once.")] = 64,
+    window: Annotated[int, typer.Option(help="Slots of the job, all at work at once.")] = 16,
     rounds: Annotated[int, typer.Option(help="Rounds; in each, every switch runs one batch.")] = 7,
     min_time: Annotated[float, typer.Option(help="Seconds that a batch lasts at least, about.")] = 0.5,
     programs: Annotated[Path, typer.Option(help="Folder of the compiled P4 programs.")] = Path("p4/build"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from switchml.protocol import counters, header, messages
@@ -17,7 +17,8 @@ from switchml.protocol import counters, header, messages
 _PLACE = re.compile(r"(<!-- table (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def _markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; cells are Markdown."""
     lines = ["| " + " | ".join(cells) + " |" for cells in [columns, *rows]]
     lines.insert(1, "|" + " --- |" * len(columns))
     return "\n".join(lines)
@@ -36,7 +37,7 @@ def header_table() -> str:
         kind = f"{'int' if field.signed else 'uint'}{field.bits}"
         rows.append((span, f"`{field.name}`", kind, field.meaning))
     rows.append((f"{header.HEADER_BYTES}-", "elements", "int32 each", "the payload; as many as `size` says"))
-    return _markdown(("bytes", "field", "type", "meaning"), rows)
+    return markdown(("bytes", "field", "type", "meaning"), rows)
 
 
 def message_table() -> str:
@@ -45,7 +46,7 @@ def message_table() -> str:
         (str(kind.code), f"`{kind.name}`", "elements" if kind.has_payload else "none", kind.meaning)
         for kind in messages.MESSAGE_TYPES
     )
-    return _markdown(("`msg_type`", "name", "payload", "meaning"), rows)
+    return markdown(("`msg_type`", "name", "payload", "meaning"), rows)
 
 
 def size_table() -> str:
@@ -59,11 +60,11 @@ def size_table() -> str:
         )
         for size in messages.PAYLOAD_SIZES
     )
-    return _markdown(("`size`", "payload, bytes", "elements", "switches"), rows)
+    return markdown(("`size`", "payload, bytes", "elements", "switches"), rows)
 
 
 def _counter_table(table: Iterable[counters.Counter]) -> str:
-    return _markdown(("counter", "meaning"), ((f"`{counter.name}`", counter.meaning) for counter in table))
+    return markdown(("counter", "meaning"), ((f"`{counter.name}`", counter.meaning) for counter in table))
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -75,8 +76,8 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-def render(text: str) -> str:
-    """`text` with every table between its comments made anew.
+def render(text: str, tables: Mapping[str, Callable[[], str]] = TABLES) -> str:
+    """`text` with every table between its comments made anew. tables: what makes each, by name.
 
     Raises:
         ValueError: a place for a table that does not exist, or no place at all.
@@ -84,9 +85,9 @@ def render(text: str) -> str:
 
     def fill(place: re.Match[str]) -> str:
         name = place["name"]
-        if name not in TABLES:
-            raise ValueError(f"no table named {name}: there are {', '.join(TABLES)}")
-        return f"{place[1]}{TABLES[name]()}\n{place[3]}"
+        if name not in tables:
+            raise ValueError(f"no table named {name}: there are {', '.join(tables)}")
+        return f"{place[1]}{tables[name]()}\n{place[3]}"
 
     rendered, places = _PLACE.subn(fill, text)
     if not places:

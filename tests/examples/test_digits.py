@@ -92,6 +92,19 @@ def test_seeds_make_a_difference(tmp_path: Path) -> None:
     assert first[0]["digest"] != second[0]["digest"]
 
 
+@pytest.mark.timeout(300)
+def test_with_the_hook_gloo_keeps_the_rest(tmp_path: Path) -> None:
+    """8-bit gradients: less on the wire, other bits, the accuracy of whole ones."""
+    whole, short = (
+        _train(tmp_path, backend="gloo", model="logistic", epochs="3", workers=2, hook=hook)[0]
+        for hook in ("none", "int8")
+    )
+    assert (whole["hook"], short["hook"]) == ("none", "int8")
+    assert whole["hook_bytes"] == 0 < short["hook_bytes"]
+    assert whole["digest"] != short["digest"]
+    assert abs(whole["accuracy"] - short["accuracy"]) <= 0.03
+
+
 def test_it_imports_nothing_of_ours_but_for_the_hook() -> None:
     imported = {
         name.name if isinstance(node, ast.Import) else node.module or ""

@@ -158,6 +158,19 @@ def test_a_stack_of_unions_is_parsed_indexed_and_shifted(
     assert program.switch().process(1, bytes([index]) + b"\x01\x00\x20") == [(0, sent)]
 
 
+def test_an_element_of_a_stack_of_unions_is_assigned(builder: Any) -> None:
+    program = _unions(builder)
+    program.state("start", [program.extract("out"), program.extract("u.b")])
+    us = program.of("header_union_stack", "us")
+    element = program.op("dereference_union_stack", us, program.field("out", "x"))
+    program.run([program.call("assign_union", element, program.of("header_union", "u"))])
+    program.run([program.call("remove_header", program.of("header", "u.b"))])
+    program.run([program.call("assign_union", program.of("header_union", "w"), element)])
+    switch = program.switch()
+    for index in (0, 1):
+        assert switch.process(1, bytes([index]) + b"\x12\x34") == [(0, bytes([index]) + b"\x12\x34" * 2)]
+
+
 def test_making_a_member_of_a_stacked_union_valid_makes_the_other_one_invalid(builder: Any) -> None:
     program = _unions(builder)
     us = program.of("header_union_stack", "us")
@@ -201,5 +214,5 @@ def test_a_primitive_with_arguments_it_does_not_take_is_refused(builder: Any, st
     program = _unions(builder)
     program.state("start", [])
     program.run([statement(program)])
-    with pytest.raises(UnsupportedProgramError):
+    with pytest.raises(UnsupportedProgramError, match="action act_0: "):
         program.switch()

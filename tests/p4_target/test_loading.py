@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from switchml.errors import UsageError
-from switchml.switch_emulator.p4 import P4Device, UnsupportedProgramError, load_program
+from switchml.switch_emulator.p4 import P4Device, P4Switch, UnsupportedProgramError, load_program
 from switchml.switch_emulator.p4.errors import P4AssertionError
 from switchml.switch_emulator.p4.support import format_message
 from switchml.switch_emulator.runtime import ActionCall, Match, MatchKind, RuntimeRequestError, TableEntry
@@ -156,3 +156,28 @@ def test_an_entry_that_no_packet_hits_is_reported_when_its_time_is_over(builder:
     switch.check_idle_timeouts()
     switch.check_idle_timeouts()
     assert reports == [("t", entry)]
+
+
+def test_switches_of_one_program_share_nothing_but_its_code(builder: Any) -> None:
+    program = _sending(builder)
+    program.registers.append({"name": "r", "id": 0, "size": 2, "bitwidth": 8})
+    program.counters.append({"name": "c", "id": 0, "size": 2, "is_direct": False})
+    one = program.const(1)
+    program.run(
+        [
+            program.call("register_write", program.of("register_array", "r"), one, program.field("h", "x")),
+            program.call("count", program.of("counter_array", "c"), one),
+        ]
+    )
+    loaded = load_program(program.build())
+    first, second = P4Switch(loaded), P4Switch(loaded)
+    assert first.source is second.source
+    first.insert("t", TableEntry({"hdr.h.x": Match(MatchKind.EXACT, 5)}, ActionCall("send", (17,))))
+    assert first.process(2, b"\x05")[0][0] == 17
+    assert second.process(2, b"\x05") != first.process(2, b"\x05")
+    second.process(2, b"\x06")
+    assert (list(first.read_register("r")), list(second.read_register("r"))) == ([0, 5], [0, 6])
+    assert first.read_counter("c", 1)[0].packets == second.read_counter("c", 1)[0].packets == 2
+    lines: list[str] = []
+    P4Switch(loaded, trace=lines.append).process(2, b"\x07")
+    assert lines

@@ -195,8 +195,7 @@ def reduced_by_gloo(members: Members, inputs: list[torch.Tensor], op: Any) -> to
 def complete(work: Any, how: str) -> None:
     if how == "future":
         work.get_future().wait()
-    else:
-        assert work.wait()
+    assert work.wait()
     assert work.is_completed()
 
 

@@ -18,9 +18,12 @@ from switchml.torch_backend.routing import (
     Tensors,
     choose,
     gloo_methods,
+    main,
+    routing_markdown,
     routing_rows,
     routing_table,
     switch_methods,
+    taken_by_gloo,
 )
 
 NOT_COLLECTIVES = {
@@ -115,3 +118,32 @@ def test_the_table_can_be_read() -> None:
     assert len(lines) == len(ROUTES) + 1 == len(routing_rows()) + 1
     assert any("allreduce" in line and "switch" in line for line in lines)
     assert any("alltoall" in line and "gloo" in line for line in lines)
+
+
+DOCUMENT = FilePath(__file__).parents[2] / "docs/torch.md"
+
+
+def test_the_document_shows_the_table() -> None:
+    assert routing_markdown() in DOCUMENT.read_text(), "run: make docs"
+
+
+def test_the_document_is_brought_up_to_date(tmp_path: FilePath) -> None:
+    stale = tmp_path / "stale.md"
+    stale.write_text(DOCUMENT.read_text().replace("all_to_all_single", "something_else"))
+    main([str(stale)])
+    assert stale.read_text() == DOCUMENT.read_text()
+
+
+def test_gloo_gets_a_call_as_it_is_only_where_it_takes_it() -> None:
+    plain, turned = torch.ones(4, 6), torch.ones(6, 4).t()
+    assert taken_by_gloo("allreduce", [plain], [], 2)
+    assert not taken_by_gloo("allreduce", [turned], [], 2)
+    assert not taken_by_gloo("allreduce", [plain.short()], [], 2)
+    assert taken_by_gloo("allgather", [plain], [plain, plain], 2)
+    assert not taken_by_gloo("allgather", [plain], [plain, turned], 2)
+    assert not taken_by_gloo("allgather", [plain], [plain, plain.reshape(24)], 2)
+    assert taken_by_gloo("all_gather_single", [plain], [torch.empty(8, 6)], 2)
+    assert not taken_by_gloo("all_gather_single", [plain], [torch.empty(2, 4, 6)], 2)
+    assert not taken_by_gloo("all_gather_single", [torch.tensor(1.0)], [torch.empty(2)], 2)
+    assert not taken_by_gloo("reduce", [plain], [], 2)  # it spoils the tensors of the other ranks
+    assert taken_by_gloo("reduce", [plain.to_sparse()], [], 2)

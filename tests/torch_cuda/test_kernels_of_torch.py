@@ -106,7 +106,7 @@ print("equal")
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="Triton is in the extra `cuda`: make test-clients"
+    importlib.util.find_spec("triton") is None, reason="Triton is in the extra `clients`: make test-clients"
 )
 def test_triton_gives_the_bits_of_the_worker() -> None:
     """Under Triton's interpreter, which has to be chosen before Triton is imported."""

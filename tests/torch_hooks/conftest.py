@@ -134,7 +134,7 @@ class Ranks:
         self.sessions: list[Session] = []
         self.host_streams: list[HostStream] = []
 
-    def open_streams(self, device: torch.device) -> Streams:
+    def open_streams(self, device: torch.device, workers: int) -> Streams:
         """The stand-in for a GPU's."""
         down, up = HostStream(), HostStream()
         self.host_streams += [down, up]

@@ -61,7 +61,8 @@ def reports() -> dict[str, list[dict[str, Any]]]:
 def test_training_goes_as_over_gloo(reports: dict[str, list[dict[str, Any]]], wire: str) -> None:
     for report in reports[wire]:
         assert report["backend"] == "gloo"
-        assert 0 < report["distance"] <= BOUND[wire]
+        assert report["distance"] <= BOUND[wire]
+        assert report["digest"] != report["plain_digest"]
 
 
 @pytest.mark.timeout(300)

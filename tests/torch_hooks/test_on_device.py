@@ -17,7 +17,8 @@ from torch._C._distributed_c10d import AllgatherOptions, ReduceScatterOptions
 
 from switchml.errors import CollectiveTimeoutError, UsageError
 from switchml.torch_backend.cuda import reductions, staged
-from switchml.torch_backend.cuda.collectives import DeviceCollectives, DeviceWork, on_device
+from switchml.torch_backend.cuda.collectives import DeviceCollectives, DeviceWork
+from switchml.torch_backend.cuda.placement import on_device
 from switchml.torch_backend.gloo_group import GlooGroup
 
 COUNTS = [1000, 3, 257, 5000]
@@ -264,7 +265,9 @@ def test_a_wait_with_a_timeout(ranks: Any) -> None:
     assert all(torch.equal(found, torch.full((10,), 2.0)) for found in ranks.run(2, "float32", body))
 
 
-def test_what_is_a_call_with_tensors_on_a_device() -> None:
+def test_what_is_a_call_with_tensors_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+
     class OnDevice(torch.Tensor):
         is_cuda = True
 

@@ -7,6 +7,7 @@
     staged.py        one tensor's way to the switch and back, in chunks
     reductions.py    many tensors' ways, and their failures
     collectives.py   a process group's collectives
+    placement.py     which of them are for here
 
 `switchml_hook` uses it for gradients on a GPU, beside NCCL, and the process group for whatever it is given there. It has
 been tested without a GPU only: the kernels under Triton's interpreter and the rest over the stand-in. It has been neither

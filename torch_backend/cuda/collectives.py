@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store, Work
 
 from switchml.errors import CollectiveTimeoutError
+from switchml.torch_backend.cuda.placement import tensors_in
 from switchml.torch_backend.cuda.reductions import Flight
 from switchml.torch_backend.cuda.stream import Gate, Mark
 from switchml.torch_backend.hooks.session import Session
@@ -27,20 +28,6 @@ from switchml.torch_backend.worker_port import OpenWorker, join_switch
 
 _QUANTIZED = (torch.float32, torch.float16, torch.bfloat16)
 _UNLIMITED = timedelta(0)
-
-
-def tensors_in(*arguments: Any) -> Iterator[torch.Tensor]:
-    """All tensors in arguments of a collective, which may be lists of lists."""
-    for argument in arguments:
-        if isinstance(argument, torch.Tensor):
-            yield argument
-        elif isinstance(argument, list | tuple):
-            yield from tensors_in(*argument)
-
-
-def on_device(arguments: tuple[Any, ...]) -> bool:
-    """Is a call with these arguments one for `DeviceCollectives`?"""
-    return any(tensor.is_cuda for tensor in tensors_in(*arguments))
 
 
 class DeviceWork(Work):

@@ -1,10 +1,10 @@
-"""Triton kernels: one program a block. Formats: protocol/numerics.py.
+"""Triton kernels: a program takes some blocks. Formats: protocol/numerics.py.
 
 `reference.py` has the same arithmetic in torch. Importing this module needs Triton; its interpreter
 (TRITON_INTERPRET=1) runs it without a GPU.
 """
 
-# Annotations are not postponed: Triton reads them.
+# Annotations are not postponed: Triton reads them, and knows no Any.
 
 from typing import Any
 
@@ -19,71 +19,76 @@ _LEAST = tl.constexpr(MIN_EXPONENT)
 _INTEGERS = tl.constexpr(8388608.0)  # 2^23: from here on every float32 is a whole number
 
 
+# Blocks a program: enough bytes for each of its threads to read 16 at once, several times.
+_ROWS = 8
+
+
 @triton.jit  # type: ignore[untyped-decorator]
 def _quantize(
-    values: Any,
-    words: Any,
-    exponents: Any,
-    agreed: Any,
-    count: Any,
+    values: "Any",
+    words: "Any",
+    exponents: "Any",
+    agreed: "Any",
+    count: "Any",
+    blocks: "Any",
     HEADROOM: tl.constexpr,
+    ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     AGAIN: tl.constexpr,
     BIG_ENDIAN: tl.constexpr,
 ) -> None:
-    number = tl.program_id(0)
-    first = number.to(tl.int64) * BLOCK
-    at = first + tl.arange(0, BLOCK)
-    inside = at < count
-    wanted = True
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    at = row.to(tl.int64)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+    wanted = row < blocks
     if AGAIN:
-        exponent = tl.load(agreed + number).to(tl.int32)
-        wanted = tl.load(exponents + number).to(tl.int32) != exponent
-    if wanted:
-        value = tl.load(values + at, mask=inside, other=0.0)
-        if not AGAIN:
-            largest = tl.max(value.to(tl.int32, bitcast=True) & 0x7FFFFFFF, axis=0)
-            exponent = (largest >> 23) - 126
-            exponent = tl.where(exponent > 126, _EXACT, tl.maximum(exponent, _LEAST))
-        tl.store(exponents + number, exponent.to(tl.int8))
-        scale = ((31 - exponent - HEADROOM + 127) << 23).to(tl.float32, bitcast=True)
-        exact = exponent == _EXACT
-        scaled = tl.where(exact, 0.0, value) * scale
-        # To the nearest, ties to even: what adding 2^23 does to a smaller number. The product is exact, so that an
-        # fma in place of the two makes no difference.
-        toward = tl.where(scaled < 0, -_INTEGERS, _INTEGERS)
-        rounded = tl.where(tl.abs(scaled) < _INTEGERS, (scaled + toward) - toward, scaled)
-        word = tl.where(exact, value.to(tl.int32, bitcast=True), rounded.to(tl.int32))
-        if BIG_ENDIAN:
-            raw = word.to(tl.uint32, bitcast=True)
-            raw = (raw << 24) | ((raw & 0xFF00) << 8) | ((raw >> 8) & 0xFF00) | (raw >> 24)
-            word = raw.to(tl.int32, bitcast=True)
-        tl.store(words + at, word, mask=inside)
+        exponent = tl.load(agreed + row, mask=wanted, other=0).to(tl.int32)
+        # Rows that are not wanted are not read: masked, they cost no memory traffic.
+        wanted = wanted & (tl.load(exponents + row, mask=wanted, other=0).to(tl.int32) != exponent)
+    inside = (at < count) & wanted[:, None]
+    value = tl.load(values + at, mask=inside, other=0.0)
+    bits = value.to(tl.int32, bitcast=True)
+    if not AGAIN:
+        exponent = (tl.max(bits & 0x7FFFFFFF, axis=1) >> 23) - 126
+        exponent = tl.where(exponent > 126, _EXACT, tl.maximum(exponent, _LEAST))
+    tl.store(exponents + row, exponent.to(tl.int8), mask=wanted)
+    scale = ((31 - exponent - HEADROOM + 127) << 23).to(tl.float32, bitcast=True)
+    exact = (exponent == _EXACT)[:, None]
+    scaled = tl.where(exact, 0.0, value) * scale[:, None]
+    # To the nearest, ties to even: what adding 2^23 does to a smaller number. The product is exact, so that an
+    # fma in place of the two makes no difference.
+    toward = tl.where(scaled < 0, -_INTEGERS, _INTEGERS)
+    rounded = tl.where(tl.abs(scaled) < _INTEGERS, (scaled + toward) - toward, scaled)
+    word = tl.where(exact, bits, rounded.to(tl.int32))
+    if BIG_ENDIAN:
+        raw = word.to(tl.uint32, bitcast=True)
+        raw = (raw << 24) | ((raw & 0xFF00) << 8) | ((raw >> 8) & 0xFF00) | (raw >> 24)
+        word = raw.to(tl.int32, bitcast=True)
+    tl.store(words + at, word, mask=inside)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _dequantize(
-    sums: Any,
-    out: Any,
-    exponents: Any,
-    count: Any,
-    workers: Any,
+    sums: "Any",
+    out: "Any",
+    exponents: "Any",
+    count: "Any",
+    blocks: "Any",
+    workers: "Any",
     HEADROOM: tl.constexpr,
+    ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     AVERAGE: tl.constexpr,
 ) -> None:
-    number = tl.program_id(0)
-    at = number.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    at = row.to(tl.int64)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
     inside = at < count
-    exponent = tl.load(exponents + number).to(tl.int32)
+    exponent = tl.load(exponents + row, mask=row < blocks, other=0).to(tl.int32)
     word = tl.load(sums + at, mask=inside, other=0)
-    if exponent == _EXACT:
-        value = word.to(tl.float32, bitcast=True)
-    else:
-        step = ((exponent + HEADROOM - 31 + 127) << 23).to(tl.float32, bitcast=True)
-        value = word.to(tl.float32) * step
-        if AVERAGE:
-            value = tl.div_rn(value, workers + tl.zeros([BLOCK], tl.float32))
+    step = ((exponent + HEADROOM - 31 + 127) << 23).to(tl.float32, bitcast=True)
+    value = word.to(tl.float32) * step[:, None]
+    if AVERAGE:
+        value = tl.div_rn(value, workers + tl.zeros([ROWS, BLOCK], tl.float32))
+    value = tl.where((exponent == _EXACT)[:, None], word.to(tl.float32, bitcast=True), value)
     tl.store(out + at, value, mask=inside)
 
 
@@ -113,13 +118,15 @@ def quantize(
     """
     blocks = exponents.numel()
     if blocks:
-        _quantize[(blocks,)](
+        _quantize[(triton.cdiv(blocks, _ROWS),)](
             values,
             words,
             exponents,
             exponents if agreed is None else agreed,
             values.numel(),
+            blocks,
             HEADROOM=headroom(workers),
+            ROWS=_ROWS,
             BLOCK=block,
             AGAIN=agreed is not None,
             BIG_ENDIAN=big_endian,
@@ -135,13 +142,15 @@ def dequantize(
     """
     blocks = exponents.numel()
     if blocks:
-        _dequantize[(blocks,)](
+        _dequantize[(triton.cdiv(blocks, _ROWS),)](
             sums,
             out,
             exponents,
             sums.numel(),
+            blocks,
             float(workers),
             HEADROOM=headroom(workers),
+            ROWS=_ROWS,
             BLOCK=block,
             AVERAGE=average,
         )

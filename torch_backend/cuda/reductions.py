@@ -13,7 +13,7 @@ import torch
 from torch.futures import Future
 
 from switchml.torch_backend.completion_pool import CompletionPool
-from switchml.torch_backend.cuda.staged import Reduce, StagedReduction, Streams, Trip
+from switchml.torch_backend.cuda.staged import BLOCK, Reduce, StagedReduction, Streams, Trip
 from switchml.torch_backend.cuda.stream import CudaStream
 
 IDLE_ROOMS = 64
@@ -26,18 +26,27 @@ class Queue(Protocol):
     def submit(self, task: Callable[[], None]) -> None: ...
 
 
-def cuda_streams(device: torch.device) -> Streams:
+def cuda_streams(device: torch.device, workers: int) -> Streams:
     """Of one GPU. Kernels are loaded here: while a stream waits for the host, loading could wait for the stream."""
     streams = Streams(CudaStream(device), CudaStream(device))
     kernels = streams.down.kernels
-    values, words = torch.zeros(1, device=device), torch.zeros(1, dtype=torch.int32, device=device)
-    exponents = torch.zeros(1, dtype=torch.int8, device=device)
-    for average in (False, True):
-        agreed = exponents.clone() if average else None
-        kernels.quantize(values, words, exponents, 2, 256, agreed=agreed)
-        kernels.dequantize(words, values, exponents, 2, 256, average=average)
+    for count in (BLOCK, BLOCK + 1):  # compiled apart: sizes with and without a factor of 16
+        blocks = -(-count // BLOCK)
+        values, words = (
+            torch.zeros(count, device=device),
+            torch.zeros(count, dtype=torch.int32, device=device),
+        )
+        exponents = torch.zeros(blocks, dtype=torch.int8, device=device)
+        for again in (False, True):
+            agreed = exponents.clone() if again else None
+            kernels.quantize(values, words, exponents, workers, BLOCK, agreed=agreed)
+            kernels.dequantize(words, values, exponents, workers, BLOCK, average=again)
     torch.cuda.synchronize(device)
     return streams
+
+
+OpenStreams = Callable[[torch.device, int], Streams]
+"""(device, world size) -> its streams."""
 
 
 @dataclass
@@ -74,7 +83,7 @@ class DeviceReductions:
         *,
         order: Queue,
         pool: Callable[[], CompletionPool],
-        open_streams: Callable[[torch.device], Streams] = cuda_streams,
+        open_streams: OpenStreams = cuda_streams,
     ) -> None:
         self._workers, self._scales, self._words = workers, scales, words
         self._order, self._pool, self._open_streams = order, pool, open_streams
@@ -93,7 +102,7 @@ class DeviceReductions:
 
     def streams(self, device: torch.device) -> Streams:
         if device not in self._streams:
-            self._streams[device] = self._open_streams(device)
+            self._streams[device] = self._open_streams(device, self._workers)
         return self._streams[device]
 
     def reduce(self, tensor: torch.Tensor, *, average: bool, value: Any) -> Flight:

@@ -20,8 +20,7 @@ from torch.futures import Future
 
 from switchml.errors import UsageError
 from switchml.torch_backend.completion_pool import CompletionPool
-from switchml.torch_backend.cuda.reductions import DeviceReductions, Flight, cuda_streams
-from switchml.torch_backend.cuda.staged import Streams
+from switchml.torch_backend.cuda.reductions import DeviceReductions, Flight, OpenStreams, cuda_streams
 from switchml.torch_backend.hooks.lanes import Exponents, Wire
 from switchml.torch_backend.hooks.ordered import OrderedTasks
 from switchml.torch_backend.hooks.packed import PackedBucket
@@ -51,7 +50,7 @@ class Session:
         timeout: timedelta,
         options: Options,
         open_worker: OpenWorker = join_switch,
-        open_streams: Callable[[torch.device], Streams] = cuda_streams,
+        open_streams: OpenStreams = cuda_streams,
     ) -> None:
         self._wire, self._feedback, self._seed = wire, feedback, [seed, rank]
         self._workers = world_size

@@ -24,6 +24,7 @@ engine, _, _, _ = deepspeed.initialize(
         "train_batch_size": BATCH * WORKERS,
         "train_micro_batch_size_per_gpu": BATCH,
         "zero_optimization": {"stage": 0},
+        "gradient_clipping": 0.0,  # to 1.0 by default
     },
 )
 losses = []

@@ -4,6 +4,7 @@ with_ray.py BACKEND FOLDER
 """
 
 import sys
+import tempfile
 
 import ray
 import regression
@@ -31,11 +32,13 @@ def train():
     regression.tell(FOLDER, regression.report(losses))
 
 
-ray.init(num_cpus=regression.WORKERS, include_dashboard=False, log_to_driver=False)
-TorchTrainer(
-    train,
-    torch_config=TorchConfig(backend=BACKEND),
-    scaling_config=ScalingConfig(num_workers=regression.WORKERS, use_gpu=False),
-    run_config=RunConfig(storage_path=f"{FOLDER}/out"),
-).fit()
-ray.shutdown()
+# A short path, for Ray makes sockets in it.
+with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as own:
+    ray.init(num_cpus=regression.WORKERS, include_dashboard=False, log_to_driver=False, _temp_dir=own)
+    TorchTrainer(
+        train,
+        torch_config=TorchConfig(backend=BACKEND),
+        scaling_config=ScalingConfig(num_workers=regression.WORKERS, use_gpu=False),
+        run_config=RunConfig(storage_path=f"{FOLDER}/out"),
+    ).fit()
+    ray.shutdown()

@@ -354,8 +354,46 @@ def subgroup():
         dist.all_reduce(tensor, group=pair)
         assert torch.equal(tensor, torch.full((3,), 3.0))
         assert dist.get_backend(pair) == "switchml"
+        assert pair._membership.placement.job != dist.group.WORLD._membership.placement.job
         dist.destroy_process_group(pair)
     dist.barrier()
+
+
+@check
+def monitored_barrier():
+    """`dist.monitored_barrier` itself refuses every backend but gloo by name."""
+    group = dist.new_group()  # of its own: gloo's connections do not outlive the failure
+    group.monitored_barrier(timedelta(seconds=20))
+    if RANK != 1:  # rank 1 comes too late
+        with pytest.raises(RuntimeError, match="Ranks 1 failed" if RANK == 0 else ""):
+            group.monitored_barrier(timedelta(seconds=1), wait_all_ranks=True)
+    dist.barrier()
+    dist.destroy_process_group(group)
+
+
+@check
+def large_calls_in_odd_layouts():
+    """Too large for the switch, and nothing that gloo would take as it is."""
+    total = WORLD * (WORLD + 1) / 2
+    turned = torch.full((300, 200), RANK + 1.0, dtype=torch.float64).t()
+    dist.all_reduce(turned)
+    assert torch.equal(turned, torch.full((200, 300), total, dtype=torch.float64))
+    before = torch.full((200_000,), RANK + 1)
+    reduced = before.clone()
+    dist.reduce(reduced, 1)
+    assert torch.equal(reduced, torch.full_like(before, int(total)) if RANK == 1 else before)
+    narrow = torch.full((300_000,), RANK, dtype=torch.float32).to(torch.float8_e4m3fn)
+    stacked = torch.empty(WORLD, 300_000, dtype=torch.float8_e4m3fn)
+    work = dist.all_gather_single(stacked, narrow, async_op=True)
+    work.get_future().wait()
+    assert all(
+        torch.equal(row.float(), torch.full((300_000,), float(rank))) for rank, row in enumerate(stacked)
+    )
+    parts = [torch.full((100_000,), 1.0 + rank, dtype=torch.float64) for rank in range(WORLD)]
+    mine = torch.empty(100_000, dtype=torch.float64)
+    work = dist.reduce_scatter(mine, parts, async_op=True)
+    work.get_future().wait()
+    assert torch.equal(mine, torch.full_like(mine, WORLD * (1.0 + RANK)))
 
 
 @check

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import threading
 import time
 from datetime import timedelta
 
@@ -40,7 +41,18 @@ def missing_rank():
     report = {"future": caught(future.wait)}
     assert future.done()
     report["wait"] = caught(work.wait)
+    ended, turns = threading.Event(), []
+
+    def take_turns():
+        while not ended.wait(0.01):
+            turns.append(1)
+
+    other = threading.Thread(target=take_turns)
+    other.start()
     report["sync"] = caught(lambda: dist.all_reduce(torch.ones(3)))
+    ended.set()
+    other.join()
+    report["turns_of_another_thread"] = len(turns)
     return report
 
 

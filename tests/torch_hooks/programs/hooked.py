@@ -46,7 +46,7 @@ def train(state, hook=switchml_hook):
     return losses, hashlib.sha256(bits).hexdigest(), sent
 
 
-plain, _, _ = train(None)
+plain, plain_digest, _ = train(None)
 reports = {}
 for wire in WIRES:
     hooked, digest, sent = train(SwitchState(wire=wire))
@@ -54,6 +54,7 @@ for wire in WIRES:
     _, wrapped_digest, _ = train(SwitchState(wire=wire), fp16_compress_wrapper(switchml_hook))
     reports[wire] = {
         "distance": max(abs(a - b) / a for a, b in zip(plain, hooked, strict=True)),
+        "plain_digest": plain_digest,
         "digest": digest,
         "second_digest": second_digest,
         "wrapped_digest": wrapped_digest,
