@@ -3,12 +3,14 @@
 #   make demo    train on handwritten digits, gradients summed by an emulated switch
 #   make test    ruff, mypy and every test
 #   make test-torch   PyTorch's own tests of a backend, over gloo and switchml side by side
+#   make test-clients  small trainings under Lightning, Accelerate, transformers, DeepSpeed and Ray; installs gigabytes
 #   make bench   the benchmark table of docs/benchmarks.md
 
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
 VENV := .venv
+CLIENTS := .venv-clients
 BIN := $(CURDIR)/$(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 ROOMS := switchml worker switch_emulator torch_backend
@@ -28,7 +30,7 @@ define install
 	touch $@
 endef
 
-.PHONY: demo test test-torch lint types pytest bench protos docs clean
+.PHONY: demo test test-torch test-clients lint types pytest bench protos docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.examples $(VENV)/.wheel
@@ -45,6 +47,8 @@ types: $(VENV)/.dev $(VENV)/.wheel
 	cd $(VENV) && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p switchml
 	cd $(VENV) && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache \
 		$(CURDIR)/examples/*.py
+	cd $(VENV) && MYPYPATH=$(CURDIR)/scripts/mininet $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml \
+		--cache-dir $(CURDIR)/.mypy_cache $(CURDIR)/scripts/mininet/*.py
 
 pytest: $(VENV)/.dev $(VENV)/.wheel
 	SWITCHML_TEST_INSTALLED=1 $(BIN)/pytest $(TEST_ARGS)
@@ -52,6 +56,15 @@ pytest: $(VENV)/.dev $(VENV)/.wheel
 # World sizes 2, 3 and 4; TORCH_ARGS="--world-sizes 2 --json" and others: tests/pytorch_suite/run.py --help.
 test-torch: $(VENV)/.dev $(VENV)/.wheel
 	$(BIN)/python tests/pytorch_suite/run.py $(TORCH_ARGS)
+
+# In an environment of its own: the engines are large. DeepSpeed comes as source and looks at torch while it is built.
+test-clients: build/.wheel
+	test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/pip install -c constraints.txt setuptools torch wheel
+	DS_BUILD_OPS=0 $(CLIENTS)/bin/pip install -c constraints.txt --no-build-isolation \
+		"$$(echo build/wheel/*.whl)[bench,clients,examples]" hypothesis pytest pytest-timeout
+	$(CLIENTS)/bin/pip install --quiet --force-reinstall --no-deps --no-index build/wheel/*.whl
+	$(CLIENTS)/bin/pytest tests/clients tests/cluster tests/torch_cuda tests/torch_hooks $(TEST_ARGS)
 
 bench: $(VENV)/.dev $(VENV)/.wheel
 	$(BIN)/switchml bench $(BENCH_ARGS)
@@ -68,7 +81,7 @@ protos: $(VENV)/bin/python
 		--python_out=. --mypy_out=. --grpc_python_out=. --mypy_grpc_out=. switchml/control/*.proto
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(CLIENTS) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or later found. Install one, or: make PYTHON=/path/to/python3.11" >&2; exit 1; }
