@@ -1,15 +1,12 @@
-"""The control service over gRPC: an event loop in a thread of its own, so that any number of joins can wait at once."""
+"""The control service over gRPC."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import ipaddress
-import logging
-import socket
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -17,107 +14,55 @@ import grpc
 import grpc.aio
 
 from switchml.control import switch_pb2 as pb
-from switchml.control.address import join_address
 from switchml.control.controller import Controller
 from switchml.control.convert import layout_to_pb, offer_from_pb, slot_to_pb, status_to_pb, target_to_pb
 from switchml.control.guard import Context, guarded
 from switchml.control.jobs import Answer, Joined, Refused, Started
 from switchml.control.reference import ReferenceService
 from switchml.control.reference_pb2_grpc import add_SessionServicer_to_server, add_SyncServicer_to_server
+from switchml.control.service_thread import ServiceThread
 from switchml.control.switch_pb2_grpc import add_SwitchServicer_to_server
 from switchml.control.tls import ServerTls
-from switchml.errors import PortInUseError, SwitchMLError, UsageError
-
-_log = logging.getLogger(__name__)
-
-_STARTUP = 10.0  # seconds
 
 
-class ControlServer:
+class ControlServer(ServiceThread):
     """A running control service; made by `serve`. A context manager: `stop` on exit."""
+
+    name = "control"
 
     def __init__(self, controller: Controller, host: str, port: int, tls: ServerTls | None) -> None:
         self._controller = controller
-        self._host = host
-        self._requested = port
-        self._credentials = tls.credentials() if tls else None
-        self._started: Future[int] = Future()
-        self._loop = asyncio.new_event_loop()
-        self._loop.set_exception_handler(_ignore_idle_wakeups)
-        self._stop = asyncio.Event()
-        self._grace = 0.0
-        self._thread = threading.Thread(target=self._run, name="switchml-control", daemon=True)
-        self._thread.start()
-        try:
-            self.port = self._started.result(_STARTUP)
-        except BaseException:
-            self.stop(0)
-            raise
+        milliseconds = max(1000, int(controller.lease * 1000))
+        options = {
+            # A waiting join whose host has died: no packet ever says so, a ping without answer does.
+            "grpc.keepalive_time_ms": milliseconds,
+            "grpc.keepalive_timeout_ms": milliseconds,
+        }
+        super().__init__(host, port, tls, options)
 
-    def __enter__(self) -> ControlServer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    @property
-    def address(self) -> str:
-        """`host:port` of the service."""
-        return join_address(self._host, self.port)
-
-    def stop(self, grace: float = 1.0) -> None:
+    def stop(self, grace: float | None = None) -> None:
         """Ends every job, lets calls finish for `grace` seconds, then ends the thread. Idempotent."""
         self._controller.close()
-        self._grace = grace
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(grace + 5.0)
+        super().stop(grace)
 
-    def _run(self) -> None:
-        try:
-            self._loop.run_until_complete(self._serve())
-        except BaseException as error:
-            if self._started.done():
-                _log.exception("the control service has ended")
-            else:
-                self._started.set_exception(error)
-        finally:
-            self._loop.close()
-
-    async def _serve(self) -> None:
+    @asynccontextmanager
+    async def serving(self, server: grpc.aio.Server) -> AsyncIterator[None]:
+        """See `ServiceThread`."""
         service = _Service(self._controller)
-        server = grpc.aio.server(options=_options(self._controller.lease))
         reference = ReferenceService(self._controller, service.changed)
         add_SwitchServicer_to_server(cast(Any, service), cast(Any, server))
         add_SessionServicer_to_server(cast(Any, reference), cast(Any, server))
         add_SyncServicer_to_server(cast(Any, reference), cast(Any, server))
-        port = self._bind(server)
-        await server.start()
         timers = [
             asyncio.create_task(service.expire_forever()),
             asyncio.create_task(reference.renew_forever()),
         ]
-        self._started.set_result(port)
         try:
-            await self._stop.wait()
+            yield
         finally:
-            await server.stop(self._grace)
             for timer in timers:
                 timer.cancel()
             await asyncio.gather(*timers, return_exceptions=True)
-
-    def _bind(self, server: grpc.aio.Server) -> int:
-        address = join_address(self._host, self._requested)
-        try:
-            if self._credentials is None:
-                port = server.add_insecure_port(address)
-            else:
-                port = server.add_secure_port(address, self._credentials)
-        except RuntimeError as error:
-            raise _bind_error(self._host, self._requested) from error
-        if port == 0:
-            raise _bind_error(self._host, self._requested)
-        return port
 
 
 def serve(
@@ -128,37 +73,6 @@ def serve(
     Raises PortInUseError when the port is taken, UsageError when the host is not an address of this machine.
     """
     return ControlServer(controller, host, port, tls)
-
-
-def _options(lease: float) -> list[tuple[str, int]]:
-    milliseconds = max(1000, int(lease * 1000))
-    return [
-        ("grpc.so_reuseport", 0),  # or a second server would take half of the first one's calls
-        # A waiting join whose host has died: no packet ever says so, a ping without answer does.
-        ("grpc.keepalive_time_ms", milliseconds),
-        ("grpc.keepalive_timeout_ms", milliseconds),
-    ]
-
-
-def _ignore_idle_wakeups(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """gRPC wakes the loops of all servers in a process for one event; those that find nothing complain (1.60, not 1.85)."""
-    if not isinstance(context.get("exception"), BlockingIOError):
-        loop.default_exception_handler(context)
-
-
-def _bind_error(host: str, port: int) -> SwitchMLError:
-    """Why nobody can listen there: gRPC does not say."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        try:
-            probe.bind((host, 0))
-        except OSError as error:
-            return UsageError(
-                f"cannot listen on {host!r}: {error.strerror}; give an address of this machine, or 0.0.0.0"
-            )
-    return PortInUseError(
-        f"the control port {join_address(host, port)} is taken; stop what listens there, or choose another port (0 = a free one)"
-    )
 
 
 class _Service:

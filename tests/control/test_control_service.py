@@ -111,7 +111,7 @@ def test_a_job_from_join_to_leave(
     wait_until(lambda: left == [frozenset({0})])
     # Longer than a lease, and the job is still there.
     time.sleep(3.0)
-    assert controller.job_count() == 1
+    assert len(controller.status().jobs) == 1
     clients[2].leave()
     clients[1].leave()
     assert target.jobs == {}
@@ -204,7 +204,7 @@ def test_a_join_that_times_out_names_the_missing_and_may_be_tried_again(
     client = connect()
     with pytest.raises(JoinTimeoutError, match=r"ranks 1-2 of 3 did not join within 0.3 s"):
         client.join(offer(0, 3), timeout=0.3)
-    assert controller.job_count() == 0
+    assert len(controller.status().jobs) == 0
     assert len(join_together([client, connect()])) == 2
 
 
@@ -223,11 +223,11 @@ def test_a_client_closed_while_it_waits_is_withdrawn(
     client = connect()
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(client.join, offer(0), timeout=WAIT)
-        wait_until(lambda: controller.job_count() == 1)
+        wait_until(lambda: len(controller.status().jobs) == 1)
         client.close()
         with pytest.raises(WorkerClosedError):
             waiting.result()
-    wait_until(lambda: controller.job_count() == 0)
+    wait_until(lambda: len(controller.status().jobs) == 0)
     with pytest.raises(WorkerClosedError, match="closed"):
         client.status()
 
@@ -258,12 +258,12 @@ def test_a_process_that_dies_while_it_waits_is_withdrawn(
     controller: Controller, server: ControlServer, number: signal.Signals
 ) -> None:
     process = start_joining(server, 2)
-    wait_until(lambda: controller.job_count() == 1)
+    wait_until(lambda: len(controller.status().jobs) == 1)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=WAIT)
     assert process.returncode != 0
     assert ("KeyboardInterrupt" in stderr) == (number == signal.SIGINT)
-    wait_until(lambda: controller.job_count() == 0)
+    wait_until(lambda: len(controller.status().jobs) == 0)
 
 
 def test_a_process_leaves_when_its_interpreter_ends(controller: Controller, server: ControlServer) -> None:
@@ -289,7 +289,7 @@ def test_a_killed_process_ends_the_job_when_its_lease_lapses(
     process.communicate(timeout=WAIT)
     wait_until(lambda: bool(reasons))
     assert reasons == ["job 'job' has ended: rank 0 has not been heard for 2.0 s"]
-    assert controller.job_count() == 0
+    assert len(controller.status().jobs) == 0
     with pytest.raises(JobAbortedError, match="rank 0 has not been heard"):
         survivor.slot(0)
     # Callbacks that come late hear of it at once.
