@@ -83,6 +83,7 @@ STREAM_DTYPE = np.dtype(
         ("srtt", np.int64),  # ns; 0: no sample yet
         ("rttvar", np.int64),
         ("timeout", np.int64),
+        ("unsampled", np.int64),  # results of packets sent more than once since the last sample
         ("floor", np.int64),
         ("quiet_floor", np.int64),
         ("ceiling", np.int64),
@@ -403,7 +404,13 @@ def sample_round_trip(window: Window, slot: int, now: int) -> None:
     stream = window.stream[0]
     entry = window.slots[slot]
     if entry["retries"] != 0 or entry["state"] != SENT:
+        # Nothing sent once comes back in time: the round trip has grown past the timeout (RFC 6298, 5.5 to 5.7).
+        stream["unsampled"] += 1
+        if stream["unsampled"] >= stream["window"]:
+            stream["unsampled"] = 0
+            stream["timeout"] = min(2 * int(stream["timeout"]), int(stream["ceiling"]))
         return
+    stream["unsampled"] = 0
     sample = max(1, now - int(entry["sent_at"]))
     if stream["srtt"] == 0:
         stream["srtt"] = max(1, sample)

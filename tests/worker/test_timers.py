@@ -95,7 +95,7 @@ def test_karn_packets_sent_twice_teach_nothing() -> None:
     assert _estimates(window) == (0, 0, 100 * MS)
     assert _send(window, 102 * MS) == [0, 1]
     _answer(window, 1, 103 * MS)
-    assert _estimates(window) == (0, 0, 100 * MS)
+    assert _estimates(window)[:2] == (0, 0)
     _answer(window, 0, 104 * MS)
     assert _estimates(window)[0] == 2 * MS, "slot 0 has gone on to a packet sent once"
 
@@ -230,3 +230,25 @@ def test_retries_start_anew_with_the_next_position() -> None:
     _send(window, 200 * MS)
     assert window.slots[0]["retries"] == 0
     assert window.stream[0]["next_expiry"] <= 300 * MS
+
+
+def test_the_timeout_grows_while_every_result_is_of_a_packet_sent_again() -> None:
+    """RFC 6298, 5.5 to 5.7: without samples the timeout doubles, once a window of results, until one comes."""
+    window = _window(4)
+    _send(window, 0)
+    for slot in range(4):
+        _answer(window, slot, 8 * MS)
+    before = _estimates(window)
+    for step in (1, 2):
+        now = 10_000 * MS * step
+        sent = _send(window, now)
+        window.stream[0]["moved_at"] = now + 9_000 * MS  # results came meanwhile: each slot has its own timer
+        window.stream[0]["backoff"] = 0
+        expire(window, now + 5_000 * MS)
+        assert sorted(_send(window, now + 5_000 * MS)) == sorted(sent)
+        for slot in sent:
+            _answer(window, slot, now + 6_000 * MS)
+        assert _estimates(window) == (before[0], before[1], before[2] << step)
+    (slot, *_) = _send(window, 40_000 * MS)
+    _answer(window, slot, 40_008 * MS)
+    assert _estimates(window)[2] < before[2]
