@@ -19,13 +19,13 @@ from typing import IO
 from switchml.control.exits import Stage, close_at_exit
 from switchml.errors import SwitchUnreachableError
 
-_STARTUP = 120.0  # the first on a machine compiles its pipeline
+_STARTUP = 120.0  # the first on a machine compiles its packet loops
 _SILENT = 5.0
 # Longer than a lease: when this process goes first, the others may finish, and one that died lapses.
 _GRACE = 15.0
 _TERMINATE = 3.0
 _SLOW_START = (
-    "switchml: the switch is still starting; the first start on a machine compiles its pipeline, "
+    "switchml: the switch is still starting; the first start on a machine compiles its packet loops, "
     "which takes about half a minute"
 )
 _SHOWN = 4000  # characters of the child's stderr

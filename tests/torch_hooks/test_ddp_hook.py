@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from switchml.control import embedded
+
 PROGRAM = Path(__file__).parent / "programs" / "hooked.py"
 WORLD = 2
 
@@ -23,6 +25,12 @@ BOUND = {"float32": 1e-5, "float16": 1e-3, "int8": 0.15}
 @pytest.fixture(scope="module")
 def reports() -> dict[str, list[dict[str, Any]]]:
     """By wire, what each rank reports."""
+    # One switch for all: rank 0 would start one for each state.
+    with embedded.start() as switch:
+        return _run(SWITCHML_SWITCH=switch.address, SWITCHML_TOKEN=switch.token)
+
+
+def _run(**environment: str) -> dict[str, list[dict[str, Any]]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -32,6 +40,7 @@ def reports() -> dict[str, list[dict[str, Any]]]:
         "WORLD_SIZE": str(WORLD),
         "SWITCHML_PAYLOAD": "1024",
     }
+    shared |= environment
     ranks = [
         subprocess.Popen(
             [sys.executable, "-P", str(PROGRAM), *BOUND],
