@@ -19,7 +19,7 @@ from switchml.control.client import ControlClient
 from switchml.errors import JobAbortedError
 from switchml.worker import Worker
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)  # the first to start a native switch may have to compile it
 
 Controller = Callable[..., AbstractContextManager[tuple[subprocess.Popen[str], str]]]
 JOB_TABLES = ("SwitchIngress.job_table", "SwitchIngress.sender_table", "SwitchIngress.worker_port")
