@@ -41,6 +41,7 @@ class Forwarding:
         self._next_tick = time.monotonic() + _TICK_SECONDS
         self._outgoing: deque[tuple[int, bytes]] = deque()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._woken = False
         self._stopping = False
         self._closed = False
         self.finished = threading.Event()
@@ -55,7 +56,11 @@ class Forwarding:
     def transmit(self, port: int, frame: bytes) -> None:
         """Send a frame that no frame caused: a controller's packet out. From any thread."""
         self._outgoing.append((port, frame))
+        self._wake_up()
+
+    def _wake_up(self) -> None:
         os.eventfd_write(self._wake, 1)
+        self._woken = True
 
     def close(self) -> None:
         """Idempotent."""
@@ -63,7 +68,7 @@ class Forwarding:
             return
         self._closed = self._stopping = True
         if self._thread.ident is not None:
-            os.eventfd_write(self._wake, 1)
+            self._wake_up()
             self._thread.join(_JOIN_SECONDS)
         self._ports.close()
         os.close(self._wake)
@@ -83,8 +88,10 @@ class Forwarding:
 
     def _turn(self) -> int:
         """How many frames there were to deal with."""
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._wake)
+        if self._woken:
+            self._woken = False  # first: who wakes us from here on is heard in the next turn
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._wake)
         now = time.monotonic()
         if now >= self._next_tick:
             self._next_tick = now + _TICK_SECONDS

@@ -121,12 +121,13 @@ class InterfacePorts(Ports):
         frames: list[Frame] = []
         for descriptor, _ in self._poll.poll(max(0.0, deadline - time.monotonic())):
             port, tagged, sock = self._incoming[descriptor]
-            # An error: nothing more has come, or the interface went down.
-            with contextlib.suppress(OSError):
+            try:
                 if tagged:
                     self._receive_tagged(port, sock, frames)
                 else:
                     self._receive_plain(port, sock, frames)
+            except OSError:
+                continue  # nothing more has come, or the interface went down
         return frames
 
     def _receive_plain(self, port: int, sock: socket.socket, frames: list[Frame]) -> None:
