@@ -27,6 +27,7 @@ from switchml.control import embedded
 
 ONE_BACKEND = Path(__file__).with_name("one_backend.py")
 OUTCOMES = ("passed", "failed", "skipped")
+AGAIN = {"passed": " on the second try", "failed": " twice", "skipped": " on the second try"}
 NOTE = (
     "Tests of monitored_barrier call the group's own method where the backend is not gloo: the function in "
     "torch.distributed refuses every other backend by name."
@@ -168,7 +169,7 @@ def details(results: list[Result]) -> str:
             or any(one.tries > 1 for one in by_backend.values())
         ):
             said = ", ".join(
-                f"{name} {one.outcome}{' on the second try' if one.tries > 1 else ''}"
+                f"{name} {one.outcome}{AGAIN[one.outcome] if one.tries > 1 else ''}"
                 for name, one in by_backend.items()
             )
             lines.append(f"world size {world_size}, {test}: {said}")

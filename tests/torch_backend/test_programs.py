@@ -240,7 +240,10 @@ def ready(processes: list[Any]) -> None:
 @pytest.fixture(scope="module")
 def killed(launcher: Any) -> dict[int, list[Any]]:
     """By victim, the ranks of a program in which it dies; side by side, because leases take their time."""
-    programs = {victim: launcher.start("interrupted.py", WORLD, "die", str(victim)) for victim in (0, 1)}
+    sizes = {0: 2, 1: WORLD}
+    programs = {
+        victim: launcher.start("interrupted.py", size, "die", str(victim)) for victim, size in sizes.items()
+    }
     for processes in programs.values():
         launcher.finish(processes)
     return programs
@@ -260,7 +263,7 @@ def test_a_killed_rank_ends_the_others_with_an_error(killed: dict[int, list[Any]
 
 
 def test_ctrl_c_ends_everything(launcher: Any) -> None:
-    processes = launcher.start("interrupted.py", WORLD, "wait", "1")
+    processes = launcher.start("interrupted.py", 2, "wait", "1")
     ready(processes)
     time.sleep(1.0)
     for rank in processes:
