@@ -70,11 +70,16 @@ class PlainMachine:
             [sys.executable, str(_SLOT_SWITCH)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
+            env=os.environ | {"NUMBA_DISABLE_JIT": "1", "PYTHONPATH": self._path()},
         )
         self.runtime = self
         self._elements = elements
         self.renew()
+
+    @staticmethod
+    def _path() -> str:
+        # PYTHONSAFEPATH keeps the child from finding what lies beside it.
+        return os.pathsep.join(filter(None, [str(_SLOT_SWITCH.parent), os.environ.get("PYTHONPATH")]))
 
     def renew(self) -> None:
         """Begin again with a new switch."""
