@@ -19,6 +19,7 @@ _log = logging.getLogger(__name__)
 
 _JOIN_SECONDS = 10.0
 _TICK_SECONDS = 1.0
+_SENT_TOGETHER = 16  # many save system calls, and let the first of them wait
 
 
 class Pipeline(Protocol):
@@ -96,27 +97,31 @@ class Forwarding:
         if now >= self._next_tick:
             self._next_tick = now + _TICK_SECONDS
             self._tick()
-        moved = 0
-        while self._outgoing:
-            self._ports.send(*self._outgoing.popleft())
-            self.sent += 1
-            moved += 1
+        leaving = [self._outgoing.popleft() for _ in range(len(self._outgoing))]
         frames = self._ports.receive(now)
-        for frame in frames:
+        moved = len(leaving) + len(frames)
+        process = self._pipeline.process
+        for port, data, _ in frames:
             self.received += 1
             try:
-                leaving = self._pipeline.process(frame.port, frame.data)
+                leaving += process(port, data)
             except Exception:
                 # A packet that breaks a program must not end the switch.
                 self.failed += 1
                 if self.failed & (self.failed - 1):
                     continue  # the first, the second, the fourth, ... go into the log
-                _log.exception("the pipeline failed at a frame of port %d: %s", frame.port, frame.data.hex())
+                _log.exception("the pipeline failed at a frame of port %d: %s", port, data.hex())
                 continue
-            for port, data in leaving:
-                self._ports.send(port, data)
-            self.sent += len(leaving)
-        return moved + len(frames)
+            if len(leaving) >= _SENT_TOGETHER:
+                self._send(leaving)
+                leaving = []
+        if leaving:
+            self._send(leaving)
+        return moved
+
+    def _send(self, leaving: list[tuple[int, bytes]]) -> None:
+        self._ports.send_all(leaving)
+        self.sent += len(leaving)
 
     def __enter__(self) -> Forwarding:
         self.start()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from switchml.switch_emulator.p4.expressions import Expr, FieldRef, HeaderRef, walk
 from switchml.switch_emulator.p4.program import (
@@ -25,11 +25,16 @@ def field_uses(program: Program) -> collections.Counter[FieldRef]:
     )
 
 
-def expressions(program: Program) -> Iterator[Expr]:
-    """Every expression of the program."""
+def expressions(program: Program, *, without: Collection[str] = ()) -> Iterator[Expr]:
+    """Every expression of the program. without: primitives whose arguments are left out."""
+
+    def arguments(primitives: Iterable[Primitive]) -> Iterator[Expr]:
+        for item in primitives:
+            if item.op not in without:
+                yield from item.args
+
     for action in program.action_by_id.values():
-        for item in action.body:
-            yield from item.args
+        yield from arguments(action.body)
     for state in program.parser.states.values():
         yield from state.key
         for op in state.ops:
@@ -46,7 +51,7 @@ def expressions(program: Program) -> Iterator[Expr]:
                 case Advance(bits):
                     yield bits
                 case Primitive():
-                    yield from op.args
+                    yield from arguments((op,))
     for pipeline in (program.ingress, program.egress):
         for node in pipeline.nodes.values():
             if isinstance(node, Conditional):
@@ -71,16 +76,16 @@ def expressions(program: Program) -> Iterator[Expr]:
             yield meter.result
     for fields in (*program.field_lists.values(), *program.digests.values()):
         yield from fields.elements
-    for item in program.deparser.primitives:
-        yield from item.args
+    yield from arguments(program.deparser.primitives)
     yield from program.aliases.values()
     yield from (HeaderRef(name) for name in program.deparser.order)
 
 
-def headers_used_whole(program: Program) -> set[str]:
+def headers_used_whole(program: Program, *, without: Collection[str] = ()) -> set[str]:
+    """Headers named as such, whose fields all count as used. without: as for `expressions`."""
     return {
         node.name
-        for expression in expressions(program)
+        for expression in expressions(program, without=without)
         for node in walk(expression)
         if isinstance(node, HeaderRef)
     }

@@ -66,7 +66,9 @@ class TrafficManager:
         self._for_ingress: deque[Packet] = deque()
         self._for_egress: deque[tuple[int, Packet]] = deque()
 
-        uses, whole = field_uses(compiled.program), headers_used_whole(compiled.program)
+        uses = field_uses(compiled.program)
+        # mark_to_drop names the header and means two of its fields, both of which are needed anyway.
+        whole = headers_used_whole(compiled.program, without=("mark_to_drop",))
         uses.subtract(compiled.program.aliases.values())  # other names, not uses
 
         def named(ref: FieldRef) -> bool:
@@ -294,17 +296,14 @@ class TrafficManager:
             self._trace(f"  {what}: {len(replicas)} copies")
         if not replicas:
             return
-        for replica in replicas[:-1]:
-            copy = p.copy(p.slots.copy())
-            if self._egress_rid.slot >= 0:
-                self._set(copy.slots, self._egress_rid, replica.instance)
-            self._enqueue(replica.port, copy, egress)
-        # The packet itself goes no further: it serves as the last copy.
-        last = replicas[-1]
+        rid, slots, last = self._egress_rid, p.slots, len(replicas) - 1
         p.forget_requests()
-        if self._egress_rid.slot >= 0:
-            self._set(p.slots, self._egress_rid, last.instance)
-        self._enqueue(last.port, p, egress)
+        for number, replica in enumerate(replicas):
+            # The packet itself goes no further: it serves as the last copy.
+            copy = p if number == last else p.copy(slots.copy())
+            if rid.slot >= 0:
+                copy.slots[rid.slot] = replica.instance & rid.mask
+            self._enqueue(replica.port, copy, egress)
 
     def _enqueue(self, port: int, p: Packet, egress: deque[tuple[int, Packet]]) -> None:
         if self._queue_is_named:

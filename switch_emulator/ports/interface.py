@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -38,6 +38,11 @@ class Ports(ABC):
     @abstractmethod
     def send(self, port: int, data: bytes) -> None:
         """Send a frame. Never blocks: what a port cannot take is dropped and counted, as on a switch."""
+
+    def send_all(self, frames: Iterable[tuple[int, bytes]]) -> None:
+        """Send frames, each to its port; those of one port in order. Ports that send many at once cheaper override it."""
+        for port, data in frames:
+            self.send(port, data)
 
     @abstractmethod
     def fileno(self) -> int:

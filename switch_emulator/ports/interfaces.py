@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import select
 import socket
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from switchml.link.datagrams import enlarge_buffers
+from switchml.switch_emulator.ports.frame_batches import FULL, TOO_LONG, IncomingFrames, OutgoingFrames
 from switchml.switch_emulator.ports.interface import Frame, Ports, PortsError
-from switchml.switch_emulator.ports.segmentation import NO_OFFLOAD, VNET_HEADER, is_whole, wire_frames
+from switchml.switch_emulator.ports.segmentation import VNET_HEADER, wire_frames
 
 _SOL_PACKET = 263
 _PACKET_ADD_MEMBERSHIP = 1
@@ -102,9 +102,9 @@ class InterfacePorts(Ports):
         self._sockets: dict[int, socket.socket] = {}
         self._poll = select.epoll()
         self._incoming: dict[int, tuple[int, bool, socket.socket]] = {}  # port, tagged or not, by descriptor
-        self._memory = bytearray(_LARGEST)
-        self._view = memoryview(self._memory)
-        self._full = self._too_long = self._uncut = 0
+        self._batch_in = IncomingFrames(_BATCH, _LARGEST)
+        self._batch_out = OutgoingFrames()
+        self._uncut = 0
         try:
             for port, name in interfaces.items():
                 for tagged in (False, True):
@@ -121,57 +121,56 @@ class InterfacePorts(Ports):
         frames: list[Frame] = []
         for descriptor, _ in self._poll.poll(max(0.0, deadline - time.monotonic())):
             port, tagged, sock = self._incoming[descriptor]
-            try:
-                if tagged:
-                    self._receive_tagged(port, sock, frames)
-                else:
-                    self._receive_plain(port, sock, frames)
-            except OSError:
-                continue  # nothing more has come, or the interface went down
+            if tagged:
+                self._receive_tagged(port, sock, frames)
+            else:
+                self._receive_plain(port, sock, frames)
         return frames
 
     def _receive_plain(self, port: int, sock: socket.socket, frames: list[Frame]) -> None:
-        memory, view, begin = self._memory, self._view, VNET_HEADER.size
-        receive, add = sock.recv_into, frames.append
         now = time.time_ns()
-        for _ in range(_BATCH):
-            data = bytes(view[begin : receive(memory)])
-            if is_whole(memory):
-                add(Frame(port, data, now))
+        for data, header in self._batch_in.receive(sock):
+            if header:
+                self._add_finished(port, header, data, b"", now, frames)
             else:
-                self._add_finished(port, data, b"", now, frames)
+                frames.append(Frame(port, data, now))
 
     def _receive_tagged(self, port: int, sock: socket.socket, frames: list[Frame]) -> None:
         now = time.time_ns()
-        for _ in range(_BATCH):
-            length, ancillary, _, _ = sock.recvmsg_into([self._memory], _AUXDATA_SPACE)
-            data = bytes(self._view[VNET_HEADER.size : length])
-            self._add_finished(port, data, _vlan_tag(ancillary), now, frames)
+        with contextlib.suppress(OSError):  # nothing more has come, or the interface went down
+            for _ in range(_BATCH):
+                data, ancillary, _, _ = sock.recvmsg(_LARGEST, _AUXDATA_SPACE)
+                header, data = data[: VNET_HEADER.size], data[VNET_HEADER.size :]
+                self._add_finished(port, header, data, _vlan_tag(ancillary), now, frames)
 
-    def _add_finished(self, port: int, data: bytes, tag: bytes, now: int, frames: list[Frame]) -> None:
+    def _add_finished(
+        self, port: int, header: bytes, data: bytes, tag: bytes, now: int, frames: list[Frame]
+    ) -> None:
         """What the kernel left out is done: frames as they would have come over a wire."""
-        finished = wire_frames(bytes(self._memory[: VNET_HEADER.size]), data)
+        finished = wire_frames(header, data)
         if not finished:
             self._uncut += 1
         frames.extend(Frame(port, one[:12] + tag + one[12:], now) for one in finished)
 
     def send(self, port: int, data: bytes) -> None:
-        sock = self._sockets.get(port)
-        if sock is None:
-            return  # a port without an interface, as one without a cable
-        try:
-            sock.send(NO_OFFLOAD + data)
-        except OSError as error:
-            if error.errno in (errno.EMSGSIZE, errno.EINVAL):
-                self._too_long += 1
-            else:
-                self._full += 1
+        self.send_all([(port, data)])
+
+    def send_all(self, frames: Iterable[tuple[int, bytes]]) -> None:
+        by_port: dict[int, list[bytes]] = {}
+        for port, data in frames:
+            if port in by_port:
+                by_port[port].append(data)
+            elif port in self._sockets:  # others are as ports without a cable
+                by_port[port] = [data]
+        for port, batch in by_port.items():
+            self._batch_out.send(self._sockets[port], batch)
 
     def counters(self) -> Mapping[str, int]:
         """dropped_too_long: longer than the interface's MTU allows. dropped_uncut: trains of an unknown kind."""
+        dropped = self._batch_out.dropped
         return {
-            "dropped_port_full": self._full,
-            "dropped_too_long": self._too_long,
+            "dropped_port_full": int(dropped[FULL]),
+            "dropped_too_long": int(dropped[TOO_LONG]),
             "dropped_uncut": self._uncut,
         }
 

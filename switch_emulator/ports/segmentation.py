@@ -29,9 +29,9 @@ VNET_HEADER = struct.Struct("=BBHHHH")
 NO_OFFLOAD = bytes(VNET_HEADER.size)
 """In front of a frame that is sent: nothing is left to do."""
 
-_NEEDS_CHECKSUM = 1
+NEEDS_CHECKSUM = 1
 _ECN = 0x80
-_NOT_A_TRAIN = 0
+NOT_A_TRAIN = 0
 _TCP_TRAINS = (1, 4)
 _UDP_TRAIN = 5
 _IPV6_BYTES = 40
@@ -49,17 +49,12 @@ class _Layers(NamedTuple):
     protocol: int
 
 
-def is_whole(header: bytes | bytearray) -> bool:
-    """Whether the frame behind the header is as it would have been on the wire."""
-    return header[1] == _NOT_A_TRAIN and not header[0] & _NEEDS_CHECKSUM
-
-
 def wire_frames(header: bytes, frame: bytes) -> list[bytes]:
     """The frames that would have been on the wire; empty when the train is of a kind that cannot be cut here."""
     flags, kind, _, segment, start, offset = VNET_HEADER.unpack_from(header)
     kind &= ~_ECN
-    if kind == _NOT_A_TRAIN:
-        if flags & _NEEDS_CHECKSUM:
+    if kind == NOT_A_TRAIN:
+        if flags & NEEDS_CHECKSUM:
             return [_with_checksum(frame, start, start + offset)]
         return [frame]
     layers = _layers(frame)

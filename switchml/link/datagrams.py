@@ -24,8 +24,8 @@ UDP_SEGMENT = 103
 UDP_GRO = 104
 _SOL_UDP = 17
 
-_IOVEC = np.dtype([("base", np.int64), ("length", np.int64)])
-_MMSGHDR = np.dtype(
+IOVEC = np.dtype([("base", np.int64), ("length", np.int64)])
+MMSGHDR = np.dtype(
     [
         ("name", np.int64),
         ("name_length", np.int32),
@@ -101,13 +101,13 @@ def datagrams_at(handle: int, first: int) -> Datagrams:
     return Datagrams(
         part(handle, first, np.int64),
         part(handle, first + 1, np.uint8),
-        part(handle, first + 2, _MMSGHDR),
-        part(handle, first + 3, _IOVEC),
+        part(handle, first + 2, MMSGHDR),
+        part(handle, first + 3, IOVEC),
         part(handle, first + 4, SOCKADDR),
         part(handle, first + 5, _CONTROL),
         part(handle, first + 6, np.uint8),
-        part(handle, first + 7, _MMSGHDR),
-        part(handle, first + 8, _IOVEC),
+        part(handle, first + 7, MMSGHDR),
+        part(handle, first + 8, IOVEC),
         part(handle, first + 9, _CONTROL),
         part(handle, first + 10, _POLLFD),
         part(handle, first + 11, np.int64),
@@ -151,13 +151,13 @@ def open_datagrams(sock: socket.socket | None, *, offload: bool = True) -> Datag
     link = Datagrams(
         registers=np.zeros(_REGISTERS, np.int64),
         rx_memory=np.zeros(count * size, np.uint8),
-        rx_messages=np.zeros(count, _MMSGHDR),
-        rx_iov=np.zeros(count, _IOVEC),
+        rx_messages=np.zeros(count, MMSGHDR),
+        rx_iov=np.zeros(count, IOVEC),
         rx_names=np.zeros(count, SOCKADDR),
         rx_control=np.zeros(count, _CONTROL),
         tx_memory=np.zeros(_BUFFER if sock is not None else 64, np.uint8),
-        tx_messages=np.zeros(_TX_BATCH, _MMSGHDR),
-        tx_iov=np.zeros(_TX_BATCH, _IOVEC),
+        tx_messages=np.zeros(_TX_BATCH, MMSGHDR),
+        tx_iov=np.zeros(_TX_BATCH, IOVEC),
         tx_control=np.zeros(1, _CONTROL),
         poll=np.zeros(4, _POLLFD),
         scratch=np.zeros(4, np.int64),

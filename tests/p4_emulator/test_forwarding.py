@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from switchml.switch_emulator.forwarding import Forwarding
@@ -67,6 +67,25 @@ def test_a_frame_that_breaks_the_pipeline_does_not_end_the_switch() -> None:
         until(lambda: bool(ports.sent))
         assert [frame.data for frame in ports.sent] == [b"fine"]
         assert loop.failed == 2
+
+
+def test_what_leaves_in_one_turn_leaves_together() -> None:
+    class Batches(MemoryPorts):
+        def __init__(self) -> None:
+            super().__init__()
+            self.batches: list[list[tuple[int, bytes]]] = []
+
+        def send_all(self, frames: Iterable[tuple[int, bytes]]) -> None:
+            self.batches.append(list(frames))
+
+    ports = Batches()
+    come = [bytes([number]) for number in range(40)]
+    for data in [*come, b"poison"]:
+        ports.put(1, data)
+    with forwarding(Fragile(), ports) as loop:
+        until(lambda: loop.sent == len(come))
+        assert [frame for batch in ports.batches for frame in batch] == [(1, data) for data in come]
+        assert 1 < len(ports.batches) < len(come) / 4, "neither one by one nor the first only after the last"
 
 
 def test_a_packet_out_leaves_at_once() -> None:

@@ -326,3 +326,19 @@ def test_mark_to_drop_of_a_copy_of_the_metadata_leaves_the_packet(builder: Any) 
     switch.insert("t", TableEntry({"hdr.h.x": Match(MatchKind.EXACT, 1)}, ActionCall("copy_back")))
     assert switch.process(1, b"\x01") == []
     assert switch.process(1, b"\x02") == [(0, b"\x02")]
+
+
+def test_dropping_alone_asks_for_no_times(builder: Any) -> None:
+    """mark_to_drop is given all standard metadata, and that is no reason to fill it in for every packet."""
+    asked = []
+
+    def clock() -> int:
+        asked.append(True)
+        return 0
+
+    program = builder()
+    program.simple(("a", 8))
+    program.run([program.call("mark_to_drop", program.of("header", "standard_metadata")), _port(program, 4)])
+    switch = program.switch(clock=clock)
+    assert switch.process(1, b"\x01") == [(4, b"\x01")]
+    assert not asked

@@ -177,6 +177,46 @@ def test_vlan_tags_stay_in_the_frame(wires: Wires) -> None:
         assert right.recv(2000)[-52:] == frame[-52:]
 
 
+def _numbered(count: int) -> list[bytes]:
+    addresses = Ether(dst="02:00:00:00:00:02", src="02:00:00:00:00:01", type=0x1234)
+    return [bytes(addresses) + number.to_bytes(2, "big") + bytes(50 + number) for number in range(count)]
+
+
+def _read(sock: socket.socket, count: int) -> list[bytes]:
+    found: list[bytes] = []
+    while len(found) < count:
+        found += [frame for frame in [sock.recv(2000)] if frame[12:14] == b"\x12\x34"]
+    return found
+
+
+@needs_root
+def test_many_frames_come_and_leave_in_order(wires: Wires) -> None:
+    """More of them, and of more lengths, than one system call takes."""
+    frames = _numbered(100)
+    with wires.open() as ports, raw(wires.stations[0]) as left, raw(wires.stations[1]) as right:
+        for frame in frames:
+            left.send(frame)
+        come = collect(ports, len(frames))
+        assert [(frame.port, frame.data) for frame in come] == [(1, frame) for frame in frames]
+        ports.send_all([(port, frame.data) for frame in come for port in (1, 2, 77)])  # 77: no such port
+        for station in (left, right):
+            assert _read(station, len(frames)) == frames
+        assert set(ports.counters().values()) == {0}
+
+
+@needs_root
+def test_a_frame_that_cannot_leave_holds_no_other_up(wires: Wires) -> None:
+    frames = _numbered(70)
+    too_long = bytes(Ether(dst="02:00:00:00:00:02", type=0x1234)) + bytes(5000)
+    with wires.open() as ports, raw(wires.stations[1]) as right:
+        ports.send_all((2, frame) for frame in [too_long, *frames[:66], too_long, too_long, *frames[66:]])
+        assert _read(right, len(frames)) == frames
+        assert ports.counters()["dropped_too_long"] == 3
+        wires.switch.run(["ip", "link", "set", "port2", "down"])
+        ports.send_all((2, frame) for frame in frames)
+        assert ports.counters()["dropped_port_full"] == len(frames)
+
+
 @needs_root
 def test_what_a_port_cannot_take_is_dropped_and_counted(wires: Wires) -> None:
     with wires.open() as ports:

@@ -72,6 +72,19 @@ def test_a_capture_has_both_directions(tmp_path: Path) -> None:
     assert [frame.data for frame in inner.sent] == [b"out" * 10]
 
 
+def test_frames_that_are_sent_together_pass_every_wrapper(tmp_path: Path) -> None:
+    lines: list[str] = []
+    inner = MemoryPorts()
+    captured = CapturedPorts(TracedPorts(inner, lines.append), tmp_path / "all.pcap")
+    with FaultyPorts(captured, Mischief(duplicate=1.0)) as ports:
+        ports.send_all([(1, b"one" * 20), (2, b"two" * 20)])
+        assert ports.counters()["fault_duplicated"] == 2
+    twice = [b"one" * 20] * 2 + [b"two" * 20] * 2
+    assert [frame.data for frame in inner.sent] == twice
+    assert [record.data for record in read_pcap(tmp_path / "all.pcap")] == twice
+    assert len(lines) == 4
+
+
 def test_a_trace_decodes_our_header() -> None:
     lines: list[str] = []
     inner = MemoryPorts()
