@@ -104,9 +104,9 @@ def allreduce(
     from switchml.bench.allreduce import Plan, measure, steps
     from switchml.bench.machine import machine_facts
     from switchml.bench.output import check_writable, show, text_console, write_json
-    from switchml.bench.progress import orderly_end, progress_bar
     from switchml.bench.quantities import parse_counts, parse_rate, parse_size, parse_sizes
     from switchml.bench.report import build_table, closing, heading
+    from switchml.progress import orderly_end, progress_bar
     from switchml.testbed.shape import LinkShape
 
     shape = None
@@ -190,9 +190,9 @@ def memory(
     from switchml.bench.machine import machine_facts
     from switchml.bench.memory import measure_memory
     from switchml.bench.output import check_writable, show, text_console, write_json
-    from switchml.bench.progress import orderly_end, progress_bar
     from switchml.bench.quantities import parse_counts, parse_sizes
     from switchml.bench.tables import memory_table
+    from switchml.progress import orderly_end, progress_bar
 
     plan = Plan(
         workers=parse_counts(workers),
@@ -264,7 +264,6 @@ def ddp(
     from switchml.bench.allreduce import Plan
     from switchml.bench.machine import machine_facts
     from switchml.bench.output import check_writable, show, text_console, write_json
-    from switchml.bench.progress import orderly_end, progress_bar
     from switchml.bench.quantities import (
         parse_counts,
         parse_names,
@@ -277,6 +276,7 @@ def ddp(
     from switchml.bench.tables import training_table
     from switchml.bench.training import measure_training, training_entry
     from switchml.errors import UsageError
+    from switchml.progress import orderly_end, progress_bar
     from switchml.testbed.shape import LinkShape
 
     check_writable(json)
@@ -411,10 +411,10 @@ def packets(
     from switchml.bench.output import check_writable, show, text_console, write_json
     from switchml.bench.packets import PacketPlan, measure_packets
     from switchml.bench.packets import steps as packet_steps
-    from switchml.bench.progress import orderly_end, progress_bar
     from switchml.bench.quantities import parse_counts, parse_names
     from switchml.bench.systems.packet_switches import SWITCHES
     from switchml.bench.tables import packet_table
+    from switchml.progress import orderly_end, progress_bar
     from switchml.stf.bmv2 import find_bmv2
     from switchml.stf.bmv2_cli import Bmv2Error
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from switchml.bench.progress import orderly_end, progress_bar
 from switchml.errors import UsageError
+from switchml.progress import orderly_end, progress_bar
 from switchml.stf.language import StfError
 from switchml.stf.runner import Failure, Report
 

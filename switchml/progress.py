@@ -1,4 +1,4 @@
-"""How far a long measurement is, on stderr; nothing when that is no terminal."""
+"""How far long work is, on stderr; nothing when that is no terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class Bar:
-    """A progress bar that a measurement tells how it goes on."""
+    """A progress bar that long work tells how it goes on."""
 
     def __init__(self, progress: Progress, total: int) -> None:
         self._progress = progress
@@ -32,7 +32,7 @@ class Bar:
 def progress_bar(total: int) -> Iterator[Bar]:
     """A bar of `total` steps that disappears at the end."""
     columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    # Twice a second: the display must not take the processor from what is measured.
+    # Twice a second: the display must not take the processor from the work, which may be a measurement.
     console = Console(file=sys.stderr)
     with Progress(
         *columns, console=console, transient=True, refresh_per_second=2, disable=not console.is_terminal
