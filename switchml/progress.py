@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
 from collections.abc import Iterator
-from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -38,17 +36,3 @@ def progress_bar(total: int) -> Iterator[Bar]:
         *columns, console=console, transient=True, refresh_per_second=2, disable=not console.is_terminal
     ) as progress:
         yield Bar(progress, total)
-
-
-@contextlib.contextmanager
-def orderly_end() -> Iterator[None]:
-    """Let SIGTERM end the block as an exception does, so that everything that it started is ended too."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -11,8 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from mininet.topo import Topo
 from pyroute2 import IPRoute
 
 from switchml.switch_emulator.ports.udp import SWITCH_MAC
+from switchml.termination import orderly_end
 from switchml.testbed import LinkShape, Namespace, TestbedError, why_unavailable
 
 MAX_WORKERS = 64
@@ -140,16 +139,15 @@ def star(switch: str, workers: int, shape: LinkShape, *, program: Path | None = 
     Mininet.inited = True  # its own initialisation would widen limits of the whole machine and leave them so
     net = Mininet(topo=None, controller=None)
     namespaces: list[Namespace] = []
-    previous = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    try:
-        net.topo = topology
-        net.build()
-        for host in net.hosts:
-            namespaces.append(Namespace.of_process(host.pid, host.name))
-        net.start()
-        yield Network(net, net["s1"], namespaces)
-    finally:
-        for namespace in namespaces:
-            namespace.close()
-        net.stop()
-        signal.signal(signal.SIGTERM, previous)
+    with orderly_end():
+        try:
+            net.topo = topology
+            net.build()
+            for host in net.hosts:
+                namespaces.append(Namespace.of_process(host.pid, host.name))
+            net.start()
+            yield Network(net, net["s1"], namespaces)
+        finally:
+            for namespace in namespaces:
+                namespace.close()
+            net.stop()

@@ -106,7 +106,8 @@ def allreduce(
     from switchml.bench.output import check_writable, show, text_console, write_json
     from switchml.bench.quantities import parse_counts, parse_rate, parse_size, parse_sizes
     from switchml.bench.report import build_table, closing, heading
-    from switchml.progress import orderly_end, progress_bar
+    from switchml.progress import progress_bar
+    from switchml.termination import orderly_end
     from switchml.testbed.shape import LinkShape
 
     shape = None
@@ -192,7 +193,8 @@ def memory(
     from switchml.bench.output import check_writable, show, text_console, write_json
     from switchml.bench.quantities import parse_counts, parse_sizes
     from switchml.bench.tables import memory_table
-    from switchml.progress import orderly_end, progress_bar
+    from switchml.progress import progress_bar
+    from switchml.termination import orderly_end
 
     plan = Plan(
         workers=parse_counts(workers),
@@ -276,7 +278,8 @@ def ddp(
     from switchml.bench.tables import training_table
     from switchml.bench.training import measure_training, training_entry
     from switchml.errors import UsageError
-    from switchml.progress import orderly_end, progress_bar
+    from switchml.progress import progress_bar
+    from switchml.termination import orderly_end
     from switchml.testbed.shape import LinkShape
 
     check_writable(json)
@@ -414,9 +417,10 @@ def packets(
     from switchml.bench.quantities import parse_counts, parse_names
     from switchml.bench.systems.packet_switches import SWITCHES
     from switchml.bench.tables import packet_table
-    from switchml.progress import orderly_end, progress_bar
+    from switchml.progress import progress_bar
     from switchml.stf.bmv2 import find_bmv2
     from switchml.stf.bmv2_cli import Bmv2Error
+    from switchml.termination import orderly_end
 
     names = parse_names(switches) or list(SWITCHES)
     found_bmv2, below = None, []

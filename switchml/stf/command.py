@@ -11,9 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from switchml.errors import UsageError
-from switchml.progress import orderly_end, progress_bar
+from switchml.progress import progress_bar
 from switchml.stf.language import StfError
 from switchml.stf.runner import Failure, Report
+from switchml.termination import orderly_end
 
 
 def stf(

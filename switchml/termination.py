@@ -1,0 +1,75 @@
+"""SIGTERM as an exception: a program that is told to end takes down what it started."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+_AGAIN_SECONDS = 0.1
+
+
+class _Told(SystemExit):
+    """SIGTERM came."""
+
+
+@contextlib.contextmanager
+def orderly_end() -> Iterator[None]:
+    """Let SIGTERM end the block by `SystemExit(143)`; once: the clean-up that follows is not disturbed by another one.
+
+    For the main thread, and blocks that do not fork: a forked child's signals would count as ours.
+    """
+    # One handler that raises is not enough. A signal between the interpreter's last look and a call that blocks is seen only
+    # when the call returns, and an exception raised inside a finalizer or a callback from C is dropped. The interpreter
+    # writes every signal's number to the wake-up descriptor at once; a thread there sends it again until it has been taken.
+    main = threading.get_ident()
+    taken = threading.Event()
+    inside = True
+    late = False
+
+    def end(number: int, frame: FrameType | None) -> None:
+        nonlocal late
+        if not inside:
+            late = True
+        elif not taken.is_set():
+            taken.set()
+            raise _Told(128 + number)
+
+    def dropped(what: Any) -> None:
+        if isinstance(what.exc_value, _Told):
+            taken.clear()
+            writer.send(bytes([signal.SIGTERM]))
+        else:
+            hook_before(what)
+
+    def insist() -> None:
+        while number := reader.recv(1):
+            while number[0] == signal.SIGTERM and not taken.wait(_AGAIN_SECONDS):
+                signal.pthread_kill(main, signal.SIGTERM)
+
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    with reader, writer:
+        thread = threading.Thread(target=insist, name="switchml-termination", daemon=True)
+        thread.start()
+        hook_before, sys.unraisablehook = sys.unraisablehook, dropped
+        handler_before = signal.signal(signal.SIGTERM, end)
+        wakeup_before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            inside = False
+            told = taken.is_set()
+            taken.set()
+            signal.set_wakeup_fd(wakeup_before)
+            writer.shutdown(socket.SHUT_WR)
+            thread.join()
+            signal.signal(signal.SIGTERM, handler_before)
+            sys.unraisablehook = hook_before
+    if late and not told:
+        signal.raise_signal(signal.SIGTERM)
