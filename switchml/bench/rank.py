@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import select
 import socket
 import sys
+import threading
 import time
 import traceback
 from multiprocessing.connection import Connection
@@ -140,11 +142,24 @@ def serve(connection: Connection) -> None:
             connection.send(messages.Failure(type(error).__name__, str(error), trace))
 
 
+def _end_with(link: socket.socket) -> None:
+    """End this process when the other end of `link` is closed, whatever the rank does then."""
+    poll = select.poll()
+    poll.register(link, select.POLLRDHUP)
+
+    def watch() -> None:
+        poll.poll()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
 def main() -> None:
     """Arguments: the parent's Unix socket and the rank ("mpi" = Open MPI's number)."""
     parent, rank = sys.argv[1:]
     link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     link.connect(parent)
+    _end_with(link)
     connection = Connection(link.detach())
     connection.send(
         messages.Hello(int(os.environ["OMPI_COMM_WORLD_RANK"] if rank == "mpi" else rank), os.getpid())

@@ -21,7 +21,8 @@ pytestmark = pytest.mark.timeout(90)
 
 
 @pytest.fixture(autouse=True)
-def own_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def own_temporary_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    # tmp_path comes first: pytest would otherwise put its own folders into ours.
     with tempfile.TemporaryDirectory(prefix="sml") as folder:  # a short path: Unix sockets allow 107 bytes
         monkeypatch.setattr(tempfile, "tempdir", folder)
         yield Path(folder)
@@ -67,7 +68,8 @@ def test_idle_ranks_use_no_processor(fake: Callable[..., Entry]) -> None:
         pids = team.pids
         before = [processor_ticks(pid) for pid in pids]
         time.sleep(0.5)
-        assert [processor_ticks(pid) for pid in pids] == before
+        used = [processor_ticks(pid) - ticks for pid, ticks in zip(pids, before, strict=True)]
+        assert max(used) <= 1  # of fifty that a spinning one has; one may end as we look
 
 
 def processor_ticks(pid: int) -> int:
@@ -122,3 +124,16 @@ def test_a_stopped_rank_is_killed_in_the_end(
     team.close()
     team.close()
     assert not any(alive(pid) for pid in pids)
+
+
+def test_a_busy_rank_ends_with_its_parent(fake: Callable[..., Entry]) -> None:
+    with start(fake(fault="hang")) as team:
+        pids = team.pids
+        team.ask(messages.Prepare(1000, "float32", "sum"), 20)
+        for connection in team._connections.values():
+            connection.send(messages.Batch(1, 1))
+            connection.close()  # as the end of the parent's process does, whatever ends it
+        deadline = time.monotonic() + 30
+        while any(alive(pid) for pid in pids):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
