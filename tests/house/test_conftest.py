@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ CONFTEST = Path(__file__).parents[1] / "conftest.py"
 
 
 def _run(pytester: pytest.Pytester, body: str) -> pytest.RunResult:
-    pytester.makeconftest(CONFTEST.read_text().replace("LEAVE_GRACE = 5.0", "LEAVE_GRACE = 0.2"))
+    impatient, replaced = re.subn(r"LEAVE_GRACE = [\d.]+", "LEAVE_GRACE = 0.2", CONFTEST.read_text())
+    assert replaced == 1
+    pytester.makeconftest(impatient)
     pytester.makepyfile(body)
     return pytester.runpytest_subprocess("-p", "no:cacheprovider")
 
