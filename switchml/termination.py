@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -28,29 +29,29 @@ def orderly_end() -> Iterator[None]:
     # when the call returns, and an exception raised inside a finalizer or a callback from C is dropped. The interpreter
     # writes every signal's number to the wake-up descriptor at once; a thread there sends it again until it has been taken.
     main = threading.get_ident()
-    taken = threading.Event()
-    inside = True
-    late = False
+    inside, told, late = True, False, False
 
     def end(number: int, frame: FrameType | None) -> None:
-        nonlocal late
+        nonlocal told, late
         if not inside:
             late = True
-        elif not taken.is_set():
-            taken.set()
+        elif not told:
+            told = True
             raise _Told(128 + number)
 
     def dropped(what: Any) -> None:
+        nonlocal told
         if isinstance(what.exc_value, _Told):
-            taken.clear()
+            told = False
             writer.send(bytes([signal.SIGTERM]))
         else:
             hook_before(what)
 
     def insist() -> None:
         while number := reader.recv(1):
-            while number[0] == signal.SIGTERM and not taken.wait(_AGAIN_SECONDS):
+            while number[0] == signal.SIGTERM and inside and not told:
                 signal.pthread_kill(main, signal.SIGTERM)
+                time.sleep(_AGAIN_SECONDS)
 
     reader, writer = socket.socketpair()
     writer.setblocking(False)
@@ -64,8 +65,6 @@ def orderly_end() -> Iterator[None]:
             yield
         finally:
             inside = False
-            told = taken.is_set()
-            taken.set()
             signal.set_wakeup_fd(wakeup_before)
             writer.shutdown(socket.SHUT_WR)
             thread.join()

@@ -19,7 +19,7 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 RUN_MARK = f"SWITCHML_TEST_RUN={uuid.uuid4().hex}"
-LEAVE_GRACE = 15.0  # a loaded machine takes its time to end what has been told to
+LEAVE_GRACE = 5.0
 # Kept by multiprocessing for the life of the parent, one each.
 LONG_LIVED = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 KERNEL = (0, 2)  # parents of its threads, which have no environment
@@ -64,7 +64,7 @@ def _environment(process: Path, parent: int) -> bytes:
 
 @pytest.fixture(autouse=True)
 def no_process_left_behind() -> Iterator[None]:
-    """Fail a test whose processes outlive it by more than `LEAVE_GRACE` seconds, and end them."""
+    """Fail a test whose processes outlive it by more than a few seconds, and end them."""
     before = set(_descendants())
     yield
     deadline = time.monotonic() + LEAVE_GRACE

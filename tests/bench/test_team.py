@@ -68,8 +68,7 @@ def test_idle_ranks_use_no_processor(fake: Callable[..., Entry]) -> None:
         pids = team.pids
         before = [processor_ticks(pid) for pid in pids]
         time.sleep(0.5)
-        used = [processor_ticks(pid) - ticks for pid, ticks in zip(pids, before, strict=True)]
-        assert max(used) <= 1  # of fifty that a spinning one has; one may end as we look
+        assert [processor_ticks(pid) for pid in pids] == before
 
 
 def processor_ticks(pid: int) -> int:

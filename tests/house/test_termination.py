@@ -91,3 +91,24 @@ def test_what_was_there_before_is_there_after(monkeypatch: pytest.MonkeyPatch) -
     wakeup = signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(wakeup)
     assert wakeup == -1
+
+
+def test_a_signal_while_the_block_is_left_goes_to_who_listened_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard: list[int] = []
+    join = threading.Thread.join
+
+    def told_meanwhile(thread: threading.Thread, timeout: float | None = None) -> None:
+        if thread.name == "switchml-termination":
+            signal.raise_signal(signal.SIGTERM)
+        join(thread, timeout)
+
+    monkeypatch.setattr(threading.Thread, "join", told_meanwhile)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        with orderly_end():
+            pass
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [signal.SIGTERM]

@@ -54,9 +54,7 @@ def test_sums_are_those_of_the_native_pipeline_bit_for_bit_under_faults(tmp_path
         port = int(switch.udp_address.rpartition(":")[2])
         with pytest.raises(PortInUseError, match=str(port)):
             P4UdpEmulator(read_program(PROGRAM), udp_port=port)
-    for thread in set(threading.enumerate()) - threads:
-        thread.join(10)  # gRPC's own take a moment
-        assert not thread.is_alive(), thread.name
+    assert set(threading.enumerate()) <= threads
     with Emulator() as native:
         (expected, *_) = summed(native)
     for result in results:
