@@ -1,4 +1,5 @@
-# Everything runs in .venv, against the installed wheel. Needs Python 3.11 or later and make; nothing is compiled.
+# Everything runs in .venv, where the checkout is installed as it is (pip's editable install): an edit needs no build.
+# WHEEL=1 installs a wheel in its place, as CI does. Needs Python 3.11 or later and make; nothing is compiled.
 #
 #   make demo    train on handwritten digits, gradients summed by an emulated switch
 #   make test    ruff, mypy and every test
@@ -13,27 +14,21 @@ VENV := .venv
 CLIENTS := .venv-clients
 BIN := $(CURDIR)/$(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-ROOMS := switchml worker switch_emulator torch_backend
-# Folders are listed as well, so that a removed file also rebuilds the wheel.
-SOURCES := $(shell find $(ROOMS) -name __pycache__ -prune -o \( -type d -o -name '*.py' -o -name '*.pyi' \
-	-o -name '*.proto' -o -name py.typed \) -print)
-
-# The source folder `switchml/` must never shadow the installed package.
-export PYTHONSAFEPATH := 1
+PACKAGE := $(VENV)/.$(if $(WHEEL),wheel,editable)
 
 TEST_ARGS ?=
 TORCH_ARGS ?=
 BENCH_ARGS ?= allreduce --workers 2,4 --sizes 4K:16M:64 --baseline gloo --check
 
 define install
-	$(PIP) install --only-binary :all: -c constraints.txt "$$(echo build/wheel/*.whl)[$(1)]"
+	$(PIP) install --only-binary :all: --no-build-isolation -c constraints.txt -e '.[$(1)]'
 	touch $@
 endef
 
 .PHONY: demo test test-torch test-clients lint types pytest bench protos docs clean
 .DELETE_ON_ERROR:
 
-demo: $(VENV)/.examples $(VENV)/.wheel
+demo: $(VENV)/.examples $(PACKAGE)
 	$(BIN)/switchml run -n 4 -- examples/digits.py --backend switchml --model both
 
 test: lint types pytest
@@ -42,34 +37,30 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Run from another folder: mypy would otherwise take the source tree, where the rooms are not yet one package.
-types: $(VENV)/.dev $(VENV)/.wheel
-	cd $(VENV) && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p switchml
-	cd $(VENV) && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache \
-		$(CURDIR)/examples/*.py
-	cd $(VENV) && MYPYPATH=$(CURDIR)/scripts/mininet $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml \
-		--cache-dir $(CURDIR)/.mypy_cache $(CURDIR)/scripts/mininet/*.py
+types: $(VENV)/.dev
+	$(BIN)/mypy
+	$(BIN)/mypy examples/*.py
+	MYPYPATH=scripts/mininet $(BIN)/mypy scripts/mininet/*.py
 
-pytest: $(VENV)/.dev $(VENV)/.wheel
-	SWITCHML_TEST_INSTALLED=1 $(BIN)/pytest $(TEST_ARGS)
+pytest: $(VENV)/.dev $(PACKAGE)
+	$(if $(WHEEL),SWITCHML_TEST_INSTALLED=1) $(BIN)/pytest $(TEST_ARGS)
 
 # World sizes 2, 3 and 4; TORCH_ARGS="--world-sizes 2 --json" and others: tests/pytorch_suite/run.py --help.
-test-torch: $(VENV)/.dev $(VENV)/.wheel
+test-torch: $(VENV)/.dev $(PACKAGE)
 	$(BIN)/python tests/pytorch_suite/run.py $(TORCH_ARGS)
 
 # In an environment of its own: the engines are large. DeepSpeed comes as source and looks at torch while it is built.
-test-clients: build/.wheel
+test-clients:
 	test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
 	$(CLIENTS)/bin/pip install -c constraints.txt setuptools torch wheel
 	DS_BUILD_OPS=0 $(CLIENTS)/bin/pip install -c constraints.txt --no-build-isolation \
-		"$$(echo build/wheel/*.whl)[bench,clients,examples]" hypothesis pytest pytest-timeout
-	$(CLIENTS)/bin/pip install --quiet --force-reinstall --no-deps --no-index build/wheel/*.whl
+		-e '.[bench,clients,examples]' hypothesis pytest pytest-timeout
 	$(CLIENTS)/bin/pytest tests/clients tests/cluster tests/torch_cuda tests/torch_hooks $(TEST_ARGS)
 
-bench: $(VENV)/.dev $(VENV)/.wheel
+bench: $(VENV)/.dev $(PACKAGE)
 	$(BIN)/switchml bench $(BENCH_ARGS)
 
-docs: $(VENV)/.dev $(VENV)/.wheel
+docs: $(VENV)/.dev $(PACKAGE)
 	$(BIN)/python -m switchml.protocol.format_table docs/protocol.md
 	$(BIN)/python -m switchml.torch_backend.routing docs/torch.md
 
@@ -91,18 +82,21 @@ $(VENV)/.build-tools: constraints.txt | $(VENV)/bin/python
 	$(PIP) install --quiet --only-binary :all: -c constraints.txt setuptools
 	touch $@
 
-# A fresh build folder each time: setuptools would keep modules that no longer exist.
-build/.wheel: $(SOURCES) pyproject.toml | $(VENV)/.build-tools
-	rm -rf build
-	$(PIP) wheel --quiet --no-build-isolation --no-deps --no-index -w build/wheel .
-	touch $@
-
 # What the demo needs, then what the tests need on top.
-$(VENV)/.examples: pyproject.toml constraints.txt | build/.wheel
+$(VENV)/.examples: pyproject.toml constraints.txt | $(VENV)/.build-tools
 	$(call install,examples)
 $(VENV)/.dev: $(VENV)/.examples
 	$(call install,dev)
 
-$(VENV)/.wheel: build/.wheel $(VENV)/.examples
+$(VENV)/.editable: $(VENV)/.examples
+	$(if $(wildcard $(VENV)/.wheel),rm $(VENV)/.wheel && $(PIP) install --quiet --no-build-isolation --no-deps --no-index -e .)
+	touch $@
+
+# A fresh build folder each time: setuptools would keep modules that no longer exist.
+$(VENV)/.wheel: $(VENV)/.examples FORCE
+	rm -rf build/lib build/wheel $(VENV)/.editable
+	$(PIP) wheel --quiet --no-build-isolation --no-deps --no-index -w build/wheel .
 	$(PIP) install --quiet --force-reinstall --no-deps --no-index build/wheel/*.whl
 	touch $@
+
+.PHONY: FORCE

@@ -70,16 +70,11 @@ class PlainMachine:
             [sys.executable, str(_SLOT_SWITCH)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | {"NUMBA_DISABLE_JIT": "1", "PYTHONPATH": self._path()},
+            env=os.environ | {"NUMBA_DISABLE_JIT": "1"},
         )
         self.runtime = self
         self._elements = elements
         self.renew()
-
-    @staticmethod
-    def _path() -> str:
-        # PYTHONSAFEPATH keeps the child from finding what lies beside it.
-        return os.pathsep.join(filter(None, [str(_SLOT_SWITCH.parent), os.environ.get("PYTHONPATH")]))
 
     def renew(self) -> None:
         """Begin again with a new switch."""

@@ -44,11 +44,9 @@ def needs(switch: str) -> pytest.MarkDecorator:
 
 
 def start(script: str, *arguments: str, **options: object) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
     return subprocess.Popen(
         [sys.executable, str(SCRIPTS / script), *arguments],
         text=True,
-        env=environment,
         start_new_session=True,
         **options,  # type: ignore[call-overload]
     )
