@@ -19,7 +19,7 @@ import numpy as np
 
 from switchml.control.target import JobProgram, WorkerProgram
 from switchml.errors import SwitchMLError
-from switchml.p4runtime_stubs import p4info_pb2
+from switchml.p4runtime.stubs import p4info_pb2
 from switchml.protocol.counters import SWITCH_COUNTERS, indices
 from switchml.protocol.messages import ELEMENT_BYTES, EXPONENTS, PAYLOAD_SIZES, SUM
 from switchml.switch_emulator.pipeline import NO_JOB

@@ -53,7 +53,7 @@ def controller_headers(p4info: bytes) -> tuple[ControllerHeader, ControllerHeade
     # The stubs are in an extra: who has a P4Info has them.
     from google.protobuf.message import DecodeError
 
-    from switchml.p4runtime_stubs import p4info_pb2
+    from switchml.p4runtime.stubs import p4info_pb2
 
     try:
         info = p4info_pb2.P4Info.FromString(p4info)

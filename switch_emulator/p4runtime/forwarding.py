@@ -10,8 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 from google.protobuf.message import DecodeError
 
 from switchml.errors import SwitchMLError
-from switchml.p4runtime_stubs import p4info_pb2
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
+from switchml.p4runtime.stubs import p4info_pb2
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
 from switchml.switch_emulator.p4runtime.p4info import P4InfoIndex
 from switchml.switch_emulator.p4runtime.pipeline import Pipeline
 from switchml.switch_emulator.p4runtime.reconciliation import carry_over

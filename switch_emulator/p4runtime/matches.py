@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
 from switchml.switch_emulator.p4runtime.bytestrings import decode, encode
 from switchml.switch_emulator.p4runtime.p4info import FieldInfo
 from switchml.switch_emulator.p4runtime.refusal import invalid

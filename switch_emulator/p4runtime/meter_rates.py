@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
 from switchml.switch_emulator.p4runtime.refusal import invalid, unimplemented
 from switchml.switch_emulator.runtime import CounterValue, MeterRates
 

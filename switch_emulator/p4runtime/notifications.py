@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
 from switchml.switch_emulator.p4runtime.bytestrings import encode
 from switchml.switch_emulator.p4runtime.data_types import encode_all
 from switchml.switch_emulator.p4runtime.digests import DigestMessages

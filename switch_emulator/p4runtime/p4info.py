@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from switchml.p4runtime_stubs import p4info_pb2
+from switchml.p4runtime.stubs import p4info_pb2
 from switchml.switch_emulator.p4runtime.data_types import DataType, data_type
 from switchml.switch_emulator.p4runtime.refusal import invalid, not_found, unimplemented
 from switchml.switch_emulator.runtime import MatchKind

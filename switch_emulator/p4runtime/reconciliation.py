@@ -11,7 +11,7 @@ from typing import Any
 
 from google.protobuf import text_format
 
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
 from switchml.switch_emulator.p4runtime.entities import read_entity, write_update
 from switchml.switch_emulator.p4runtime.pipeline import Pipeline
 from switchml.switch_emulator.p4runtime.refusal import invalid
@@ -87,7 +87,7 @@ def _is_blank(entity: Any) -> bool:
 
 def _write(pipeline: Pipeline, update: str, entity: Any) -> None:
     try:
-        write_update(pipeline, pb.Update(type=update, entity=entity))
+        write_update(pipeline, pb.Update(type=pb.Update.Type.Value(update), entity=entity))
     except RuntimeRequestError as error:
         what = text_format.MessageToString(entity, as_one_line=True)
         raise invalid(f"the state can't be kept: {what[:300]}: {error}") from error

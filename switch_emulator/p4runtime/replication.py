@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
 from switchml.switch_emulator.p4runtime.bytestrings import decode, encode
 from switchml.switch_emulator.p4runtime.pipeline import Pipeline
 from switchml.switch_emulator.p4runtime.refusal import exists, invalid, not_found, too_many, unimplemented

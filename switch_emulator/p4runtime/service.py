@@ -9,8 +9,7 @@ from typing import Any
 
 import grpc.aio
 
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
-from switchml.p4runtime_stubs import p4runtime_pb2_grpc
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
 from switchml.switch_emulator.p4runtime.arbitration import Arbiter, Notice
 from switchml.switch_emulator.p4runtime.entities import read_entity, write_update
 from switchml.switch_emulator.p4runtime.forwarding import Forwarding
@@ -30,8 +29,8 @@ API_VERSION = "1.4.1"
 _READ_MESSAGE = 1 << 20  # bytes of entities in one ReadResponse; clients take 4 MiB unless told otherwise
 
 
-class P4RuntimeService(p4runtime_pb2_grpc.P4RuntimeServicer):  # type: ignore[misc]
-    """The methods are named as in p4runtime.proto."""
+class P4RuntimeService:
+    """The servicer of `p4runtime_pb2_grpc`: its methods are named as in p4runtime.proto."""
 
     def __init__(self, device: Device) -> None:
         self._device = device

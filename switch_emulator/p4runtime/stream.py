@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
 from switchml.switch_emulator.p4runtime.arbitration import Notice
 from switchml.switch_emulator.p4runtime.bytestrings import decode
 from switchml.switch_emulator.p4runtime.pipeline import Pipeline

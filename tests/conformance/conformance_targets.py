@@ -120,7 +120,7 @@ class NativeMachine:
     def __init__(self, elements: int) -> None:
         from google.protobuf import text_format
 
-        from switchml.p4runtime_stubs import p4info_pb2
+        from switchml.p4runtime.stubs import p4info_pb2
         from switchml.switch_emulator.target import EmulatorTarget
 
         info = text_format.Parse(

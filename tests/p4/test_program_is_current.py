@@ -82,7 +82,7 @@ def _program(elements: int) -> dict[str, Any]:
 
 @functools.cache
 def _p4info(elements: int) -> Any:
-    from switchml.p4runtime_stubs import p4info_pb2
+    from switchml.p4runtime.stubs import p4info_pb2
 
     text = (P4 / "build" / f"switchml_{elements}.p4info.txtpb").read_text()
     return text_format.Parse(text, p4info_pb2.P4Info())

@@ -11,12 +11,14 @@ from typing import Any
 import grpc
 import pytest
 
-pytest.importorskip("p4", reason="the package p4runtime is not installed: pip install 'switchml[p4runtime]'")
+pytest.importorskip(
+    "google.rpc.status_pb2", reason="the extra p4runtime is not installed: pip install 'switchml[p4runtime]'"
+)
 
 from google.protobuf import text_format
 
-from switchml.p4runtime_stubs import p4info_pb2, p4runtime_pb2_grpc
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
+from switchml.p4runtime.stubs import p4info_pb2, p4runtime_pb2_grpc
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
 from switchml.switch_emulator.p4runtime.p4info import P4InfoIndex
 from switchml.switch_emulator.p4runtime.pipeline import Pipeline
 from switchml.switch_emulator.p4runtime.server import P4RuntimeServer, serve

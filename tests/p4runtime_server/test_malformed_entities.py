@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
 from switchml.switch_emulator.p4runtime.entities import read_entity, write_update
 from switchml.switch_emulator.p4runtime.p4info import P4InfoIndex
 from switchml.switch_emulator.p4runtime.pipeline import Pipeline

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
 from switchml.switch_emulator.p4runtime.matches import as_ternary, canonical_key, key_messages, parse_key
 from switchml.switch_emulator.p4runtime.p4info import FieldInfo
 from switchml.switch_emulator.runtime import Match, MatchKind

@@ -9,7 +9,7 @@ from google.protobuf import text_format
 from hypothesis import given
 from hypothesis import strategies as st
 
-from switchml.p4runtime_stubs import p4data_pb2, p4info_pb2, p4types_pb2
+from switchml.p4runtime.stubs import p4data_pb2, p4info_pb2, p4types_pb2
 from switchml.switch_emulator.p4runtime.data_types import DataType, data_type, encode_all
 from switchml.switch_emulator.p4runtime.p4info import P4InfoIndex
 from switchml.switch_emulator.runtime import MatchKind, RuntimeRequestError

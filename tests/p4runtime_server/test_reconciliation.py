@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from google.protobuf import text_format
 
-from switchml.p4runtime_stubs import p4info_pb2
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
+from switchml.p4runtime.stubs import p4info_pb2
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
 from switchml.switch_emulator.p4runtime.entities import read_entity, write_update
 from switchml.switch_emulator.p4runtime.forwarding import Forwarding
 from switchml.switch_emulator.p4runtime.pipeline import Pipeline

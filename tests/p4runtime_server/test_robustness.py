@@ -12,8 +12,8 @@ from typing import Any
 import grpc
 import pytest
 
-from switchml.p4runtime_stubs import code_pb2, status_pb2
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
+from switchml.p4runtime.stubs import code_pb2, status_pb2
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
 from switchml.switch_emulator.p4runtime.server import P4RuntimeServer, serve
 from switchml.switch_emulator.runtime import PacketIn
 
@@ -150,7 +150,7 @@ def test_many_clients_at_once(connect: Any, primary: Any, info: Any) -> None:
 
 LISTENER = """
 import sys, grpc
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb, p4runtime_pb2_grpc
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb, p4runtime_pb2_grpc
 request = pb.StreamMessageRequest()
 request.arbitration.device_id = 7
 request.arbitration.election_id.low = 9

@@ -13,8 +13,8 @@ import trustme
 
 from switchml.control.tls import ServerTls
 from switchml.errors import PortInUseError, UsageError
-from switchml.p4runtime_stubs import code_pb2, p4runtime_pb2_grpc, status_pb2
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
+from switchml.p4runtime.stubs import code_pb2, p4runtime_pb2_grpc, status_pb2
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
 from switchml.switch_emulator.p4runtime.server import P4RuntimeServer, serve
 from switchml.switch_emulator.runtime import ActionCall, Digest, Match, MatchKind, PacketIn, TableEntry
 

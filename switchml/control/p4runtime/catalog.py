@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from switchml.control.p4runtime.errors import P4RuntimeError, UnknownNameError
-from switchml.p4runtime_stubs import p4info_pb2, p4runtime_pb2
+from switchml.p4runtime.stubs import p4info_pb2, p4runtime_pb2
 
 MatchValue = int | tuple[int, int]
 

@@ -27,7 +27,7 @@ from switchml.control.exits import Stage, close_at_exit
 from switchml.control.p4runtime.catalog import Action, Catalog, DigestMessage, Entry, decode, encode
 from switchml.control.p4runtime.errors import NotPrimaryError, P4RuntimeError, all_have_code
 from switchml.errors import SwitchMLError, SwitchUnreachableError, UsageError
-from switchml.p4runtime_stubs import (
+from switchml.p4runtime.stubs import (
     code_pb2,
     p4info_pb2,
     p4runtime_pb2,
@@ -97,7 +97,7 @@ class P4RuntimeClient:
         self._stub = p4runtime_pb2_grpc.P4RuntimeStub(self._channel)
         try:
             self._await_channel()
-            self._stream = self._stub.StreamChannel(iter(self._outgoing.get, None))
+            self._stream: Any = self._stub.StreamChannel(iter(self._outgoing.get, None))
             self._thread = threading.Thread(target=self._listen, name="switchml-p4runtime", daemon=True)
             self._thread.start()
             self._become_primary()
