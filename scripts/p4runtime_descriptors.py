@@ -1,6 +1,6 @@
 """Write the descriptors of the package `p4runtime`, and of what they need, as protoc takes them: `make protos`.
 
-    PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python python p4runtime_descriptors.py OUT
+PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python python p4runtime_descriptors.py OUT
 """
 
 from __future__ import annotations

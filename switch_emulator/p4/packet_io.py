@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from switchml.errors import UsageError
-from switchml.switch_emulator.runtime import PacketIn, RuntimeRequestError
+from switchml.p4runtime.entries import PacketIn
+from switchml.p4runtime.refusals import RuntimeRequestError
 
 
 @dataclass(frozen=True)

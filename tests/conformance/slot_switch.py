@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from conformance_frames import EXPONENTS, PROBE, SUM, SWITCHML_BYTES, checksum
 
-from switchml.switch_emulator.runtime import ActionCall, CounterValue, Match, Replica, TableEntry
+from switchml.p4runtime.entries import ActionCall, CounterValue, Match, Replica, TableEntry
 from switchml.switch_emulator.slot_machine import (
     COMPLETE,
     DUPLICATE,

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from switchml.errors import UsageError
-from switchml.switch_emulator.p4 import P4Switch
-from switchml.switch_emulator.runtime import (
+from switchml.p4runtime.entries import (
     ActionCall,
     CloneSession,
     Digest,
@@ -16,9 +15,10 @@ from switchml.switch_emulator.runtime import (
     MatchKind,
     PacketIn,
     Replica,
-    RuntimeRequestError,
     TableEntry,
 )
+from switchml.p4runtime.refusals import RuntimeRequestError
+from switchml.switch_emulator.p4 import P4Switch
 
 NORMAL, INGRESS_CLONE, EGRESS_CLONE, RECIRCULATED, REPLICATED, RESUBMITTED = 0, 1, 2, 4, 5, 6
 

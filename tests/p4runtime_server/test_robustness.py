@@ -12,10 +12,10 @@ from typing import Any
 import grpc
 import pytest
 
+from switchml.p4runtime.entries import PacketIn
 from switchml.p4runtime.stubs import code_pb2, status_pb2
 from switchml.p4runtime.stubs import p4runtime_pb2 as pb
-from switchml.switch_emulator.p4runtime.server import P4RuntimeServer, serve
-from switchml.switch_emulator.runtime import PacketIn
+from switchml.switch_emulator.p4runtime.p4runtime_server import P4RuntimeServer, serve
 
 TABLE = 33554433
 PATIENCE = 20.0  # seconds

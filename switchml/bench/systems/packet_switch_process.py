@@ -40,7 +40,7 @@ def main(order: dict[str, Any]) -> None:
 
 
 def _native(traffic: Traffic, stack: contextlib.ExitStack) -> None:
-    from switchml.switch_emulator.target import EmulatorTarget
+    from switchml.switch_emulator.native_target import EmulatorTarget
 
     # Without offload a packet is a frame, as for the others.
     target = EmulatorTarget(traffic.switch.address, traffic.switch.udp_port, offload=False)

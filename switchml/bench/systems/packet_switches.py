@@ -20,7 +20,7 @@ from typing import IO, Protocol
 from switchml.bench.errors import BenchError
 from switchml.bench.packet_load import Load, Station, Traffic
 from switchml.bench.systems.p4_job import entries, group, program_file, set_up
-from switchml.switch_emulator.runtime import ActionCall
+from switchml.p4runtime.entries import ActionCall
 from switchml.testbed.namespace import Namespace
 
 START_SECONDS = 120.0
