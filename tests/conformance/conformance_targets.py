@@ -17,7 +17,7 @@ from conformance_frames import checksum
 from slot_switch import SLOTS
 
 from switchml.p4runtime.entries import ActionCall, CounterValue, Match, MatchKind, TableEntry
-from switchml.stf.declarations import Names, load_names
+from switchml.stf.program_names import Names, load_names
 from switchml.switch_emulator.runtime import Runtime
 
 ROOT = Path(__file__).parents[2]
