@@ -221,9 +221,9 @@ class NativeRuntime(Runtime):
         known = {action.name: action for action, _ in self._schema.tables.named(table).actions.values()}
         if not isinstance(action, ActionCall) or action.name not in known:
             raise invalid(f"{table} does not take the action {action}")
-        parameters = known[action.name].parameters
-        if len(action.arguments) != len(parameters):
-            raise invalid(f"{action.name} takes {', '.join(each.name for each in parameters)}")
+        names = known[action.name].names
+        if len(action.arguments) != len(names):
+            raise invalid(f"{action.name} takes {', '.join(names)}")
 
     def _put(self, table: str, key: Key, entry: TableEntry | None) -> None:
         """Write or delete an entry; all as before when the pipeline can't take what the tables then say."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from switchml.p4runtime.entries import ActionCall, MatchKind
 from switchml.p4runtime.refusals import invalid
@@ -32,15 +33,19 @@ class ActionInfo:
     name: str
     parameters: tuple[ParameterInfo, ...]
 
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Of the parameters, in order."""
+        return tuple(parameter.name for parameter in self.parameters)
+
     def call(self, arguments: Mapping[str, int]) -> ActionCall:
         """A call with arguments by name. Raises INVALID_ARGUMENT when they are not the action's."""
-        names = [parameter.name for parameter in self.parameters]
-        if set(names) != set(arguments):
+        if set(self.names) != set(arguments):
             raise invalid(
-                f"action {self.name} takes {', '.join(names) or 'no parameters'}, not {', '.join(arguments)}"
+                f"action {self.name} takes {', '.join(self.names) or 'no parameters'}, not {', '.join(arguments)}"
             )
-        return ActionCall(self.name, tuple(arguments[name] for name in names))
+        return ActionCall(self.name, tuple(arguments[name] for name in self.names))
 
     def arguments(self, call: ActionCall) -> dict[str, int]:
         """The arguments of a call by name."""
-        return dict(zip((parameter.name for parameter in self.parameters), call.arguments, strict=True))
+        return dict(zip(self.names, call.arguments, strict=True))

@@ -56,7 +56,7 @@ def bind_call(table: DeclaredTable, call: Call) -> ActionCall:
         UnknownNameError: the table has no such action.
     """
     action = table.action(call.name)
-    known = [parameter.name for parameter in action.parameters]
+    known = action.names
     given: dict[str, int] = {}
     for position, (name, text) in enumerate(call.arguments):
         if not name and position >= len(known):
