@@ -16,7 +16,7 @@ from google.protobuf import text_format
 
 from switchml.control.p4runtime.program import FLOOD_GROUP
 from switchml.protocol.counters import SWITCH_COUNTERS
-from switchml.protocol.header import FIELDS
+from switchml.protocol.header import FIELDS, HEADER_BYTES
 from switchml.protocol.messages import MESSAGE_TYPES, SUM, UDP_PORT_FIRST, UDP_PORT_LAST, size_code
 
 pytest.importorskip("p4", reason="P4Runtime's stubs are missing: pip install 'switchml[p4runtime]'")
@@ -127,7 +127,7 @@ def test_the_control_plane_can_tell_when_a_worker_was_last_heard(elements: int) 
 def test_the_header_is_that_of_the_protocol(elements: int) -> None:
     types = {kind["name"]: kind["fields"] for kind in _program(elements)["header_types"]}
     assert [tuple(field[:2]) for field in types["switchml_t"]] == [
-        (field.name, field.bits) for field in FIELDS
+        (name, field.bits) for name, field in FIELDS.items()
     ]
     assert [field[1] for field in types["elements_t"]] == [32] * elements
 
@@ -139,8 +139,7 @@ def test_ports_sizes_and_message_types_are_those_of_the_protocol(elements: int) 
     assert (first, first | ~mask & 0xFFFF) == (UDP_PORT_FIRST, UDP_PORT_LAST)
     # What it looks at: message type and UDP length, in whole bytes.
     looked_at = int(_transition(states["parse_switchml"], "parse_elements")["value"], 16)
-    header = sum(field.bits for field in FIELDS) // 8
-    assert looked_at == SUM << 16 | 8 + header + 4 * elements
+    assert looked_at == SUM << 16 | 8 + HEADER_BYTES + 4 * elements
     refused_unless = {field: _compared(elements, "switchml", field) for field in ("size", "msg_type")}
     assert refused_unless["size"] == {size_code(4 * elements)}
     assert refused_unless["msg_type"] == {message.code for message in MESSAGE_TYPES}

@@ -88,7 +88,7 @@ def test_frames_that_are_sent_together_pass_every_wrapper(tmp_path: Path) -> Non
 def test_a_trace_decodes_our_header() -> None:
     lines: list[str] = []
     inner = MemoryPorts()
-    packet = build_header(Header(SUM, 0, 1, 7, 70000, 1, 0, 3, -5, 0)) + bytes(256)
+    packet = build_header(Header(SUM, size=1, job_number=7, tsi=70000, version=1, slot=3, e0=-5)) + bytes(256)
     with TracedPorts(inner, lines.append) as ports:
         inner.put(1, udp_frame(packet), 3_600_000_000_000 + 1_500)
         ports.receive(now())
@@ -120,7 +120,7 @@ def test_every_frame_has_a_summary(frame: bytes, said: str) -> None:
 
 
 def test_a_summary_of_any_prefix_and_any_byte_does_not_fail() -> None:
-    frame = udp_frame(build_header(Header(SUM, 0, 1, 7, 1, 1, 0, 3, 0, 0)))
+    frame = udp_frame(build_header(Header(SUM, size=1, job_number=7, tsi=1, version=1, slot=3)))
     for length in range(len(frame)):
         assert summary(frame[:length])
     for at in range(len(frame)):
