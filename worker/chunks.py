@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from switchml.link.memory import array_at, bytes_at
 from switchml.protocol.byteorder import copy_swapped
-from switchml.protocol.header import HEADER_BYTES, Header, pack_header
+from switchml.protocol.header import HEADER_BYTES, Header
+from switchml.protocol.header_access import pack_header
 from switchml.protocol.jit import compiled, inlined
 from switchml.protocol.messages import EXPONENTS, SUM
 from switchml.protocol.numerics import EXACT_EXPONENT, UNKNOWN_EXPONENT

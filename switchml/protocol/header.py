@@ -1,21 +1,17 @@
 """The packet header, declared once: `Header`.
 
-The table `FIELDS`, the compiled functions that read and write packets, the codec, the scapy layer, the documentation's table
-and the P4 programs' header are all made from it. Format: the UDP variant of SwitchML's public P4 program; network byte
-order; elements follow.
+The table `FIELDS`, the codec, the compiled functions that read and write packets (header_access.py), the scapy layer, the
+documentation's table and the P4 programs' header are all made from it. Format: the UDP variant of SwitchML's public P4
+program; network byte order; elements follow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import TYPE_CHECKING, Annotated, NamedTuple, get_type_hints
 
-import numpy as np
-import numpy.typing as npt
-
-from switchml.protocol.jit import compiled
-
-Bytes = npt.NDArray[np.uint8]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 class Field(NamedTuple):
@@ -90,78 +86,7 @@ PLACES = _places()
 MAX_WINDOW = PLACES["slot"].mask + 1
 
 
-def _generated(name: str, parameters: str, statements: Iterator[str] | list[str]) -> Any:
-    """A function from its source: compiled code knows constants, but no table of fields."""
-    source = f"def {name}({parameters}):\n" + "".join(f"    {statement}\n" for statement in statements)
-    names: dict[str, Any] = {"__name__": __name__}
-    exec(compile(source, __file__, "exec"), names)
-    return compiled(names[name])
-
-
-def _value(name: str) -> str:
-    """Source of a field's value, in `packet[at:]`."""
-    offset, width, shift, mask = PLACES[name]
-    text = " | ".join(f"int(packet[at + {offset + i}]) << {8 * (width - 1 - i)}" for i in range(width - 1))
-    text = f"{text} | int(packet[at + {offset + width - 1}])" if text else f"int(packet[at + {offset}])"
-    if mask.bit_length() < 8 * width:
-        text = f"(({text}) >> {shift}) & {mask}"
-    if FIELDS[name].signed:
-        half = (mask + 1) // 2
-        text = f"(({text} + {half}) & {mask}) - {half}"
-    return text
-
-
-def _stores(values: Mapping[str, str]) -> Iterator[str]:
-    """Statements that write these fields, given by their source; other bits of the same bytes become 0."""
-    words: dict[tuple[int, int], list[str]] = {}
-    for name, value in values.items():
-        offset, width, shift, _ = PLACES[name]
-        words.setdefault((offset, width), []).append(f"({value} << {shift})")
-    for (offset, width), parts in words.items():
-        for i in range(width):
-            yield f"packet[at + {offset + i}] = (({' | '.join(parts)}) >> {8 * (width - 1 - i)}) & 0xFF"
-
-
-def _reader(name: str) -> Callable[[Bytes, int], int]:
-    function: Callable[[Bytes, int], int] = _generated(
-        f"read_{name}", "packet, at", [f"return {_value(name)}"]
-    )
-    return function
-
-
-# Each reads its field of the header at `packet[at:]`.
-read_msg_type = _reader("msg_type")
-read_size = _reader("size")
-read_job = _reader("job_number")
-read_tsi = _reader("tsi")
-read_version = _reader("version")
-read_slot = _reader("slot")
-read_e0 = _reader("e0")
-read_e1 = _reader("e1")
-
-_RESERVED = [name for name, field in FIELDS.items() if field.reserved]
-
-reserved_bits_set: Callable[[Bytes, int], bool] = _generated(
-    "reserved_bits_set",
-    "packet, at",
-    [f"return ({' | '.join(f'({_value(name)})' for name in _RESERVED) or '0'}) != 0"],
-)
-"""Whether a bit that must be 0 is not, in the header at `packet[at:]`."""
-
-pack_header: Callable[[Bytes, int, Header], None] = _generated(
-    "pack_header",
-    "packet, at, header",
-    _stores({name: f"header.{name}" for name in FIELDS if name not in _RESERVED}),
-)
-"""Write a header at `packet[at:]`, reserved bits as 0. Compiled code has to name every field of the Header, by keyword."""
-
-set_exponents: Callable[[Bytes, int, int, int], None] = _generated(
-    "set_exponents", "packet, at, e0, e1", _stores({"e0": "e0", "e1": "e1"})
-)
-"""Overwrite the two exponents of the header at `packet[at:]`."""
-
-
-def parse_header(packet: bytes | Bytes) -> Header:
+def parse_header(packet: bytes | npt.NDArray[np.uint8]) -> Header:
     """The header at the start of a packet.
 
     Raises:

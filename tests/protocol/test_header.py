@@ -7,13 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from switchml.protocol import header
+from switchml.protocol import header, header_access
 from switchml.protocol.header import (
     FIELDS,
     HEADER_BYTES,
     Header,
     build_header,
-    pack_header,
     parse_header,
 )
 
@@ -54,36 +53,36 @@ def test_what_is_parsed_is_built(data: bytes) -> None:
 def test_compiled_codec_agrees(fields: Header, at: int) -> None:
     fields = fields._replace(reserved=0, unused=0)
     memory = np.full(HEADER_BYTES + 10, 0xAA, np.uint8)
-    pack_header(memory, at, fields)
+    header_access.pack_header(memory, at, fields)
     assert memory[at : at + HEADER_BYTES].tobytes() == build_header(fields)
     assert (np.delete(memory, range(at, at + HEADER_BYTES)) == 0xAA).all()
     assert _read(memory, at) == fields
-    assert not header.reserved_bits_set(memory, at)
+    assert not header_access.reserved_bits_set(memory, at)
 
 
-def _read(memory: header.Bytes, at: int) -> Header:
+def _read(memory: header_access.Bytes, at: int) -> Header:
     return Header(
-        msg_type=header.read_msg_type(memory, at),
-        size=header.read_size(memory, at),
-        job_number=header.read_job(memory, at),
-        tsi=header.read_tsi(memory, at),
-        version=header.read_version(memory, at),
-        slot=header.read_slot(memory, at),
-        e0=header.read_e0(memory, at),
-        e1=header.read_e1(memory, at),
+        msg_type=header_access.read_msg_type(memory, at),
+        size=header_access.read_size(memory, at),
+        job_number=header_access.read_job(memory, at),
+        tsi=header_access.read_tsi(memory, at),
+        version=header_access.read_version(memory, at),
+        slot=header_access.read_slot(memory, at),
+        e0=header_access.read_e0(memory, at),
+        e1=header_access.read_e1(memory, at),
     )
 
 
 @given(headers)
 def test_reserved_bits_are_noticed(fields: Header) -> None:
     memory = np.frombuffer(build_header(fields), np.uint8)
-    assert header.reserved_bits_set(memory, 0) == bool(fields.reserved or fields.unused)
+    assert header_access.reserved_bits_set(memory, 0) == bool(fields.reserved or fields.unused)
 
 
 @given(headers, st.integers(-128, 127), st.integers(-128, 127))
 def test_set_exponents_changes_nothing_else(fields: Header, e0: int, e1: int) -> None:
     memory = np.frombuffer(build_header(fields), np.uint8).copy()
-    header.set_exponents(memory, 0, e0, e1)
+    header_access.set_exponents(memory, 0, e0, e1)
     assert parse_header(memory) == fields._replace(e0=e0, e1=e1)
 
 

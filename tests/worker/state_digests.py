@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from switchml.protocol.header import HEADER_BYTES, MAX_WINDOW, Header, pack_header, parse_header
+from switchml.protocol.header import HEADER_BYTES, MAX_WINDOW, Header, parse_header
+from switchml.protocol.header_access import pack_header
 from switchml.protocol.jit import DISABLED
 from switchml.protocol.numerics import exponent_of_magnitude, headroom, scale_exponent
 from switchml.protocol.slots import slot_of, tsi_distance, version_of
