@@ -43,8 +43,8 @@ def _lines() -> Iterator[str]:
     yield f"const bit<16> SWITCHML_BYTES = {HEADER_BYTES};"
     yield ""
     yield f"typedef bit<{FIELDS['msg_type'].bits}> msg_type_t;"
-    for kind in MESSAGE_TYPES:
-        yield f"const msg_type_t MSG_{kind.name} = {kind.code};"
+    for message in MESSAGE_TYPES:
+        yield f"const msg_type_t MSG_{message.name} = {message.code};"
     yield ""
     reserved = [f"hdr.switchml.{name} != 0" for name, field in FIELDS.items() if field.reserved]
     yield f"#define RESERVED_BITS_SET {' || '.join(reserved) or 'false'}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -211,3 +212,36 @@ def test_what_is_committed_is_what_p4c_makes_of_the_source(elements: int, tmp_pa
     for name in (target.name, f"switchml_{elements}.p4info.txtpb"):
         fresh, committed = (tmp_path / name).read_text(), (P4 / "build" / name).read_text()
         assert fresh == committed, f"p4/build/{name} is not current: run make -C p4"
+
+
+def test_the_json_tells_where_its_parts_stand_in_the_source(elements: int, tmp_path: Path) -> None:
+    """As far as can be told without p4c: each piece of source in the JSON stands in the line and column that it names."""
+    if shutil.which("cpp") is None:
+        pytest.skip("no cpp here, by which p4c reads its source")
+    for name in ("core.p4", "v1model.p4"):
+        (tmp_path / name).touch()
+    flags = [
+        "-C",
+        "-undef",
+        "-nostdinc",
+        "-x",
+        "assembler-with-cpp",
+        f"-I{tmp_path}",
+        f"-DELEMENTS={elements}",
+    ]
+    lines: dict[tuple[str, int], str] = {}
+    file, number = "", 0
+    text = subprocess.run(
+        ["cpp", *flags, "switchml.p4"], cwd=P4, check=True, capture_output=True, text=True
+    ).stdout
+    for line in text.splitlines():
+        if marker := re.match(r'# (\d+) "([^"]*)"', line):
+            number, file = int(marker[1]), marker[2]
+        else:
+            lines[file, number] = line
+            number += 1
+    places = [node["source_info"] for node in _nodes(_program(elements)) if node.get("source_info")]
+    assert len(places) > 700
+    for place in places:
+        start = place["source_fragment"].removesuffix(" ...")
+        assert lines[place["filename"], place["line"]][place["column"] :].startswith(start), place

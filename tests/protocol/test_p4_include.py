@@ -19,7 +19,7 @@ def test_it_has_the_wire_format() -> None:
         "const bit<16> FIRST_PORT_MASK = 0xFFF0;   // UDP ports 0xBEE0-0xBEEF",
         "const bit<16> SWITCHML_BYTES = 10;",
         "const msg_type_t MSG_PROBE = 3;",
-        "#elif ELEMENTS == 256\n#define SIZE_CODE 3\n",
+        "#elif ELEMENTS == 256\n#define SIZE_CODE 3",
         "#define RESERVED_BITS_SET hdr.switchml.reserved != 0 || hdr.switchml.unused != 0",
         "    bit<14> slot;                 // slot, counted from the start of the job's range",
     ):
