@@ -84,6 +84,7 @@ def _places() -> dict[str, Place]:
 
 PLACES = _places()
 MAX_WINDOW = PLACES["slot"].mask + 1
+MAX_JOB_NUMBER = PLACES["job_number"].mask
 
 
 def parse_header(packet: bytes | npt.NDArray[np.uint8]) -> Header:

@@ -11,9 +11,6 @@ from itertools import pairwise
 from pathlib import Path
 
 from conformance_frames import (
-    EXPONENTS,
-    PROBE,
-    SUM,
     SWITCH_IP,
     SWITCH_MAC,
     Station,
@@ -27,6 +24,8 @@ from conformance_frames import (
     udp,
     worker,
 )
+
+from switchml.protocol.messages import EXPONENTS, PROBE, SUM
 
 FOLDER = Path(__file__).with_name("scripts")
 SIZE_CODES = {64: 1, 256: 3}

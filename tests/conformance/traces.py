@@ -8,9 +8,6 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from conformance_frames import (
-    EXPONENTS,
-    PROBE,
-    SUM,
     SWITCH_MAC,
     Station,
     ethernet,
@@ -20,6 +17,8 @@ from conformance_frames import (
 )
 from conformance_scripts import SIZE_CODES, Script
 from hypothesis import strategies as st
+
+from switchml.protocol.messages import EXPONENTS, PROBE, SUM
 
 _SEQUENCE = 1 << 32
 _EDGES = (0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
