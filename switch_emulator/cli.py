@@ -303,10 +303,10 @@ def _open_ports(options: _Options) -> Ports:
 
 def _wrapping(options: _Options) -> Wrapping:
     from switchml.switch_emulator.p4_emulator import Wrapping
-    from switchml.switch_emulator.ports.faulty import Mischief
+    from switchml.switch_emulator.ports.faulty import FaultRates
 
     return Wrapping(
-        mischief=Mischief(options.loss, options.duplicate, options.reorder, options.seed),
+        fault_rates=FaultRates(options.loss, options.duplicate, options.reorder, options.seed),
         capture=options.capture,
         trace=_tell if options.trace else None,
     )

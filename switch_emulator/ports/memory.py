@@ -1,4 +1,4 @@
-"""Ports in memory."""
+"""Ports in memory: for tests, and for pipelines inside another program."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import select
 import time
 from collections import deque
 
-from switchml.switch_emulator.ports import Frame, Ports
+from switchml.switch_emulator.ports.interface import Frame, Ports
 
 
 class MemoryPorts(Ports):
