@@ -23,7 +23,7 @@ from switchml.switch_emulator.forwarding import Forwarding
 from switchml.switch_emulator.p4.device import P4Device
 from switchml.switch_emulator.p4.switch import P4Switch
 from switchml.switch_emulator.ports.capture import CapturedPorts
-from switchml.switch_emulator.ports.faulty import FaultyPorts, FaultRates
+from switchml.switch_emulator.ports.faulty import FaultRates, FaultyPorts
 from switchml.switch_emulator.ports.interface import Ports
 from switchml.switch_emulator.ports.trace import TracedPorts
 from switchml.switch_emulator.ports.udp import UdpPorts

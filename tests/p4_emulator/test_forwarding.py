@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from switchml.switch_emulator.forwarding import Forwarding
 from switchml.switch_emulator.ports import Frame, Ports
-from switchml.switch_emulator.ports.faulty import FaultyPorts, FaultRates
+from switchml.switch_emulator.ports.faulty import FaultRates, FaultyPorts
 from switchml.switch_emulator.ports.memory import MemoryPorts
 
 

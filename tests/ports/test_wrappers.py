@@ -14,7 +14,7 @@ from switchml.protocol.header import Header, build_header
 from switchml.protocol.messages import SUM
 from switchml.switch_emulator.ports.capture import CapturedPorts
 from switchml.switch_emulator.ports.ethernet import UdpHeaders
-from switchml.switch_emulator.ports.faulty import FaultyPorts, FaultRates
+from switchml.switch_emulator.ports.faulty import FaultRates, FaultyPorts
 from switchml.switch_emulator.ports.memory import MemoryPorts
 from switchml.switch_emulator.ports.numbering import parse_interfaces
 from switchml.switch_emulator.ports.pcap import read_pcap
