@@ -50,6 +50,7 @@ class Header(NamedTuple):
 FIELDS: dict[str, Field] = {
     name: hint.__metadata__[0] for name, hint in get_type_hints(Header, include_extras=True).items()
 }
+RESERVED = tuple(name for name, field in FIELDS.items() if field.reserved)
 HEADER_BYTES = sum(field.bits for field in FIELDS.values()) // 8
 
 

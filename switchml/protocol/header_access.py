@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from switchml.protocol.header import FIELDS, PLACES, Header
+from switchml.protocol.header import FIELDS, PLACES, RESERVED, Header
 from switchml.protocol.jit import compiled
 
 Bytes = npt.NDArray[np.uint8]
@@ -62,19 +62,17 @@ read_slot = _reader("slot")
 read_e0 = _reader("e0")
 read_e1 = _reader("e1")
 
-_RESERVED = [name for name, field in FIELDS.items() if field.reserved]
-
 reserved_bits_set: Callable[[Bytes, int], bool] = _generated(
     "reserved_bits_set",
     "packet, at",
-    [f"return ({' | '.join(f'({_value(name)})' for name in _RESERVED) or '0'}) != 0"],
+    [f"return ({' | '.join(f'({_value(name)})' for name in RESERVED) or '0'}) != 0"],
 )
 """Whether a bit that must be 0 is not."""
 
 pack_header: Callable[[Bytes, int, Header], None] = _generated(
     "pack_header",
     "packet, at, header",
-    _stores({name: f"header.{name}" for name in FIELDS if name not in _RESERVED}),
+    _stores({name: f"header.{name}" for name in FIELDS if name not in RESERVED}),
 )
 """Write a header, reserved bits as 0. Compiled code has to name every field of the Header, by keyword."""
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from switchml.protocol.header import FIELDS, HEADER_BYTES, build_header, parse_header
+from switchml.protocol.header import HEADER_BYTES, RESERVED, build_header, parse_header
 from switchml.protocol.messages import ELEMENT_BYTES, EXPONENTS, PROBE, SUM, size_code
 from switchml.switch_emulator.ports.ethernet import HEADERS_BYTES, checksum
 from switchml.switch_emulator.runtime import ActionCall, CounterValue, Match, Replica, TableEntry
@@ -34,7 +34,6 @@ from switchml.switch_emulator.slot_machine import (
 
 SLOTS = 1024
 NO_JOB = 256
-RESERVED = [name for name, field in FIELDS.items() if field.reserved]
 
 
 class Member(NamedTuple):

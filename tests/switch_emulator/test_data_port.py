@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from switchml.control.target import JobProgram, WorkerProgram
-from switchml.protocol.header import FIELDS, HEADER_BYTES, MAX_WINDOW, Header, build_header, parse_header
+from switchml.protocol.header import HEADER_BYTES, MAX_WINDOW, RESERVED, Header, build_header, parse_header
 from switchml.protocol.messages import EXPONENTS, PROBE, SUM
 from switchml.switch_emulator.target import EmulatorTarget
 
@@ -99,11 +99,7 @@ BAD = {
     "exponents with elements": (0, _packet(msg_type=EXPONENTS), "dropped_wrong_size"),
     "message type 0": (0, _packet(msg_type=0), "dropped_bad_header"),
     "message type 4": (0, _packet(msg_type=4), "dropped_bad_header"),
-    **{
-        f"{name} bit": (0, _packet(**{name: 1}), "dropped_bad_header")
-        for name, field in FIELDS.items()
-        if field.reserved
-    },
+    **{f"{name} bit": (0, _packet(**{name: 1}), "dropped_bad_header") for name in RESERVED},
     "another job": (0, _packet(job_number=JOB + 1), "dropped_wrong_job"),
     "another job's probe": (0, _packet(b"", msg_type=PROBE, job_number=0), "dropped_wrong_job"),
     "slot beyond the window": (0, _packet(slot=WINDOW, tsi=WINDOW), "dropped_wrong_slot"),

@@ -139,7 +139,16 @@ def kernel_steps(seed: int) -> Iterator[str]:
         yield f"{step} bfloat16 {_digest(halves)} {_digest(wide)}"
         first, second = int(bits[0]), int(bits[1])
         packet = np.zeros(HEADER_BYTES + 3, np.uint8)
-        header = Header(1, 0, step % 8, step, first, step % 2, 0, second % MAX_WINDOW, -step, step)
+        header = Header(
+            1,
+            size=step % 8,
+            job_number=step,
+            tsi=first,
+            version=step % 2,
+            slot=second % MAX_WINDOW,
+            e0=-step,
+            e1=step,
+        )
         pack_header(packet, 3, header)
         yield f"{step} {int(tsi_distance(first, second))} {int(exponent_of_magnitude(second >> 1))} {_digest(packet)}"
 
