@@ -47,9 +47,9 @@ class Job:
 class Event:
     """A packet of worker `rank` of the trace's job `job`, at `position` of its stream; then what is wrong with it.
 
-    seed: of its elements and exponents. reserved: a field that is not 0 as it should be. cut: bytes of the datagram that are left;
-    more: that follow it. stranger: 0, or how the sender is none the switch knows. frame_cut, checksum, addressed: damage to the
-    frame, which only a whole switch sees.
+    seed: of its elements and exponents. reserved: a field that is not 0 as it should be. cut: bytes of the datagram that are
+    left; more: that follow it. stranger: 0, or how the sender is none the switch knows. frame_cut, checksum, addressed: damage
+    to the frame, which only a whole switch sees.
     """
 
     job: int
