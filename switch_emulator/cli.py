@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from switchml.errors import UsageError
+from switchml.protocol.messages import UDP_PORT_FIRST
 
 if TYPE_CHECKING:
     from switchml.switch_emulator.p4_emulator import Wrapping
@@ -87,7 +88,7 @@ class _Running:
 
 def switch_command(
     host: Annotated[str, typer.Option(help="IPv4 address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="UDP port for packets; 0 takes a free one.")] = 0xBEE0,
+    port: Annotated[int, typer.Option(help="UDP port for packets; 0 takes a free one.")] = UDP_PORT_FIRST,
     control_port: Annotated[int, typer.Option(help="TCP port workers join at; 0 takes a free one.")] = 50551,
     token: Annotated[
         str,
@@ -302,10 +303,10 @@ def _open_ports(options: _Options) -> Ports:
 
 def _wrapping(options: _Options) -> Wrapping:
     from switchml.switch_emulator.p4_emulator import Wrapping
-    from switchml.switch_emulator.ports.faulty import Mischief
+    from switchml.switch_emulator.ports.faulty import FaultRates
 
     return Wrapping(
-        mischief=Mischief(options.loss, options.duplicate, options.reorder, options.seed),
+        fault_rates=FaultRates(options.loss, options.duplicate, options.reorder, options.seed),
         capture=options.capture,
         trace=_tell if options.trace else None,
     )

@@ -12,8 +12,8 @@ from switchml.link.datagrams import DATAGRAMS_PARTS, Datagrams, datagrams_at
 from switchml.link.handle import part
 from switchml.link.memory import copy_bytes, fence, load_acquire, store_release
 from switchml.protocol.counters import SWITCH_COUNTERS, indices
-from switchml.protocol.header import (
-    HEADER_BYTES,
+from switchml.protocol.header import HEADER_BYTES
+from switchml.protocol.header_access import (
     read_e0,
     read_e1,
     read_job,

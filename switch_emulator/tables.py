@@ -10,10 +10,11 @@ import numpy.typing as npt
 from switchml.link.datagrams import SOCKADDR
 from switchml.link.handle import part
 from switchml.link.ring import RingLayout
+from switchml.protocol.header import MAX_JOB_NUMBER
 from switchml.protocol.jit import compiled, inlined
 from switchml.switch_emulator.slot_machine import MAX_WORKERS
 
-MAX_JOBS = 256
+MAX_JOBS = MAX_JOB_NUMBER + 1
 MAX_SENDERS = 4096
 _BUCKETS = 4 * MAX_SENDERS
 

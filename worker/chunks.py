@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from switchml.link.memory import array_at, bytes_at
 from switchml.protocol.byteorder import copy_swapped
-from switchml.protocol.header import HEADER_BYTES, pack_header
+from switchml.protocol.header import HEADER_BYTES, Header
+from switchml.protocol.header_access import pack_header
 from switchml.protocol.jit import compiled, inlined
 from switchml.protocol.messages import EXPONENTS, SUM
 from switchml.protocol.numerics import EXACT_EXPONENT, UNKNOWN_EXPONENT
@@ -114,14 +115,18 @@ def build_packet(window: Window, slot: int, memory: Bytes, at: int) -> None:
     pack_header(
         memory,
         at,
-        kind,
-        int(stream["size"]),
-        int(stream["job"]),
-        position & TSI_MASK,
-        version_of(position, width),
-        slot_of(position, width),
-        exponent,
-        UNKNOWN_EXPONENT,
+        Header(
+            msg_type=kind,
+            reserved=0,
+            size=int(stream["size"]),
+            job_number=int(stream["job"]),
+            tsi=position & TSI_MASK,
+            version=version_of(position, width),
+            unused=0,
+            slot=slot_of(position, width),
+            e0=exponent,
+            e1=UNKNOWN_EXPONENT,
+        ),
     )
 
 

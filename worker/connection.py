@@ -108,7 +108,7 @@ class UdpConnection(Connection):
 
     def _probe(self, job: int, deadline: float) -> None:
         """Send probes until one comes back, and a little longer for the multicast one."""
-        packet = build_header(Header(PROBE, 0, 0, job, secrets.randbits(32), 0, 0, 0, 0, 0))
+        packet = build_header(Header(PROBE, job_number=job, tsi=secrets.randbits(32)))
         waiting = {self._socket} if self._group is None else {self._socket, self._group}
         patience = deadline
         while waiting and time.monotonic() < patience:

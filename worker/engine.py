@@ -11,8 +11,8 @@ from switchml.link.handle import part, word
 from switchml.link.libc import monotonic_ns
 from switchml.link.memory import load_acquire
 from switchml.protocol.counters import WORKER_COUNTERS, indices
-from switchml.protocol.header import (
-    HEADER_BYTES,
+from switchml.protocol.header import HEADER_BYTES
+from switchml.protocol.header_access import (
     read_e0,
     read_job,
     read_msg_type,

@@ -26,13 +26,13 @@ from mininet.node import Switch
 from pyroute2 import IPRoute
 
 from switchml.errors import SwitchMLError
+from switchml.protocol.messages import UDP_PORT_FIRST
 from switchml.switch_emulator.ports.udp import SWITCH_MAC
 from switchml.testbed import Namespace, TestbedError
 
 DATA_ADDRESS = "10.83.0.254"
 CONTROL_ADDRESS = "10.84.0.254"
 CONTROL_PORT = 50551
-DATA_PORT = 0xBEE0
 P4RUNTIME_PORT = 9559
 CPU_PORT = 510
 PREFIX = 24
@@ -166,7 +166,7 @@ class NativeSwitch(AggregatingSwitch):
         self.namespace.call(make_bridge, "data", DATA_ADDRESS, SWITCH_MAC, interfaces)
         self.switchml(
             "switch",
-            *("--host", DATA_ADDRESS, "--port", str(DATA_PORT), "--control-port", str(CONTROL_PORT)),
+            *("--host", DATA_ADDRESS, "--port", str(UDP_PORT_FIRST), "--control-port", str(CONTROL_PORT)),
             *("--token", ""),  # whatever the environment says
         )
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from switchml.switch_emulator.p4.program import Action, Program
-from switchml.switch_emulator.p4.program import ActionProfile as ProfileType
+from switchml.switch_emulator.p4.program_model import Action, Program
+from switchml.switch_emulator.p4.program_model import ActionProfile as ProfileType
 from switchml.switch_emulator.runtime import (
     ActionCall,
     GroupMember,

@@ -13,6 +13,7 @@ from pyroute2 import IPRoute
 
 from switchml.bench.errors import BenchError
 from switchml.bench.packet_load import Station
+from switchml.protocol.messages import UDP_PORT_FIRST
 from switchml.testbed.namespace import Namespace
 from switchml.testbed.star import BRIDGE, HUB_ADDRESS, WORKER_INTERFACE, Star, worker_address
 
@@ -22,7 +23,6 @@ _ETH_P_IP = 0x0800
 _BUFFER = 4 << 20
 _LARGEST = 2048
 _BATCH = 32
-_SWITCH_PORT = 0xBEE0
 _WORKER_PORT = 0xC000
 
 
@@ -43,7 +43,7 @@ class PacketLinks:
         self._ranks: dict[int, int] = {}
         self.ports = {rank + 1: f"port{rank}" for rank in range(workers)}
         try:
-            self.switch = Station(self.namespace.call(_mac, BRIDGE), HUB_ADDRESS, _SWITCH_PORT)
+            self.switch = Station(self.namespace.call(_mac, BRIDGE), HUB_ADDRESS, UDP_PORT_FIRST)
             self.workers = tuple(
                 Station(namespace.call(_mac, WORKER_INTERFACE), worker_address(rank), _WORKER_PORT + rank)
                 for rank, namespace in enumerate(self._star.workers)

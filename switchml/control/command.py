@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from switchml.errors import SwitchMLError, UsageError
+from switchml.protocol.messages import UDP_PORT_FIRST
 
 if TYPE_CHECKING:
     from switchml.control.controller import Controller
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 _SCHEME = "p4runtime://"
 _LOOK_SECONDS = 0.1
-_DATA_PORT = 0xBEE0
 _SWITCH = "Switch"
 _WORKERS = "Workers"
 
@@ -135,7 +135,7 @@ def controller_command(
     address = _p4runtime_address(target)
     host, port = _host_port(listen, "--listen")
     data_host, data_port = _host_port(
-        data_address if ":" in data_address else f"{data_address}:{_DATA_PORT}", "--data-address"
+        data_address if ":" in data_address else f"{data_address}:{UDP_PORT_FIRST}", "--data-address"
     )
     number, port_set = _mac(mac), _ports(ports)
     tls = _tls(tls_certificate, tls_key, tls_client_ca)

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from switchml.control.messages import (
-    MAX_JOB_NUMBER,
     SMALLEST_DEFAULT_WINDOW,
     EndedJob,
     JobLayout,
@@ -39,6 +38,7 @@ from switchml.errors import (
     UsageError,
     WorldSizeMismatchError,
 )
+from switchml.protocol.header import MAX_JOB_NUMBER
 
 _ENDED_SHOWN = 16
 # How long the members of an ended job are told why, in leases.

@@ -8,9 +8,6 @@ from switchml.control.target import TargetDescription
 
 DEFAULT_CONTROL_PORT = 50551
 SMALLEST_DEFAULT_WINDOW = 16
-PAYLOADS = tuple(128 << size for size in range(8))  # bytes; the header's 3-bit `size`
-MAX_WINDOW = 1 << 14  # the header's slot number has 14 bits
-MAX_JOB_NUMBER = 255
 
 
 @dataclass(frozen=True)
@@ -26,7 +23,7 @@ class JoinOffer:
     )
     port: int = 0
     ticket: str = ""  # what the worker shows when it attaches to shared memory
-    payload: int = 0  # bytes, 128 << k for k = 0 to 7; 0 = the switch's default
+    payload: int = 0  # bytes, one of protocol.messages.PAYLOADS; 0 = the switch's default
     window: int = 0  # slots, a power of two; 0 = the switch's default
     paper: bool = False  # the published slot machine, without stamps
     token: str = ""  # "" = the client's

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ipaddress
 import math
 
-from switchml.control.messages import MAX_WINDOW, PAYLOADS, JoinOffer
+from switchml.control.messages import JoinOffer
 from switchml.control.target import TargetDescription
 from switchml.errors import LayoutMismatchError, PoolExhaustedError, UsageError, WorldSizeMismatchError
+from switchml.protocol.header import MAX_WINDOW
+from switchml.protocol.messages import PAYLOADS
 
 _MAX_NAME = 255
 _LONGEST_WAIT = 7 * 24 * 3600.0

@@ -28,11 +28,11 @@ from switchml.control.jobs import Answer, Joined, Refused
 from switchml.control.meeting import Barriers, Broadcasts
 from switchml.control.messages import JoinOffer
 from switchml.errors import JobAbortedError, JoinError, JoinTimeoutError, SwitchMLError, UsageError
+from switchml.protocol.messages import UDP_PORT_FIRST
 
 _log = logging.getLogger(__name__)
 
 CLIENT_PORT = 4000
-SWITCH_PORT = 48864
 PATIENCE = 600.0
 """Seconds that callers wait for each other."""
 IDLE = 3600.0
@@ -158,10 +158,10 @@ class ReferenceService:
     @guarded
     async def UdpSession(self, request: pb.UdpSessionRequest, context: Context) -> pb.UdpSessionResponse:
         target = self.controller.describe()
-        if target.udp_port != SWITCH_PORT:
+        if target.udp_port != UDP_PORT_FIRST:
             raise UsageError(
-                f"clients of the public SwitchML program send to UDP port {SWITCH_PORT}, but this switch takes packets at "
-                f"{target.udp_port}; start it with --port {SWITCH_PORT}"
+                f"clients of the public SwitchML program send to UDP port {UDP_PORT_FIRST}, but this switch takes packets at "
+                f"{target.udp_port}; start it with --port {UDP_PORT_FIRST}"
             )
         host = _facing(target.host, str(ipaddress.IPv4Address(request.ipv4)))
         self.sessions.add(request)
@@ -218,7 +218,7 @@ def _facing(host: str, worker: str) -> str:
         return host
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
-            sock.connect((worker, SWITCH_PORT))
+            sock.connect((worker, UDP_PORT_FIRST))
         except OSError as error:
             raise UsageError(f"there is no way to the worker at {worker}: {error.strerror}") from error
         return str(sock.getsockname()[0])

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from switchml.protocol.header import HEADER_BYTES, parse_header, set_exponents
+from switchml.protocol.header import HEADER_BYTES, parse_header
+from switchml.protocol.header_access import set_exponents
 from switchml.protocol.messages import size_code
 from switchml.switch_emulator.slot_machine import (
     COMPLETE,

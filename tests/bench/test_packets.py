@@ -17,13 +17,16 @@ from switchml.bench.packet_load import Load, Station, Traffic
 from switchml.bench.packets import PacketPlan, PacketRate, measure_packets, steps
 from switchml.bench.packets_plot import draw_packets
 from switchml.errors import UsageError
+from switchml.protocol.header import HEADER_BYTES, Header, parse_header
+from switchml.protocol.messages import SUM
+from switchml.switch_emulator.ports.ethernet import HEADERS_BYTES
 from switchml.testbed import why_unavailable
 
 pytestmark = pytest.mark.timeout(120)
 
 PROGRAMS = Path(__file__).parents[2] / "p4" / "build"
 NO_TESTBED = why_unavailable()
-HEADER = 42
+ELEMENTS_AT = HEADERS_BYTES + HEADER_BYTES
 TRAFFIC = Traffic(
     64, 4, Station(0xFE, "10.0.0.254", 0xBEE0), (Station(1, "10.0.0.1", 5000), Station(2, "10.0.0.2", 5001))
 )
@@ -43,8 +46,8 @@ class Adder:
         if self.lose > 0:
             self.lose -= 1
             return
-        (chunk,) = struct.unpack_from("!I", frame, HEADER + 2)
-        words = struct.unpack_from("!64I", frame, HEADER + 10)
+        chunk = parse_header(frame[HEADERS_BYTES:]).tsi
+        words = struct.unpack_from("!64I", frame, ELEMENTS_AT)
         if chunk not in self._partial:
             self._partial[chunk] = words
             return
@@ -52,7 +55,7 @@ class Adder:
             (one + other + self.spoil) & 0xFFFFFFFF
             for one, other in zip(self._partial[chunk], words, strict=True)
         ]
-        answer = bytes(frame[: HEADER + 10]) + struct.pack("!64I", *sums)
+        answer = bytes(frame[:ELEMENTS_AT]) + struct.pack("!64I", *sums)
         self._answers += [(0, answer), (1, answer), (1, answer)]
 
     def receive(self, seconds: float) -> Sequence[tuple[int, bytes]]:
@@ -65,16 +68,17 @@ def test_every_slot_is_at_work_and_every_chunk_is_summed_once() -> None:
     load = Load(TRAFFIC, wire, "adder")
     assert load.run(11) == 22
     assert (load.wrong, load.retransmissions) == (0, 0)
-    sent = [struct.unpack_from("!BBIH", frame, HEADER) for frame in wire.frames]
-    assert [chunk for _, _, chunk, _ in sent[:8]] == [0, 1, 2, 3] * 2
-    assert sorted(chunk for _, _, chunk, _ in sent) == sorted([*range(11)] * 2)
-    for kind, job, chunk, place in sent:
-        assert (kind, job) == (0x11, 5)
-        assert place == (chunk // 4 % 2) << 15 | chunk % 4
+    sent = [parse_header(frame[HEADERS_BYTES:]) for frame in wire.frames]
+    assert [header.tsi for header in sent[:8]] == [0, 1, 2, 3] * 2
+    assert sorted(header.tsi for header in sent) == sorted([*range(11)] * 2)
+    for header in sent:
+        assert header == Header(
+            SUM, size=1, job_number=5, tsi=header.tsi, version=header.tsi // 4 % 2, slot=header.tsi % 4
+        )
     # The next batch goes on where this one ended.
     wire.frames.clear()
     load.run(1)
-    assert [struct.unpack_from("!I", frame, HEADER + 2)[0] for frame in wire.frames] == [11, 11]
+    assert [parse_header(frame[HEADERS_BYTES:]).tsi for frame in wire.frames] == [11, 11]
 
 
 def test_frames_are_what_a_worker_sends() -> None:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from conformance_frames import checksum
 from slot_switch import SLOTS
 
 from switchml.stf.names import Names, load_names
+from switchml.switch_emulator.ports.ethernet import checksum
 from switchml.switch_emulator.runtime import ActionCall, CounterValue, Match, MatchKind, Runtime, TableEntry
 
 ROOT = Path(__file__).parents[2]

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from switchml.errors import UsageError
+from switchml.errors import P4AssertionError, UsageError
 from switchml.switch_emulator.p4 import P4Device, P4Switch, UnsupportedProgramError, load_program
-from switchml.switch_emulator.p4.errors import P4AssertionError
 from switchml.switch_emulator.p4.support import format_message
 from switchml.switch_emulator.runtime import ActionCall, Match, MatchKind, RuntimeRequestError, TableEntry
 

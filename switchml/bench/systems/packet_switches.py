@@ -20,6 +20,7 @@ from typing import IO, Protocol
 from switchml.bench.errors import BenchError
 from switchml.bench.packet_load import Load, Station, Traffic
 from switchml.bench.systems.p4_job import entries, group, program_file, set_up
+from switchml.protocol.messages import UDP_PORT_FIRST
 from switchml.switch_emulator.runtime import ActionCall
 from switchml.testbed.namespace import Namespace
 
@@ -73,7 +74,7 @@ class _InMemory:
             for rank in range(setting.workers)
         )
         traffic = Traffic(
-            setting.elements, setting.window, Station(0x02_0000_00FE, "10.83.0.254", 0xBEE0), workers
+            setting.elements, setting.window, Station(0x02_0000_00FE, "10.83.0.254", UDP_PORT_FIRST), workers
         )
         set_up(traffic, path, self._switch)
         self._coming: deque[tuple[int, bytes]] = deque()

@@ -34,6 +34,7 @@ from switchml.control.p4runtime.stations import Stations
 from switchml.control.target import JobProgram, SlotReading, TargetDescription
 from switchml.errors import PoolExhaustedError, SwitchMLError, UsageError
 from switchml.protocol.counters import SWITCH_COUNTERS
+from switchml.protocol.messages import UDP_PORT_FIRST, UDP_PORT_LAST
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class _Job:
 class P4RuntimeTarget:
     """A `SwitchTarget` over P4Runtime. It takes the whole switch: what its tables held is removed.
 
-    address: dotted IPv4 at which the switch takes packets; udp_port: theirs, 0xBEE0 to 0xBEEF. mac: of that address, for ARP.
+    address: dotted IPv4 at which the switch takes packets; udp_port: theirs, of the protocol's. mac: of that address, for ARP.
     pipeline: None takes the program that the switch has. ports: where unknown stations may be, for floods. default_window:
     slots of jobs that do not ask for a number. report: is told, in a line each, what happens.
 
@@ -88,7 +89,7 @@ class P4RuntimeTarget:
         self,
         client: P4RuntimeClient,
         address: str,
-        udp_port: int = 0xBEE0,
+        udp_port: int = UDP_PORT_FIRST,
         *,
         mac: int = DEFAULT_MAC,
         pipeline: Pipeline | None = None,
@@ -96,9 +97,10 @@ class P4RuntimeTarget:
         default_window: int = DEFAULT_WINDOW,
         report: Callable[[str], None] = _log.info,
     ) -> None:
-        if udp_port >> 4 != 0xBEE:
+        if not UDP_PORT_FIRST <= udp_port <= UDP_PORT_LAST:
             raise UsageError(
-                f"data port {udp_port}: the P4 program takes UDP ports 48864 to 48879 (0xBEE0-0xBEEF)"
+                f"data port {udp_port}: the P4 program takes UDP ports {UDP_PORT_FIRST} to {UDP_PORT_LAST} "
+                f"(0x{UDP_PORT_FIRST:X}-0x{UDP_PORT_LAST:X})"
             )
         try:
             ipaddress.IPv4Address(address)

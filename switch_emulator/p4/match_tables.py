@@ -13,8 +13,8 @@ from switchml.switch_emulator.p4.match import (
     MatchStructure,
     OrderedMatch,
 )
-from switchml.switch_emulator.p4.program import KeyField
-from switchml.switch_emulator.p4.program import Table as TableType
+from switchml.switch_emulator.p4.program_model import KeyField
+from switchml.switch_emulator.p4.program_model import Table as TableType
 from switchml.switch_emulator.p4.stateful import Meter
 from switchml.switch_emulator.runtime import (
     ActionCall,
