@@ -18,8 +18,8 @@ from switchml import errors
 from switchml.errors import JoinError, JoinTimeoutError, SwitchMLError
 from switchml.torch_backend.embedded_switch import EmbeddedSwitches, SwitchAddress
 from switchml.torch_backend.host_address import embedded_host
-from switchml.torch_backend.meeting import gather_ranks, wait_for_keys
 from switchml.torch_backend.options import Options
+from switchml.torch_backend.rendezvous import gather_ranks, wait_for_keys
 
 _DECISION = "switch"
 

@@ -43,7 +43,7 @@ class SideStream(Protocol):
     """Where the device's part of a sum is queued. It runs in order, beside the caller's own stream."""
 
     kernels: ModuleType
-    """`kernels` or `reference`: quantize and dequantize."""
+    """quantize and dequantize, as in triton_kernels.py."""
 
     def run(self, task: Callable[[], None]) -> None:
         """Queue what `task` launches."""
@@ -78,9 +78,9 @@ class CudaStream:
     """A stream of one GPU."""
 
     def __init__(self, device: torch.device) -> None:
-        from switchml.torch_backend.cuda import kernels
+        from switchml.torch_backend.cuda import triton_kernels
 
-        self.kernels: ModuleType = kernels
+        self.kernels: ModuleType = triton_kernels
         self.device = device
         self.stream = torch.cuda.Stream(device)
 
