@@ -166,7 +166,9 @@ _KNOWN_TO_GLOO = frozenset(
         torch.bool,
     }
 )
-# Of the others, gloo's reduce spoils the tensors of ranks that are not the root, and its reduce_scatter has no future.
+# Done here by the two collectives that GlooWorker has; any other is torch's own, over gloo.
+_AS_FLAT_ARRAYS = frozenset({*_REDUCTIONS, *_GATHERS})
+# Of those, gloo's reduce spoils the tensors of ranks that are not the root, and its reduce_scatter has no future.
 _AS_CALLED = ("allreduce", "allgather", "all_gather_single", "_allgather_base")
 
 
@@ -178,7 +180,7 @@ def taken_by_gloo(
     Calls with sparse tensors are left to it, with its errors.
     """
     tensors = (*inputs, *outputs)
-    if any(tensor.layout is not torch.strided for tensor in tensors):
+    if method not in _AS_FLAT_ARRAYS or any(tensor.layout is not torch.strided for tensor in tensors):
         return True
     if method not in _AS_CALLED:
         return False
