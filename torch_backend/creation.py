@@ -26,6 +26,10 @@ def create_process_group(
     Args:
         backend_options: torch's `_DistributedBackendOptions`.
         pg_options: `Options` or None. Its timeout, if set, goes before that of `backend_options`.
+        open_worker: joins the job on the switch.
+
+    Returns:
+        The group; torch owns it.
 
     Raises:
         UsageError: options of another backend.

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import Store
+from typing_extensions import override
 
 from switchml.errors import UsageError, WorkerClosedError
 from switchml.torch_backend.backend_name import BACKEND_NAME
@@ -115,7 +116,13 @@ class SwitchProcessGroup(dist.ProcessGroup):
     def __init__(
         self, membership: Membership, store: Store, open_device: Callable[[], DeviceCollectives] | None = None
     ) -> None:
-        """open_device: called by all ranks at their first collective of tensors on a GPU."""
+        """Of one rank.
+
+        Args:
+            membership: closed with the group.
+            store: the group's.
+            open_device: called by all ranks at their first collective of tensors on a GPU.
+        """
         # With the store as a third argument torch refuses Python subclasses.
         super().__init__(membership.rank, membership.world_size)  # type: ignore[call-arg]
         self._membership = membership
@@ -131,26 +138,33 @@ class SwitchProcessGroup(dist.ProcessGroup):
     # Identity -----------------------------------------------------------------------------------------------------
 
     def getBackendName(self) -> str:
+        """The backend's name, as C++ asks for it."""
         return BACKEND_NAME
 
     def _get_backend_name(self) -> str:
         return BACKEND_NAME
 
+    @override
     def name(self) -> str:
         return BACKEND_NAME
 
     def getGroupName(self) -> str:
+        """The name that torch gave the group."""
         return self._group_name
 
     def setGroupName(self, name: str) -> None:
+        """Called by torch when it has made the group."""
         self._group_name = name
 
     def getGroupDesc(self) -> str:
+        """The description that torch or the user gave the group."""
         return self._group_desc
 
     def setGroupDesc(self, description: str) -> None:
+        """Called by torch when it has made the group."""
         self._group_desc = description
 
+    @override
     def get_group_store(self) -> Store:
         return self._group_store
 
@@ -176,7 +190,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
 
     @property
     def switch_address(self) -> str:
-        """ "host:port" of the switch's control service; "" before its first use."""
+        """Host and port ("host:port") of the switch's control service; "" before its first use."""
         placement = self._membership.placement
         return "" if placement is None else placement.switch.address
 
@@ -212,6 +226,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
 
     # Collectives on the switch ------------------------------------------------------------------------------------
 
+    @override
     @_switched("allreduce", inputs="tensors", reduces=True)
     def allreduce(
         self, via: Open, tensors: Tensors, opts: Any = None, timeout: timedelta | None = None
@@ -221,6 +236,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
         part = self._allreduce(via, flat, op, call)
         return self._work("allreduce", [part], [tensor], call, _write_back(flat))
 
+    @override
     @_switched("allreduce_coalesced", inputs="tensors", reduces=True)
     def allreduce_coalesced(self, via: Open, tensors: Sequence[torch.Tensor], opts: Any = None) -> SwitchWork:
         op, call = operation(opts), call_options(opts)
@@ -234,6 +250,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
 
         return self._work("allreduce_coalesced", parts, list(tensors), call, finish if copies else None)
 
+    @override
     @_switched("reduce", inputs="tensors", reduces=True)
     def reduce(
         self, via: Open, tensors: Tensors, opts: Any = None, op: Any = None, timeout: timedelta | None = None
@@ -249,6 +266,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
         part = self._allreduce(via, flat, name, call, out=np.empty_like(flat.array))
         return self._work("reduce", [part], [tensor], call)
 
+    @override
     @_switched("broadcast", inputs="tensors")
     def broadcast(
         self, via: Open, tensors: Tensors, opts: Any = None, timeout: timedelta | None = None
@@ -258,6 +276,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
         part = via().broadcast(flat.array, call.root, timeout=self._deadline(call), notify=call.notify)
         return self._work("broadcast", [part], [tensor], call, _write_back(flat))
 
+    @override
     @_switched("barrier")
     def barrier(self, via: Open, opts: Any = None, timeout: timedelta | None = None) -> SwitchWork:
         if isinstance(opts, timedelta):
@@ -266,6 +285,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
         part = via().barrier(timeout=self._deadline(call), notify=call.notify)
         return self._work("barrier", [part], [], call)
 
+    @override
     @_switched("allgather", inputs="input_tensors")
     def allgather(
         self, via: Open, output_tensors: Any, input_tensors: Tensors, opts: Any = None
@@ -273,6 +293,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
         outputs = output_tensors if isinstance(input_tensors, torch.Tensor) else output_tensors[0]
         return self._gather(via, "allgather", list(outputs), _only(input_tensors), opts)
 
+    @override
     @_switched("all_gather_single", inputs="input")
     def all_gather_single(
         self, via: Open, output: torch.Tensor, input: torch.Tensor, opts: Any = None
@@ -285,6 +306,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
     ) -> SwitchWork:
         return self._gather(via, "all_gather_single", [output], input, opts)
 
+    @override
     @_switched("allgather_coalesced", inputs="input_list")
     def allgather_coalesced(
         self,
@@ -310,6 +332,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
         _gather_single_coalesced
     )
 
+    @override
     @_switched("reduce_scatter", inputs="input_tensors", reduces=True)
     def reduce_scatter(
         self,

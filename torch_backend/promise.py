@@ -28,6 +28,7 @@ class Promise(Generic[Value]):
         self._raw.set_result(value)
 
     def fail(self, error: BaseException) -> None:
+        """Let whoever waits for the future get `error` raised."""
         self._error = error
         self._raw.set_result(None)
 

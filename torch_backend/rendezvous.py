@@ -19,7 +19,11 @@ def gather_ranks(
     """Return when all ranks have called this on `store`, which is for this meeting alone.
 
     Args:
-        timeout: seconds from now, or, where some have passed already, up to `deadline` (of `time.monotonic`).
+        store: see above.
+        rank: this process's in the group.
+        world_size: ranks of the group.
+        timeout: seconds from now.
+        deadline: where some of `timeout` have passed already: its end by `time.monotonic`.
 
     Raises:
         JoinTimeoutError: names the missing ranks.

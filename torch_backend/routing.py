@@ -30,6 +30,8 @@ here, computed from the latencies and the bytes that each side moves.
 
 
 class Path(Enum):
+    """How a call travels."""
+
     SWITCH = "switch"
     GLOO = "gloo"
 
@@ -143,6 +145,7 @@ def choose(method: str, tensors: Sequence[torch.Tensor], operation: str | None, 
         method: a name in `ROUTES_OF`.
         tensors: the inputs on this rank.
         operation: the worker's name of it; None where nothing is reduced.
+        world_size: ranks of the group.
     """
     if any(tensor.layout is not torch.strided for tensor in tensors):
         return Path.GLOO

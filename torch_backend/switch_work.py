@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch._C._distributed_c10d import Work
 from torch.futures import Future
+from typing_extensions import override
 
 from switchml.errors import CollectiveTimeoutError
 from switchml.torch_backend.completion_pool import CompletionPool
@@ -85,6 +86,7 @@ class SwitchWork(Work):
             raise self._error
         return True
 
+    @override
     @untraced
     def is_completed(self) -> bool:
         if self._settled:
@@ -95,21 +97,26 @@ class SwitchWork(Work):
         self._settle()
         return True
 
+    @override
     @untraced
     def is_success(self) -> bool:
         return self.is_completed() and self._error is None
 
+    @override
     @untraced
     def exception(self) -> BaseException | None:
         return self._error if self.is_completed() else None
 
+    @override
     def result(self) -> list[torch.Tensor]:
         return self._outputs
 
+    @override
     @untraced
     def synchronize(self) -> None:
         self.wait()
 
+    @override
     def source_rank(self) -> int:
         raise RuntimeError(f"{self._name} has no single source rank")
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store, Work
+from typing_extensions import override
 
 from switchml.errors import CollectiveTimeoutError
 from switchml.torch_backend.cuda.reductions import DeviceReductions, Flight
@@ -54,6 +55,7 @@ class DeviceWork(Work):
         self._flight.future.wait()
         return True
 
+    @override
     def synchronize(self) -> None:
         self.wait()
 
@@ -61,15 +63,19 @@ class DeviceWork(Work):
         """Is the network done with it?"""
         return self._flight.ended.is_set()
 
+    @override
     def is_success(self) -> bool:
         return self.is_completed() and self._flight.error is None
 
+    @override
     def exception(self) -> BaseException | None:
         return self._flight.error if self.is_completed() else None
 
+    @override
     def result(self) -> list[torch.Tensor]:
         return self._outputs
 
+    @override
     def source_rank(self) -> int:
         raise RuntimeError(f"{self._name} has no single source rank")
 
@@ -121,6 +127,7 @@ class DeviceCollectives:
         return self._through_host(method, outputs, args, kwargs)
 
     def close(self) -> None:
+        """Leave the switch, and shut the host's group down; what is in flight fails."""
         self._jobs.close()
         self._host_group.shutdown()
 
@@ -223,7 +230,12 @@ def open_device_collectives(
 
     Args:
         store: the group's.
+        rank: this process's in the group.
+        world_size: ranks of the group.
         make_group: makes the group for what goes through the host, over a store of its own.
+        timeout: deadline of a collective.
+        options: the group's.
+        open_worker: joins a job.
 
     Raises:
         SwitchMLError: a job could not be joined.

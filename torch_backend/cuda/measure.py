@@ -32,6 +32,7 @@ def seconds(launch: Callable[[], object]) -> float:
 
 
 def main() -> None:
+    """Print rates in bytes a second, and exit with 1 if the quantizer is slower than it should be."""
     if not torch.cuda.is_available():
         sys.exit("no CUDA device: there is nothing to measure")
     from switchml.torch_backend.cuda import triton_kernels as kernels

@@ -81,9 +81,11 @@ class DeviceReductions:
             raise self._failure
 
     def failed(self, error: BaseException) -> None:
+        """Let the next collective raise `error`, unless an earlier one is to be raised."""
         self._failure = self._failure or error
 
     def streams(self, device: torch.device) -> Streams:
+        """The two streams of a device; made at its first use."""
         if device not in self._streams:
             self._streams[device] = self._open_streams(device, self.jobs.world_size)
         return self._streams[device]
@@ -92,6 +94,8 @@ class DeviceReductions:
         """Sum or average `tensor`, dense and floating point, over the ranks, in place and in float32.
 
         Args:
+            tensor: on a GPU; must be left alone until the future is done.
+            average: divide by the number of ranks.
             value: of the future.
 
         Raises:
