@@ -45,7 +45,12 @@ class Tensors(Enum):
     OTHER = "other dtypes and operations"
 
     def has(self, tensors: Sequence[torch.Tensor], operation: str | None) -> bool:
-        """Whether a call is of this class. operation: the worker's name of it, None where nothing is reduced."""
+        """Whether a call is of this class.
+
+        Args:
+            tensors: the inputs on this rank.
+            operation: the worker's name of it; None where nothing is reduced.
+        """
         match self:
             case Tensors.SUMMED:
                 summed = _SUMMED.get(operation or "", frozenset())

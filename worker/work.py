@@ -22,7 +22,13 @@ class Work:
     """A collective under way. Made by `Worker`; the arrays it was given must live and stay untouched until it is done."""
 
     def __init__(self, progress: Progress | None, what: str, result: npt.NDArray[Any]) -> None:
-        """progress: None where nobody need be asked, because `finish` is called from elsewhere."""
+        """Under way from now on.
+
+        Args:
+            progress: whom to ask for its end; None where `finish` is called by itself.
+            what: for messages.
+            result: what `wait` returns.
+        """
         self._progress = progress
         self._what = what
         self._result = result

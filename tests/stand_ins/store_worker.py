@@ -6,6 +6,7 @@ import pickle
 import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -156,3 +157,9 @@ class StoreJobs:
         worker = StoreWorker(job, placement.rank, self._world_size, timeout)
         self.workers[placement.rank] = worker
         return worker
+
+
+def on_every_rank(world_size: int, body: Callable[[int], Any]) -> list[Any]:
+    """`body(rank)` on a thread each; returns what each returned, by rank."""
+    with ThreadPoolExecutor(world_size) as threads:
+        return [future.result() for future in [threads.submit(body, rank) for rank in range(world_size)]]

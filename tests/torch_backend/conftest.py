@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
-from store_worker import StoreJobs, StoreWorker
+from store_worker import StoreJobs, StoreWorker, on_every_rank
 
 from switchml.torch_backend.creation import create_process_group
 from switchml.torch_backend.options import Options
@@ -64,8 +63,7 @@ class Ranks:
             self.groups.append(group)
             return body(group, rank)
 
-        with ThreadPoolExecutor(world_size) as threads:
-            return [future.result() for future in [threads.submit(rank_thread, r) for r in range(world_size)]]
+        return on_every_rank(world_size, rank_thread)
 
 
 @pytest.fixture

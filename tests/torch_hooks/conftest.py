@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -13,7 +12,7 @@ pytest.importorskip("torch", reason="torch is in the extra `torch`")
 
 import torch
 import torch.distributed as dist
-from store_worker import StoreJobs
+from store_worker import StoreJobs, on_every_rank
 
 from switchml.torch_backend.cuda.host_stream import HostStream
 from switchml.torch_backend.cuda.staged import Streams
@@ -24,7 +23,7 @@ from switchml.torch_backend.options import Options
 
 
 class Ranks:
-    """Runs a function on every rank of a averager, each rank a thread."""
+    """Runs a function on every rank, with an averager each; each rank is a thread."""
 
     def __init__(self) -> None:
         self.averagers: list[Averager] = []
@@ -70,8 +69,7 @@ class Ranks:
             self.averagers.append(averager)
             return body(averager, rank)
 
-        with ThreadPoolExecutor(world_size) as threads:
-            return [future.result() for future in [threads.submit(rank_thread, r) for r in range(world_size)]]
+        return on_every_rank(world_size, rank_thread)
 
 
 @pytest.fixture
