@@ -1,26 +1,33 @@
-"""How each collective becomes transfers: directly over the caller's memory, or in segments through a bounded staging memory.
+"""The collectives, and how each becomes transfers.
 
-A strategy loads a segment into a transfer and stores its result; `Pipeline` runs a strategy as a source of
-transfers, with as many segments in flight as there is staging memory for. All ranks cut alike: only dtype,
+`Collectives` has a method each, whatever carries them. On a switch a call runs as a strategy, over the caller's memory or
+in segments through a bounded staging memory; it loads a segment into a transfer and stores its result. `Pipeline` runs a strategy
+as a source of transfers, with as many segments in flight as there is staging memory for. All ranks cut alike: only dtype,
 operation, count and world size decide.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from switchml.errors import UsageError
 from switchml.worker import elements
 from switchml.worker.signature import Signature
 from switchml.worker.transfer import Transfer
 from switchml.worker.window import BLOCKS, WORDS
+from switchml.worker.work import Work
 
 Array = npt.NDArray[Any]
 
+_SMALL_GATHER_BYTES = 32768
+"""Float sums this small (bytes times workers) are gathered exactly: one round trip in place of two."""
 _STAGING_BYTES = 1 << 20
 _DEPTH = 3
 
@@ -286,3 +293,225 @@ class ExactBlocks:
         for row, block in zip(total.reshape(-1, self._block), chosen, strict=True):
             out = self._transfer.destination[block * self._block : (block + 1) * self._block]
             out[...] = row[: out.size]
+
+
+def _do_nothing() -> None:
+    return
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One collective of one rank, as it is given to whatever carries it.
+
+    Attributes:
+        signature: what all ranks must agree on; its `call` is for the carrier to count.
+        source: what this rank gives; flat, C-contiguous.
+        out: where the carrier puts the result; flat, C-contiguous; may be `source` itself.
+        result: the caller's array, which `out` is the memory of, or which `finish` brings `out` to.
+        strategy: makes the transfers by which a switch does it.
+        finish: to be called once `out` is complete.
+        bound: by what to multiply the error bound of block floating point; 0 where that is not used.
+    """
+
+    signature: Signature
+    source: Array
+    out: Array
+    result: Array
+    strategy: Callable[[], Strategy]
+    finish: Callable[[], None] = _do_nothing
+    bound: float = 0.0
+
+
+class Collectives(ABC):
+    """What one rank can do together with the others, by whatever carries it (`_submit`)."""
+
+    rank: int
+    world_size: int
+
+    @abstractmethod
+    def _submit(self, call: Call, timeout: float | None, notify: bool) -> Work:
+        """Start a call. See the methods for `timeout` and `notify`."""
+
+    def counters(self) -> dict[str, int]:
+        """Counters of this rank by name; empty where nothing is counted."""
+        return {}
+
+    def leave(self) -> None:
+        """Give everything back; works in flight fail. Idempotent."""
+        return
+
+    def allreduce(
+        self,
+        array: Array,
+        op: str = "sum",
+        *,
+        out: Array | None = None,
+        dtype: str | None = None,
+        timeout: float | None = None,
+        notify: bool = True,
+    ) -> Work:
+        """Reduce `array` over all ranks, in place unless `out` is given.
+
+        Sums of float32, float16 and bfloat16 go through block floating point (`Work.error_bound`), small ones and
+        everything else are exact in the sense of the dtype; the bits of the result are the same on all ranks.
+
+        Args:
+            array: float32, float16, float64, any integer, bool or complex dtype; any shape.
+            op: sum, avg, prod, min, max, band, bor or bxor.
+            out: of the same shape and dtype as `array`.
+            dtype: "bfloat16" where `array` holds such in uint16.
+            timeout: deadline in seconds; None = that of the job.
+            notify: False when `wait` follows at once.
+
+        Raises:
+            UsageError: dtype, operation or `out` do not fit, or the result's memory is read-only.
+            CollectiveError: the job has failed before.
+        """
+        name = elements.dtype_name(array, dtype)
+        elements.check_operation(name, op)
+        target = array if out is None else out
+        if target.shape != array.shape or target.dtype != array.dtype:
+            raise UsageError(
+                f"out has shape {target.shape} and dtype {target.dtype}, the array {array.shape} and {array.dtype}"
+            )
+        _check_writable(target)
+        flat_in = np.ascontiguousarray(array).reshape(-1)
+        flat_out = flat_in
+        if target is not array:
+            flat_out = target.reshape(-1) if target.flags.c_contiguous else np.empty_like(flat_in)
+        strategy, bounded = self._reduction(flat_in, flat_out, name, op)
+        divide = op == "avg" and bounded
+
+        def finish() -> None:
+            if divide:
+                self._divide(flat_out, name)
+            if not target.flags.c_contiguous:
+                target[...] = flat_out.reshape(target.shape)
+
+        call = Call(
+            Signature("allreduce", name, op, array.size),
+            flat_in,
+            flat_out,
+            target,
+            strategy,
+            finish,
+            bound=(1 / self.world_size if divide else 1.0) if bounded else 0.0,
+        )
+        return self._submit(call, timeout, notify)
+
+    def _reduction(
+        self, source: Array, out: Array, name: str, op: str
+    ) -> tuple[Callable[[], Strategy], bool]:
+        """How to reduce, and whether block floating point is used."""
+        if source.size == 0:
+            return nothing, False
+        way = elements.summed_as(name, op)
+        small = way == "blocks" and source.nbytes * self.world_size <= _SMALL_GATHER_BYTES
+        if way == "" or small:
+            return partial(Gathered, source, out, name, op, self.rank, self.world_size), False
+        if name == "float32":
+            return partial(Direct, Part(BLOCKS, source.size, source, out)), True
+        if name == "int32":
+            words = Part(WORDS, source.size, source.view(np.uint32), out.view(np.uint32))
+            return partial(Direct, words), False
+        kind = BLOCKS if way == "blocks" else WORDS
+        return partial(Converted, source, out, name, kind), way == "blocks"
+
+    def _divide(self, values: Array, name: str) -> None:
+        if name == "float32":
+            values /= np.float32(self.world_size)
+            return
+        wide = np.empty(values.size, np.float32)
+        elements.widen(values, name, wide)
+        wide /= np.float32(self.world_size)
+        elements.narrow(wide, name, values)
+
+    def broadcast(
+        self, array: Array, root: int = 0, *, timeout: float | None = None, notify: bool = True
+    ) -> Work:
+        """Give every rank the array of `root`, in place, bit for bit. Any dtype.
+
+        Args:
+            array: of the same shape and dtype on all ranks.
+            root: the rank that gives it.
+            timeout: deadline in seconds; None = that of the job.
+            notify: False when `wait` follows at once.
+
+        Raises:
+            UsageError: `root` is no rank, or the array is read-only.
+        """
+        if not 0 <= root < self.world_size:
+            raise UsageError(f"root {root} is no rank of {self.world_size}")
+        _check_writable(array)
+        flat, raw = _bytes(array)
+        is_root = self.rank == root
+        strategy: Callable[[], Strategy]
+        if raw.size == 0:
+            strategy = nothing
+        elif raw.size % 4 == 0:
+            words = raw.view(np.uint32)
+            strategy = partial(Direct, Part(WORDS, words.size, words if is_root else words[:0], words))
+        else:
+            strategy = partial(BroadcastBytes, raw, is_root)
+
+        def finish() -> None:
+            if not array.flags.c_contiguous:
+                array[...] = flat.reshape(array.shape)
+
+        signature = Signature("broadcast", "bytes", "none", raw.size, detail=root << 12)
+        return self._submit(Call(signature, raw, raw, array, strategy, finish), timeout, notify)
+
+    def allgather(
+        self, array: Array, *, out: Array | None = None, timeout: float | None = None, notify: bool = True
+    ) -> Work:
+        """Gather every rank's array. Any dtype.
+
+        Args:
+            array: of the same shape and dtype on all ranks.
+            out: for the result, of shape (world_size, *array.shape).
+            timeout: deadline in seconds; None = that of the job.
+            notify: False when `wait` follows at once.
+
+        Raises:
+            UsageError: `out` is not contiguous, read-only or does not fit.
+        """
+        shape = (self.world_size, *array.shape)
+        if out is None:
+            out = np.empty(shape, array.dtype)
+        if out.shape != shape or out.dtype != array.dtype or not out.flags.c_contiguous:
+            raise UsageError(f"out must be contiguous, of shape {shape} and dtype {array.dtype}")
+        _check_writable(out)
+        _, raw = _bytes(array)
+        _, every = _bytes(out)
+        strategy: Callable[[], Strategy]
+        if raw.size == 0:
+            strategy = nothing
+        elif raw.size % 4 == 0:
+            words, mine = every.view(np.uint32), raw.view(np.uint32)
+            strategy = partial(Direct, Part(WORDS, words.size, mine, words, self.rank * mine.size))
+        else:
+            strategy = partial(GatheredBytes, raw, every.reshape(self.world_size, -1), self.rank)
+        return self._submit(
+            Call(Signature("allgather", "bytes", "none", raw.size), raw, every, out, strategy),
+            timeout,
+            notify,
+        )
+
+    def barrier(self, *, timeout: float | None = None, notify: bool = True) -> Work:
+        """Done when every rank has called it. For `timeout` and `notify` see `allreduce`."""
+        empty = np.zeros(0, np.uint8)
+        call = Call(Signature("barrier", "bytes", "none", 0), empty, empty, empty, nothing)
+        return self._submit(call, timeout, notify)
+
+
+def _check_writable(array: Array) -> None:
+    if not array.flags.writeable:
+        raise UsageError(
+            "the result is to be written to a read-only array: give a copy of it, or another `out`"
+        )
+
+
+def _bytes(array: Array) -> tuple[Array, npt.NDArray[np.uint8]]:
+    """The array, flat and contiguous, and its bytes: a copy only where it is not contiguous."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    return flat, flat.view(np.uint8) if flat.size else np.zeros(0, np.uint8)

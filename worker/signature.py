@@ -25,7 +25,7 @@ class Signature(NamedTuple):
     dtype: str
     op: str
     elements: int
-    call: int
+    call: int = 0
     detail: int = 0
 
     def words(self) -> npt.NDArray[np.uint32]:

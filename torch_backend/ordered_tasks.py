@@ -19,6 +19,7 @@ class OrderedTasks:
         self._thread: threading.Thread | None = None
 
     def submit(self, task: Callable[[], None]) -> None:
+        """Run `task` after those submitted before."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             self._thread.start()

@@ -16,9 +16,8 @@ class Promise(Generic[Value]):
     raised inside `then`.
     """
 
-    def __init__(self, raw: Future[Value | None] | None = None) -> None:
-        """raw: to be completed in place of a plain future; for tensors on a GPU, one of that device."""
-        self._raw: Future[Value | None] = Future() if raw is None else raw
+    def __init__(self) -> None:
+        self._raw: Future[Value | None] = Future()
         self._value: Value | None = None
         self._error: BaseException | None = None
         self.future: Future[Value] = self._raw.then(self._unwrap)
@@ -29,6 +28,7 @@ class Promise(Generic[Value]):
         self._raw.set_result(value)
 
     def fail(self, error: BaseException) -> None:
+        """Let whoever waits for the future get `error` raised."""
         self._error = error
         self._raw.set_result(None)
 

@@ -16,12 +16,14 @@ import numpy as np
 import torch
 from torch._C._distributed_c10d import Work
 from torch.futures import Future
+from typing_extensions import override
 
 from switchml.errors import CollectiveTimeoutError
 from switchml.torch_backend.completion_pool import CompletionPool
+from switchml.torch_backend.promise import Promise
 from switchml.torch_backend.reduction import seconds
 from switchml.torch_backend.untraced import untraced
-from switchml.torch_backend.worker_port import PendingCollective
+from switchml.worker.work import Work as Part
 
 Array = np.ndarray[Any, Any]
 Finish = Callable[[Sequence[Array]], None]
@@ -46,7 +48,7 @@ class SwitchWork(Work):
     def __init__(
         self,
         name: str,
-        parts: Sequence[PendingCollective],
+        parts: Sequence[Part],
         outputs: list[torch.Tensor],
         pool: CompletionPool,
         *,
@@ -55,15 +57,14 @@ class SwitchWork(Work):
     ) -> None:
         super().__init__()
         self._name = name
-        self._parts: Sequence[PendingCollective] = parts
+        self._parts: Sequence[Part] = parts
         self._outputs = outputs
         self._pool = pool
         self._finish = finish
         self._lock = threading.Lock()
         self._settled = False
         self._error: BaseException | None = None
-        self._raw: Future[bool] | None = None
-        self._future: Future[list[torch.Tensor]] | None = None
+        self._promise: Promise[list[torch.Tensor]] | None = None
         # Results that have yet to be copied must arrive even if the caller drops this handle.
         self._watched = finish is not None and notify
         self._notify = notify
@@ -85,6 +86,7 @@ class SwitchWork(Work):
             raise self._error
         return True
 
+    @override
     @untraced
     def is_completed(self) -> bool:
         if self._settled:
@@ -95,21 +97,26 @@ class SwitchWork(Work):
         self._settle()
         return True
 
+    @override
     @untraced
     def is_success(self) -> bool:
         return self.is_completed() and self._error is None
 
+    @override
     @untraced
     def exception(self) -> BaseException | None:
         return self._error if self.is_completed() else None
 
+    @override
     def result(self) -> list[torch.Tensor]:
         return self._outputs
 
+    @override
     @untraced
     def synchronize(self) -> None:
         self.wait()
 
+    @override
     def source_rank(self) -> int:
         raise RuntimeError(f"{self._name} has no single source rank")
 
@@ -117,28 +124,24 @@ class SwitchWork(Work):
     def get_future(self) -> Future[list[torch.Tensor]]:
         """Its value is the list of result tensors; it is completed on a thread of its own."""
         with self._lock:
-            if self._future is not None:
-                return self._future
-            # Python's set_exception would store the exception as a value, which DDP reads as tensors: so the error
-            # is raised inside `then`.
-            self._raw = Future()
-            self._future = self._raw.then(self._unwrap)
-            future, settled = self._future, self._settled
+            if self._promise is not None:
+                return self._promise.future
+            promise: Promise[list[torch.Tensor]] = Promise()
+            self._promise = promise
+            settled = self._settled
             watch = not settled and not self._watched
             self._watched |= watch
-            raw = self._raw
-            if settled:
-                self._raw = None
         if settled:
-            raw.set_result(True)
+            self._end(promise)
         elif watch:
             self._watch()
-        return future
+        return promise.future
 
-    def _unwrap(self, _: Future[bool]) -> list[torch.Tensor]:
+    def _end(self, promise: Promise[list[torch.Tensor]]) -> None:
         if self._error is not None:
-            raise self._error
-        return self._outputs
+            promise.fail(self._error)
+        else:
+            promise.keep(self._outputs)
 
     def _wait_for_parts(self, timeout: float | None) -> None:
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -154,10 +157,10 @@ class SwitchWork(Work):
 
     def _wait_for_future(self) -> None:
         """After `wait` the future is ready, whichever thread completes it."""
-        future = self._future
-        if future is not None and not future.done():
+        promise = self._promise
+        if promise is not None and not promise.future.done():
             try:
-                future.wait()
+                promise.future.wait()
             except Exception:
                 return  # the same error as ours
 
@@ -176,7 +179,7 @@ class SwitchWork(Work):
         # The parts finish in order, so the last one's end is the end of all, unless an earlier one failed.
         self._parts[-1].add_done_callback(self._hand_over)
 
-    def _hand_over(self, _: PendingCollective) -> None:
+    def _hand_over(self, _: Part) -> None:
         # On the worker's own thread, which must go on moving packets.
         self._pool.submit(self._finish_in_background)
 
@@ -199,6 +202,6 @@ class SwitchWork(Work):
                     self._error = error
             self._parts, self._finish = (), None  # their memory is the caller's again
             self._settled = True
-            raw, self._raw = self._raw, None
-        if raw is not None:
-            raw.set_result(True)
+            promise = self._promise
+        if promise is not None:
+            self._end(promise)

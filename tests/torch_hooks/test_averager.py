@@ -30,13 +30,13 @@ def gradient(rank: int, bucket: int, step: int, dtype: Any = torch.float32) -> A
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("wire", WIRES)
 def test_all_ranks_get_the_same_bits_near_the_average(ranks: Any, wire: str, dtype: Any) -> None:
-    def body(session: Any, rank: int) -> list[Any]:
+    def body(averager: Any, rank: int) -> list[Any]:
         found = []
         for step in range(2):
             futures = []
             for bucket in range(len(COUNTS)):
                 time.sleep(0.002 * rank)  # ranks come to their buckets at different times
-                futures.append(session.average(bucket, (), gradient(rank, bucket, step, dtype)))
+                futures.append(averager.average(bucket, (), gradient(rank, bucket, step, dtype)))
             found += [future.wait() for future in futures]
         return found
 
@@ -51,8 +51,8 @@ def test_all_ranks_get_the_same_bits_near_the_average(ranks: Any, wire: str, dty
 
 
 def test_two_runs_give_the_same_bits(ranks: Any) -> None:
-    def body(session: Any, rank: int) -> Any:
-        return session.average(0, (), gradient(rank, 0, 0)).wait()
+    def body(averager: Any, rank: int) -> Any:
+        return averager.average(0, (), gradient(rank, 0, 0)).wait()
 
     first, second = (ranks.run(2, "int8", body)[0] for _ in range(2))
     assert torch.equal(first, second)
@@ -62,11 +62,11 @@ def test_two_runs_give_the_same_bits(ranks: Any) -> None:
 def test_what_is_kept_belongs_to_a_layout(ranks: Any) -> None:
     """DDP lays out its buckets anew after the first step; the same index is another bucket then."""
 
-    def body(session: Any, rank: int) -> list[bool]:
+    def body(averager: Any, rank: int) -> list[bool]:
         kept = []
         for layout in ("first", "first", "second"):
-            session.average(0, layout, gradient(rank, 0, 0)).wait()
-            kept.append(session._buckets[0][1])
+            averager.average(0, layout, gradient(rank, 0, 0)).wait()
+            kept.append(averager._buckets[0][1])
         return [kept[0] is kept[1], kept[1] is kept[2]]
 
     assert ranks.run(2, "float16", body) == [[True, False]] * 2
@@ -76,8 +76,8 @@ def test_what_is_kept_belongs_to_a_layout(ranks: Any) -> None:
 def test_an_error_comes_out_of_the_future(ranks: Any, wire: str) -> None:
     """Ranks with buckets of different sizes."""
 
-    def body(session: Any, rank: int) -> str:
-        future = session.average(0, (), torch.ones(1000 + 1000 * rank))
+    def body(averager: Any, rank: int) -> str:
+        future = averager.average(0, (), torch.ones(1000 + 1000 * rank))
         try:
             future.wait()
         except RuntimeError as error:
@@ -88,9 +88,9 @@ def test_an_error_comes_out_of_the_future(ranks: Any, wire: str) -> None:
 
 
 def test_short_wires_send_less(ranks: Any) -> None:
-    def body(session: Any, rank: int) -> int:
-        session.average(0, (), torch.ones(4096)).wait()
-        sent: int = session.counters()["bytes_sent"]
+    def body(averager: Any, rank: int) -> int:
+        averager.average(0, (), torch.ones(4096)).wait()
+        sent: int = averager.counters()["bytes_sent"]
         return sent
 
     whole, half, quarter = (ranks.run(2, wire, body)[0] for wire in WIRES)
@@ -100,10 +100,10 @@ def test_short_wires_send_less(ranks: Any) -> None:
 
 
 def test_closing_ends_the_threads(ranks: Any) -> None:
-    def body(session: Any, rank: int) -> None:
-        session.average(0, (), torch.ones(1000)).wait()
-        session.close()
-        session.close()
+    def body(averager: Any, rank: int) -> None:
+        averager.average(0, (), torch.ones(1000)).wait()
+        averager.close()
+        averager.close()
 
     ranks.run(2, "int8", body)
     deadline = time.monotonic() + 10
@@ -116,7 +116,7 @@ def test_a_state_says_what_it_cannot_use() -> None:
     with pytest.raises(UsageError, match="float16, int8"):
         SwitchState(wire="int4")
     with pytest.raises(UsageError, match="init_process_group"):
-        SwitchState(options=Options(switch="nowhere:1")).session()
+        SwitchState(options=Options(switch="nowhere:1")).averager()
     assert SwitchState().counters() == {}
     SwitchState().close()
 
@@ -126,11 +126,11 @@ def test_backward_goes_on_while_buckets_are_in_flight(ranks: Any, wire: str) -> 
     """Rank 0 has given all its buckets before rank 1 begins. The first step joins the jobs, which takes both."""
     given = threading.Event()
 
-    def body(session: Any, rank: int) -> list[Any]:
-        session.average(len(COUNTS), (), torch.ones(1)).wait()
+    def body(averager: Any, rank: int) -> list[Any]:
+        averager.average(len(COUNTS), (), torch.ones(1)).wait()
         if rank == 1:
             assert given.wait(20)
-        futures = [session.average(bucket, (), gradient(rank, bucket, 0)) for bucket in range(len(COUNTS))]
+        futures = [averager.average(bucket, (), gradient(rank, bucket, 0)) for bucket in range(len(COUNTS))]
         if rank == 0:
             assert not any(future.done() for future in futures)
             given.set()

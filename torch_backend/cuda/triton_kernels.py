@@ -1,6 +1,6 @@
 """Triton kernels: a program takes some blocks. Formats: protocol/numerics.py.
 
-`reference.py` has the same arithmetic in torch. Importing this module needs Triton; its interpreter
+Importing this module needs Triton; its interpreter
 (TRITON_INTERPRET=1) runs it without a GPU.
 """
 
@@ -112,6 +112,7 @@ def quantize(
         values: float32 (count,).
         words: int32 (count,), filled.
         exponents: int8 (blocks,), filled; with `agreed`, what the call before left there.
+        workers: how many values are summed.
         block: values in a block, a power of two.
         agreed: int8 (blocks,).
         big_endian: words in network order.
@@ -136,9 +137,15 @@ def quantize(
 def dequantize(
     sums: torch.Tensor, out: torch.Tensor, exponents: torch.Tensor, workers: int, block: int, *, average: bool
 ) -> None:
-    """The float32 values of int32 sums, divided by the number of workers if `average`.
+    """The float32 values of int32 sums. The words of blocks with exponent 127 are the bits of the result itself.
 
-    The words of blocks with exponent 127 are the bits of the result itself.
+    Args:
+        sums: int32 (count,).
+        out: float32 (count,), filled.
+        exponents: int8 (blocks,), as agreed on.
+        workers: how many values were summed.
+        block: values in a block, a power of two.
+        average: divide by the number of workers.
     """
     blocks = exponents.numel()
     if blocks:

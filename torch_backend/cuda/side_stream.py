@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import torch
 from torch.futures import Future
+from typing_extensions import override
 
 from switchml.errors import UsageError
 
@@ -36,14 +37,16 @@ class Gate(Protocol):
         """What is queued on the stream from here on waits for the next opening."""
         ...
 
-    def open(self) -> None: ...
+    def open(self) -> None:
+        """Let the stream pass one closing."""
+        ...
 
 
 class SideStream(Protocol):
     """Where the device's part of a sum is queued. It runs in order, beside the caller's own stream."""
 
     kernels: ModuleType
-    """`kernels` or `reference`: quantize and dequantize."""
+    """quantize and dequantize, as in triton_kernels.py."""
 
     def run(self, task: Callable[[], None]) -> None:
         """Queue what `task` launches."""
@@ -57,9 +60,13 @@ class SideStream(Protocol):
         """What is queued from here on runs behind the mark of another stream."""
         ...
 
-    def mark(self) -> Mark: ...
+    def mark(self) -> Mark:
+        """The place behind what is queued so far."""
+        ...
 
-    def gate(self) -> Gate: ...
+    def gate(self) -> Gate:
+        """A new gate of this stream."""
+        ...
 
     def uses(self, tensor: torch.Tensor) -> None:
         """The memory must not be given to others before the stream is past what it has so far, though its owner drops it."""
@@ -74,45 +81,53 @@ class SideStream(Protocol):
         ...
 
 
-class CudaStream:
+class CudaStream(SideStream):
     """A stream of one GPU."""
 
     def __init__(self, device: torch.device) -> None:
-        from switchml.torch_backend.cuda import kernels
+        from switchml.torch_backend.cuda import triton_kernels
 
-        self.kernels: ModuleType = kernels
+        self.kernels: ModuleType = triton_kernels
         self.device = device
         self.stream = torch.cuda.Stream(device)
 
+    @override
     def run(self, task: Callable[[], None]) -> None:
         with torch.cuda.device(self.device), torch.cuda.stream(self.stream):
             task()
 
+    @override
     def follow_caller(self) -> None:
         self.stream.wait_stream(torch.cuda.current_stream(self.device))
 
+    @override
     def follow(self, mark: torch.cuda.Event) -> None:
         self.stream.wait_event(mark)
 
+    @override
     def mark(self) -> Mark:
         event = torch.cuda.Event(blocking=True)
         event.record(self.stream)
         return event
 
+    @override
     def gate(self) -> Gate:
         return _CudaGate(self)
 
+    @override
     def uses(self, tensor: torch.Tensor) -> None:
         tensor.record_stream(self.stream)
 
+    @override
     def pinned(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, pin_memory=True)
 
+    @override
     def future(self) -> Future[Any]:
         return Future(devices=[self.device])
 
 
-class _CudaGate:
+class _CudaGate(Gate):
     """A word in pinned memory that counts openings. CUDA's runtime has no such wait, its driver has."""
 
     def __init__(self, stream: CudaStream) -> None:
@@ -128,6 +143,7 @@ class _CudaGate:
             ) from error
         self._wait.argtypes = (ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint)
 
+    @override
     def close(self) -> None:
         self._closings += 1
         # Flags 0: until the word, taken modulo 2^32, is at least this number.
@@ -138,5 +154,6 @@ class _CudaGate:
         if failed:
             raise UsageError(f"the CUDA driver cannot let a stream wait for the host: error {failed}")
 
+    @override
     def open(self) -> None:
         self._value += 1

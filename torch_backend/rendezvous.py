@@ -16,10 +16,14 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.05
 def gather_ranks(
     store: Store, rank: int, world_size: int, timeout: float, *, deadline: float | None = None
 ) -> None:
-    """Return when all ranks have called this on `store`, which is for this meeting alone.
+    """Return when all ranks have called this on `store`.
 
     Args:
-        timeout: seconds from now, or, where some have passed already, up to `deadline` (of `time.monotonic`).
+        store: for this meeting alone.
+        rank: this process's in the group.
+        world_size: ranks of the group.
+        timeout: seconds from now.
+        deadline: where some of `timeout` have passed already: its end by `time.monotonic`.
 
     Raises:
         JoinTimeoutError: names the missing ranks.

@@ -16,15 +16,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store, Work
+from typing_extensions import override
 
 from switchml.errors import CollectiveTimeoutError
-from switchml.torch_backend.cuda.placement import tensors_in
-from switchml.torch_backend.cuda.reductions import Flight
-from switchml.torch_backend.cuda.stream import Gate, Mark
-from switchml.torch_backend.hooks.session import Session
+from switchml.torch_backend.cuda.reductions import DeviceReductions, Flight
+from switchml.torch_backend.cuda.side_stream import Gate, Mark
+from switchml.torch_backend.job_pair import JobPair
+from switchml.torch_backend.membership import OpenWorker, join_switch
 from switchml.torch_backend.options import Options
 from switchml.torch_backend.reduction import operation, seconds
-from switchml.torch_backend.worker_port import OpenWorker, join_switch
+from switchml.torch_backend.tensors import tensors_in
 
 _QUANTIZED = (torch.float32, torch.float16, torch.bfloat16)
 _UNLIMITED = timedelta(0)
@@ -54,6 +55,7 @@ class DeviceWork(Work):
         self._flight.future.wait()
         return True
 
+    @override
     def synchronize(self) -> None:
         self.wait()
 
@@ -61,15 +63,19 @@ class DeviceWork(Work):
         """Is the network done with it?"""
         return self._flight.ended.is_set()
 
+    @override
     def is_success(self) -> bool:
         return self.is_completed() and self._flight.error is None
 
+    @override
     def exception(self) -> BaseException | None:
         return self._flight.error if self.is_completed() else None
 
+    @override
     def result(self) -> list[torch.Tensor]:
         return self._outputs
 
+    @override
     def source_rank(self) -> int:
         raise RuntimeError(f"{self._name} has no single source rank")
 
@@ -86,13 +92,13 @@ class DeviceCollectives:
     """One rank's, of one group.
 
     Args:
-        session: jobs of its own for quantized tensors.
-        host_group: a process group of the same ranks, used by nobody else: calls to it are made on the session's thread, in
-            the order of the calls here.
+        reductions: of quantized tensors; used by nobody else.
+        host_group: a process group of the same ranks, used by nobody else: calls to it are made on the ordered thread of
+            the reductions' jobs, in the order of the calls here.
     """
 
-    def __init__(self, session: Session, host_group: dist.ProcessGroup) -> None:
-        self._session, self._host_group = session, host_group
+    def __init__(self, reductions: DeviceReductions, host_group: dist.ProcessGroup) -> None:
+        self._reductions, self._jobs, self._host_group = reductions, reductions.jobs, host_group
         self._lock = threading.Lock()
         self._gates: dict[
             torch.device, list[Gate]
@@ -116,18 +122,19 @@ class DeviceCollectives:
                 and reduction in ("sum", "avg")
                 and tensor.numel()
             ):
-                flight = self._session.reduce_on_device(tensor, average=reduction == "avg", value=outputs)
+                flight = self._reductions.reduce(tensor, average=reduction == "avg", value=outputs)
                 return DeviceWork(method, outputs, flight)
         return self._through_host(method, outputs, args, kwargs)
 
     def close(self) -> None:
-        self._session.close()
+        """Leave the switch, and shut the host's group down; what is in flight fails."""
+        self._jobs.close()
         self._host_group.shutdown()
 
     def _through_host(
         self, method: str, outputs: list[torch.Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Work:
-        reductions = self._session.device
+        reductions = self._reductions
         reductions.check()
         device = next(tensors_in(*args)).device
         streams = reductions.streams(device)
@@ -184,7 +191,7 @@ class DeviceCollectives:
                 idle.append(gate)
             flight.ended.set()
 
-        self._session.ordered.submit(functools.partial(self._start, copied, call, end))
+        self._jobs.ordered.submit(functools.partial(self._start, copied, call, end))
         return DeviceWork(method, outputs, flight)
 
     def _start(
@@ -206,7 +213,7 @@ class DeviceCollectives:
             else:
                 end(None)
 
-        self._session.pool.submit(wait)
+        self._jobs.pool.submit(wait)
 
 
 def open_device_collectives(
@@ -223,21 +230,23 @@ def open_device_collectives(
 
     Args:
         store: the group's.
+        rank: this process's in the group.
+        world_size: ranks of the group.
         make_group: makes the group for what goes through the host, over a store of its own.
+        timeout: deadline of a collective.
+        options: the group's.
+        open_worker: joins a job.
 
     Raises:
         SwitchMLError: a job could not be joined.
     """
     own = PrefixStore("device", store)
-    session = Session(
+    jobs = JobPair(
         PrefixStore("quantized", own),
         rank,
         world_size,
-        wire=None,
-        feedback=False,
-        seed=0,
         timeout=timeout,
         options=options,
         open_worker=open_worker,
     )
-    return DeviceCollectives(session, make_group(PrefixStore("host", own)))
+    return DeviceCollectives(DeviceReductions(jobs), make_group(PrefixStore("host", own)))
