@@ -15,8 +15,8 @@ pytest.importorskip("torch", reason="torch is in the extra `torch`")
 
 import torch
 import torch.distributed as dist
+from host_stream import HostStream
 
-from switchml.torch_backend.cuda.host_stream import HostStream
 from switchml.torch_backend.cuda.staged import Streams
 from switchml.torch_backend.hooks.lanes import WIRES
 from switchml.torch_backend.hooks.session import Session

@@ -43,7 +43,7 @@ class SideStream(Protocol):
     """Where the device's part of a sum is queued. It runs in order, beside the caller's own stream."""
 
     kernels: ModuleType
-    """`kernels` or `reference`: quantize and dequantize."""
+    """A module with `quantize` and `dequantize`, as `kernels` has them."""
 
     def run(self, task: Callable[[], None]) -> None:
         """Queue what `task` launches."""
