@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import socket
 import subprocess
 import sys
 import threading
@@ -28,6 +27,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from free_port import free_port
 
 from switchml.errors import (
     CollectiveMismatchError,
@@ -340,12 +340,6 @@ class Launcher:
         for rank in processes:
             assert rank.process.returncode == 0, rank.stderr
         return [rank.report for rank in processes]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
