@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from switchml import termination
 from switchml.errors import UsageError
 from switchml.protocol.messages import UDP_PORT_FIRST
 
@@ -38,8 +39,7 @@ class _Stop:
 
     def __init__(self) -> None:
         self.asked = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._ask)
+        termination.listen((signal.SIGTERM, signal.SIGINT), self._ask)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True

@@ -205,11 +205,6 @@ def gloo_methods() -> tuple[str, ...]:
     return tuple(method for method, routes in ROUTES_OF.items() if routes[0].path is Path.GLOO)
 
 
-def switch_methods() -> tuple[str, ...]:
-    """The methods of a process group that can take the switch."""
-    return tuple(method for method, routes in ROUTES_OF.items() if routes[0].path is Path.SWITCH)
-
-
 def routing_rows() -> list[dict[str, object]]:
     """The table as data: a dict a row."""
     return [

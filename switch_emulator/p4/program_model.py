@@ -43,10 +43,6 @@ class HeaderType:
     def fixed_bits(self) -> int:
         return sum(f.width for f in self.fields if not f.variable)
 
-    @property
-    def variable_field(self) -> FieldType | None:
-        return next((f for f in self.fields if f.variable), None)
-
 
 @dataclass(frozen=True)
 class Header:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from switchml import termination
 from switchml.errors import SwitchMLError, UsageError
 from switchml.protocol.messages import UDP_PORT_FIRST
 
@@ -159,8 +160,7 @@ def controller_command(
             client, data_host, data_port, mac=number, pipeline=program, ports=port_set, report=report
         )
         # Only now: before, these signals may end the process at once, which leaves nothing.
-        for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, ask)
+        termination.listen((signal.SIGTERM, signal.SIGINT), ask)
         try:
             controller = Controller(switch, token=token, lease=lease)
             with serve(controller, host, port, tls=tls) as server:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
+from switchml import termination
 from switchml.errors import UsageError
 from switchml.launch import stragglers
 
@@ -38,9 +39,7 @@ class Training:
         self._deadline: float | None = None
         self._signal: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        # What our caller ignores (nohup, a shell's background job) stays ignored.
-        heard = [number for number in FORWARDED if signal.getsignal(number) is not signal.SIG_IGN]
-        self._previous = {number: signal.signal(number, self._on_signal) for number in heard}
+        self._previous = termination.listen(FORWARDED, self._on_signal)
         try:
             self.process = self._process = self._start(command, environment, piped)
         except OSError as error:

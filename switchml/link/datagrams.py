@@ -391,10 +391,3 @@ def wait_readable(link: Datagrams, second: int, third: int, timeout_ns: int) -> 
 def drain_event(link: Datagrams, fd: int) -> None:
     """Reset an eventfd that is readable."""
     libc.c_read(fd, link.scratch.ctypes.data, 8)
-
-
-@compiled
-def signal_event(fd: int, scratch: Longs) -> None:
-    """Make an eventfd readable."""
-    scratch[0] = 1
-    libc.c_write(fd, scratch.ctypes.data, 8)

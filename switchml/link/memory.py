@@ -129,12 +129,6 @@ else:
 
 
 @compiled
-def words_of(memory: Bytes, at: int, count: int) -> Words:
-    """`count` 32-bit words of a byte array from byte `at`, in the machine's byte order."""
-    return memory[at : at + 4 * count].view(np.uint32)
-
-
-@compiled
 def copy_bytes(source: Bytes, out: Bytes) -> None:
     """out[:] = source, which must not overlap: an assignment would make sure of that by a copy."""
     for i in range(out.size):

@@ -52,7 +52,6 @@ class Star:
     """
 
     interface = WORKER_INTERFACE
-    hub_interface = BRIDGE
     hub_address = HUB_ADDRESS
 
     def __init__(self, workers: int, shape: LinkShape | None = None, *, mtu: int = 1500) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
+from free_port import free_port
 from store_worker import StoreJobs, StoreWorker, on_every_rank
 
 from switchml.torch_backend.creation import create_process_group
@@ -131,12 +131,6 @@ class Launcher:
         for rank in processes:
             assert rank.process.returncode == 0, rank.stderr
         return [rank.report for rank in processes]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

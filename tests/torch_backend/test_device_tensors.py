@@ -11,11 +11,11 @@ import pytest
 pytest.importorskip("torch", reason="torch is in the extra `torch`")
 
 import torch
+from host_stream import HostStream
 
 from switchml.errors import WorkerClosedError
 from switchml.torch_backend.cuda import device_collectives
 from switchml.torch_backend.cuda.device_collectives import DeviceWork
-from switchml.torch_backend.cuda.host_stream import HostStream
 from switchml.torch_backend.cuda.staged import Streams
 
 

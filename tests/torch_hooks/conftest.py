@@ -12,9 +12,9 @@ pytest.importorskip("torch", reason="torch is in the extra `torch`")
 
 import torch
 import torch.distributed as dist
+from host_stream import HostStream
 from store_worker import StoreJobs, on_every_rank
 
-from switchml.torch_backend.cuda.host_stream import HostStream
 from switchml.torch_backend.cuda.staged import Streams
 from switchml.torch_backend.hooks.averager import Averager
 from switchml.torch_backend.hooks.lanes import WIRES

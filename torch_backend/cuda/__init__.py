@@ -7,6 +7,6 @@
     device_collectives.py  a process group's collectives
 
 `switchml_hook` uses it for gradients on a GPU, beside NCCL, and the process group for whatever it is given there. It has
-been tested without a GPU only: the kernels under Triton's interpreter and the rest over the stand-in. It has been neither
+been tested without a GPU only: the kernels under Triton's interpreter and the rest over a stand-in. It has been neither
 run nor measured on one.
 """

@@ -46,7 +46,7 @@ class SideStream(Protocol):
     """Where the device's part of a sum is queued. It runs in order, beside the caller's own stream."""
 
     kernels: ModuleType
-    """quantize and dequantize, as in triton_kernels.py."""
+    """A module with `quantize` and `dequantize`, as `triton_kernels` has them."""
 
     def run(self, task: Callable[[], None]) -> None:
         """Queue what `task` launches."""

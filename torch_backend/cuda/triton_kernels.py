@@ -1,7 +1,6 @@
 """Triton kernels: a program takes some blocks. Formats: protocol/numerics.py.
 
-Importing this module needs Triton; its interpreter
-(TRITON_INTERPRET=1) runs it without a GPU.
+Importing this module needs Triton; its interpreter (TRITON_INTERPRET=1) runs it without a GPU.
 """
 
 # Annotations are not postponed: Triton reads them, and knows no Any.

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+import torch_kernels
 from torch.futures import Future
 
 
@@ -16,9 +17,7 @@ class HostStream:
     """A side stream of the CPU. The caller's own stream is the caller's thread. Close it in the end."""
 
     def __init__(self) -> None:
-        from switchml.torch_backend.cuda import reference
-
-        self.kernels: ModuleType = reference
+        self.kernels: ModuleType = torch_kernels
         self._tasks: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="switchml-host-stream", daemon=True)
         self._thread.start()

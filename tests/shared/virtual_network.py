@@ -48,7 +48,7 @@ _LIMIT = 600_000_000_000
 
 
 @dataclass(frozen=True)
-class Weather:
+class NetworkConditions:
     """What the network does to each packet: probabilities, and times in nanoseconds."""
 
     loss: float = 0.0
@@ -91,7 +91,7 @@ class VirtualNetwork:
     window: int
     payload: int
     tasks: tuple[Task, ...]
-    weather: Weather
+    conditions: NetworkConditions
     seed: int
     paper: bool = False
     limit: int = _LIMIT
@@ -169,14 +169,14 @@ class VirtualNetwork:
 
     def _send(self, place: int, packet: bytes) -> None:
         """To worker `place`, or from worker `place - workers` to the switch."""
-        weather, draw = self.weather, self._random.random
-        for _ in range(2 if draw() < weather.duplicate else 1):
-            if draw() < weather.loss:
+        conditions, draw = self.conditions, self._random.random
+        for _ in range(2 if draw() < conditions.duplicate else 1):
+            if draw() < conditions.loss:
                 self.lost += 1
                 continue
-            delay = weather.delay + int(draw() * weather.jitter)
-            if draw() < weather.reorder:
-                delay += int(draw() * weather.reorder_delay)
+            delay = conditions.delay + int(draw() * conditions.jitter)
+            if draw() < conditions.reorder:
+                delay += int(draw() * conditions.reorder_delay)
             self._sequence += 1
             heapq.heappush(self._events, (self.now + delay, self._sequence, place, packet))
 

@@ -1,4 +1,4 @@
-"""What the kernels compute, in torch: bit for bit what the worker's own quantizer does (worker/kernels.py)."""
+"""What the GPU's kernels compute, in torch, for any device: bit for bit what the worker's own quantizer does."""
 
 from __future__ import annotations
 

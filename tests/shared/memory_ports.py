@@ -1,4 +1,4 @@
-"""Ports in memory: for tests, and for pipelines inside another program."""
+"""Ports in memory."""
 
 from __future__ import annotations
 
