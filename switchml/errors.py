@@ -65,3 +65,13 @@ class JobAbortedError(CollectiveError):
 
 class WorkerClosedError(CollectiveError):
     """The worker has left its job."""
+
+
+class TestbedError(SwitchMLError):
+    """The network asked for cannot be built on this machine."""
+
+    __test__ = False  # the name begins like a test class
+
+
+class BenchError(SwitchMLError):
+    """A measurement could not be made: a system did not start, a rank died or answered too late."""

@@ -18,7 +18,7 @@ from mininet.log import setLogLevel
 from switches import SWITCHES
 from topology import star
 
-from switchml.bench.quantities import parse_size
+from switchml.bench.units import parse_size
 from switchml.errors import SwitchMLError
 
 

@@ -17,13 +17,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from switchml.bench import messages
+from switchml.bench import rank_protocol
 from switchml.bench.limits import SHAPED, WIRE, goodput_limit, ring_limit
-from switchml.bench.patterns import ElementType, Verdict, batch_limit, check_operation, element_type
+from switchml.bench.rank_group import RankGroup
 from switchml.bench.results import Measurement, with_ratios
-from switchml.bench.systems.catalogue import options_of
-from switchml.bench.systems.system import Entry
-from switchml.bench.team import Team
+from switchml.bench.systems.catalogue import Entry, options_of
+from switchml.bench.verification import ElementType, Verdict, batch_limit, check_operation, element_type
 from switchml.errors import UsageError
 from switchml.testbed.namespace import Namespace
 from switchml.testbed.shape import LinkShape
@@ -103,10 +102,10 @@ def steps(plan: Plan) -> int:
 
 @dataclass
 class _Lane:
-    """A system with its team and what was found so far at the size at hand."""
+    """A system with its group and what was found so far at the size at hand."""
 
     entry: Entry
-    team: Team
+    group: RankGroup
     iterations: int = 1
     refill: int = 1
     verdict: Verdict | None = None
@@ -157,7 +156,7 @@ class Network:
         star = stack.enter_context(Star(workers, plan.shape, mtu=plan.mtu))
         return cls(workers, star.workers, star.hub, star.hub_address, star.interface)
 
-    def start(self, entry: Entry, plan: Plan, stack: contextlib.ExitStack) -> Team:
+    def start(self, entry: Entry, plan: Plan, stack: contextlib.ExitStack) -> RankGroup:
         options = dict(entry.options)
         if "transport" in entry.options:
             address, token = self._switch(plan, stack)
@@ -170,8 +169,8 @@ class Network:
                 window=plan.window,
                 timeout=plan.timeout,
             )
-        team = Team(entry, self.workers, options, namespaces=self.namespaces, interface=self.interface)
-        return stack.enter_context(team)
+        group = RankGroup(entry, self.workers, options, namespaces=self.namespaces, interface=self.interface)
+        return stack.enter_context(group)
 
     def _switch(self, plan: Plan, stack: contextlib.ExitStack) -> tuple[str, str]:
         if plan.switch:
@@ -201,11 +200,11 @@ def _measure_size(
 
 
 def _warm_up(plan: Plan, kind: ElementType, workers: int, count: int, lane: _Lane) -> None:
-    team = lane.team
-    team.ask(messages.Prepare(count, kind.name, plan.op), plan.timeout)
+    group = lane.group
+    group.ask(rank_protocol.Prepare(count, kind.name, plan.op), plan.timeout)
     lane.verdict = None
     if plan.check:
-        verdicts = team.ask(messages.Check(), plan.timeout)
+        verdicts = group.ask(rank_protocol.Check(), plan.timeout)
         lane.verdict = sum(verdicts, Verdict(0, 0, 0.0))
     lane.refill = batch_limit(kind, plan.op, workers)
     lane.iterations = max(1, plan.warm_up)
@@ -215,20 +214,20 @@ def _warm_up(plan: Plan, kind: ElementType, workers: int, count: int, lane: _Lan
         lane.iterations = max(1, round(plan.min_time / 4 / max(seconds, 1e-6)))
         seconds = _batch(lane, plan.timeout)
     lane.iterations = plan.iterations or max(1, round(plan.min_time / max(seconds, 1e-6)))
-    lane.before = _summed(team.ask(messages.Counters(), plan.timeout))
+    lane.before = _summed(group.ask(rank_protocol.Counters(), plan.timeout))
     lane.rounds = []
 
 
 def _batch(lane: _Lane, timeout: float) -> float:
     """Seconds of one all-reduce."""
-    seconds = lane.team.ask(messages.Batch(lane.iterations, lane.refill), timeout)
+    seconds = lane.group.ask(rank_protocol.Batch(lane.iterations, lane.refill), timeout)
     return float(max(seconds)) / lane.iterations
 
 
 def _report(plan: Plan, kind: ElementType, workers: int, count: int, lanes: list[_Lane]) -> list[Measurement]:
     measured = []
     for lane in lanes:
-        after = _summed(lane.team.ask(messages.Counters(), plan.timeout))
+        after = _summed(lane.group.ask(rank_protocol.Counters(), plan.timeout))
         measured.append(
             Measurement(
                 system=lane.entry.name,
@@ -241,8 +240,8 @@ def _report(plan: Plan, kind: ElementType, workers: int, count: int, lanes: list
                 rounds=tuple(lane.rounds),
                 verdict=lane.verdict,
                 counters={name: value - lane.before.get(name, 0) for name, value in after.items()},
-                facts=lane.team.facts,
-                limit=_limit(plan, lane.entry, workers, lane.team.facts),
+                facts=lane.group.facts,
+                limit=_limit(plan, lane.entry, workers, lane.group.facts),
             )
         )
     return with_ratios(measured, [entry.name for entry in plan.baselines])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from switchml.bench.systems.system import Entry
+    from switchml.bench.systems.catalogue import Entry
 
 bench_app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -102,10 +102,9 @@ def allreduce(
     sudo switchml bench allreduce --workers 4 --sizes 16M --transport udp --rate 1gbit --json shaped.json --plot shaped.png
     """
     from switchml.bench.allreduce import Plan, measure, steps
-    from switchml.bench.machine import machine_facts
-    from switchml.bench.output import check_writable, show, text_console, write_json
-    from switchml.bench.quantities import parse_counts, parse_rate, parse_size, parse_sizes
+    from switchml.bench.output import check_writable, machine_facts, show, text_console, write_json
     from switchml.bench.report import build_table, closing, heading
+    from switchml.bench.units import parse_counts, parse_rate, parse_size, parse_sizes
     from switchml.progress import progress_bar
     from switchml.termination import orderly_end
     from switchml.testbed.shape import LinkShape
@@ -149,7 +148,7 @@ def allreduce(
     }
     write_json(document, json)
     if plot:
-        from switchml.bench.plot import draw
+        from switchml.bench.plots import draw
 
         draw(measured, [entry.name for entry in plan.baselines], Path(plot))
     if any(one.verdict is not None and one.verdict.wrong for one in measured):
@@ -188,11 +187,10 @@ def memory(
     included.
     """
     from switchml.bench.allreduce import Plan
-    from switchml.bench.machine import machine_facts
-    from switchml.bench.memory import measure_memory
-    from switchml.bench.output import check_writable, show, text_console, write_json
-    from switchml.bench.quantities import parse_counts, parse_sizes
-    from switchml.bench.tables import memory_table
+    from switchml.bench.memory_use import measure_memory
+    from switchml.bench.output import check_writable, machine_facts, show, text_console, write_json
+    from switchml.bench.report import memory_table
+    from switchml.bench.units import parse_counts, parse_sizes
     from switchml.progress import progress_bar
     from switchml.termination import orderly_end
 
@@ -264,9 +262,11 @@ def ddp(
     pass.
     """
     from switchml.bench.allreduce import Plan
-    from switchml.bench.machine import machine_facts
-    from switchml.bench.output import check_writable, show, text_console, write_json
-    from switchml.bench.quantities import (
+    from switchml.bench.output import check_writable, machine_facts, show, text_console, write_json
+    from switchml.bench.report import training_table
+    from switchml.bench.systems.ddp import layers_of, size_of
+    from switchml.bench.training_step import measure_training, training_entry
+    from switchml.bench.units import (
         parse_counts,
         parse_names,
         parse_parameters,
@@ -274,9 +274,6 @@ def ddp(
         parse_size,
         show_rate,
     )
-    from switchml.bench.systems.ddp import layers_of, size_of
-    from switchml.bench.tables import training_table
-    from switchml.bench.training import measure_training, training_entry
     from switchml.errors import UsageError
     from switchml.progress import progress_bar
     from switchml.termination import orderly_end
@@ -330,10 +327,9 @@ def import_time(
     Two fresh interpreters a round, with TORCH_DEVICE_BACKEND_AUTOLOAD 0 and 1; median of the rounds' differences. Also
     names the heavy modules that only the second one loads: there should be none.
     """
-    from switchml.bench.imports import measure_import
-    from switchml.bench.machine import machine_facts
-    from switchml.bench.output import check_writable, show, text_console, write_json
-    from switchml.bench.tables import import_table
+    from switchml.bench.import_time import measure_import
+    from switchml.bench.output import check_writable, machine_facts, show, text_console, write_json
+    from switchml.bench.report import import_table
 
     check_writable(json)
     times = measure_import(rounds)
@@ -360,11 +356,10 @@ def quantize(
     quantize: exponent of every block of --payload bytes, scaling, rounding and byte order, float32 to packets. dequantize: the
     way back. ratio: memcpy's time over the kernel's, median of the rounds' own ratios; 1 is memcpy's speed.
     """
-    from switchml.bench.kernels import measure_kernels
-    from switchml.bench.machine import machine_facts
-    from switchml.bench.output import check_writable, show, text_console, write_json
-    from switchml.bench.quantities import parse_sizes
-    from switchml.bench.tables import kernel_table
+    from switchml.bench.output import check_writable, machine_facts, show, text_console, write_json
+    from switchml.bench.quantize import measure_kernels
+    from switchml.bench.report import kernel_table
+    from switchml.bench.units import parse_sizes
 
     check_writable(json)
     found = measure_kernels(parse_sizes(sizes), _payload(payload), rounds, min_time)
@@ -410,13 +405,12 @@ def packets(
 
     switchml bench packets --switches p4-memory --elements 256
     """
-    from switchml.bench.machine import machine_facts
-    from switchml.bench.output import check_writable, show, text_console, write_json
-    from switchml.bench.packets import PacketPlan, measure_packets
-    from switchml.bench.packets import steps as packet_steps
-    from switchml.bench.quantities import parse_counts, parse_names
+    from switchml.bench.output import check_writable, machine_facts, show, text_console, write_json
+    from switchml.bench.packet_rate import PacketPlan, measure_packets
+    from switchml.bench.packet_rate import steps as packet_steps
+    from switchml.bench.report import packet_table
     from switchml.bench.systems.packet_switches import SWITCHES
-    from switchml.bench.tables import packet_table
+    from switchml.bench.units import parse_counts, parse_names
     from switchml.progress import progress_bar
     from switchml.stf.bmv2 import find_bmv2
     from switchml.stf.bmv2_cli import Bmv2Error
@@ -446,7 +440,7 @@ def packets(
     results = [one.as_json() for one in found]
     write_json({"benchmark": "packets", "machine": facts, "plan": described, "results": results}, json)
     if plot:
-        from switchml.bench.packets_plot import draw_packets
+        from switchml.bench.plots import draw_packets
 
         draw_packets(found, Path(plot))
     if any(one.wrong for one in found):
@@ -454,8 +448,8 @@ def packets(
 
 
 def _variants(names: str, transport: str, multicast: bool | None) -> list[Entry]:
-    from switchml.bench.quantities import parse_names
     from switchml.bench.systems.catalogue import VARIANTS, find, variants_of
+    from switchml.bench.units import parse_names
 
     chosen = parse_names(names) if names else variants_of(transport, multicast)
     return find(chosen, VARIANTS, "variant")
@@ -464,8 +458,8 @@ def _variants(names: str, transport: str, multicast: bool | None) -> list[Entry]
 def _baselines(names: str | None) -> list[Entry]:
     import importlib.util
 
-    from switchml.bench.quantities import parse_names
     from switchml.bench.systems.catalogue import BASELINES, find
+    from switchml.bench.units import parse_names
 
     if names is None:
         names = "gloo" if importlib.util.find_spec("torch") is not None else "none"
@@ -473,7 +467,7 @@ def _baselines(names: str | None) -> list[Entry]:
 
 
 def _payload(text: str) -> int:
-    from switchml.bench.quantities import parse_size
+    from switchml.bench.units import parse_size
 
     return 0 if text == "0" else parse_size(text)
 

@@ -11,8 +11,8 @@ from typing import Self
 
 from pyroute2 import IPRoute
 
-from switchml.bench.errors import BenchError
 from switchml.bench.packet_load import Station
+from switchml.errors import BenchError
 from switchml.testbed.namespace import Namespace
 from switchml.testbed.star import BRIDGE, HUB_ADDRESS, WORKER_INTERFACE, Star, worker_address
 

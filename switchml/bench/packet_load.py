@@ -15,8 +15,8 @@ from typing import Protocol
 
 import numpy as np
 
-from switchml.bench.errors import BenchError
 from switchml.control.target import JobProgram, WorkerProgram
+from switchml.errors import BenchError
 from switchml.protocol.messages import ELEMENT_BYTES, SUM, size_code
 
 JOB = 5

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-from switchml.testbed.errors import TestbedError
+from switchml.errors import TestbedError
 
 T = TypeVar("T")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from switchml.testbed.errors import TestbedError
+from switchml.errors import TestbedError
 
 # The longest train of a UDP or TCP segmentation offload is 64 KiB of payload and up to 64 headers. A bucket
 # that holds it lets tbf pass it whole; a smaller one makes the kernel cut every train into packets.

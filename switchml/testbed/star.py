@@ -20,7 +20,7 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from switchml.testbed.errors import TestbedError
+from switchml.errors import TestbedError
 from switchml.testbed.link import drop_at_random, shape_egress
 from switchml.testbed.namespace import Namespace
 from switchml.testbed.shape import LinkShape

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from switchml.bench.allreduce import Observer
-from switchml.bench.spread import Spread, paired_ratio
+from switchml.bench.results import Spread, paired_ratio
 from switchml.bench.systems.packet_switches import SWITCHES, PacketSwitch, Setting
 from switchml.errors import UsageError
 from switchml.protocol.messages import PAYLOAD_SIZES

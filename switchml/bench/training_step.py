@@ -11,11 +11,11 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from switchml.bench import messages
+from switchml.bench import rank_protocol
 from switchml.bench.allreduce import Network, Observer, Plan
-from switchml.bench.spread import Spread, paired_ratio
-from switchml.bench.systems.system import Entry
-from switchml.bench.team import Team
+from switchml.bench.rank_group import RankGroup
+from switchml.bench.results import Spread, paired_ratio
+from switchml.bench.systems.catalogue import Entry
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
@@ -75,20 +75,20 @@ def measure_training(plan: Plan, steps: int, observer: Observer) -> list[StepTim
     for workers in plan.workers:
         with contextlib.ExitStack() as stack:
             network = Network.build(plan, workers, stack)
-            teams: list[Team] = []
+            groups: list[RankGroup] = []
             for entry in plan.entries:
                 observer.phase(f"{workers} workers: starting {entry.name}")
-                teams.append(network.start(entry, plan, stack))
-                teams[-1].ask(messages.Prepare(_elements(plan, entry), "float32", "sum"), plan.timeout)
-                teams[-1].ask(messages.Batch(plan.warm_up, 1), plan.timeout)
+                groups.append(network.start(entry, plan, stack))
+                groups[-1].ask(rank_protocol.Prepare(_elements(plan, entry), "float32", "sum"), plan.timeout)
+                groups[-1].ask(rank_protocol.Batch(plan.warm_up, 1), plan.timeout)
                 observer.step()
-            rounds: dict[str, list[float]] = {team.name: [] for team in teams}
+            rounds: dict[str, list[float]] = {group.name: [] for group in groups}
             for number in range(plan.rounds):
-                shift = number % len(teams)
-                for team in teams[shift:] + teams[:shift]:
-                    observer.phase(f"{workers} workers: round {number + 1}, {team.name}")
-                    seconds = team.ask(messages.Batch(steps, steps), plan.timeout)
-                    rounds[team.name].append(max(seconds) / steps)
+                shift = number % len(groups)
+                for group in groups[shift:] + groups[:shift]:
+                    observer.phase(f"{workers} workers: round {number + 1}, {group.name}")
+                    seconds = group.ask(rank_protocol.Batch(steps, steps), plan.timeout)
+                    rounds[group.name].append(max(seconds) / steps)
                     observer.step()
             for name, times in rounds.items():
                 against = {other: paired_ratio(rounds[other], times) for other in rounds if other != name}

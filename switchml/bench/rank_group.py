@@ -18,19 +18,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from switchml.bench import messages
-from switchml.bench.errors import BenchError
-from switchml.bench.systems.system import Entry, Place
-from switchml.errors import UsageError
+from switchml.bench import rank_protocol
+from switchml.bench.systems.catalogue import Entry, Place
+from switchml.errors import BenchError, UsageError
 from switchml.testbed.namespace import Namespace
 
 START_SECONDS = 120.0
 LEAVE_SECONDS = 5.0
 TROUBLE_SECONDS = 0.3
-_SHOWN = 3000  # characters of a failed team's output
+_SHOWN = 3000  # characters of a failed group's output
 
 
-class Team:
+class RankGroup:
     """The ranks of `entry`. A context manager.
 
     namespaces: one for each rank, or none for this process's own.
@@ -78,7 +77,7 @@ class Team:
                 self._accept(listener, deadline)
         for rank, connection in self._connections.items():
             place = Place(rank, self.world_size, str(self._folder), interface, options)
-            self._send(rank, connection, messages.Join(self.entry.rank, place))
+            self._send(rank, connection, rank_protocol.Join(self.entry.rank, place))
         self.facts = self._collect(deadline, "Join")[0].facts
 
     def _mpiexec(self) -> list[str]:
@@ -151,12 +150,12 @@ class Team:
                 assert isinstance(connection, Connection)
                 answer = _receive(connection)
                 answers[ranks[connection]] = answer
-                troubled = troubled or answer is None or isinstance(answer.value, messages.Failure)
+                troubled = troubled or answer is None or isinstance(answer.value, rank_protocol.Failure)
         lost = [rank for rank, answer in answers.items() if answer is None]
         if lost:
             raise self._failed(f"lost rank {lost[0]} ({what})")
         values = {rank: answer.value for rank, answer in answers.items() if answer is not None}
-        failures = [(rank, one) for rank, one in values.items() if isinstance(one, messages.Failure)]
+        failures = [(rank, one) for rank, one in values.items() if isinstance(one, rank_protocol.Failure)]
         if failures:
             self._broken = True
             # One without a trace is a typed error, which says most.
@@ -178,7 +177,7 @@ class Team:
         if not self._broken:
             for connection in self._connections.values():
                 with contextlib.suppress(OSError):
-                    connection.send(messages.Stop())
+                    connection.send(rank_protocol.Stop())
             self._wait(LEAVE_SECONDS)
         for connection in self._connections.values():
             connection.close()
@@ -209,7 +208,7 @@ class Team:
                 return False
         return all(wait([pidfd], max(0.0, deadline - time.monotonic())) for pidfd in self._pidfds.values())
 
-    def __enter__(self) -> Team:
+    def __enter__(self) -> RankGroup:
         return self
 
     def __exit__(

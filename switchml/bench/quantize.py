@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from switchml.bench.spread import Spread, paired_ratio
+from switchml.bench.results import Spread, paired_ratio
 from switchml.errors import UsageError
 from switchml.protocol.jit import compiled
 from switchml.worker.kernels import bits_exponent, dequantize, quantize

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from switchml.bench import limits
-from switchml.bench.quantities import (
+from switchml.bench.results import Spread, paired_ratio
+from switchml.bench.units import (
     parse_counts,
     parse_names,
     parse_parameters,
@@ -17,7 +18,6 @@ from switchml.bench.quantities import (
     show_rate,
     show_size,
 )
-from switchml.bench.spread import Spread, paired_ratio
 from switchml.errors import UsageError
 
 

@@ -14,8 +14,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from switchml.bench.errors import BenchError
-from switchml.bench.spread import Spread
+from switchml.bench.results import Spread
+from switchml.errors import BenchError
 
 HEAVY = ("numba", "llvmlite", "grpc", "google.protobuf", "matplotlib", "scapy", "rich", "typer")
 
