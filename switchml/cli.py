@@ -13,19 +13,19 @@ from typer.main import get_command
 from switchml.errors import SwitchMLError
 
 COMMANDS = {
-    "run": ("switchml.launch.command:run", "Start a switch, and a training script over it."),
+    "run": ("switchml.launch.cli:run", "Start a switch, and a training script over it."),
     "switch": ("switchml.switch_emulator.cli:switch_command", "Start a switch that others can join."),
     "doctor": (
         "switchml.doctor:doctor",
         "Check that training can work here, and show how collectives travel.",
     ),
     "controller": (
-        "switchml.control.command:controller_command",
+        "switchml.control.cli:controller_command",
         "Program a P4 switch, and let workers join jobs on it.",
     ),
     "status": ("switchml.status:status", "Show a switch's jobs, workers and counters."),
     "bench": ("switchml.bench.cli:bench_app", "Measure collectives, next to other backends."),
-    "stf": ("switchml.stf.command:stf", "Play a packet script to a P4 program."),
+    "stf": ("switchml.stf.cli:stf", "Play a packet script to a P4 program."),
     "version": ("switchml.version:version", "Show the versions of switchml and of what it stands on."),
 }
 """Subcommands by name: where each one's function or `typer.Typer` is, and its line in the help."""

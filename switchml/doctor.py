@@ -15,13 +15,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from switchml.cli_options import AsJson, SwitchAddress, SwitchTimeout, SwitchToken
 from switchml.errors import SwitchMLError
 from switchml.version import STANDS_ON
 
@@ -46,21 +47,10 @@ class Finding:
 
 
 def doctor(
-    switch: Annotated[
-        str,
-        typer.Option(
-            envvar="SWITCHML_SWITCH",
-            metavar="HOST:PORT",
-            help="Control address of a switch; without one, one is started here for the test.",
-        ),
-    ] = "",
-    token: Annotated[
-        str, typer.Option(envvar="SWITCHML_TOKEN", show_default=False, help="The switch's join token.")
-    ] = "",
-    timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="How long to wait for the switch.")
-    ] = 10.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    switch: SwitchAddress = "",
+    token: SwitchToken = "",
+    timeout: SwitchTimeout = 10.0,
+    as_json: AsJson = False,
 ) -> None:
     """Check that training can work here, and show how collectives travel.
 

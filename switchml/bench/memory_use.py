@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from switchml.bench import rank_protocol
 from switchml.bench.allreduce import Network, Observer, Plan
@@ -47,6 +48,11 @@ class MemoryUse:
     def peak(self) -> int:
         """Largest resident size of a rank, everything included."""
         return max(reading.after.peak for reading in self.readings)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, bytes."""
+        figures = ("growth", "held", "extra", "libraries", "peak")
+        return {**asdict(self), **{name: getattr(self, name) for name in figures}}
 
 
 def measure_memory(plan: Plan, observer: Observer) -> list[MemoryUse]:

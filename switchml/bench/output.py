@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def text_console(json_target: str) -> Console:
     return console
 
 
-def show(console: Console, above: list[str], table: RenderableType, below: list[str]) -> None:
+def show(console: Console, above: list[str], table: RenderableType, below: Sequence[str]) -> None:
     """Lines, a table, lines."""
     for line in above:
         console.print(line, soft_wrap=True, markup=False)
@@ -51,6 +52,35 @@ def write_json(document: dict[str, Any], target: str) -> None:
         sys.stdout.write(text)
     elif target:
         Path(target).write_text(text)
+
+
+def publish(
+    benchmark: str,
+    target: str,
+    above: list[str],
+    table: RenderableType,
+    below: Sequence[str] = (),
+    *,
+    results: Any,
+    machine: dict[str, str | int | float] | None = None,
+    **more: Any,
+) -> None:
+    """Show what a benchmark found, and write it as JSON to `target`.
+
+    Args:
+        benchmark: its name in the document.
+        target: as for `write_json`.
+        above: lines over the table.
+        table: the table.
+        below: lines under it.
+        results: the document's results, plain values.
+        machine: facts as they were before the run; those of now by default.
+        more: further parts of the document.
+    """
+    show(text_console(target), above, table, below)
+    write_json(
+        {"benchmark": benchmark, "machine": machine or machine_facts(), **more, "results": results}, target
+    )
 
 
 def machine_facts() -> dict[str, str | int | float]:

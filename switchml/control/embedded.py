@@ -88,7 +88,7 @@ def start(
     log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the switch
     try:
         process = subprocess.Popen(
-            list(command) if command is not None else _emulator(host),
+            list(command) if command is not None else emulator(host),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -113,7 +113,8 @@ def start(
     return EmbeddedSwitch(process, address, token, log)
 
 
-def _emulator(host: str) -> list[str]:
+def emulator(host: str) -> list[str]:
+    """The command of an emulator on free ports of `host`, which ends with the process that started it."""
     options = ["--host", host, "--port", "0", "--control-port", "0", "--announce", "-", "--until-eof"]
     return [sys.executable, "-P", "-m", "switchml.switch_emulator", *options]
 

@@ -8,11 +8,11 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from switchml.cli_options import NATIVE
 from switchml.errors import UsageError
 
 LOOPBACK = "127.0.0.1"
 TRANSPORTS = ("auto", "udp", "shm")
-NATIVE = "native"
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from switchml.cli_options import NATIVE
 from switchml.control import embedded
 from switchml.errors import SwitchMLError
-from switchml.launch.plan import LOOPBACK, NATIVE, Faults, RunPlan
+from switchml.launch.plan import LOOPBACK, Faults, RunPlan
 from switchml.launch.screen import Progress, summary
 from switchml.launch.traffic import Meter, Traffic
 from switchml.launch.training import Training
@@ -107,8 +108,7 @@ def emulator(faults: Faults, pipeline: str = NATIVE) -> list[str]:
     pipeline: "native" or the file of a P4 program.
     """
     return [
-        *(sys.executable, "-P", "-m", "switchml.switch_emulator"),
-        *("--host", LOOPBACK, "--port", "0", "--control-port", "0", "--announce", "-", "--until-eof"),
+        *embedded.emulator(LOOPBACK),
         *(["--pipeline", pipeline] if pipeline != NATIVE else []),
         *(faults.options() if faults else []),
     ]
