@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from types import TracebackType
 
+from switchml.control.control_server import ControlServer, serve
 from switchml.control.controller import Controller
-from switchml.control.server import ControlServer, serve
 from switchml.control.tls import ServerTls
 from switchml.switch_emulator.faults import Faults
 from switchml.switch_emulator.target import EmulatorTarget
@@ -59,7 +59,7 @@ class Emulator:
 
     def close(self) -> None:
         """End everything. Idempotent."""
-        self._server.stop()
+        self._server.close()
         self.controller.close()
         self.target.close()
 

@@ -164,7 +164,7 @@ def _switch(address: str, token: str) -> Iterator[tuple[str, str]]:
 
 
 def _described(address: str, token: str, timeout: float, *, given: bool) -> Iterator[Finding]:
-    from switchml.control.client import ControlClient
+    from switchml.control.control_client import ControlClient
 
     with ControlClient(address, token=token, timeout=timeout) as client:
         begin = time.monotonic()

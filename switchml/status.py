@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from switchml.cli_options import AsJson, SwitchAddress, SwitchTimeout, SwitchToken
-from switchml.control.messages import DEFAULT_CONTROL_PORT, JobStatus, MemberStatus, SwitchStatus
+from switchml.control.control_messages import DEFAULT_CONTROL_PORT, JobStatus, MemberStatus, SwitchStatus
 from switchml.protocol.counters import SWITCH_COUNTERS
 
 
@@ -21,7 +21,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show a switch's jobs, workers and counters."""
-    from switchml.control.client import ControlClient
+    from switchml.control.control_client import ControlClient
 
     with ControlClient(switch, token=token, timeout=timeout) as client:
         answer = client.status()

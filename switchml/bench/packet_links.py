@@ -6,12 +6,11 @@ import contextlib
 import select
 import socket
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
 from pyroute2 import IPRoute
 
 from switchml.bench.packet_load import Station
+from switchml.closing import Closing
 from switchml.errors import BenchError
 from switchml.testbed.namespace import Namespace
 from switchml.testbed.star import BRIDGE, HUB_ADDRESS, WORKER_INTERFACE, Star, worker_address
@@ -26,7 +25,7 @@ _SWITCH_PORT = 0xBEE0
 _WORKER_PORT = 0xC000
 
 
-class PacketLinks:
+class PacketLinks(Closing):
     """A `Wire` over virtual Ethernet links, one a worker; a context manager.
 
     bridged: the switch's ends lie under a bridge that has the switch's address, for a switch on the kernel's UDP. Otherwise they
@@ -90,14 +89,6 @@ class PacketLinks:
             sock.close()
         self._poll.close()
         self._star.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _mac(interface: str) -> int:

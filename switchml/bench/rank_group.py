@@ -18,8 +18,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from typing_extensions import override
+
 from switchml.bench import rank_protocol
 from switchml.bench.systems.catalogue import Entry, Place
+from switchml.closing import Closing
 from switchml.errors import BenchError, UsageError
 from switchml.testbed.namespace import Namespace
 
@@ -29,7 +32,7 @@ TROUBLE_SECONDS = 0.3
 _SHOWN = 3000  # characters of a failed group's output
 
 
-class RankGroup:
+class RankGroup(Closing):
     """The ranks of `entry`. A context manager.
 
     namespaces: one for each rank, or none for this process's own.
@@ -208,15 +211,13 @@ class RankGroup:
                 return False
         return all(wait([pidfd], max(0.0, deadline - time.monotonic())) for pidfd in self._pidfds.values())
 
-    def __enter__(self) -> RankGroup:
-        return self
-
+    @override
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
             self._broken = True
-        self.close()
+        super().__exit__(kind, error, trace)
 
 
 @dataclass(frozen=True)

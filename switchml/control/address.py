@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from switchml.control.messages import DEFAULT_CONTROL_PORT
+from switchml.control.control_messages import DEFAULT_CONTROL_PORT
 from switchml.errors import UsageError
 
 

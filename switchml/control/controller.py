@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from switchml.control.control_messages import JobStatus, JoinOffer, MemberStatus, SlotReport, SwitchStatus
 from switchml.control.jobs import (
     Action,
     AddJob,
@@ -26,7 +27,6 @@ from switchml.control.jobs import (
     TargetAction,
     copy_error,
 )
-from switchml.control.messages import JobStatus, JoinOffer, MemberStatus, SlotReport, SwitchStatus
 from switchml.control.target import JobProgram, SwitchTarget, TargetDescription
 from switchml.errors import InvalidTokenError, JobAbortedError, JoinError, SwitchMLError, WorkerClosedError
 from switchml.protocol.slots import slot_of, tsi_distance, version_of
@@ -140,7 +140,7 @@ class Controller:
     def needed(self) -> bool:
         """Whether there are jobs, or members of a job that has just ended early who have yet to be told why."""
         with self._lock:
-            return bool(self._table.jobs) or self._table.untold(self._clock()) > 0
+            return bool(self._table.jobs) or self._table.unnotified(self._clock()) > 0
 
     def status(self) -> SwitchStatus:
         with self._lock:

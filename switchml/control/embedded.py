@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Sequence
 from typing import IO
 
+from switchml.closing import Closing
 from switchml.control.exits import Stage, close_at_exit
 from switchml.errors import SwitchUnreachableError
 
@@ -31,7 +32,7 @@ _SLOW_START = (
 _SHOWN = 4000  # characters of the child's stderr
 
 
-class EmbeddedSwitch:
+class EmbeddedSwitch(Closing):
     """A running emulator. `address` is its control service, `token` what it asks of workers. A context manager.
 
     It ends by itself when this process does, however that comes about: the pipe on its standard input then closes.
@@ -44,12 +45,6 @@ class EmbeddedSwitch:
         self._log = log
         self._owner = os.getpid()
         _running.add(self)
-
-    def __enter__(self) -> EmbeddedSwitch:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     @property
     def pid(self) -> int:

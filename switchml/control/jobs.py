@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from switchml.control.messages import (
+from switchml.control.control_messages import (
     MAX_JOB_NUMBER,
     SMALLEST_DEFAULT_WINDOW,
     EndedJob,
@@ -272,7 +272,7 @@ class JobTable:
     def free_slots(self) -> int:
         return self._pool.free()
 
-    def untold(self, now: float) -> int:
+    def unnotified(self, now: float) -> int:
         """Members of jobs that ended without them, as long as they can be expected to ask and be told why."""
         return sum(now < ended.at + self.lease / 2 for ended in self._orphans.values())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import math
 
-from switchml.control.messages import MAX_WINDOW, PAYLOADS, JoinOffer
+from switchml.control.control_messages import MAX_WINDOW, PAYLOADS, JoinOffer
 from switchml.control.target import TargetDescription
 from switchml.errors import LayoutMismatchError, PoolExhaustedError, UsageError, WorldSizeMismatchError
 

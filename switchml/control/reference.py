@@ -22,11 +22,11 @@ from typing import Any
 import grpc
 
 from switchml.control import reference_pb2 as pb
+from switchml.control.control_messages import JoinOffer
 from switchml.control.controller import Controller
 from switchml.control.guard import Context, guarded
 from switchml.control.jobs import Answer, Joined, Refused
-from switchml.control.meeting import Barriers, Broadcasts
-from switchml.control.messages import JoinOffer
+from switchml.control.synchronization import Barriers, Broadcasts
 from switchml.errors import JobAbortedError, JoinError, JoinTimeoutError, SwitchMLError, UsageError
 
 _log = logging.getLogger(__name__)
@@ -178,11 +178,11 @@ class ReferenceService:
 
     @guarded
     async def Barrier(self, request: pb.BarrierRequest, context: Context) -> pb.BarrierResponse:
-        gathering = self._barriers.arrive(_checked(request.num_workers))
+        barrier = self._barriers.arrive(_checked(request.num_workers))
         try:
-            await _patiently(gathering.done, f"a barrier of {request.num_workers} workers")
+            await _patiently(barrier.done, f"a barrier of {request.num_workers} workers")
         finally:
-            self._barriers.depart(gathering)
+            self._barriers.depart(barrier)
         return pb.BarrierResponse()
 
     @guarded
@@ -190,11 +190,11 @@ class ReferenceService:
         workers, rank, root = _checked(request.num_workers), request.rank, request.root
         if rank >= workers or root >= workers:
             raise UsageError(f"rank {rank} or root {root} is outside {workers} workers")
-        telling = self._broadcasts.arrive(request.value, rank, workers, root)
+        broadcast = self._broadcasts.arrive(request.value, rank, workers, root)
         try:
-            value = await _patiently(telling.value, f"a broadcast of {workers} workers")
+            value = await _patiently(broadcast.value, f"a broadcast of {workers} workers")
         finally:
-            self._broadcasts.depart(telling, rank, workers, root)
+            self._broadcasts.depart(broadcast, rank, workers, root)
         return pb.BroadcastResponse(value=value)
 
 

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from switchml.launch.traffic import Traffic
+from switchml.launch.throughput import Traffic
 
 _DRAIN = 2.0
 

@@ -14,9 +14,9 @@ import os
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Any, TypeVar
 
+from switchml.closing import Closing
 from switchml.errors import TestbedError
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ def _create() -> int:
     return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
-class Namespace:
+class Namespace(Closing):
     """A network namespace of its own, with the loopback interface down and no other.
 
     Raises `TestbedError` when the process may not create one.
@@ -134,14 +134,6 @@ class Namespace:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-    def __enter__(self) -> Namespace:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"Namespace({self.label!r}, fd={self._fd})"

@@ -14,12 +14,12 @@ import atexit
 import contextlib
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from switchml.closing import Closing
 from switchml.errors import TestbedError
 from switchml.testbed.link import drop_at_random, shape_egress
 from switchml.testbed.namespace import Namespace
@@ -45,7 +45,7 @@ def _hardware_address(host: int) -> str:
     return f"02:00:0a:53:00:{host:02x}"
 
 
-class Star:
+class Star(Closing):
     """A star of `workers` links. A context manager; also taken down when the interpreter ends.
 
     Raises `TestbedError` without root, or when the kernel lacks what the shape asks for.
@@ -137,14 +137,6 @@ class Star:
         """End what runs in the namespaces and remove them. Idempotent."""
         atexit.unregister(self.close)
         self._stack.close()
-
-    def __enter__(self) -> Star:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _index(route: IPRoute, name: str) -> int:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 pytest.importorskip("p4", reason="P4Runtime's stubs are missing: pip install 'switchml[p4runtime]'")
 
 from switchml.cli import app
-from switchml.control.client import ControlClient
+from switchml.control.control_client import ControlClient
 from switchml.control.p4runtime.program import TABLES
 from switchml.control.tls import ClientTls
 from switchml.errors import UsageError
@@ -99,7 +99,7 @@ def test_it_ends_when_the_switch_does(
     controller: Controller, switch: Any, program_files: tuple[Path, Path]
 ) -> None:
     with controller(switch, *program_options(program_files)) as (process, _):
-        switch.server.stop()
+        switch.server.close()
         _, said = process.communicate(timeout=20)
         assert process.returncode == 1
         assert "no P4Runtime switch can be reached" in said

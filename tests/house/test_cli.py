@@ -13,7 +13,7 @@ from rich.console import Console
 
 import switchml
 from switchml.cli import COMMANDS
-from switchml.control.messages import EndedJob, JobStatus, MemberStatus, SwitchStatus
+from switchml.control.control_messages import EndedJob, JobStatus, MemberStatus, SwitchStatus
 from switchml.control.target import TargetDescription
 from switchml.status import tables
 

@@ -26,7 +26,7 @@ from switchml.control.tls import ServerTls
 
 
 class ControlServer(ServiceThread):
-    """A running control service; made by `serve`. A context manager: `stop` on exit."""
+    """A running control service; made by `serve`. A context manager."""
 
     name = "control"
 
@@ -40,10 +40,10 @@ class ControlServer(ServiceThread):
         }
         super().__init__(host, port, tls, options)
 
-    def stop(self, grace: float | None = None) -> None:
+    def close(self, grace: float | None = None) -> None:
         """Ends every job, lets calls finish for `grace` seconds, then ends the thread. Idempotent."""
         self._controller.close()
-        super().stop(grace)
+        super().close(grace)
 
     @asynccontextmanager
     async def serving(self, server: grpc.aio.Server) -> AsyncIterator[None]:

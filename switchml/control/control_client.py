@@ -13,14 +13,15 @@ from typing import TypeVar
 
 import grpc
 
+from switchml.closing import Closing
 from switchml.control import switch_pb2 as pb
 from switchml.control.address import join_address, parse_address, resolve_ipv4
+from switchml.control.control_messages import JobLayout, JoinOffer, SlotReport, SwitchStatus
 from switchml.control.convert import layout_from_pb, offer_to_pb, slot_from_pb, status_from_pb, target_from_pb
+from switchml.control.error_status import TOKEN_KEY, from_status
 from switchml.control.exits import Stage, close_at_exit
-from switchml.control.failure import TOKEN_KEY, from_status
 from switchml.control.fork_gate import ForkGate
 from switchml.control.heartbeat import Heartbeats
-from switchml.control.messages import JobLayout, JoinOffer, SlotReport, SwitchStatus
 from switchml.control.switch_pb2_grpc import SwitchStub
 from switchml.control.target import TargetDescription
 from switchml.control.tls import ClientTls
@@ -40,7 +41,7 @@ _OPTIONS = [
 ]
 
 
-class ControlClient:
+class ControlClient(Closing):
     """A connection to a switch's control service, and at most one membership of a job. A context manager: `close` on exit.
 
     `address` is host:port (port 50551 when left out); `timeout`, in seconds, bounds the connection and every call that does not
@@ -72,12 +73,6 @@ class ControlClient:
             self._channel.close()
             raise
         _open_clients.add(self)
-
-    def __enter__(self) -> ControlClient:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def discover(self) -> TargetDescription:
         """The switch, as it was when the connection was made; `host` is an address to send packets to."""
