@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from switchml.control.control_server import ControlServer, serve
 from switchml.control.controller import Controller
+from switchml.control.server import ControlServer, serve
 from switchml.control.tls import ServerTls
 from switchml.switch_emulator.faults import Faults
 from switchml.switch_emulator.target import EmulatorTarget

@@ -204,10 +204,10 @@ class P4UdpEmulator:
     ) -> None:
         if not program.p4info:
             raise UsageError("workers can join a P4 program only with its P4Info: --p4info FILE")
-        from switchml.control.control_server import serve
         from switchml.control.controller import Controller
         from switchml.control.p4runtime.client import P4RuntimeClient
         from switchml.control.p4runtime.target import P4RuntimeTarget
+        from switchml.control.server import serve
 
         with contextlib.ExitStack() as stack:
             ports = _listen(host, udp_port)

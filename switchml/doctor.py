@@ -24,7 +24,7 @@ from rich.table import Table
 
 from switchml.cli_options import AsJson, SwitchAddress, SwitchTimeout, SwitchToken
 from switchml.errors import SwitchMLError
-from switchml.version import STANDS_ON
+from switchml.version import STANDS_ON, installed_version
 
 _UDP_SEGMENT, _UDP_GRO = 103, 104
 _RECEIVE_BUFFER = Path("/proc/sys/net/core/rmem_max")
@@ -85,7 +85,7 @@ def system() -> Iterator[Finding]:
     yield Finding("system", "largest receive buffer", f"{size} bytes{advice}")
     yield Finding("versions", "python", platform.python_version())
     for name in ("switchml", *STANDS_ON):
-        yield Finding("versions", name, _version(name))
+        yield Finding("versions", name, installed_version(name) or "not installed")
 
 
 def environment() -> Iterator[Finding]:
@@ -97,7 +97,7 @@ def environment() -> Iterator[Finding]:
 
 def torch_backend() -> Iterator[Finding]:
     """Whether `init_process_group("switchml")` is going to find the backend."""
-    if _version("torch") == "not installed":
+    if installed_version("torch") is None:
         yield Finding("torch", "torch", 'not installed: pip install "switchml[torch]" for the backend')
         return
     entries = metadata.entry_points(group="torch.backends", name="switchml")
@@ -164,7 +164,7 @@ def _switch(address: str, token: str) -> Iterator[tuple[str, str]]:
 
 
 def _described(address: str, token: str, timeout: float, *, given: bool) -> Iterator[Finding]:
-    from switchml.control.control_client import ControlClient
+    from switchml.control.client import ControlClient
 
     with ControlClient(address, token=token, timeout=timeout) as client:
         begin = time.monotonic()
@@ -229,7 +229,7 @@ def _probe(address: str, token: str, timeout: float, *, transport: str, multicas
 
 def routing() -> list[dict[str, object]]:
     """The table that decides how collectives of `torch.distributed` travel; empty without torch."""
-    if _version("torch") == "not installed":
+    if installed_version("torch") is None:
         return []
     from switchml.torch_backend.routing import routing_rows
 
@@ -263,13 +263,6 @@ def _show(findings: list[Finding], routes: list[dict[str, object]]) -> None:
 
 def _list(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _udp_option(option: int) -> bool:

@@ -21,7 +21,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show a switch's jobs, workers and counters."""
-    from switchml.control.control_client import ControlClient
+    from switchml.control.client import ControlClient
 
     with ControlClient(switch, token=token, timeout=timeout) as client:
         answer = client.status()

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from switchml.bench import rank_protocol
 from switchml.bench.limits import SHAPED, WIRE, goodput_limit, ring_limit
 from switchml.bench.rank_group import RankGroup
-from switchml.bench.results import Measurement, with_ratios
+from switchml.bench.results import Measurement, interleaved, with_ratios
 from switchml.bench.systems.catalogue import Entry, options_of
 from switchml.bench.verification import ElementType, Verdict, batch_limit, check_operation, element_type
 from switchml.errors import UsageError
@@ -191,12 +191,10 @@ def _measure_size(
         observer.phase(f"{workers} workers, {count} x {kind.name}: warming up {lane.entry.name}")
         _warm_up(plan, kind, workers, count, lane)
         observer.step()
-    for number in range(plan.rounds):
-        shift = number % len(lanes)
-        for lane in lanes[shift:] + lanes[:shift]:
-            observer.phase(f"{workers} workers, {count} x {kind.name}: round {number + 1}, {lane.entry.name}")
-            lane.rounds.append(_batch(lane, plan.timeout))
-            observer.step()
+    for number, lane in interleaved(lanes, plan.rounds):
+        observer.phase(f"{workers} workers, {count} x {kind.name}: round {number}, {lane.entry.name}")
+        lane.rounds.append(_batch(lane, plan.timeout))
+        observer.step()
 
 
 def _warm_up(plan: Plan, kind: ElementType, workers: int, count: int, lane: _Lane) -> None:

@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from switchml.bench.results import Spread
+from switchml.bench.results import Spread, interleaved
 from switchml.errors import BenchError
 
 HEAVY = ("numba", "llvmlite", "grpc", "google.protobuf", "matplotlib", "scapy", "rich", "typer")
@@ -103,12 +103,11 @@ def measure_import(rounds: int) -> ImportTimes:
     processor: dict[bool, list[float]] = {False: [], True: []}
     alone: dict[bool, list[float]] = {False: [], True: []}
     modules: dict[bool, set[str]] = {False: set(), True: set()}
-    for number in range(rounds):
-        for autoload in (False, True) if number % 2 == 0 else (True, False):
-            seconds, worked, called, modules[autoload] = import_torch(autoload)
-            alone[autoload].append(called)
-            elapsed[autoload].append(seconds)
-            processor[autoload].append(worked)
+    for _, autoload in interleaved((False, True), rounds):
+        seconds, worked, called, modules[autoload] = import_torch(autoload)
+        alone[autoload].append(called)
+        elapsed[autoload].append(seconds)
+        processor[autoload].append(worked)
     added = modules[True] - modules[False]
     own = sorted(name for name in modules[True] if name == "switchml" or name.startswith("switchml."))
     return ImportTimes(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from switchml.bench.allreduce import Observer
-from switchml.bench.results import Spread, paired_ratio
+from switchml.bench.results import Spread, interleaved, paired_ratio
 from switchml.bench.systems.packet_switches import SWITCHES, PacketSwitch, Setting
 from switchml.errors import UsageError
 from switchml.protocol.messages import PAYLOAD_SIZES
@@ -108,14 +108,11 @@ def measure_packets(plan: PacketPlan, observer: Observer) -> Iterator[PacketRate
                 batches[name] = _chunks_of_batch(running[name], plan)
                 observer.step()
             rounds: dict[str, list[float]] = {name: [] for name in running}
-            names = list(running)
-            for number in range(plan.rounds):
-                shift = number % len(names)
-                for name in names[shift:] + names[:shift]:
-                    observer.phase(f"{elements} elements: round {number + 1}, {name}")
-                    chunks = batches[name]
-                    rounds[name].append(chunks * plan.workers / running[name].seconds(chunks))
-                    observer.step()
+            for number, name in interleaved(list(running), plan.rounds):
+                observer.phase(f"{elements} elements: round {number}, {name}")
+                chunks = batches[name]
+                rounds[name].append(chunks * plan.workers / running[name].seconds(chunks))
+                observer.step()
             for name, rates in rounds.items():
                 load = running[name].load
                 against = {other: paired_ratio(rates, rounds[other]) for other in rounds if other != name}

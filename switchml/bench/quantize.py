@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from switchml.bench.results import Spread, paired_ratio
+from switchml.bench.results import Spread, interleaved, paired_ratio
 from switchml.errors import UsageError
 from switchml.protocol.jit import compiled
 from switchml.worker.kernels import bits_exponent, dequantize, quantize
@@ -98,13 +98,10 @@ def _measure_size(
         kernel()  # compiles, and touches the memory
         passes[name] = max(1, round(min_time / max(_seconds(kernel, 3), 1e-7)))
     times: dict[str, list[float]] = {name: [] for name in kernels}
-    names = list(kernels)
-    for number in range(rounds):
-        shift = number % len(names)
-        for name in names[shift:] + names[:shift]:
-            times[name].append(_seconds(kernels[name], passes[name]))
+    for _, name in interleaved(list(kernels), rounds):
+        times[name].append(_seconds(kernels[name], passes[name]))
     memcpy = tuple(times["memcpy"])
-    return [KernelTimes(name, values.nbytes, tuple(times[name]), memcpy) for name in names]
+    return [KernelTimes(name, values.nbytes, tuple(times[name]), memcpy) for name in kernels]
 
 
 def _seconds(kernel: Callable[[], Any], passes: int) -> float:

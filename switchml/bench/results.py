@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from switchml.bench.verification import Verdict
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,14 @@ def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
     """Spread of the ratios round by round: both sides of a round ran within a moment of each other, so what the
     machine did to one it did to the other. Raises `ValueError` when the rounds do not pair."""
     return Spread.of([above / below for above, below in zip(numerators, denominators, strict=True)])
+
+
+def interleaved(items: Sequence[_T], rounds: int) -> Iterator[tuple[int, _T]]:
+    """Every item once a round, the order rotating from round to round; with the round's number, from 1."""
+    for number in range(rounds):
+        shift = number % len(items)
+        for item in (*items[shift:], *items[:shift]):
+            yield number + 1, item
 
 
 @dataclass(frozen=True)

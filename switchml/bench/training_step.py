@@ -14,7 +14,7 @@ from typing import Any
 from switchml.bench import rank_protocol
 from switchml.bench.allreduce import Network, Observer, Plan
 from switchml.bench.rank_group import RankGroup
-from switchml.bench.results import Spread, paired_ratio
+from switchml.bench.results import Spread, interleaved, paired_ratio
 from switchml.bench.systems.catalogue import Entry
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1"}
@@ -83,13 +83,11 @@ def measure_training(plan: Plan, steps: int, observer: Observer) -> list[StepTim
                 groups[-1].ask(rank_protocol.Batch(plan.warm_up, 1), plan.timeout)
                 observer.step()
             rounds: dict[str, list[float]] = {group.name: [] for group in groups}
-            for number in range(plan.rounds):
-                shift = number % len(groups)
-                for group in groups[shift:] + groups[:shift]:
-                    observer.phase(f"{workers} workers: round {number + 1}, {group.name}")
-                    seconds = group.ask(rank_protocol.Batch(steps, steps), plan.timeout)
-                    rounds[group.name].append(max(seconds) / steps)
-                    observer.step()
+            for number, group in interleaved(groups, plan.rounds):
+                observer.phase(f"{workers} workers: round {number}, {group.name}")
+                seconds = group.ask(rank_protocol.Batch(steps, steps), plan.timeout)
+                rounds[group.name].append(max(seconds) / steps)
+                observer.step()
             for name, times in rounds.items():
                 against = {other: paired_ratio(rounds[other], times) for other in rounds if other != name}
                 found.append(StepTimes(name, workers, tuple(times), against))

@@ -119,10 +119,10 @@ def controller_command(
     tls = _tls(tls_certificate, tls_key, tls_client_ca)
     program = _pipeline(pipeline, p4info)
 
-    from switchml.control.control_server import serve
     from switchml.control.controller import Controller
     from switchml.control.p4runtime.client import P4RuntimeClient
     from switchml.control.p4runtime.target import P4RuntimeTarget
+    from switchml.control.server import serve
 
     stop, hurry = threading.Event(), threading.Event()
 

@@ -22,7 +22,7 @@ from switchml.launch.throughput import Meter, Traffic
 from switchml.launch.training import Training
 
 if TYPE_CHECKING:
-    from switchml.control.control_client import ControlClient
+    from switchml.control.client import ControlClient
 
 _EVERY = 1.0  # seconds between readings
 _ANSWER = 2.0  # seconds that the switch has to answer one
@@ -144,7 +144,7 @@ class _Readings:
 
     def _ask(self) -> dict[str, int]:
         # gRPC is loaded once the training runs: a fork with its threads around is not safe.
-        from switchml.control.control_client import ControlClient
+        from switchml.control.client import ControlClient
 
         if self._client is None:
             self._client = ControlClient(self._address, token=self._token, timeout=_ANSWER)

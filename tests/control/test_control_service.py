@@ -16,11 +16,11 @@ from typing import Any
 import grpc
 import pytest
 
-from switchml.control.control_client import ControlClient
+from switchml.control.client import ControlClient
 from switchml.control.control_messages import JobLayout, JoinOffer
-from switchml.control.control_server import ControlServer, serve
 from switchml.control.controller import Controller
 from switchml.control.convert import offer_to_pb
+from switchml.control.server import ControlServer, serve
 from switchml.control.switch_pb2_grpc import SwitchStub
 from switchml.control.target import SlotReading
 from switchml.errors import (
@@ -234,7 +234,7 @@ def test_a_client_closed_while_it_waits_is_withdrawn(
 
 JOINING = """
 import sys
-from switchml.control.control_client import ControlClient
+from switchml.control.client import ControlClient
 from switchml.control.control_messages import JoinOffer
 client = ControlClient(sys.argv[1])
 print("joining", flush=True)
@@ -432,7 +432,7 @@ def test_a_process_that_forks_keeps_its_membership(
 
 FORKING = """
 import gc, multiprocessing, os, sys, threading, time
-from switchml.control.control_client import ControlClient
+from switchml.control.client import ControlClient
 from switchml.control.control_messages import JoinOffer
 from switchml.errors import WorkerClosedError
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import trustme
 
-from switchml.control.control_client import ControlClient
+from switchml.control.client import ControlClient
 from switchml.control.control_messages import JoinOffer
-from switchml.control.control_server import serve
 from switchml.control.controller import Controller
+from switchml.control.server import serve
 from switchml.control.tls import ClientTls, ServerTls
 from switchml.errors import SwitchUnreachableError, UsageError
 

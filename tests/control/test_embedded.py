@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from switchml.control import embedded
-from switchml.control.control_client import ControlClient
+from switchml.control.client import ControlClient
 from switchml.errors import SwitchUnreachableError
 
 ANNOUNCE = """

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from switchml.control import reference_pb2 as pb
-from switchml.control.control_client import ControlClient
+from switchml.control.client import ControlClient
 from switchml.control.control_messages import JobStatus
 from switchml.control.reference import CLIENT_PORT, SWITCH_PORT
 from switchml.control.reference_pb2_grpc import SessionStub, SyncStub

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 pytest.importorskip("p4", reason="P4Runtime's stubs are missing: pip install 'switchml[p4runtime]'")
 
 from switchml.cli import app
-from switchml.control.control_client import ControlClient
+from switchml.control.client import ControlClient
 from switchml.control.p4runtime.program import TABLES
 from switchml.control.tls import ClientTls
 from switchml.errors import UsageError

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from switchml.control.control_client import ControlClient
+from switchml.control.client import ControlClient
 from switchml.errors import JobAbortedError
 from switchml.worker import Worker
 

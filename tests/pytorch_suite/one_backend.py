@@ -194,7 +194,7 @@ def run(suite: type[unittest.TestCase], name: str) -> dict[str, str]:
 
 def load_worker() -> None:
     """What takes a rank longest at its first collective, once here for all of them."""
-    import switchml.control.control_client
+    import switchml.control.client
     import switchml.torch_backend.creation  # noqa: F401
     from switchml.protocol.prepare import prepare
     from switchml.worker.engine import run
