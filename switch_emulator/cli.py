@@ -88,7 +88,16 @@ class _Options:
 
 @dataclass(frozen=True)
 class _Running:
-    """A switch of any kind. Addresses are "" where there is none. needed: by workers. ended: it has nothing more to do."""
+    """A switch of any kind.
+
+    Attributes:
+        control: address of its control service; "" = none.
+        udp: address of its data port; "" = none.
+        p4runtime: address of its P4Runtime service; "" = none.
+        counters: reads them.
+        needed: whether workers still need it.
+        ended: whether it has nothing more to do.
+    """
 
     control: str
     udp: str

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command
+from typing_extensions import override
 
 from switchml.errors import SwitchMLError
 
@@ -34,10 +35,12 @@ COMMANDS = {
 class LazyGroup(TyperGroup):
     """Lists every subcommand by its line of help, and loads the one that is called."""
 
+    @override
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
         return name, _load(name) if name in COMMANDS else command, rest
 
+    @override
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
@@ -78,6 +81,7 @@ for _name, (_, _line) in COMMANDS.items():
 
 
 def main() -> None:
+    """The command's entry point."""
     app(prog_name="switchml")
 
 

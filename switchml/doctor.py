@@ -38,7 +38,14 @@ _PROBE_ROUNDS = 50
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. ok: None where there is nothing to judge."""
+    """One line of the report.
+
+    Attributes:
+        section: the table that it belongs to.
+        name: what was looked at.
+        text: what was found.
+        ok: None where there is nothing to judge.
+    """
 
     section: str
     name: str

@@ -42,7 +42,8 @@ def worker_mac(rank: int) -> str:
 
 class WorkerHost(Node):  # type: ignore[misc]
     """A host with a data and a control interface, and the data network's addresses known from the start: a lost ARP request
-    costs a second."""
+    costs a second.
+    """
 
     def config(self, *, rank: int, workers: int, **params: Any) -> dict[str, Any]:
         configured: dict[str, Any] = super().config(**params)

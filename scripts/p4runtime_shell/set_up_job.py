@@ -93,7 +93,8 @@ def set_up_job(
     paper: bool = False,
 ) -> None:
     """window: slots, a power of two, from slot `pool_base` on. epoch: 1-255; another one for every job that takes a range of
-    slots over, or what the last job left there counts."""
+    slots over, or what the last job left there counts.
+    """
     everyone = (1 << len(workers)) - 1
     own = _entry(
         INGRESS + "own_address", INGRESS + "is_ours", {"meta.target_addr": switch.address}, mac=switch.mac

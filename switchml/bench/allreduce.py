@@ -32,13 +32,26 @@ from switchml.testbed.shape import LinkShape
 class Plan:
     """What to measure.
 
-    workers, sizes: every combination; sizes in bytes, rounded down to whole elements.
-    iterations: in a batch; 0 = as many as last `min_time` seconds.
-    warm_up: iterations before the rounds. payload, window: of our systems, 0 = the switch's default.
-    shape: links of a star that is built for the run; None = this machine's own interfaces.
-    line_rate: bits a second of the network in use when it is not `shape`'s, for the limit only; 0 = unknown.
-    switch: control address of a running switch; "" = an emulator is started for each of our systems.
-    timeout: seconds that a batch may take.
+    Attributes:
+        workers: numbers of workers; every combination with `sizes` is measured.
+        sizes: bytes of the tensor, rounded down to whole elements.
+        dtype: name of the element type.
+        op: name of the reduction.
+        variants: systems of ours.
+        baselines: those that ours are compared with.
+        check: whether sums are verified.
+        rounds: in each, every system runs one batch.
+        iterations: all-reduces in a batch; 0 = as many as last `min_time`.
+        warm_up: all-reduces before the rounds.
+        min_time: seconds that a batch lasts at least, about.
+        payload: bytes of elements in a packet, of our systems; 0 = the switch's default.
+        window: slots, of our systems; 0 = the switch's default.
+        shape: links of a star that is built for the run; None = this machine's own interfaces.
+        mtu: bytes, of the network in use.
+        line_rate: bits a second of the network in use when it is not `shape`'s, for the limit only; 0 = unknown.
+        switch: control address of a running switch; "" = an emulator is started for each of our systems.
+        token: that switch's join token.
+        timeout: seconds that a batch may take.
     """
 
     workers: list[int]
@@ -67,7 +80,14 @@ class Plan:
         return [*self.variants, *self.baselines]
 
     def validate(self) -> ElementType:
-        """Raises `UsageError` for a plan that cannot be carried out."""
+        """Check the plan before anything is started.
+
+        Returns:
+            The element type that `dtype` names.
+
+        Raises:
+            UsageError: it cannot be carried out.
+        """
         kind = element_type(self.dtype)
         check_operation(kind, self.op)
         if not self.entries:
@@ -116,7 +136,12 @@ class _Lane:
 def measure(plan: Plan, observer: Observer) -> Iterator[Measurement]:
     """Measurements in the order of workers, sizes and systems, each yielded once its size is done.
 
-    Raises `UsageError`, `TestbedError` and `BenchError`; whatever was started is ended in every case.
+    Whatever was started is ended in every case.
+
+    Raises:
+        UsageError: the plan cannot be carried out.
+        TestbedError: nor can its network be built.
+        BenchError: a system failed.
     """
     kind = plan.validate()
     for workers in plan.workers:
@@ -144,6 +169,11 @@ class Network:
 
     @classmethod
     def build(cls, plan: Plan, workers: int, stack: contextlib.ExitStack) -> Network:
+        """This machine's own interfaces or, for a plan with a shape, a star that `stack` takes down.
+
+        Raises:
+            UsageError: this machine cannot build the star.
+        """
         if plan.shape is None:
             return cls(workers, (), None, "127.0.0.1", "lo")
         from switchml.testbed.probe import why_unavailable
@@ -157,6 +187,11 @@ class Network:
         return cls(workers, star.workers, star.hub, star.hub_address, star.interface)
 
     def start(self, entry: Entry, plan: Plan, stack: contextlib.ExitStack) -> RankGroup:
+        """The ranks of a system, joined. `stack` ends them, and the switch that is started for ours.
+
+        Raises:
+            BenchError: they did not start.
+        """
         options = dict(entry.options)
         if "transport" in entry.options:
             address, token = self._switch(plan, stack)

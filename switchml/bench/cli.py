@@ -119,7 +119,7 @@ def allreduce(
     #wrong counts elements outside the documented bound, on data whose sums are known: small integers in floating point must
     come out exactly, full mantissas within the reported error of block floating point; integers must be exact.
 
-    Examples:
+    For instance:
 
     switchml bench allreduce --workers 2,4,8 --sizes 4K,16M,64M --variants shm,udp-multicast,udp-unicast --baseline gloo,mpi-shm
 
@@ -383,7 +383,7 @@ def packets(
 
     times X: this switch's rate over that of X, which is bmv2 if it takes part: median of the rounds' own ratios.
 
-    Examples:
+    For instance:
 
     sudo switchml bench packets --bmv2 /opt/bmv2/bin --json packets.json --plot packets.png
 

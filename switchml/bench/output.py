@@ -40,7 +40,11 @@ def show(console: Console, above: list[str], table: RenderableType, below: Seque
 
 
 def check_writable(target: str) -> None:
-    """Raises `UsageError` before a long run when its file could not be written after it."""
+    """Before a long run: whether its file can be written after it.
+
+    Raises:
+        UsageError: the folder does not exist.
+    """
     if target and target != "-" and not Path(target).absolute().parent.is_dir():
         raise UsageError(f"{target}: its folder does not exist")
 

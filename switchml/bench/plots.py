@@ -18,9 +18,13 @@ _GROUP_WIDTH = 0.8
 
 
 def draw(measured: list[Measurement], baselines: list[str], path: Path, *, conditions: str = "") -> None:
-    """Write the picture; the format follows from the path's suffix. Nothing is shown on a screen.
+    """Times above, ratios to the first baseline below, one column a number of workers. Nothing is shown on a screen.
 
-    conditions: what the title says of the network.
+    Args:
+        measured: a run's measurements.
+        baselines: names of the systems that are drawn dashed.
+        path: where the picture goes; the format follows from the suffix.
+        conditions: what the title says of the network.
     """
     import matplotlib
 
@@ -119,7 +123,7 @@ def _size_axis(axes: Axes, sizes: list[int]) -> None:
 
 
 def draw_packets(found: list[PacketRate], path: Path) -> None:
-    """Write the picture; the format follows from the path's suffix. Nothing is shown on a screen."""
+    """A group of bars a number of elements, a bar a switch; the format follows from the path's suffix."""
     import matplotlib
 
     matplotlib.use("Agg")

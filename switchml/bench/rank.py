@@ -40,7 +40,7 @@ _CLEAR = Path("/proc/self/clear_refs")
 
 
 def resident() -> Resident:
-    """This process, now."""
+    """This process, now (/proc/self/status)."""
     fields = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines() if ":" in line)
 
     def size(name: str) -> int:
@@ -174,7 +174,7 @@ def _end_with(link: socket.socket) -> None:
 
 
 def main() -> None:
-    """Arguments: the parent's Unix socket and the rank ("mpi" = Open MPI's number)."""
+    """Serve the parent whose Unix socket the first argument names; the second is the rank ("mpi" = Open MPI's number)."""
     parent, rank = sys.argv[1:]
     link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     link.connect(parent)

@@ -33,10 +33,13 @@ _SHOWN = 3000  # characters of a failed group's output
 
 
 class RankGroup(Closing):
-    """The ranks of `entry`. A context manager.
+    """The ranks of one system, joined. A context manager.
 
-    namespaces: one for each rank, or none for this process's own.
-    Raises `BenchError` when a rank fails, dies or does not answer within its deadline.
+    Attributes:
+        entry: the system.
+        name: its name.
+        world_size: number of ranks.
+        facts: what rank 0 says of the system: versions, transport in use.
     """
 
     def __init__(
@@ -48,6 +51,19 @@ class RankGroup(Closing):
         namespaces: Sequence[Namespace] = (),
         interface: str = "lo",
     ) -> None:
+        """Start the ranks and let them join.
+
+        Args:
+            entry: the system.
+            world_size: number of ranks.
+            options: of the system.
+            namespaces: one for each rank, or none for this process's own.
+            interface: the network interface that leads to the other ranks.
+
+        Raises:
+            BenchError: a rank fails, dies or is not there in time.
+            UsageError: the launcher is not installed.
+        """
         self.entry = entry
         self.name = entry.name
         self.world_size = world_size
@@ -127,7 +143,18 @@ class RankGroup(Closing):
         return [process.pid for process in self._processes]
 
     def ask(self, command: Any, timeout: float) -> list[Any]:
-        """Every rank's answer to `command`, by rank, within `timeout` seconds."""
+        """Have every rank carry out a command.
+
+        Args:
+            command: one of `rank_protocol`.
+            timeout: seconds.
+
+        Returns:
+            The answers, by rank.
+
+        Raises:
+            BenchError: a rank fails, dies or does not answer in time.
+        """
         for rank, connection in self._connections.items():
             self._send(rank, connection, command)
         return self._collect(time.monotonic() + timeout, type(command).__name__)

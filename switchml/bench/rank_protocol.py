@@ -1,5 +1,6 @@
-"""What the parent asks of a rank, and what a rank answers. They travel pickled over a Unix socket, so not in `rank`,
-which is `__main__` there."""
+"""What the parent asks of a rank, and what a rank answers. They travel pickled over a Unix socket, so their classes
+stand here and not in `rank`, which is `__main__` there.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +44,10 @@ class Prepare:
 
 @dataclass(frozen=True)
 class Batch:
-    """Fill the tensor, wait for all ranks, reduce it `iterations` times in a row, filling it and waiting again after
-    every `refill`. Answer: seconds of the reductions alone."""
+    """Fill the tensor, wait for all ranks, reduce it `iterations` times in a row.
+
+    It is filled, and all ranks are waited for, again after every `refill` reductions. Answer: seconds of the reductions alone.
+    """
 
     iterations: int
     refill: int
@@ -77,7 +80,13 @@ class Stop:
 
 @dataclass(frozen=True)
 class Failure:
-    """The answer of a rank that cannot go on. trace: "" for errors that say all by themselves."""
+    """The answer of a rank that cannot go on.
+
+    Attributes:
+        kind: name of the exception's class.
+        text: what it says.
+        trace: of the stack; "" for errors that say all by themselves.
+    """
 
     kind: str
     text: str
@@ -86,7 +95,14 @@ class Failure:
 
 @dataclass(frozen=True)
 class Resident:
-    """Resident bytes: private, of mapped files (program code), shared with other processes; peak of the sum."""
+    """Resident bytes of a process as the kernel counts them.
+
+    Attributes:
+        anonymous: private.
+        files: of mapped files, program code.
+        shared: with other processes.
+        peak: largest sum of the three so far.
+    """
 
     anonymous: int
     files: int
@@ -106,12 +122,14 @@ class Resident:
 
 @dataclass(frozen=True)
 class MemoryReading:
-    """One rank's memory around an all-reduce of a tensor of `tensor` bytes, which is resident throughout.
+    """One rank's memory around an all-reduce of a tensor that is resident throughout.
 
-    before: when the rank had not yet loaded the system.
-    loaded: with the system's modules, before joining.
-    joined: after joining and a warm-up reduction, with the tensor.
-    after: after the reduction, with its peak.
+    Attributes:
+        tensor: bytes of it.
+        before: when the rank had not yet loaded the system.
+        loaded: with the system's modules, before joining.
+        joined: after joining and a warm-up reduction, with the tensor.
+        after: after the reduction, with its peak.
     """
 
     tensor: int

@@ -22,9 +22,13 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 @dataclass(frozen=True)
 class StepTimes:
-    """One system at one number of workers. rounds: seconds of a step, or of the bare all-reduce.
+    """One system at one number of workers.
 
-    against: by the other system's name, its time divided by this one's, round by round.
+    Attributes:
+        system: its name.
+        workers: number of ranks.
+        rounds: seconds of a step, or of the bare all-reduce, a value a round.
+        against: by the other system's name, its time divided by this one's, round by round.
     """
 
     system: str
@@ -66,9 +70,17 @@ def training_entry(backend: str, parameters: int, batch: int, timeout: float, va
 
 
 def measure_training(plan: Plan, steps: int, observer: Observer) -> list[StepTimes]:
-    """Every system of the plan in turn, `plan.rounds` times, `steps` steps (or all-reduces of `plan.sizes[0]` bytes) a round.
+    """Every system of the plan in turn, `plan.rounds` times. Whatever was started is ended in every case.
 
-    Raises `UsageError`, `TestbedError` and `BenchError`; whatever was started is ended in every case.
+    Args:
+        plan: what to measure; the bare all-reduces are of `plan.sizes[0]` bytes.
+        steps: training steps, or all-reduces, in a round.
+        observer: told how the run goes on.
+
+    Raises:
+        UsageError: the plan cannot be carried out.
+        TestbedError: nor can its network be built.
+        BenchError: a system failed.
     """
     plan.validate()
     found: list[StepTimes] = []

@@ -49,32 +49,41 @@ def _plain(field: Any) -> Any:
 
 
 def target_to_pb(target: TargetDescription) -> pb.DiscoverReply:
+    """What Discover and Status say of the switch."""
     return _message(pb.DiscoverReply, target)
 
 
 def target_from_pb(message: pb.DiscoverReply) -> TargetDescription:
+    """The way back of `target_to_pb`."""
     return _value(TargetDescription, message)
 
 
 def offer_to_pb(offer: JoinOffer, session: str, timeout: float) -> pb.JoinRequest:
-    """Raises ValueError for a number that does not fit its field. The token is no part of it: it goes in the metadata."""
+    """A request to join. The token is no part of it: it goes in the metadata.
+
+    Raises:
+        ValueError: a number does not fit its field.
+    """
     return _message(pb.JoinRequest, offer, session=session, timeout=timeout)
 
 
 def offer_from_pb(message: pb.JoinRequest, address: str) -> JoinOffer:
-    """`address` takes the place of the one in the message."""
+    """The offer of a request, but for its address: `address` takes the place of the message's."""
     return _value(JoinOffer, message, address=address)
 
 
 def layout_to_pb(layout: JobLayout) -> pb.JoinReply:
+    """The answer to a join."""
     return _message(pb.JoinReply, layout)
 
 
 def layout_from_pb(message: pb.JoinReply) -> JobLayout:
+    """The way back of `layout_to_pb`."""
     return _value(JobLayout, message)
 
 
 def slot_to_pb(report: SlotReport) -> pb.SlotReply:
+    """The answer to a question about a chunk."""
     heard = [pb.LastHeard(seconds=seconds) for seconds in report.last_heard]
     return _message(
         pb.SlotReply, report, seen=sorted(report.seen), last_heard=heard, left=sorted(report.left)
@@ -82,6 +91,7 @@ def slot_to_pb(report: SlotReport) -> pb.SlotReply:
 
 
 def slot_from_pb(message: pb.SlotReply) -> SlotReport:
+    """The way back of `slot_to_pb`."""
     heard = [each.seconds if each.HasField("seconds") else None for each in message.last_heard]
     return _value(
         SlotReport, message, seen=frozenset(message.seen), last_heard=heard, left=frozenset(message.left)
@@ -89,6 +99,7 @@ def slot_from_pb(message: pb.SlotReply) -> SlotReport:
 
 
 def status_to_pb(status: SwitchStatus) -> pb.StatusReply:
+    """The answer to Status."""
     jobs = [
         _message(pb.Job, job, members=[_message(pb.Member, member) for member in job.members])
         for job in status.jobs
@@ -98,6 +109,7 @@ def status_to_pb(status: SwitchStatus) -> pb.StatusReply:
 
 
 def status_from_pb(message: pb.StatusReply) -> SwitchStatus:
+    """The way back of `status_to_pb`."""
     jobs = tuple(
         _value(JobStatus, job, members=tuple(_value(MemberStatus, member) for member in job.members))
         for job in message.jobs

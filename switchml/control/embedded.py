@@ -33,9 +33,13 @@ _SHOWN = 4000  # characters of the child's stderr
 
 
 class EmbeddedSwitch(Closing):
-    """A running emulator. `address` is its control service, `token` what it asks of workers. A context manager.
+    """A running emulator. A context manager.
 
     It ends by itself when this process does, however that comes about: the pipe on its standard input then closes.
+
+    Attributes:
+        address: host:port of its control service.
+        token: what it asks of workers.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], address: str, token: str, log: IO[bytes]) -> None:
@@ -48,9 +52,11 @@ class EmbeddedSwitch(Closing):
 
     @property
     def pid(self) -> int:
+        """Of its process."""
         return self._process.pid
 
     def running(self) -> bool:
+        """Whether it runs, and is this process's own."""
         return os.getpid() == self._owner and self._process.poll() is None
 
     def log(self) -> str:
@@ -74,10 +80,15 @@ class EmbeddedSwitch(Closing):
 def start(
     host: str = "127.0.0.1", *, command: Sequence[str] | None = None, timeout: float = _STARTUP
 ) -> EmbeddedSwitch:
-    """Starts an emulator on free ports of `host`, for workers that know its random token.
+    """Start an emulator on free ports of `host`, for workers that know its random token.
 
-    `command` replaces the emulator's program and options (for tests). Raises SwitchUnreachableError, with what the child wrote
-    to stderr, when it is not ready within `timeout` seconds.
+    Args:
+        host: IPv4 address to listen on.
+        command: program and options in place of the emulator's on its own.
+        timeout: seconds that it may take to be ready.
+
+    Raises:
+        SwitchUnreachableError: it is not ready in time; with what the child wrote to stderr.
     """
     token = secrets.token_hex(16)
     log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the switch

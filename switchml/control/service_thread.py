@@ -36,10 +36,17 @@ class ServiceThread(Closing):
     """Seconds that calls get to finish in, unless `close` says otherwise."""
 
     def __init__(self, host: str, port: int, tls: ServerTls | None, options: dict[str, int]) -> None:
-        """options: gRPC's channel arguments.
+        """Start the thread and wait until the service can be reached.
 
-        Raises PortInUseError when the port is taken, UsageError when the host is not an address of this machine or a file
-        of `tls` can't be read.
+        Args:
+            host: address to listen on.
+            port: 0 = a free one.
+            tls: certificate and key; None = in the clear.
+            options: gRPC's channel arguments.
+
+        Raises:
+            PortInUseError: the port is taken.
+            UsageError: the host is not an address of this machine, or a file of `tls` can't be read.
         """
         self._credentials = tls.credentials() if tls else None
         self._host = host
@@ -128,6 +135,6 @@ class ServiceThread(Closing):
 
 
 def _ignore_idle_wakeups(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """gRPC wakes the loops of all servers in a process for one event; those that find nothing complain (1.60, not 1.85)."""
+    """Complain of other errors only: gRPC wakes the loops of all servers in a process for one event (1.60, not 1.85)."""
     if not isinstance(context.get("exception"), BlockingIOError):
         loop.default_exception_handler(context)

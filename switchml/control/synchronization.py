@@ -26,6 +26,7 @@ class Barriers:
         self._open: dict[int, PendingBarrier] = {}
 
     def arrive(self, workers: int) -> PendingBarrier:
+        """A caller of a barrier of so many workers; it waits for `done`."""
         barrier = self._open.get(workers)
         if barrier is None:
             barrier = PendingBarrier(workers, asyncio.get_running_loop().create_future())
@@ -59,6 +60,14 @@ class Broadcasts:
         self._open: dict[Hashable, list[PendingBroadcast]] = {}
 
     def arrive(self, value: int, rank: int, workers: int, root: int) -> PendingBroadcast:
+        """A caller of a broadcast; it waits for `value`.
+
+        Args:
+            value: what the root sends; not used of the others.
+            rank: the caller's.
+            workers: how many take part.
+            root: rank of the sender.
+        """
         pending = self._open.setdefault((workers, root), [])
         broadcast = next((each for each in pending if rank not in each.ranks), None)
         if broadcast is None:

@@ -39,6 +39,7 @@ class Account:
     traffic: Traffic | None
 
     def as_json(self) -> dict[str, Any]:
+        """Plain values: seconds, bytes."""
         traffic = self.traffic
         return {
             "script": [self.plan.script, *self.plan.arguments],
@@ -61,9 +62,18 @@ class Account:
 
 
 def carry_out(plan: RunPlan, *, account_file: Path | None = None) -> int:
-    """Runs the plan to its end; returns the training's exit code. Leaves no process behind.
+    """Run the plan to its end. Leaves no process behind.
 
-    Raises UsageError, SwitchUnreachableError or PortInUseError when it cannot be started.
+    Args:
+        plan: the run.
+        account_file: where the closing summary goes as JSON; None = nowhere.
+
+    Returns:
+        The training's exit code.
+
+    Raises:
+        UsageError: it cannot be started as it is.
+        SwitchUnreachableError: its switch does not start.
     """
     plan.check()
     console = Console(stderr=True)
@@ -103,9 +113,11 @@ def _switch(plan: RunPlan) -> Iterator[tuple[str, str]]:
 
 
 def emulator(faults: Faults, pipeline: str = NATIVE) -> list[str]:
-    """An emulator on free ports of this machine, which ends with the process that started it.
+    """The command of an emulator that ends with its starter.
 
-    pipeline: "native" or the file of a P4 program.
+    Args:
+        faults: what it does to packets.
+        pipeline: "native" or the file of a P4 program.
     """
     return [
         *embedded.emulator(LOOPBACK),

@@ -20,10 +20,7 @@ _POLL = 0.1
 
 
 class Training:
-    """A running launcher with its workers; a context manager, which leaves none of their processes behind.
-
-    `grace`: seconds that it has to end after the first signal; the second signal ends it at once.
-    """
+    """A running launcher with its workers; a context manager, which leaves none of their processes behind."""
 
     def __init__(
         self,
@@ -33,6 +30,17 @@ class Training:
         grace: float = 10.0,
         piped: Sequence[int] = (),
     ) -> None:
+        """Start the launcher.
+
+        Args:
+            command: program and arguments.
+            environment: variables added to our own.
+            grace: seconds that it has to end after the first signal; the second signal ends it at once.
+            piped: which of its outputs (1, 2) come through pipes.
+
+        Raises:
+            UsageError: it did not start.
+        """
         self._mark = stragglers.new_mark()
         self._grace = grace
         self._deadline: float | None = None
@@ -82,9 +90,14 @@ class Training:
             self._restore_handlers()
 
     def wait(self, every: float, tick: Callable[[], None]) -> int:
-        """Waits for the end, calling `tick` now and then; returns the exit code, 128 + N after signal N.
+        """Wait for the end.
 
-        A tick must be short: what a signal sets off waits for it.
+        Args:
+            every: seconds between ticks.
+            tick: called now and then; must be short, for what a signal sets off waits for it.
+
+        Returns:
+            The exit code; 128 + N after signal N.
         """
         due = time.monotonic() + every
         while True:

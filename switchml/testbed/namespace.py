@@ -64,9 +64,10 @@ def _create() -> int:
 
 
 class Namespace(Closing):
-    """A network namespace of its own, with the loopback interface down and no other.
+    """A network namespace of its own, with the loopback interface down and no other. A context manager.
 
-    Raises `TestbedError` when the process may not create one.
+    Raises:
+        TestbedError: the process may not create one.
     """
 
     def __init__(self, label: str = "") -> None:
@@ -76,7 +77,11 @@ class Namespace(Closing):
 
     @classmethod
     def of_process(cls, pid: int, label: str = "") -> Namespace:
-        """The namespace that a process is in. Closing lets go of it; whoever made it keeps it."""
+        """The namespace that a process is in. Closing lets go of it; whoever made it keeps it.
+
+        Raises:
+            TestbedError: the process is gone, or another user's.
+        """
         found = cls.__new__(cls)
         found.label = label
         found._children = []
@@ -97,7 +102,11 @@ class Namespace(Closing):
         return f"/proc/{os.getpid()}/fd/{self._fd}"
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
-        """`function(*args)` inside the namespace. Sockets it opens stay there; the caller does not move."""
+        """`function(*args)` inside the namespace. Sockets it opens stay there; the caller does not move.
+
+        Raises:
+            TestbedError: the namespace is closed.
+        """
         if self._fd < 0:
             raise TestbedError(f"namespace {self.label or '?'} is closed")
 

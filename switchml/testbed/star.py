@@ -48,7 +48,12 @@ def _hardware_address(host: int) -> str:
 class Star(Closing):
     """A star of `workers` links. A context manager; also taken down when the interpreter ends.
 
-    Raises `TestbedError` without root, or when the kernel lacks what the shape asks for.
+    Attributes:
+        hub: the switch's namespace.
+        workers: the workers' namespaces, by rank.
+
+    Raises:
+        TestbedError: without root, or when the kernel lacks what the shape asks for.
     """
 
     interface = WORKER_INTERFACE
@@ -152,8 +157,11 @@ def _pin_neighbour(route: IPRoute, index: int, address: str, host: int) -> None:
 
 
 def _await_carrier(names: list[str], deadline: float) -> None:
-    """Return when the interfaces pass frames: the kernel notices a new link up to a second later, and until then a
-    bridge port forwards nothing and a queue drops what it is given."""
+    """Return when the interfaces pass frames.
+
+    The kernel notices a new link up to a second later, and until then a bridge port forwards nothing and a queue drops what it is
+    given.
+    """
     with IPRoute() as route:
         for name in names:
             index = _index(route, name)

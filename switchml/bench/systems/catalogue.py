@@ -16,8 +16,12 @@ from switchml.errors import UsageError
 class Place:
     """Where a rank runs and how it finds the others.
 
-    rendezvous: a folder that all ranks of the group share.
-    interface: the network interface that leads to the other ranks.
+    Attributes:
+        rank: its number.
+        world_size: number of ranks.
+        rendezvous: a folder that all ranks of the group share.
+        interface: the network interface that leads to the other ranks.
+        options: of the system.
     """
 
     rank: int
@@ -56,12 +60,19 @@ class System(Protocol):
 class Entry:
     """A system in the catalogue.
 
-    rank: "module:Class" of its `System`, loaded in the rank's process only.
-    launcher: how ranks are started: as plain processes or by Open MPI's mpiexec.
-    requires: modules that must be installed; extra: where they come from.
-    in_namespaces: whether its ranks can run in network namespaces of their own.
-    ring: whether its traffic on a network is that of a ring over TCP.
-    dtypes, operations: what it can reduce.
+    Attributes:
+        name: what it is called.
+        rank: "module:Class" of its `System`, loaded in the rank's process only.
+        launcher: how ranks are started: as plain processes or by Open MPI's mpiexec.
+        requires: modules that must be installed.
+        extra: where they come from.
+        in_namespaces: whether its ranks can run in network namespaces of their own.
+        ring: whether its traffic on a network is that of a ring over TCP.
+        dtypes: names of the element types that it can reduce.
+        operations: names of the reductions that it has.
+        options: what its `System` is told.
+        environment: variables of its ranks.
+        mpi_options: arguments of mpiexec.
     """
 
     name: str
@@ -78,7 +89,11 @@ class Entry:
     mpi_options: tuple[str, ...] = ()
 
     def check_usable(self, dtype: str, op: str, *, namespaces: bool) -> None:
-        """Raises `UsageError` with the reason why this system cannot take part."""
+        """Whether this system can take part.
+
+        Raises:
+            UsageError: it cannot; says why.
+        """
         missing = [module for module in self.requires if importlib.util.find_spec(module) is None]
         if missing:
             raise UsageError(f"{self.name} needs {', '.join(missing)}: pip install 'switchml[{self.extra}]'")
@@ -167,7 +182,16 @@ VARIANTS = {
 
 
 def find(names: list[str], table: dict[str, Entry], what: str) -> list[Entry]:
-    """Entries by name, in the order given. Raises `UsageError` for an unknown or repeated name."""
+    """Entries by name, in the order given.
+
+    Args:
+        names: of the entries.
+        table: where to look.
+        what: what the table holds, for messages.
+
+    Raises:
+        UsageError: a name is unknown or comes twice.
+    """
     unknown = [name for name in names if name not in table]
     if unknown:
         raise UsageError(f"{what} {', '.join(unknown)}: choose from {', '.join(table)}")
@@ -177,7 +201,11 @@ def find(names: list[str], table: dict[str, Entry], what: str) -> list[Entry]:
 
 
 def variants_of(transport: str, multicast: bool | None) -> list[str]:
-    """Variant names for --transport and --multicast. Raises `UsageError`."""
+    """Variant names for --transport and --multicast.
+
+    Raises:
+        UsageError: there is no such transport, or it has no multicast.
+    """
     if transport == "all":
         return ["shm", "udp-multicast", "udp-unicast"]
     if transport == "udp" and multicast is not None:

@@ -29,7 +29,11 @@ class OpenMPI:
     """One rank of MPI_COMM_WORLD."""
 
     def open(self, place: Place) -> None:
-        """mpiexec has joined the ranks already; checks that they are as many as asked for."""
+        """Check that the ranks, which mpiexec has joined already, are as many as asked for.
+
+        Raises:
+            UsageError: they are not.
+        """
         self._world = MPI.COMM_WORLD
         if self._world.size != place.world_size or self._world.rank != place.rank:
             raise UsageError(f"mpiexec made rank {self._world.rank} of {self._world.size}")

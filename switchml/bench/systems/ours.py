@@ -17,7 +17,11 @@ class SwitchML:
     """
 
     def open(self, place: Place) -> None:
-        """Join the job. Raises `BenchError` when the transport asked for was not granted."""
+        """Join the job.
+
+        Raises:
+            BenchError: the transport asked for was not granted.
+        """
         options = place.options
         multicast = options["multicast"]
         self._worker = Worker.join(

@@ -33,7 +33,15 @@ _POLL_SECONDS = 0.02
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What a switch is started for. programs: the folder of the compiled P4 programs. bmv2: simple_switch and its CLI."""
+    """What a switch is started for.
+
+    Attributes:
+        elements: int32 a packet.
+        workers: of the job.
+        window: slots.
+        programs: the folder of the compiled P4 programs.
+        bmv2: paths of simple_switch and its CLI.
+    """
 
     elements: int
     workers: int
@@ -48,7 +56,11 @@ class PacketSwitch(Protocol):
     load: Load
 
     def seconds(self, chunks: int) -> float:
-        """Time in which the switch dealt with the packets of so many chunks. Raises `BenchError`."""
+        """Time in which the switch dealt with the packets of so many chunks.
+
+        Raises:
+            BenchError: it did not answer.
+        """
 
 
 class _Linked:
