@@ -30,6 +30,7 @@ from switchml.testbed import LinkShape
 
 
 def main() -> int:
+    """Measure every switch that was asked for. Returns 1 if a sum was wrong."""
     options = _options()
     shape = experiment.shape_of(options)
     names = options.switches.split(",")

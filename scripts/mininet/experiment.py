@@ -22,6 +22,7 @@ TIMEOUT = 300.0
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """The options that describe the network."""
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--rate", default="100mbit", help="of every link, each way; 0 = unshaped")
     parser.add_argument(
@@ -36,6 +37,7 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
 
 
 def shape_of(options: argparse.Namespace) -> LinkShape:
+    """What every link does, from those options."""
     rate = 0 if options.rate == "0" else parse_rate(options.rate)
     return LinkShape(rate=rate, loss=options.loss, delay=options.delay / 1000)
 
@@ -71,7 +73,7 @@ def check(network: Network, size: int) -> Verdict:
 def measure(group: RankGroup, system: str, size: int, rounds: int, rate: int) -> Measurement:
     """Times of single all-reduces, the slowest rank's each; the sums are checked first."""
     verdict = prepare(group, size)
-    before = _counters(group)
+    before = group.counters(TIMEOUT)
     times = [float(max(group.ask(rank_protocol.Batch(1, 1), TIMEOUT))) for _ in range(rounds)]
     kind = element_type("float32")
     return Measurement(
@@ -84,15 +86,7 @@ def measure(group: RankGroup, system: str, size: int, rounds: int, rate: int) ->
         iterations=1,
         rounds=tuple(times),
         verdict=verdict,
-        counters={name: value - before[name] for name, value in _counters(group).items()},
+        counters={name: value - before[name] for name, value in group.counters(TIMEOUT).items()},
         facts=group.facts,
         limit=goodput_limit(rate, group.facts["payload"], SHAPED) if rate else None,
     )
-
-
-def _counters(group: RankGroup) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for one in group.ask(rank_protocol.Counters(), TIMEOUT):
-        for name, value in one.items():
-            total[name] = total.get(name, 0) + value
-    return total

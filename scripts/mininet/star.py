@@ -23,6 +23,7 @@ from switchml.errors import SwitchMLError
 
 
 def main() -> int:
+    """Build the star, check one summation, and give Mininet's prompt."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

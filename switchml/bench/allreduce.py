@@ -247,7 +247,7 @@ def _warm_up(plan: Plan, kind: ElementType, workers: int, count: int, lane: _Lan
         lane.iterations = max(1, round(plan.min_time / 4 / max(seconds, 1e-6)))
         seconds = _batch(lane, plan.timeout)
     lane.iterations = plan.iterations or max(1, round(plan.min_time / max(seconds, 1e-6)))
-    lane.before = _summed(group.ask(rank_protocol.Counters(), plan.timeout))
+    lane.before = group.counters(plan.timeout)
     lane.rounds = []
 
 
@@ -260,7 +260,7 @@ def _batch(lane: _Lane, timeout: float) -> float:
 def _report(plan: Plan, kind: ElementType, workers: int, count: int, lanes: list[_Lane]) -> list[Measurement]:
     measured = []
     for lane in lanes:
-        after = _summed(lane.group.ask(rank_protocol.Counters(), plan.timeout))
+        after = lane.group.counters(plan.timeout)
         measured.append(
             Measurement(
                 system=lane.entry.name,
@@ -289,11 +289,3 @@ def _limit(plan: Plan, entry: Entry, workers: int, facts: dict[str, Any]) -> flo
     if "payload" in facts:
         return goodput_limit(rate, facts["payload"], framing)
     return ring_limit(rate, workers, plan.mtu, framing) if entry.ring else None
-
-
-def _summed(counters: list[dict[str, int]]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for one in counters:
-        for name, value in one.items():
-            total[name] = total.get(name, 0) + value
-    return total

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -158,6 +159,13 @@ class RankGroup(Closing):
         for rank, connection in self._connections.items():
             self._send(rank, connection, command)
         return self._collect(time.monotonic() + timeout, type(command).__name__)
+
+    def counters(self, timeout: float) -> dict[str, int]:
+        """What the system counted since it was opened, summed over ranks. Raises as `ask` does."""
+        total: Counter[str] = Counter()
+        for counters in self.ask(rank_protocol.Counters(), timeout):
+            total.update(counters)
+        return dict(total)
 
     def _send(self, rank: int, connection: Connection, command: Any) -> None:
         try:
