@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from typing_extensions import override
 
 from switchml.cli_options import NATIVE
+from switchml.closing import Closing
 from switchml.control import embedded
 from switchml.errors import SwitchMLError
 from switchml.launch.plan import LOOPBACK, Faults, RunPlan
@@ -81,7 +83,7 @@ def carry_out(plan: RunPlan, *, account_file: Path | None = None) -> int:
         begin = time.monotonic()
         with Training(plan.command(), plan.environment(address, token), piped=progress.piped) as training:
             progress.relay((training.process.stdout, training.process.stderr))
-            with contextlib.closing(_Readings(address, token, plan.world_size)) as readings:
+            with _Readings(address, token, plan.world_size) as readings:
                 exit_code = training.wait(
                     _EVERY, lambda: progress.show(time.monotonic() - begin, readings.take())
                 )
@@ -126,7 +128,7 @@ def emulator(faults: Faults, pipeline: str = NATIVE) -> list[str]:
     ]
 
 
-class _Readings:
+class _Readings(Closing):
     """The switch's counters, read over its control service. A switch that does not answer is asked again later."""
 
     def __init__(self, address: str, token: str, world_size: int) -> None:
@@ -150,6 +152,7 @@ class _Readings:
                 return self._meter.read(counters, now)
         return self.traffic or Traffic({}, self._world_size)
 
+    @override
     def close(self) -> None:
         if self._client is not None:
             self._client.close()

@@ -11,6 +11,9 @@ import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
+from typing_extensions import override
+
+from switchml.closing import Closing
 from switchml.errors import UsageError
 from switchml.launch import stragglers
 
@@ -19,7 +22,7 @@ _PR_SET_PDEATHSIG = 1
 _POLL = 0.1
 
 
-class Training:
+class Training(Closing):
     """A running launcher with its workers; a context manager, which leaves none of their processes behind."""
 
     def __init__(
@@ -77,10 +80,8 @@ class Training:
             preexec_fn=end_with_parent,  # there are no threads yet that it could meet half-way
         )
 
-    def __enter__(self) -> Training:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    @override
+    def close(self) -> None:
         try:
             if self.process.poll() is None or self._signal is not None or self.process.returncode < 0:
                 stragglers.end_marked(self._mark)
