@@ -84,7 +84,7 @@ def start(
 
     Args:
         host: IPv4 address to listen on.
-        command: program and options in place of the emulator's on its own.
+        command: program and options that are started in the place of an emulator's.
         timeout: seconds that it may take to be ready.
 
     Raises:
