@@ -38,7 +38,7 @@ class LazyGroup(TyperGroup):
     @override
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
-        return name, _load(name) if name in COMMANDS else command, rest
+        return name, load(name) if name in COMMANDS else command, rest
 
     @override
     def invoke(self, ctx: Any) -> Any:
@@ -51,7 +51,8 @@ class LazyGroup(TyperGroup):
             raise typer.Exit(1) from None
 
 
-def _load(name: str) -> Any:
+def load(name: str) -> Any:
+    """The click command of a subcommand."""
     module, _, attribute = COMMANDS[name][0].partition(":")
     loaded = getattr(importlib.import_module(module), attribute)
     if not isinstance(loaded, typer.Typer):
