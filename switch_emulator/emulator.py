@@ -59,7 +59,7 @@ class Emulator:
 
     def close(self) -> None:
         """End everything. Idempotent."""
-        self._server.stop()
+        self._server.close()
         self.controller.close()
         self.target.close()
 

@@ -223,7 +223,7 @@ class P4UdpEmulator:
             self.controller: Controller = Controller(self._target, token=token, lease=lease)
             stack.callback(self.controller.close)
             server = serve(self.controller, host, control_port, tls=tls)
-            stack.callback(server.stop)
+            stack.callback(server.close)
             self.control_address = server.address
             self.switch.start()
             self._stack = stack.pop_all()

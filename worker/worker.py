@@ -9,7 +9,7 @@ from types import TracebackType
 import numpy as np
 
 from switchml.control.client import ControlClient
-from switchml.control.messages import JobLayout, JoinOffer
+from switchml.control.control_messages import JobLayout, JoinOffer
 from switchml.control.target import TargetDescription
 from switchml.errors import JobAbortedError, SwitchMLError, UsageError
 from switchml.link.handle import table_of

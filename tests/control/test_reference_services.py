@@ -19,7 +19,7 @@ import pytest
 
 from switchml.control import reference_pb2 as pb
 from switchml.control.client import ControlClient
-from switchml.control.messages import JobStatus
+from switchml.control.control_messages import JobStatus
 from switchml.control.reference import CLIENT_PORT
 from switchml.control.reference_pb2_grpc import SessionStub, SyncStub
 from switchml.errors import PortInUseError

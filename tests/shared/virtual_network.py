@@ -62,7 +62,8 @@ class NetworkConditions:
 @dataclass(frozen=True)
 class Task:
     """One transfer of every rank. kind: worker.window.BLOCKS (float32) or WORDS (uint32). sources: by rank.
-    firsts: WORDS, where each rank's words begin. count: elements in all."""
+    firsts: WORDS, where each rank's words begin. count: elements in all.
+    """
 
     kind: int
     count: int

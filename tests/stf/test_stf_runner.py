@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from stf_fakes import NAMES, FakeRuntime
 
-from switchml.stf.command import described
+from switchml.stf.cli import described
 from switchml.stf.emulator import Clock, EmulatorSwitch
 from switchml.stf.language import StfError, parse
 from switchml.stf.runner import Report, run_script

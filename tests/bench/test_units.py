@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from switchml.bench import limits
-from switchml.bench.quantities import (
+from switchml.bench.results import Spread, interleaved, paired_ratio
+from switchml.bench.units import (
     parse_counts,
     parse_names,
     parse_parameters,
@@ -17,7 +18,6 @@ from switchml.bench.quantities import (
     show_rate,
     show_size,
 )
-from switchml.bench.spread import Spread, paired_ratio
 from switchml.errors import UsageError
 
 
@@ -120,3 +120,8 @@ def test_parameters_count_in_thousands() -> None:
     for text in ("many", "25MB", "-1"):
         with pytest.raises(UsageError):
             parse_parameters(text)
+
+
+def test_the_order_rotates_from_round_to_round() -> None:
+    assert list(interleaved("abc", 2)) == [(1, "a"), (1, "b"), (1, "c"), (2, "b"), (2, "c"), (2, "a")]
+    assert [item for _, item in interleaved((False, True), 3)] == [False, True, True, False, False, True]

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from switchml.launch.screen import summary
-from switchml.launch.traffic import Meter, Traffic
+from switchml.launch.throughput import Meter, Traffic
 
 
 def test_only_what_came_after_the_first_reading_counts() -> None:

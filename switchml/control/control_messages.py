@@ -56,6 +56,8 @@ class SlotReport:
 
 @dataclass(frozen=True)
 class MemberStatus:
+    """One rank of a job."""
+
     rank: int
     transport: str
     address: str
@@ -67,6 +69,8 @@ class MemberStatus:
 
 @dataclass(frozen=True)
 class JobStatus:
+    """One job, and its members by rank."""
+
     name: str
     job_number: int  # 0 while the job gathers its ranks
     world_size: int
@@ -85,6 +89,8 @@ class JobStatus:
 
 @dataclass(frozen=True)
 class EndedJob:
+    """A job that is over."""
+
     name: str
     job_number: int
     world_size: int
@@ -94,6 +100,8 @@ class EndedJob:
 
 @dataclass(frozen=True)
 class SwitchStatus:
+    """A switch, its jobs and its counters."""
+
     target: TargetDescription
     jobs: tuple[JobStatus, ...]
     ended: tuple[EndedJob, ...]  # the latest, newest first

@@ -7,11 +7,21 @@ from typing import Annotated
 
 import typer
 
-from switchml.launch.plan import LOOPBACK, NATIVE, Faults, Nodes, RunPlan
+from switchml.cli_options import (
+    NATIVE,
+    SWITCH,
+    Duplicate,
+    EmulatedPipeline,
+    Loss,
+    Reorder,
+    Seed,
+    SwitchAddress,
+    SwitchToken,
+    Window,
+)
+from switchml.launch.plan import LOOPBACK, Faults, Nodes, RunPlan
 
-_SWITCH = "Switch"
 _NODES = "Several machines"
-_FAULTS = "Faults, made by the switch that is started"
 
 
 def run(
@@ -25,61 +35,26 @@ def run(
         int, typer.Option("-n", "--nproc-per-node", min=1, help="Workers on this machine.")
     ] = 2,
     module: Annotated[bool, typer.Option("-m", "--module", help="SCRIPT is the name of a module.")] = False,
-    switch: Annotated[
-        str,
-        typer.Option(
-            envvar="SWITCHML_SWITCH",
-            metavar="HOST:PORT",
-            show_default=False,
-            help="Control address of a running switch. Without it, an emulator is started for this run.",
-            rich_help_panel=_SWITCH,
-        ),
-    ] = "",
-    token: Annotated[
-        str,
-        typer.Option(
-            envvar="SWITCHML_TOKEN",
-            show_default=False,
-            help="That switch's join token.",
-            rich_help_panel=_SWITCH,
-        ),
-    ] = "",
+    switch: SwitchAddress = "",
+    token: SwitchToken = "",
     transport: Annotated[
         str,
         typer.Option(
-            help="auto (shared memory on the switch's host, else UDP), udp or shm.", rich_help_panel=_SWITCH
+            help="auto (shared memory on the switch's host, else UDP), udp or shm.", rich_help_panel=SWITCH
         ),
     ] = "auto",
     payload: Annotated[
         int,
         typer.Option(
-            min=0, help="Bytes of elements in a packet; 0: the switch's default.", rich_help_panel=_SWITCH
+            min=0, help="Bytes of elements in a packet; 0: the switch's default.", rich_help_panel=SWITCH
         ),
     ] = 0,
-    window: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Slots in flight, a power of two; 0: the switch's default.", rich_help_panel=_SWITCH
-        ),
-    ] = 0,
-    pipeline: Annotated[
-        str,
-        typer.Option(
-            metavar="native|FILE.json",
-            help="What runs in the switch that is started: the compiled pipeline, or a P4 program.",
-            rich_help_panel=_SWITCH,
-        ),
-    ] = NATIVE,
-    loss: Annotated[
-        float, typer.Option(help="Probability that a packet is dropped.", rich_help_panel=_FAULTS)
-    ] = 0.0,
-    duplicate: Annotated[
-        float, typer.Option(help="Probability that it is doubled.", rich_help_panel=_FAULTS)
-    ] = 0.0,
-    reorder: Annotated[
-        float, typer.Option(help="Probability that later ones overtake it.", rich_help_panel=_FAULTS)
-    ] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of these choices.", rich_help_panel=_FAULTS)] = 0,
+    window: Window = 0,
+    pipeline: EmulatedPipeline = NATIVE,
+    loss: Loss = 0.0,
+    duplicate: Duplicate = 0.0,
+    reorder: Reorder = 0.0,
+    seed: Seed = 0,
     nnodes: Annotated[
         int, typer.Option(min=1, help="Machines that run the script together.", rich_help_panel=_NODES)
     ] = 1,

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -18,23 +19,28 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from switchml.bench import messages
-from switchml.bench.errors import BenchError
-from switchml.bench.systems.system import Entry, Place
-from switchml.errors import UsageError
+from typing_extensions import override
+
+from switchml.bench import rank_protocol
+from switchml.bench.systems.catalogue import Entry, Place
+from switchml.closing import Closing
+from switchml.errors import BenchError, UsageError
 from switchml.testbed.namespace import Namespace
 
 START_SECONDS = 120.0
 LEAVE_SECONDS = 5.0
 TROUBLE_SECONDS = 0.3
-_SHOWN = 3000  # characters of a failed team's output
+_SHOWN = 3000  # characters of a failed group's output
 
 
-class Team:
-    """The ranks of `entry`. A context manager.
+class RankGroup(Closing):
+    """The ranks of one system, joined. A context manager.
 
-    namespaces: one for each rank, or none for this process's own.
-    Raises `BenchError` when a rank fails, dies or does not answer within its deadline.
+    Attributes:
+        entry: the system.
+        name: its name.
+        world_size: number of ranks.
+        facts: what rank 0 says of the system: versions, transport in use.
     """
 
     def __init__(
@@ -46,6 +52,19 @@ class Team:
         namespaces: Sequence[Namespace] = (),
         interface: str = "lo",
     ) -> None:
+        """Start the ranks and let them join.
+
+        Args:
+            entry: the system.
+            world_size: number of ranks.
+            options: of the system.
+            namespaces: one for each rank, or none for this process's own.
+            interface: the network interface that leads to the other ranks.
+
+        Raises:
+            BenchError: a rank fails, dies or is not there in time.
+            UsageError: the launcher is not installed.
+        """
         self.entry = entry
         self.name = entry.name
         self.world_size = world_size
@@ -78,7 +97,7 @@ class Team:
                 self._accept(listener, deadline)
         for rank, connection in self._connections.items():
             place = Place(rank, self.world_size, str(self._folder), interface, options)
-            self._send(rank, connection, messages.Join(self.entry.rank, place))
+            self._send(rank, connection, rank_protocol.Join(self.entry.rank, place))
         self.facts = self._collect(deadline, "Join")[0].facts
 
     def _mpiexec(self) -> list[str]:
@@ -125,10 +144,28 @@ class Team:
         return [process.pid for process in self._processes]
 
     def ask(self, command: Any, timeout: float) -> list[Any]:
-        """Every rank's answer to `command`, by rank, within `timeout` seconds."""
+        """Have every rank carry out a command.
+
+        Args:
+            command: one of `rank_protocol`.
+            timeout: seconds.
+
+        Returns:
+            The answers, by rank.
+
+        Raises:
+            BenchError: a rank fails, dies or does not answer in time.
+        """
         for rank, connection in self._connections.items():
             self._send(rank, connection, command)
         return self._collect(time.monotonic() + timeout, type(command).__name__)
+
+    def counters(self, timeout: float) -> dict[str, int]:
+        """What the system counted since it was opened, summed over ranks. Raises as `ask` does."""
+        total: Counter[str] = Counter()
+        for counters in self.ask(rank_protocol.Counters(), timeout):
+            total.update(counters)
+        return dict(total)
 
     def _send(self, rank: int, connection: Connection, command: Any) -> None:
         try:
@@ -151,12 +188,12 @@ class Team:
                 assert isinstance(connection, Connection)
                 answer = _receive(connection)
                 answers[ranks[connection]] = answer
-                troubled = troubled or answer is None or isinstance(answer.value, messages.Failure)
+                troubled = troubled or answer is None or isinstance(answer.value, rank_protocol.Failure)
         lost = [rank for rank, answer in answers.items() if answer is None]
         if lost:
             raise self._failed(f"lost rank {lost[0]} ({what})")
         values = {rank: answer.value for rank, answer in answers.items() if answer is not None}
-        failures = [(rank, one) for rank, one in values.items() if isinstance(one, messages.Failure)]
+        failures = [(rank, one) for rank, one in values.items() if isinstance(one, rank_protocol.Failure)]
         if failures:
             self._broken = True
             # One without a trace is a typed error, which says most.
@@ -178,7 +215,7 @@ class Team:
         if not self._broken:
             for connection in self._connections.values():
                 with contextlib.suppress(OSError):
-                    connection.send(messages.Stop())
+                    connection.send(rank_protocol.Stop())
             self._wait(LEAVE_SECONDS)
         for connection in self._connections.values():
             connection.close()
@@ -209,15 +246,13 @@ class Team:
                 return False
         return all(wait([pidfd], max(0.0, deadline - time.monotonic())) for pidfd in self._pidfds.values())
 
-    def __enter__(self) -> Team:
-        return self
-
+    @override
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
             self._broken = True
-        self.close()
+        super().__exit__(kind, error, trace)
 
 
 @dataclass(frozen=True)

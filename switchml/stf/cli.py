@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from switchml.cli_options import AsJson, Capture, Trace
 from switchml.errors import UsageError
 from switchml.progress import progress_bar
 from switchml.stf.language import StfError
@@ -29,13 +30,9 @@ def stf(
     suite: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Run every PROGRAM.json with a PROGRAM.stf beside it.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    trace: Annotated[
-        bool, typer.Option("--trace", help="Show each packet's way on stderr (emulator).")
-    ] = False,
-    capture: Annotated[
-        Path | None, typer.Option(metavar="FILE.pcap", help="Write all packets, in and out.")
-    ] = None,
+    as_json: AsJson = False,
+    trace: Trace = False,
+    capture: Capture = None,
 ) -> None:
     """Play packet scripts (STF, as in p4c's tests) to a P4 program and compare what leaves. Exit code 1: something differs."""
     if suite is not None:

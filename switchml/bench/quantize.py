@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from switchml.bench.spread import Spread, paired_ratio
+from switchml.bench.results import Spread, interleaved, paired_ratio
 from switchml.errors import UsageError
 from switchml.protocol.jit import compiled
 from switchml.worker.kernels import bits_exponent, dequantize, quantize
@@ -25,8 +25,16 @@ Words = npt.NDArray[np.uint32]
 
 @compiled
 def quantize_blocks(values: Floats, packets: Words, block: int) -> int:
-    """All blocks of a tensor: the exponent of each, and the elements under a scale already agreed on, as the send
-    loop does it. Returns the sum of exponents."""
+    """All blocks of a tensor as the send loop does it: the exponent of each, and the elements under a scale already agreed on.
+
+    Args:
+        values: the tensor, float32.
+        packets: as many uint32, big-endian when done.
+        block: elements of one.
+
+    Returns:
+        The sum of exponents, so that none is optimized away.
+    """
     total = 0
     bits = values.view(np.uint32)
     for begin in range(0, values.size, block):
@@ -37,7 +45,11 @@ def quantize_blocks(values: Floats, packets: Words, block: int) -> int:
 
 @compiled
 def dequantize_blocks(packets: Words, values: Floats, block: int) -> int:
-    """All blocks of a tensor, as the receive loop does it. Returns the number of elements."""
+    """All blocks of a tensor as the receive loop does it: the way back of `quantize_blocks`.
+
+    Returns:
+        The number of elements.
+    """
     for begin in range(0, values.size, block):
         dequantize(packets[begin : begin + block], values[begin : begin + block], _EXPONENT, _WORKERS)
     return values.size
@@ -45,7 +57,14 @@ def dequantize_blocks(packets: Words, values: Floats, block: int) -> int:
 
 @dataclass(frozen=True)
 class KernelTimes:
-    """One kernel at one size: seconds of a pass, a value a round; memcpy's of the same rounds for the ratio."""
+    """One kernel at one size.
+
+    Attributes:
+        kernel: its name.
+        size: bytes of the tensor.
+        rounds: seconds of a pass, a value a round.
+        memcpy: of the same rounds, for the ratio.
+    """
 
     kernel: str
     size: int
@@ -59,7 +78,7 @@ class KernelTimes:
 
     @property
     def ratio(self) -> Spread:
-        """memcpy's time divided by the kernel's."""
+        """The time of memcpy divided by the kernel's."""
         return paired_ratio(self.memcpy, self.rounds)
 
     def as_json(self) -> dict[str, Any]:
@@ -72,8 +91,17 @@ class KernelTimes:
 
 
 def measure_kernels(sizes: list[int], payload: int, rounds: int, min_time: float) -> list[KernelTimes]:
-    """Times of memcpy, quantize and dequantize, in turns. Raises `UsageError` for a payload that is no whole number
-    of elements."""
+    """Times of memcpy, quantize and dequantize, in turns.
+
+    Args:
+        sizes: bytes of the tensor.
+        payload: bytes of a block.
+        rounds: in each, every kernel runs one batch.
+        min_time: seconds that a batch lasts at least, about.
+
+    Raises:
+        UsageError: the payload is no whole number of elements.
+    """
     if payload < 4 or payload % 4 or min(sizes) < 4:
         raise UsageError(f"payload {payload}: give a multiple of 4 bytes, and sizes of at least 4")
     found = []
@@ -98,13 +126,10 @@ def _measure_size(
         kernel()  # compiles, and touches the memory
         passes[name] = max(1, round(min_time / max(_seconds(kernel, 3), 1e-7)))
     times: dict[str, list[float]] = {name: [] for name in kernels}
-    names = list(kernels)
-    for number in range(rounds):
-        shift = number % len(names)
-        for name in names[shift:] + names[:shift]:
-            times[name].append(_seconds(kernels[name], passes[name]))
+    for _, name in interleaved(list(kernels), rounds):
+        times[name].append(_seconds(kernels[name], passes[name]))
     memcpy = tuple(times["memcpy"])
-    return [KernelTimes(name, values.nbytes, tuple(times[name]), memcpy) for name in names]
+    return [KernelTimes(name, values.nbytes, tuple(times[name]), memcpy) for name in kernels]
 
 
 def _seconds(kernel: Callable[[], Any], passes: int) -> float:

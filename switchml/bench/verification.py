@@ -79,7 +79,11 @@ _BITWISE = ("band", "bor", "bxor")
 
 
 def element_type(name: str) -> ElementType:
-    """Raises `UsageError` for an unknown name."""
+    """The element type of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
     try:
         return ELEMENT_TYPES[name]
     except KeyError:
@@ -87,7 +91,11 @@ def element_type(name: str) -> ElementType:
 
 
 def check_operation(kind: ElementType, op: str) -> None:
-    """Raises `UsageError` for an operation that is unknown or has no meaning for the element type."""
+    """Whether a reduction has a meaning for an element type.
+
+    Raises:
+        UsageError: it has none, or is unknown.
+    """
     if op not in _FOLDS:
         raise UsageError(f"op {op!r}: choose one of {', '.join(OPERATIONS)}")
     if kind.floating and op in _BITWISE:
@@ -137,8 +145,10 @@ def table(kind: ElementType, op: str, rank: int, world_size: int, *, rounded: bo
 class Expected:
     """The reduction of all ranks' tables, and by how much an element may differ.
 
-    values: float64 for floating-point types, stored elements for integers.
-    magnitude: sum of the absolute values, which rounding errors are proportional to.
+    Attributes:
+        kind: the element type.
+        values: `PERIOD` reduced elements: float64 for floating-point types, stored elements for integers.
+        magnitude: sum of the absolute values, which rounding errors are proportional to.
     """
 
     kind: ElementType
@@ -167,9 +177,17 @@ class Expected:
     ) -> npt.NDArray[np.float64]:
         """Largest error allowed to each element of the table.
 
-        block_bound: what block floating point may add, as the worker reports it; None of the other systems has one.
-        Exact data may not differ at all, but for the division of an average. Sums of rounded data may lose half a
-        unit of the last place at each of the n additions, whatever their order.
+        Exact data may not differ at all, but for the division of an average. Sums of rounded data may lose half a unit of the
+        last place at each of the n additions, whatever their order.
+
+        Args:
+            world_size: n, the number of ranks.
+            rounded: whether the tables hold full mantissas.
+            op: name of the reduction.
+            block_bound: what block floating point may add, as the worker reports it; 0 for the other systems.
+
+        Returns:
+            `PERIOD` bounds.
         """
         if not self.kind.floating or (not rounded and op != "avg"):
             return np.zeros(PERIOD)
@@ -237,8 +255,10 @@ def timed_table(kind: ElementType, op: str, rank: int, world_size: int) -> Array
 
 
 def batch_limit(kind: ElementType, op: str, world_size: int) -> int:
-    """How many times in a row timed data may be reduced in place: a sum grows n-fold each time, and infinities
-    would be another workload."""
+    """How many times in a row timed data may be reduced in place.
+
+    A sum grows n-fold each time, and infinities would be another workload.
+    """
     if op != "sum" or not kind.floating or world_size == 1:
         return 1_000_000
     first = 10 + math.log2(world_size) + kind.start

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from switchml.bench.patterns import (
+from switchml.bench.verification import (
     ELEMENT_TYPES,
     OPERATIONS,
     PERIOD,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from switchml import termination
+from switchml.cli_options import P4, SWITCH, WORKERS, DeviceId, JoinToken, Lease, P4Info
 from switchml.errors import SwitchMLError, UsageError
 from switchml.protocol.messages import UDP_PORT_FIRST
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 _SCHEME = "p4runtime://"
 _LOOK_SECONDS = 0.1
-_SWITCH = "Switch"
-_WORKERS = "Workers"
 
 
 def controller_command(
@@ -35,7 +34,7 @@ def controller_command(
         typer.Option(
             metavar="p4runtime://HOST:PORT",
             help="P4Runtime service of the switch to program.",
-            rich_help_panel=_SWITCH,
+            rich_help_panel=SWITCH,
         ),
     ],
     data_address: Annotated[
@@ -43,7 +42,7 @@ def controller_command(
         typer.Option(
             metavar="IP[:PORT]",
             help="IPv4 address that the switch takes packets of workers at, and their UDP port: 48864 (default) to 48879.",
-            rich_help_panel=_SWITCH,
+            rich_help_panel=SWITCH,
         ),
     ],
     pipeline: Annotated[
@@ -51,38 +50,29 @@ def controller_command(
         typer.Option(
             metavar="FILE.json",
             help="Load this program first, as BMv2's JSON; without it the switch has to have it.",
-            rich_help_panel=_SWITCH,
+            rich_help_panel=P4,
         ),
     ] = None,
-    p4info: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="The program's P4Info as text; by default FILE.p4info.txtpb beside it.",
-            rich_help_panel=_SWITCH,
-        ),
-    ] = None,
+    p4info: P4Info = None,
     mac: Annotated[
         str,
-        typer.Option(metavar="MAC", help="MAC address of --data-address, for ARP.", rich_help_panel=_SWITCH),
+        typer.Option(metavar="MAC", help="MAC address of --data-address, for ARP.", rich_help_panel=SWITCH),
     ] = "02:53:4d:4c:00:01",
     ports: Annotated[
         str,
         typer.Option(
             metavar="NUMBERS",
             help="The switch's ports that are wired, as in 1-4,7: frames for stations it does not know go to all of them.",
-            rich_help_panel=_SWITCH,
+            rich_help_panel=SWITCH,
         ),
     ] = "0-15",
-    device_id: Annotated[
-        int, typer.Option(help="The switch's id for P4Runtime.", rich_help_panel=_SWITCH)
-    ] = 0,
+    device_id: DeviceId = 0,
     election_id: Annotated[
         int,
         typer.Option(
             min=1,
             help="Of several controllers of a switch the one with the highest has it.",
-            rich_help_panel=_SWITCH,
+            rich_help_panel=P4,
         ),
     ] = 1,
     listen: Annotated[
@@ -90,36 +80,24 @@ def controller_command(
         typer.Option(
             metavar="HOST:PORT",
             help="Where workers join; port 0 takes a free one.",
-            rich_help_panel=_WORKERS,
+            rich_help_panel=WORKERS,
         ),
     ] = "0.0.0.0:50551",
-    token: Annotated[
-        str,
-        typer.Option(
-            envvar="SWITCHML_TOKEN",
-            help="What workers must show to join; empty lets everybody in.",
-            rich_help_panel=_WORKERS,
-        ),
-    ] = "",
-    lease: Annotated[
-        float,
-        typer.Option(
-            help="Seconds without a heartbeat after which a worker is given up.", rich_help_panel=_WORKERS
-        ),
-    ] = 10.0,
+    token: JoinToken = "",
+    lease: Lease = 10.0,
     tls_certificate: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="PEM: serve workers over TLS.", rich_help_panel=_WORKERS),
+        typer.Option(metavar="FILE", help="PEM: serve workers over TLS.", rich_help_panel=WORKERS),
     ] = None,
     tls_key: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="PEM: its key.", rich_help_panel=_WORKERS)
+        Path | None, typer.Option(metavar="FILE", help="PEM: its key.", rich_help_panel=WORKERS)
     ] = None,
     tls_client_ca: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
             help="PEM: workers must show a certificate that it signed.",
-            rich_help_panel=_WORKERS,
+            rich_help_panel=WORKERS,
         ),
     ] = None,
     announce: Annotated[

@@ -11,20 +11,24 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from switchml.bench import messages
+from switchml.bench import rank_protocol
 from switchml.bench.allreduce import Network, Observer, Plan
-from switchml.bench.spread import Spread, paired_ratio
-from switchml.bench.systems.system import Entry
-from switchml.bench.team import Team
+from switchml.bench.rank_group import RankGroup
+from switchml.bench.results import Spread, interleaved, paired_ratio
+from switchml.bench.systems.catalogue import Entry
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)
 class StepTimes:
-    """One system at one number of workers. rounds: seconds of a step, or of the bare all-reduce.
+    """One system at one number of workers.
 
-    against: by the other system's name, its time divided by this one's, round by round.
+    Attributes:
+        system: its name.
+        workers: number of ranks.
+        rounds: seconds of a step, or of the bare all-reduce, a value a round.
+        against: by the other system's name, its time divided by this one's, round by round.
     """
 
     system: str
@@ -66,30 +70,36 @@ def training_entry(backend: str, parameters: int, batch: int, timeout: float, va
 
 
 def measure_training(plan: Plan, steps: int, observer: Observer) -> list[StepTimes]:
-    """Every system of the plan in turn, `plan.rounds` times, `steps` steps (or all-reduces of `plan.sizes[0]` bytes) a round.
+    """Every system of the plan in turn, `plan.rounds` times. Whatever was started is ended in every case.
 
-    Raises `UsageError`, `TestbedError` and `BenchError`; whatever was started is ended in every case.
+    Args:
+        plan: what to measure; the bare all-reduces are of `plan.sizes[0]` bytes.
+        steps: training steps, or all-reduces, in a round.
+        observer: told how the run goes on.
+
+    Raises:
+        UsageError: the plan cannot be carried out.
+        TestbedError: nor can its network be built.
+        BenchError: a system failed.
     """
     plan.validate()
     found: list[StepTimes] = []
     for workers in plan.workers:
         with contextlib.ExitStack() as stack:
             network = Network.build(plan, workers, stack)
-            teams: list[Team] = []
+            groups: list[RankGroup] = []
             for entry in plan.entries:
                 observer.phase(f"{workers} workers: starting {entry.name}")
-                teams.append(network.start(entry, plan, stack))
-                teams[-1].ask(messages.Prepare(_elements(plan, entry), "float32", "sum"), plan.timeout)
-                teams[-1].ask(messages.Batch(plan.warm_up, 1), plan.timeout)
+                groups.append(network.start(entry, plan, stack))
+                groups[-1].ask(rank_protocol.Prepare(_elements(plan, entry), "float32", "sum"), plan.timeout)
+                groups[-1].ask(rank_protocol.Batch(plan.warm_up, 1), plan.timeout)
                 observer.step()
-            rounds: dict[str, list[float]] = {team.name: [] for team in teams}
-            for number in range(plan.rounds):
-                shift = number % len(teams)
-                for team in teams[shift:] + teams[:shift]:
-                    observer.phase(f"{workers} workers: round {number + 1}, {team.name}")
-                    seconds = team.ask(messages.Batch(steps, steps), plan.timeout)
-                    rounds[team.name].append(max(seconds) / steps)
-                    observer.step()
+            rounds: dict[str, list[float]] = {group.name: [] for group in groups}
+            for number, group in interleaved(groups, plan.rounds):
+                observer.phase(f"{workers} workers: round {number}, {group.name}")
+                seconds = group.ask(rank_protocol.Batch(steps, steps), plan.timeout)
+                rounds[group.name].append(max(seconds) / steps)
+                observer.step()
             for name, times in rounds.items():
                 against = {other: paired_ratio(rounds[other], times) for other in rounds if other != name}
                 found.append(StepTimes(name, workers, tuple(times), against))

@@ -12,11 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from switchml.bench.cli import bench_app
-from switchml.bench.errors import BenchError
 from switchml.bench.packet_load import Load, Station, Traffic
-from switchml.bench.packets import PacketPlan, PacketRate, measure_packets, steps
-from switchml.bench.packets_plot import draw_packets
-from switchml.errors import UsageError
+from switchml.bench.packet_rate import PacketPlan, PacketRate, measure_packets, steps
+from switchml.bench.plots import draw_packets
+from switchml.errors import BenchError, UsageError
 from switchml.protocol.header import HEADER_BYTES, Header, parse_header
 from switchml.protocol.messages import SUM
 from switchml.switch_emulator.ports.ethernet import HEADERS_BYTES

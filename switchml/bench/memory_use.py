@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from switchml.bench import messages
+from switchml.bench import rank_protocol
 from switchml.bench.allreduce import Network, Observer, Plan
-from switchml.bench.patterns import element_type
-from switchml.bench.resident import MemoryReading
-from switchml.bench.systems.system import Entry
+from switchml.bench.rank_protocol import MemoryReading
+from switchml.bench.systems.catalogue import Entry
+from switchml.bench.verification import element_type
 
 WARM_UP_BYTES = 1 << 20
 
@@ -48,6 +49,11 @@ class MemoryUse:
         """Largest resident size of a rank, everything included."""
         return max(reading.after.peak for reading in self.readings)
 
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, bytes."""
+        figures = ("growth", "held", "extra", "libraries", "peak")
+        return {**asdict(self), **{name: getattr(self, name) for name in figures}}
+
 
 def measure_memory(plan: Plan, observer: Observer) -> list[MemoryUse]:
     """Every system and size in fresh processes, after one that is not counted: it fills caches of compiled code."""
@@ -67,5 +73,5 @@ def _read(plan: Plan, workers: int, entry: Entry, size: int) -> tuple[MemoryRead
     kind = element_type(plan.dtype)
     count, warm_up = size // kind.itemsize, WARM_UP_BYTES // kind.itemsize
     with contextlib.ExitStack() as stack:
-        team = Network.build(plan, workers, stack).start(entry, plan, stack)
-        return tuple(team.ask(messages.MeasureMemory(count, kind.name, plan.op, warm_up), plan.timeout))
+        group = Network.build(plan, workers, stack).start(entry, plan, stack)
+        return tuple(group.ask(rank_protocol.MeasureMemory(count, kind.name, plan.op, warm_up), plan.timeout))

@@ -13,7 +13,11 @@ _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?)(?:BIT(?:/S)?|BPS)?", re.IGNORECA
 
 
 def parse_size(text: str) -> int:
-    """Bytes: "4096", "64K", "16M", "1G"; powers of 1024. Raises `UsageError`."""
+    """Bytes as in 4096, 64K, 16M or 1G; powers of 1024.
+
+    Raises:
+        UsageError: it is none, or not positive.
+    """
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise UsageError(f"{text!r} is not a size: write 4096, 64K, 16M or 1G")
@@ -24,7 +28,11 @@ def parse_size(text: str) -> int:
 
 
 def parse_sizes(text: str) -> list[int]:
-    """Sizes as a range "begin:end:factor" (the end included) or as a list "4K,1M,16M". Raises `UsageError`."""
+    """Sizes as a range "begin:end:factor" (the end included) or as a list "4K,1M,16M".
+
+    Raises:
+        UsageError: it is neither.
+    """
     parts = text.split(":")
     if len(parts) == 1:
         return [parse_size(part) for part in text.split(",")]
@@ -44,7 +52,11 @@ def parse_sizes(text: str) -> list[int]:
 
 
 def parse_rate(text: str) -> int:
-    """Bits a second: "100mbit", "1gbit", "10G"; powers of 1000. Raises `UsageError`."""
+    """Bits a second as in 100mbit, 1gbit or 10G; powers of 1000.
+
+    Raises:
+        UsageError: it is none, or not positive.
+    """
     match = _RATE.fullmatch(text.strip())
     if match is None:
         raise UsageError(f"{text!r} is not a rate: write 100mbit, 1gbit or 10gbit")
@@ -55,7 +67,11 @@ def parse_rate(text: str) -> int:
 
 
 def parse_parameters(text: str) -> int:
-    """A number of parameters: "25M", "1.3G"; powers of 1000. Raises `UsageError`."""
+    """A number of parameters as in 25M or 1.3G; powers of 1000.
+
+    Raises:
+        UsageError: it is none.
+    """
     match = _SIZE.fullmatch(text.strip())
     if match is None or text.strip().upper().endswith("B"):
         raise UsageError(f"{text!r} is not a number of parameters: write 500K, 25M or 1.3G")
@@ -63,7 +79,11 @@ def parse_parameters(text: str) -> int:
 
 
 def parse_counts(text: str) -> list[int]:
-    """Numbers of workers: "2" or "2,4,8". Raises `UsageError`."""
+    """Numbers of workers as in 2 or 2,4,8.
+
+    Raises:
+        UsageError: they are none.
+    """
     try:
         counts = [int(part) for part in text.split(",")]
     except ValueError:

@@ -14,8 +14,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from switchml.bench.errors import BenchError
-from switchml.bench.spread import Spread
+from switchml.bench.results import Spread, interleaved
+from switchml.errors import BenchError
 
 HEAVY = ("numba", "llvmlite", "grpc", "google.protobuf", "matplotlib", "scapy", "rich", "typer")
 
@@ -38,11 +38,13 @@ _DEADLINE = 120.0
 class ImportTimes:
     """`import torch` without and with autoload, a value a round, and what the backend's entry point brought along.
 
-    elapsed, processor: seconds by the clock, and of processor time.
-    alone: seconds that calling all entry points takes once torch is imported without: the same work, but not the
-        small difference of two long and noisy times.
-    loaded: modules of `HEAVY` that are loaded with autoload and not without.
-    own: modules of switchml that are loaded.
+    Attributes:
+        elapsed: seconds by the clock, by whether autoload was on.
+        processor: seconds of processor time, likewise.
+        alone: seconds that calling all entry points takes once torch is imported without: the same work, but not the
+            small difference of two long and noisy times.
+        loaded: modules of `HEAVY` that are loaded with autoload and not without.
+        own: modules of switchml that are loaded.
     """
 
     elapsed: dict[bool, list[float]]
@@ -81,8 +83,15 @@ def _difference(times: dict[bool, list[float]]) -> Spread:
 
 
 def import_torch(autoload: bool) -> tuple[float, float, float, set[str]]:
-    """Seconds of `import torch` in a fresh interpreter by the clock and of processor time, seconds of calling
-    the entry points afterwards, and the names of all modules that the import loaded."""
+    """`import torch` in a fresh interpreter.
+
+    Returns:
+        Seconds by the clock, seconds of processor time, seconds of calling the entry points afterwards, and the names of all
+        modules that the import loaded.
+
+    Raises:
+        BenchError: torch cannot be imported.
+    """
     done = subprocess.run(
         [sys.executable, "-c", _SCRIPT],
         env={**os.environ, "TORCH_DEVICE_BACKEND_AUTOLOAD": str(int(autoload))},
@@ -97,18 +106,21 @@ def import_torch(autoload: bool) -> tuple[float, float, float, set[str]]:
 
 
 def measure_import(rounds: int) -> ImportTimes:
-    """Raises `BenchError` when torch cannot be imported."""
+    """Import torch `rounds` times without and with autoload, the order alternating.
+
+    Raises:
+        BenchError: torch cannot be imported.
+    """
     import_torch(True)  # fills the page cache for both sides
     elapsed: dict[bool, list[float]] = {False: [], True: []}
     processor: dict[bool, list[float]] = {False: [], True: []}
     alone: dict[bool, list[float]] = {False: [], True: []}
     modules: dict[bool, set[str]] = {False: set(), True: set()}
-    for number in range(rounds):
-        for autoload in (False, True) if number % 2 == 0 else (True, False):
-            seconds, worked, called, modules[autoload] = import_torch(autoload)
-            alone[autoload].append(called)
-            elapsed[autoload].append(seconds)
-            processor[autoload].append(worked)
+    for _, autoload in interleaved((False, True), rounds):
+        seconds, worked, called, modules[autoload] = import_torch(autoload)
+        alone[autoload].append(called)
+        elapsed[autoload].append(seconds)
+        processor[autoload].append(worked)
     added = modules[True] - modules[False]
     own = sorted(name for name in modules[True] if name == "switchml" or name.startswith("switchml."))
     return ImportTimes(

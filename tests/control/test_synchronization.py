@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from switchml.control.meeting import Barriers, Broadcasts
+from switchml.control.synchronization import Barriers, Broadcasts
 
 
 def run(story: Coroutine[Any, Any, None]) -> None:

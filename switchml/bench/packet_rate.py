@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from switchml.bench.allreduce import Observer
-from switchml.bench.spread import Spread, paired_ratio
+from switchml.bench.results import Spread, interleaved, paired_ratio
 from switchml.bench.systems.packet_switches import SWITCHES, PacketSwitch, Setting
 from switchml.errors import UsageError
 from switchml.protocol.messages import PAYLOAD_SIZES
@@ -25,8 +25,15 @@ from switchml.protocol.messages import PAYLOAD_SIZES
 class PacketPlan:
     """What to measure.
 
-    switches: names of `SWITCHES`. elements: int32 a packet, one program each. window: slots, a power of two. min_time: seconds
-    that a batch lasts at least, about. programs: folder of the compiled P4 programs. bmv2: simple_switch and its CLI.
+    Attributes:
+        switches: names of `SWITCHES`.
+        elements: int32 a packet, one program each.
+        workers: of the job.
+        window: slots, a power of two.
+        rounds: in each, every switch runs one batch.
+        min_time: seconds that a batch lasts at least, about.
+        programs: folder of the compiled P4 programs.
+        bmv2: paths of simple_switch and its CLI; None = they are not here.
     """
 
     switches: list[str]
@@ -44,7 +51,11 @@ class PacketPlan:
         return "bmv2" if "bmv2" in self.switches else self.switches[0]
 
     def validate(self) -> None:
-        """Raises `UsageError` for a plan that cannot be carried out."""
+        """Check the plan before anything is started.
+
+        Raises:
+            UsageError: it cannot be carried out.
+        """
         unknown = [name for name in self.switches if name not in SWITCHES]
         if unknown or not self.switches or len(set(self.switches)) != len(self.switches):
             raise UsageError(f"--switches: choose from {', '.join(SWITCHES)}, each once")
@@ -68,9 +79,16 @@ def steps(plan: PacketPlan) -> int:
 
 @dataclass(frozen=True)
 class PacketRate:
-    """One switch with packets of one size. rounds: packets a second that it took in.
+    """One switch with packets of one size.
 
-    against: by the other switch's name, this one's rate over its, round by round. wrong: results that were not the sum.
+    Attributes:
+        switch: its name.
+        elements: int32 a packet.
+        workers: of the job.
+        rounds: packets a second that it took in, a value a round.
+        retransmissions: packets that were sent again.
+        wrong: results that were not the sum.
+        against: by the other switch's name, this one's rate over its, round by round.
     """
 
     switch: str
@@ -94,7 +112,12 @@ class PacketRate:
 def measure_packets(plan: PacketPlan, observer: Observer) -> Iterator[PacketRate]:
     """Every switch of the plan in turn, `plan.rounds` times, for each number of elements.
 
-    Raises `UsageError`, `TestbedError` and `BenchError`; whatever was started is ended in every case.
+    Whatever was started is ended in every case.
+
+    Raises:
+        UsageError: the plan cannot be carried out.
+        TestbedError: nor can its links be built.
+        BenchError: a switch failed.
     """
     plan.validate()
     for elements in plan.elements:
@@ -108,14 +131,11 @@ def measure_packets(plan: PacketPlan, observer: Observer) -> Iterator[PacketRate
                 batches[name] = _chunks_of_batch(running[name], plan)
                 observer.step()
             rounds: dict[str, list[float]] = {name: [] for name in running}
-            names = list(running)
-            for number in range(plan.rounds):
-                shift = number % len(names)
-                for name in names[shift:] + names[:shift]:
-                    observer.phase(f"{elements} elements: round {number + 1}, {name}")
-                    chunks = batches[name]
-                    rounds[name].append(chunks * plan.workers / running[name].seconds(chunks))
-                    observer.step()
+            for number, name in interleaved(list(running), plan.rounds):
+                observer.phase(f"{elements} elements: round {number}, {name}")
+                chunks = batches[name]
+                rounds[name].append(chunks * plan.workers / running[name].seconds(chunks))
+                observer.step()
             for name, rates in rounds.items():
                 load = running[name].load
                 against = {other: paired_ratio(rates, rounds[other]) for other in rounds if other != name}

@@ -12,7 +12,14 @@ RETRANSMITTED = ("results_retransmitted", "dropped_duplicate")
 
 @dataclass(frozen=True)
 class Traffic:
-    """Counters since the run began. `active`: seconds in which sums were made, in steps of the readings' distance."""
+    """What the switch counted since the run began.
+
+    Attributes:
+        counters: by name.
+        world_size: number of workers.
+        active: seconds in which sums were made, in steps of the readings' distance.
+        packet_rate: packets a second into the switch, at the last reading.
+    """
 
     counters: dict[str, int]
     world_size: int
@@ -26,6 +33,7 @@ class Traffic:
 
     @property
     def retransmissions(self) -> int:
+        """Packets that workers sent again, as far as the switch can tell."""
         return sum(self.counters.get(name, 0) for name in RETRANSMITTED)
 
     @property
