@@ -15,7 +15,7 @@ from switchml.protocol.messages import EXPONENTS, SUM
 from switchml.protocol.numerics import EXACT_EXPONENT, UNKNOWN_EXPONENT
 from switchml.protocol.slots import TSI_MASK, slot_of, version_of
 from switchml.worker.kernels import bits_exponent, dequantize, quantize
-from switchml.worker.window import BLOCKS, RING, WORDS, Window, relative
+from switchml.worker.window import BLOCKS, RING, WORDS, TransferRecord, Window, relative
 
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint32]
@@ -50,7 +50,7 @@ def packet_bytes(window: Window, slot: int) -> int:
 
 
 @compiled
-def _fill_descriptor(window: Window, transfer: Any, payload: Words) -> None:
+def _fill_descriptor(window: Window, transfer: TransferRecord, payload: Words) -> None:
     stream = window.stream[0]
     payload[:] = np.uint32(0)
     first = SIGNATURE_WORDS * int(stream["rank"]) if names_ranks(int(stream["workers"]), payload.size) else 0
@@ -58,7 +58,7 @@ def _fill_descriptor(window: Window, transfer: Any, payload: Words) -> None:
 
 
 @compiled
-def _fill_words(transfer: Any, chunk: int, payload: Words) -> None:
+def _fill_words(transfer: TransferRecord, chunk: int, payload: Words) -> None:
     """This rank's words of the chunk, zeros elsewhere."""
     elements = payload.size
     begin = chunk * elements
@@ -76,7 +76,7 @@ def _fill_words(transfer: Any, chunk: int, payload: Words) -> None:
 
 
 @compiled
-def _chunk_length(transfer: Any, chunk: int, elements: int) -> int:
+def _chunk_length(transfer: TransferRecord, chunk: int, elements: int) -> int:
     return min(elements, int(transfer["count"]) - chunk * elements)
 
 
@@ -126,7 +126,7 @@ def build_packet(window: Window, slot: int, memory: Bytes, at: int) -> None:
 
 
 @compiled
-def _descriptor_agrees(window: Window, transfer: Any, received: Words) -> bool:
+def _descriptor_agrees(window: Window, transfer: TransferRecord, received: Words) -> bool:
     """Whether every rank means this transfer; `received` in the machine's byte order."""
     stream = window.stream[0]
     workers = int(stream["workers"])

@@ -16,11 +16,12 @@ import numpy as np
 from switchml.control.target import TargetDescription
 from switchml.errors import JoinError, SwitchUnreachableError
 from switchml.link import datagrams, libc
+from switchml.link.records import Records, new_records
 from switchml.link.ring import PAGE, RingLayout, ring_layout
 from switchml.protocol.header import HEADER_BYTES, Header, build_header, parse_header
 from switchml.protocol.jit import compiled
 from switchml.protocol.messages import PROBE
-from switchml.worker.port import BATCH, PORT_DTYPE, SHM, UDP, Port
+from switchml.worker.port import BATCH, SHM, UDP, Port, PortRecord
 
 _DOOR_SECONDS = 5.0
 _PROBE_EVERY = 0.05
@@ -68,8 +69,8 @@ def _stand_in() -> datagrams.Datagrams:
     return datagrams.open_datagrams(None)
 
 
-def _port_state(kind: int, worker: int) -> np.ndarray[tuple[int], np.dtype[np.void]]:
-    state = np.zeros(1, PORT_DTYPE)
+def _port_state(kind: int, worker: int) -> Records[PortRecord]:
+    state = new_records(PortRecord, 1)
     state[0]["kind"], state[0]["worker"], state[0]["wake"] = kind, worker, -1
     return state
 

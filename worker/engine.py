@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from switchml.link.handle import part, word
 from switchml.link.libc import monotonic_ns
 from switchml.link.memory import load_acquire
+from switchml.link.records import view_of
 from switchml.protocol.counters import WORKER_COUNTERS, indices
 from switchml.protocol.header import (
     HEADER_BYTES,
@@ -30,7 +30,6 @@ from switchml.worker.window import (
     RING,
     STALE,
     TIMED_OUT,
-    WINDOW_PARTS,
     Window,
     advance,
     expire,
@@ -42,7 +41,6 @@ from switchml.worker.window import (
     overdue_transfer,
     put_back,
     sample_round_trip,
-    window_at,
 )
 
 Bytes = npt.NDArray[np.uint8]
@@ -77,17 +75,7 @@ class Engine(NamedTuple):
     scratch: Longs
 
 
-@inlined
-def engine_at(handle: int) -> Engine:
-    """The Engine behind a handle (link/handle.py)."""
-    return Engine(
-        window_at(handle, 0),
-        word(handle, WINDOW_PARTS),
-        part(handle, WINDOW_PARTS + 1, np.int64),
-        part(handle, WINDOW_PARTS + 2, np.uint32),
-        part(handle, WINDOW_PARTS + 3, np.int64),
-        part(handle, WINDOW_PARTS + 4, np.int64),
-    )
+engine_at = view_of(Engine)
 
 
 @inlined

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from switchml.errors import CollectiveError, CollectiveMismatchError, SwitchMLError, WorkerClosedError
-from switchml.link.handle import table_of
+from switchml.link.records import table_of
 from switchml.protocol.counters import WORKER_COUNTERS, indices
 from switchml.worker.chunks import names_ranks
 from switchml.worker.collectives import ExactBlocks, Pipeline

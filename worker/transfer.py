@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from switchml.worker.window import BLOCKS, QUEUED, WORDS
+from switchml.link.records import row_of
+from switchml.worker.window import BLOCKS, QUEUED, WORDS, TransferRecord
 
 Words = npt.NDArray[np.uint32]
 
@@ -39,16 +40,36 @@ class Transfer:
         return -(-self.count // elements)
 
     def record(self, elements: int) -> tuple[Any, ...]:
-        """Its TRANSFER_DTYPE entry; what the stream fills in itself is 0."""
+        """Its entry as a TransferRecord; what the stream fills in itself is 0."""
         chunks = self.chunks(elements)
         if self.kind == BLOCKS and self.flags is None:
             self.flags = np.zeros(chunks, np.uint8)
-        mine = (self.first, self.first + self.source.size) if self.kind == WORDS else (0, 0)
-        flags = 0 if self.flags is None else _address(self.flags)
-        return (
-            self.kind, QUEUED, 0, 0, chunks, self.count, _address(self.source), _address(self.destination), flags, *mine,
-            0, 0, 0, 0, 0, self.deadline, self.signature,
-        )  # fmt: skip
+        words = self.kind == WORDS
+        return _in_order(
+            {
+                "kind": self.kind,
+                "status": QUEUED,
+                "start": 0,
+                "prologue": 0,
+                "chunks": chunks,
+                "count": self.count,
+                "source": _address(self.source),
+                "destination": _address(self.destination),
+                "flags": 0 if self.flags is None else _address(self.flags),
+                "first": self.first if words else 0,
+                "last": self.first + self.source.size if words else 0,
+                "unknown": 0,
+                "left": 0,
+                "flagged": 0,
+                "released": 0,
+                "highest": 0,
+                "deadline": self.deadline,
+                "signature": self.signature,
+            }
+        )
+
+
+_in_order = row_of(TransferRecord)
 
 
 def _address(array: npt.NDArray[Any]) -> int:

@@ -35,13 +35,13 @@ something does.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Annotated, NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from switchml.link.handle import part
-from switchml.protocol.jit import compiled, inlined
+from switchml.link.records import Int16, Int32, Int64, Records, UInt8, new_records
+from switchml.protocol.jit import compiled
 from switchml.protocol.numerics import EXACT_EXPONENT, MIN_EXPONENT, UNKNOWN_EXPONENT
 from switchml.protocol.slots import TSI_MASK, check_window, slot_of, tsi_distance, version_of
 
@@ -61,91 +61,84 @@ _MAX_BACKOFF = 6
 DUPLICATE, STALE, FOREIGN = -1, -2, -3
 """Verdicts of `match` other than a slot."""
 
-STREAM_DTYPE = np.dtype(
-    [
-        ("rank", np.int64),
-        ("workers", np.int64),
-        ("window", np.int64),
-        ("elements", np.int64),  # of a full chunk
-        ("size", np.int64),  # the header's size code
-        ("job", np.int64),
-        ("end", np.int64),  # first position not laid
-        ("head", np.int64),  # oldest transfer not finished
-        ("laid", np.int64),  # first transfer not laid
-        ("queued", np.int64),  # one past the last transfer
-        ("fifo_head", np.int64),
-        ("fifo_tail", np.int64),
-        ("finished", np.int64),  # transfers that left LAID
-        ("accepted", np.int64),  # results taken
-        ("accepted_before", np.int64),  # as of the last look at the timers
-        ("moved_at", np.int64),  # ns: last result, first sending or probe
-        ("probes", np.int64),  # packets of the next probe
-        ("srtt", np.int64),  # ns; 0: no sample yet
-        ("rttvar", np.int64),
-        ("timeout", np.int64),
-        ("unsampled", np.int64),  # results of packets sent more than once since the last sample
-        ("floor", np.int64),
-        ("quiet_floor", np.int64),
-        ("ceiling", np.int64),
-        ("backoff", np.int64),  # probes since anything moved
-        ("next_overdue", np.int64),  # no slot's own timeout is over before
-        ("next_expiry", np.int64),  # nothing is to be sent again before
-    ],
-    align=True,
-)
 
-SLOT_DTYPE = np.dtype(
-    [
-        ("state", np.uint8),
-        ("queued", np.uint8),  # stands in the send queue
-        ("exponent", np.int16),  # of the chunk it sends
-        ("retries", np.int32),
-        ("position", np.int64),
-        ("transfer", np.int64),
-        ("sent_at", np.int64),
-    ],
-    align=True,
-)
+class StreamRecord(TypedDict):
+    """Where a stream stands."""
 
-TRANSFER_DTYPE = np.dtype(
-    [
-        ("kind", np.int64),
-        ("status", np.int64),
-        ("start", np.int64),  # position
-        ("prologue", np.int64),  # K
-        ("chunks", np.int64),  # N
-        ("count", np.int64),  # elements in all
-        ("source", np.int64),  # address
-        ("destination", np.int64),  # address
-        ("flags", np.int64),  # address of a byte per chunk: 1 = to be exchanged exactly
-        (
-            "first",
-            np.int64,
-        ),  # WORDS: this rank contributes words first .. last-1; `source` is that of the first
-        ("last", np.int64),
-        ("unknown", np.int64),  # exponents outstanding
-        ("left", np.int64),  # positions outstanding
-        ("flagged", np.int64),  # blocks to be exchanged exactly
-        ("released", np.int64),  # the exact exchange is arranged: what follows may be laid
-        ("highest", np.int64),  # largest exponent below EXACT_EXPONENT
-        ("deadline", np.int64),  # ns
-        ("signature", np.uint32, (4,)),
-    ],
-    align=True,
-)
+    rank: Int64
+    workers: Int64
+    window: Int64
+    elements: Int64  # of a full chunk
+    size: Int64  # the header's size code
+    job: Int64
+    end: Int64  # first position not laid
+    head: Int64  # oldest transfer not finished
+    laid: Int64  # first transfer not laid
+    queued: Int64  # one past the last transfer
+    fifo_head: Int64
+    fifo_tail: Int64
+    finished: Int64  # transfers that left LAID
+    accepted: Int64  # results taken
+    accepted_before: Int64  # as of the last look at the timers
+    moved_at: Int64  # ns: last result, first sending or probe
+    probes: Int64  # packets of the next probe
+    srtt: Int64  # ns; 0: no sample yet
+    rttvar: Int64
+    timeout: Int64
+    unsampled: Int64  # results of packets sent more than once since the last sample
+    floor: Int64
+    quiet_floor: Int64
+    ceiling: Int64
+    backoff: Int64  # probes since anything moved
+    next_overdue: Int64  # no slot's own timeout is over before
+    next_expiry: Int64  # nothing is to be sent again before
+
+
+class SlotRecord(TypedDict):
+    """What a slot is doing."""
+
+    state: UInt8
+    queued: UInt8  # stands in the send queue
+    exponent: Int16  # of the chunk it sends
+    retries: Int32
+    position: Int64
+    transfer: Int64
+    sent_at: Int64
+
+
+class TransferRecord(TypedDict):
+    """One transfer, as Python hands it in and as it stands."""
+
+    kind: Int64
+    status: Int64
+    start: Int64  # position
+    prologue: Int64  # K
+    chunks: Int64  # N
+    count: Int64  # elements in all
+    source: Int64  # address
+    destination: Int64  # address
+    flags: Int64  # address of a byte per chunk: 1 = to be exchanged exactly
+    first: Int64  # WORDS: this rank contributes words first .. last-1; `source` is that of the first
+    last: Int64
+    unknown: Int64  # exponents outstanding
+    left: Int64  # positions outstanding
+    flagged: Int64  # blocks to be exchanged exactly
+    released: Int64  # the exact exchange is arranged: what follows may be laid
+    highest: Int64  # largest exponent below EXACT_EXPONENT
+    deadline: Int64  # ns
+    signature: Annotated[npt.NDArray[np.uint32], (4,)]
 
 
 class Window(NamedTuple):
     """State of one stream.
 
-    stream: STREAM_DTYPE, one entry. slots: SLOT_DTYPE, one a slot. transfers: TRANSFER_DTYPE, a ring.
-    exponents: int8 (ring, W), by chunk modulo W. fifo: int32, slots to be sent.
+    stream: one entry. transfers: a ring. exponents: by transfer, and chunk modulo W. fifo: slots to be sent.
     """
 
-    stream: npt.NDArray[Any]
-    slots: npt.NDArray[Any]
-    transfers: npt.NDArray[Any]
-    exponents: npt.NDArray[np.int8]
+    stream: Records[StreamRecord]
+    slots: Records[SlotRecord]
+    transfers: Records[TransferRecord]
+    exponents: Annotated[npt.NDArray[np.int8], (RING, -1)]
     fifo: npt.NDArray[np.int32]
 
 
@@ -168,36 +161,19 @@ def new_window(
         ValueError: the window is no power of two, or larger than the slot field.
     """
     check_window(window)
-    stream = np.zeros(1, STREAM_DTYPE)
+    stream = new_records(StreamRecord, 1)
     entry = stream[0]
-    for name, value in {
-        "rank": rank, "workers": workers, "window": window, "elements": elements, "size": size, "job": job,
-        "timeout": initial_timeout, "floor": floor, "quiet_floor": quiet_floor, "ceiling": ceiling, "probes": _PROBE,
-        "next_overdue": np.iinfo(np.int64).max, "next_expiry": np.iinfo(np.int64).max,
-    }.items():  # fmt: skip
-        entry[name] = value
+    entry["rank"], entry["workers"], entry["window"] = rank, workers, window
+    entry["elements"], entry["size"], entry["job"] = elements, size, job
+    entry["timeout"], entry["floor"], entry["quiet_floor"] = initial_timeout, floor, quiet_floor
+    entry["ceiling"], entry["probes"] = ceiling, _PROBE
+    entry["next_overdue"] = entry["next_expiry"] = np.iinfo(np.int64).max
     return Window(
         stream,
-        np.zeros(window, SLOT_DTYPE),
-        np.zeros(RING, TRANSFER_DTYPE),
+        new_records(SlotRecord, window),
+        new_records(TransferRecord, RING),
         np.full((RING, window), UNKNOWN_EXPONENT, np.int8),
         np.zeros(window, np.int32),
-    )
-
-
-WINDOW_PARTS = 5
-
-
-@inlined
-def window_at(handle: int, first: int) -> Window:
-    """The Window whose arrays begin at entry `first` of a table of addresses (link/handle.py)."""
-    exponents = part(handle, first + 3, np.int8)
-    return Window(
-        part(handle, first, STREAM_DTYPE),
-        part(handle, first + 1, SLOT_DTYPE),
-        part(handle, first + 2, TRANSFER_DTYPE),
-        exponents.reshape((RING, exponents.size // RING)),
-        part(handle, first + 4, np.int32),
     )
 
 

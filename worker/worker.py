@@ -14,7 +14,7 @@ from switchml.control.client import ControlClient
 from switchml.control.messages import JobLayout, JoinOffer
 from switchml.control.target import TargetDescription
 from switchml.errors import JobAbortedError, SwitchMLError, UsageError
-from switchml.link.handle import table_of
+from switchml.link.records import table_of
 from switchml.protocol.counters import WORKER_COUNTERS, named
 from switchml.protocol.messages import ELEMENT_BYTES, size_code
 from switchml.protocol.numerics import error_bound

@@ -121,12 +121,18 @@ class VirtualNetwork:
             source = task.sources[rank]
             first = task.firsts[rank] if task.firsts else 0
             entry = window.transfers[index % RING]
-            for name, value in {
-                "kind": task.kind, "count": task.count, "chunks": -(-task.count // self._elements), "source": source.ctypes.data,
-                "destination": results[index].ctypes.data, "flags": flags[index].ctypes.data, "first": first,
-                "last": first + source.size, "deadline": _LIMIT, "signature": np.full(4, 7 + index, np.uint32),
-            }.items():  # fmt: skip
-                entry[name] = value
+            entry["kind"], entry["count"], entry["chunks"] = (
+                task.kind,
+                task.count,
+                -(-task.count // self._elements),
+            )
+            entry["source"], entry["destination"] = source.ctypes.data, results[index].ctypes.data
+            entry["flags"], entry["first"], entry["last"] = (
+                flags[index].ctypes.data,
+                first,
+                first + source.size,
+            )
+            entry["deadline"], entry["signature"] = _LIMIT, np.full(4, 7 + index, np.uint32)
         window.stream[0]["queued"] = len(self.tasks)
         return state
 
