@@ -24,6 +24,7 @@ from switchml.protocol.jit import compiled, inlined
 from switchml.protocol.messages import EXPONENTS, SUM
 from switchml.worker import port as ports
 from switchml.worker.chunks import build_packet, packet_bytes, take_result
+from switchml.worker.recovery import Recovery, expire, packet_sent, sample_round_trip
 from switchml.worker.window import (
     DUPLICATE,
     MISMATCHED,
@@ -32,7 +33,6 @@ from switchml.worker.window import (
     TIMED_OUT,
     Window,
     advance,
-    expire,
     finish,
     lay,
     mark_sent,
@@ -40,7 +40,6 @@ from switchml.worker.window import (
     next_ready,
     overdue_transfer,
     put_back,
-    sample_round_trip,
 )
 
 Bytes = npt.NDArray[np.uint8]
@@ -68,6 +67,7 @@ class Engine(NamedTuple):
     the loop return ATTENTION."""
 
     window: Window
+    recovery: Recovery
     port: int
     counters: Longs
     descriptor: Words
@@ -104,7 +104,7 @@ def _take(engine: Engine, memory: Bytes, at: int, length: int, now: int) -> bool
         finish(window, int(window.slots[slot]["transfer"]), MISMATCHED)
         return False
     if now > 0:
-        sample_round_trip(window, slot, now)
+        sample_round_trip(engine.recovery, window, slot, now)
     advance(window, slot, exponent)
     return True
 
@@ -145,6 +145,7 @@ def _send(engine: Engine, now: int) -> int:
         build_packet(window, slot, ports.tx_memory(port), at)
         if mark_sent(window, slot, now):
             counters[_RETRANSMISSIONS] += 1
+        packet_sent(engine.recovery, window, slot, now)
         counters[_PACKETS_SENT] += 1
         counters[_BYTES_SENT] += length
         sent += 1
@@ -168,7 +169,7 @@ def run(handle: int, spin_ns: int, limit_ns: int) -> int:
     handle: of an Engine. spin_ns: how long to look again before sleeping.
     """
     engine = engine_at(handle)
-    window, port, scratch = engine.window, engine.port, engine.scratch
+    window, recovery, port, scratch = engine.window, engine.recovery, engine.port, engine.scratch
     stream = window.stream[0]
     finished = int(stream["finished"])
     quiet_since = 0
@@ -191,7 +192,7 @@ def run(handle: int, spin_ns: int, limit_ns: int) -> int:
         if stream["head"] == stream["queued"]:
             return IDLE_STREAM
         now = monotonic_ns(scratch)
-        expire(window, now)
+        expire(recovery, window, now)
         if found > 0 or sent > 0:
             quiet_since = now
             gathered = False
@@ -200,7 +201,7 @@ def run(handle: int, spin_ns: int, limit_ns: int) -> int:
         if late >= 0:
             finish(window, late, TIMED_OUT)
             return FINISHED
-        round_trip = int(stream["srtt"])
+        round_trip = int(recovery[0]["srtt"])
         if round_trip > _SLOW_NS:
             # A link is the limit and its queue is full: packets can wait a little for company.
             if not gathered:
@@ -212,6 +213,6 @@ def run(handle: int, spin_ns: int, limit_ns: int) -> int:
             ports.relax()
             continue
         deadline = int(window.transfers[stream["head"] % RING]["deadline"])
-        until = min(int(stream["next_expiry"]), deadline, limit) - now
+        until = min(int(recovery[0]["next_expiry"]), deadline, limit) - now
         ports.wait(port, max(1, min(until, _MAX_SLEEP_NS)))
         now = monotonic_ns(scratch)

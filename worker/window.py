@@ -25,12 +25,7 @@ right behind it.
     SENT     waits for the result
     RESEND   timed out, to be sent again
 
-Two timers. While results come, a slot whose own result is overdue is sent again; overdue as RFC 6298 has it,
-estimated over packets sent once (Karn's rule), with a floor, doubled per retransmission of the slot. So the
-timer follows the queues that a window builds up. When nothing at all comes for a few of the shortest round
-trips, either packets are lost or other ranks are late, which cannot be told apart: then the oldest few slots
-are sent again, soon but few of them, ever more rarely as long as nothing answers, ever more of them when
-something does.
+When a packet has timed out is recovery.py's business.
 """
 
 from __future__ import annotations
@@ -54,9 +49,6 @@ QUEUED, LAID, DONE, MISMATCHED, TIMED_OUT = 0, 1, 2, 3, 4
 
 RING = 64
 """Transfers that can be under way at once."""
-_PROBE = 4
-_MOST_PROBES = 64
-_MAX_BACKOFF = 6
 
 DUPLICATE, STALE, FOREIGN = -1, -2, -3
 """Verdicts of `match` other than a slot."""
@@ -79,19 +71,6 @@ class StreamRecord(TypedDict):
     fifo_tail: Int64
     finished: Int64  # transfers that left LAID
     accepted: Int64  # results taken
-    accepted_before: Int64  # as of the last look at the timers
-    moved_at: Int64  # ns: last result, first sending or probe
-    probes: Int64  # packets of the next probe
-    srtt: Int64  # ns; 0: no sample yet
-    rttvar: Int64
-    timeout: Int64
-    unsampled: Int64  # results of packets sent more than once since the last sample
-    floor: Int64
-    quiet_floor: Int64
-    ceiling: Int64
-    backoff: Int64  # probes since anything moved
-    next_overdue: Int64  # no slot's own timeout is over before
-    next_expiry: Int64  # nothing is to be sent again before
 
 
 class SlotRecord(TypedDict):
@@ -100,10 +79,10 @@ class SlotRecord(TypedDict):
     state: UInt8
     queued: UInt8  # stands in the send queue
     exponent: Int16  # of the chunk it sends
-    retries: Int32
+    retries: Int32  # how often its packet was sent again
     position: Int64
     transfer: Int64
-    sent_at: Int64
+    sent_at: Int64  # ns
 
 
 class TransferRecord(TypedDict):
@@ -150,12 +129,8 @@ def new_window(
     elements: int,
     size: int = 0,
     job: int = 0,
-    initial_timeout: int = 100_000_000,
-    floor: int = 10_000_000,
-    quiet_floor: int = 2_000_000,
-    ceiling: int = 2_000_000_000,
 ) -> Window:
-    """A stream at position 0. Times in nanoseconds.
+    """A stream at position 0.
 
     Raises:
         ValueError: the window is no power of two, or larger than the slot field.
@@ -165,9 +140,6 @@ def new_window(
     entry = stream[0]
     entry["rank"], entry["workers"], entry["window"] = rank, workers, window
     entry["elements"], entry["size"], entry["job"] = elements, size, job
-    entry["timeout"], entry["floor"], entry["quiet_floor"] = initial_timeout, floor, quiet_floor
-    entry["ceiling"], entry["probes"] = ceiling, _PROBE
-    entry["next_overdue"] = entry["next_expiry"] = np.iinfo(np.int64).max
     return Window(
         stream,
         new_records(SlotRecord, window),
@@ -350,134 +322,20 @@ def finish(window: Window, index: int, status: int) -> None:
 @compiled
 def mark_sent(window: Window, slot: int, now: int) -> bool:
     """The slot's packet has left; returns whether it was a retransmission."""
-    stream = window.stream[0]
     entry = window.slots[slot]
     again = bool(entry["state"] == RESEND)
     entry["state"] = SENT
     entry["sent_at"] = now
     if again:
         entry["retries"] += 1
-    if not again:
-        stream["moved_at"] = now
-        stream["backoff"] = 0
-    stream["next_overdue"] = min(int(stream["next_overdue"]), now + _slot_timeout(window, slot))
-    stream["next_expiry"] = min(
-        int(stream["next_expiry"]), int(stream["next_overdue"]), now + _patience(window)
-    )
     return again
 
 
 @compiled
-def _slot_timeout(window: Window, slot: int) -> int:
-    stream = window.stream[0]
-    doublings = min(int(window.slots[slot]["retries"]), _MAX_BACKOFF)
-    return min(int(stream["timeout"]) << doublings, int(stream["ceiling"]))
-
-
-@compiled
-def sample_round_trip(window: Window, slot: int, now: int) -> None:
-    """Feed the estimator (RFC 6298) with the slot's result that has just come; only for packets sent once."""
-    stream = window.stream[0]
-    entry = window.slots[slot]
-    if entry["retries"] != 0 or entry["state"] != SENT:
-        # Nothing sent once comes back in time: the round trip has grown past the timeout (RFC 6298, 5.5 to 5.7).
-        stream["unsampled"] += 1
-        if stream["unsampled"] >= stream["window"]:
-            stream["unsampled"] = 0
-            stream["timeout"] = min(2 * int(stream["timeout"]), int(stream["ceiling"]))
-        return
-    stream["unsampled"] = 0
-    sample = max(1, now - int(entry["sent_at"]))
-    if stream["srtt"] == 0:
-        stream["srtt"] = max(1, sample)
-        stream["rttvar"] = sample // 2
-    else:
-        stream["rttvar"] += (abs(int(stream["srtt"]) - sample) - int(stream["rttvar"])) // 4
-        stream["srtt"] += (sample - int(stream["srtt"])) // 8
-        stream["srtt"] = max(1, int(stream["srtt"]))
-    timeout = int(stream["srtt"]) + 4 * int(stream["rttvar"])
-    stream["timeout"] = min(max(timeout, int(stream["floor"])), int(stream["ceiling"]))
-
-
-@compiled
-def _resend(window: Window, slot: int) -> None:
+def resend(window: Window, slot: int) -> None:
+    """Queue a SENT slot's packet once more."""
     window.slots[slot]["state"] = RESEND
     _enqueue(window, slot)
-
-
-@compiled
-def _resend_oldest(window: Window) -> bool:
-    oldest = np.iinfo(np.int64).max
-    chosen = -1
-    for slot in range(window.slots.size):
-        entry = window.slots[slot]
-        if entry["state"] == SENT and entry["position"] < oldest:
-            oldest = int(entry["position"])
-            chosen = slot
-    if chosen >= 0:
-        _resend(window, chosen)
-    return chosen >= 0
-
-
-@compiled
-def _resend_overdue(window: Window, now: int) -> int:
-    soonest = np.iinfo(np.int64).max
-    count = 0
-    for slot in range(window.slots.size):
-        entry = window.slots[slot]
-        if entry["state"] == SENT:
-            due = int(entry["sent_at"]) + _slot_timeout(window, slot)
-            if due <= now:
-                _resend(window, slot)
-                count += 1
-            else:
-                soonest = min(soonest, due)
-    window.stream[0]["next_overdue"] = soonest
-    return count
-
-
-@compiled
-def _patience(window: Window) -> int:
-    """How long nothing may move before it is taken for a loss."""
-    stream = window.stream[0]
-    patience = int(stream["timeout"])
-    if stream["srtt"] > 0:
-        patience = max(int(stream["quiet_floor"]), 2 * int(stream["srtt"]))
-    return min(patience << int(stream["backoff"]), int(stream["ceiling"]))
-
-
-@compiled
-def _probe(window: Window, now: int) -> int:
-    stream = window.stream[0]
-    count = 0
-    while count < stream["probes"] and _resend_oldest(window):
-        count += 1
-    stream["backoff"] = min(int(stream["backoff"]) + 1, _MAX_BACKOFF)
-    stream["moved_at"] = now
-    return count
-
-
-@compiled
-def expire(window: Window, now: int) -> int:
-    """Queue what has to be sent again; returns how many packets. To be called often; nothing happens before `next_expiry`."""
-    stream = window.stream[0]
-    if stream["accepted"] != stream["accepted_before"]:
-        # After a probe that was answered more may be missing: look further each time.
-        stream["probes"] = min(2 * int(stream["probes"]), _MOST_PROBES) if stream["backoff"] > 0 else _PROBE
-        stream["accepted_before"] = stream["accepted"]
-        stream["moved_at"] = now
-        stream["backoff"] = 0
-    elif stream["backoff"] > 1:
-        stream["probes"] = _PROBE
-    count = 0
-    if now >= stream["moved_at"] + _patience(window):
-        count = _probe(window, now)
-    elif now >= stream["next_overdue"] and stream["backoff"] == 0:
-        count = _resend_overdue(window, now)
-    stream["next_expiry"] = stream["moved_at"] + _patience(window)
-    if stream["backoff"] == 0:
-        stream["next_expiry"] = min(int(stream["next_expiry"]), int(stream["next_overdue"]))
-    return count
 
 
 @compiled

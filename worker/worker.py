@@ -34,6 +34,7 @@ from switchml.worker.collectives import (
 from switchml.worker.connection import Connection, ShmConnection, UdpConnection, shares_memory
 from switchml.worker.engine import Engine, run
 from switchml.worker.port import Port
+from switchml.worker.recovery import new_recovery
 from switchml.worker.signature import Signature
 from switchml.worker.stream import Stream, closed
 from switchml.worker.window import BLOCKS, WORDS, new_window
@@ -166,6 +167,7 @@ class Worker:
                     size=size_code(layout.payload),
                     job=layout.job_number,
                 ),
+                recovery=new_recovery(),
                 port=port.handle,
                 counters=np.zeros(len(WORKER_COUNTERS), np.int64),
                 descriptor=np.zeros(count, np.uint32),

@@ -30,6 +30,7 @@ from switchml.switch_emulator.slot_machine import Pool, new_pool
 from switchml.switch_emulator.tables import Tables, new_tables
 from switchml.worker.engine import Engine
 from switchml.worker.port import Port, PortRecord
+from switchml.worker.recovery import new_recovery
 from switchml.worker.window import Window, new_window
 
 Longs = npt.NDArray[np.int64]
@@ -145,7 +146,7 @@ def _window() -> Window:
 
 def _engine() -> Engine:
     longs = [np.zeros(count, np.int64) for count in (3, 4, 5)]
-    return Engine(_window(), 12345, longs[0], np.zeros(7, np.uint32), longs[1], longs[2])
+    return Engine(_window(), new_recovery(), 12345, longs[0], np.zeros(7, np.uint32), longs[1], longs[2])
 
 
 def _switch() -> Switch:
