@@ -1,4 +1,4 @@
-"""The switch's shared memory and the door to it: a memfd and an eventfd, handed to workers over an abstract Unix socket.
+"""The switch's shared memory and the server that hands it out: a memfd and an eventfd, sent over an abstract Unix socket.
 
 Abstract sockets belong to a network namespace, so who can connect is on the same host as far as the network
 goes; nothing is left in the file system, whatever happens to the switch.
@@ -64,7 +64,7 @@ class Fabric:
         os.close(self.fd)
 
 
-class Door:
+class MemoryServer:
     """Listens on the abstract socket and hands the memory to workers that show their ticket."""
 
     def __init__(self, fabric: Fabric, attach: Callable[[str], Region | None]) -> None:
@@ -74,7 +74,7 @@ class Door:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(f"\0{self.name}")
         self._listener.listen(64)
-        self._thread = threading.Thread(target=self._serve, name="switchml-door", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="switchml-memory-server", daemon=True)
         self._thread.start()
 
     def _serve(self) -> None:

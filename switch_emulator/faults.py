@@ -1,7 +1,7 @@
 """Seeded faults between a switch's ports and its pipeline: loss, duplication, reordering.
 
-Each packet that comes in, and each copy of a result that goes out, draws its fate. A packet to be reordered is held back until
-some later packets have passed, or nothing moves. The same seed and the same order of packets give the same fates.
+What happens to each packet that comes in, and to each copy of a result that goes out, is drawn. One to be reordered is held back
+until some later packets have passed, or nothing moves. The same seed and the same order of packets give the same faults.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _HELD = 64
 HELD_BYTES = 16384 + 64
 _LATEST = 32
 
-PASS, LOSE, DOUBLE, HOLD = 0, 1, 2, 3
+PASS, DROP, DUPLICATE, HOLD = 0, 1, 2, 3
 INGRESS, EGRESS = 0, 1
 
 
@@ -80,13 +80,13 @@ def _draw(faults: Faults) -> float:
 
 
 @compiled
-def fate(faults: Faults) -> int:
-    """PASS, LOSE, DOUBLE or HOLD for the next packet."""
+def next_action(faults: Faults) -> int:
+    """PASS, DROP, DUPLICATE or HOLD for the next packet."""
     settings = faults.settings[0]
     if _draw(faults) < settings["loss"]:
-        return LOSE
+        return DROP
     if _draw(faults) < settings["duplicate"]:
-        return DOUBLE
+        return DUPLICATE
     if _draw(faults) < settings["reorder"] and settings["held"] < faults.held.size:
         return HOLD
     return PASS

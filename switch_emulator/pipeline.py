@@ -28,7 +28,7 @@ from switchml.protocol.header import (
 from switchml.protocol.jit import compiled
 from switchml.protocol.messages import PROBE, SUM
 from switchml.protocol.slots import slot_of, version_of
-from switchml.switch_emulator import faults as fault_lab
+from switchml.switch_emulator import faults as fault_injection
 from switchml.switch_emulator.faults import HELD_BYTES, Faults
 from switchml.switch_emulator.slot_machine import (
     COMPLETE,
@@ -197,34 +197,34 @@ def _deliver(handle: int, sender: int, memory: Bytes, at: int, length: int) -> N
 
 
 @compiled
-def _deliver_disturbed(handle: int, sender: int, memory: Bytes, at: int, length: int) -> None:
+def _deliver_with_faults(handle: int, sender: int, memory: Bytes, at: int, length: int) -> None:
     switch = switch_at(handle)
     number = int(switch.tables.senders[sender]["job"])
-    fate = fault_lab.fate(switch.faults)
-    if fate == fault_lab.LOSE:
+    action = fault_injection.next_action(switch.faults)
+    if action == fault_injection.DROP:
         switch.counters[number, _LOST] += 1
         return
-    if fate == fault_lab.HOLD:
+    if action == fault_injection.HOLD:
         switch.counters[number, _REORDERED] += 1
-        fault_lab.hold(switch.faults, fault_lab.EGRESS, sender, memory, at, length)
+        fault_injection.hold(switch.faults, fault_injection.EGRESS, sender, memory, at, length)
         return
     _deliver(handle, sender, memory, at, length)
-    if fate == fault_lab.DOUBLE:
+    if action == fault_injection.DUPLICATE:
         switch.counters[number, _DOUBLED] += 1
         _deliver(handle, sender, memory, at, length)
 
 
 @compiled
-def _emit_disturbed(handle: int, number: int, sender: int, everyone: bool, length: int) -> None:
-    """Send the result in `spare` to one worker or to all, each copy with a fate of its own."""
+def _emit_with_faults(handle: int, number: int, sender: int, everyone: bool, length: int) -> None:
+    """Send the result in `spare` to one worker or to all, each copy with faults of its own."""
     switch = switch_at(handle)
     if not everyone:
-        _deliver_disturbed(handle, sender, switch.spare, _START, length)
+        _deliver_with_faults(handle, sender, switch.spare, _START, length)
         return
     for rank in range(switch.tables.jobs[number]["workers"]):
         worker = member(switch.tables, number, rank)
         if worker >= 0:
-            _deliver_disturbed(handle, worker, switch.spare, _START, length)
+            _deliver_with_faults(handle, worker, switch.spare, _START, length)
 
 
 @compiled
@@ -347,7 +347,7 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
         return
     if switch.faults.settings[0]["active"] != 0:
         _write_result(handle, verdict, index, first, elements, memory, at, switch.spare, _START)
-        _emit_disturbed(handle, number, sender, everyone, length)
+        _emit_with_faults(handle, number, sender, everyone, length)
         return
     udp = job["udp_workers"] > 0 if everyone else tables.senders[sender]["shm"] == 0
     shm = job["shm_workers"] > 0 if everyone else tables.senders[sender]["shm"] != 0
@@ -370,17 +370,17 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
 def _release_held(handle: int, everything: int) -> None:
     switch = switch_at(handle)
     held = switch.faults
-    index = fault_lab.next_release(held, everything != 0)
+    index = fault_injection.next_release(held, everything != 0)
     while index >= 0:
         entry = held.held[index]
         sender, length = int(entry["sender"]), int(entry["length"])
         if switch.tables.senders[sender]["used"] != 0:
-            if entry["direction"] == fault_lab.INGRESS:
+            if entry["direction"] == fault_injection.INGRESS:
                 process(handle, sender, held.memory, index * HELD_BYTES, length)
             else:
                 _deliver(handle, sender, held.memory, index * HELD_BYTES, length)
-        fault_lab.forget(held, index)
-        index = fault_lab.next_release(held, everything != 0)
+        fault_injection.forget(held, index)
+        index = fault_injection.next_release(held, everything != 0)
 
 
 @compiled
@@ -391,17 +391,17 @@ def ingress(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
         process(handle, sender, memory, at, length)
         return
     number = int(switch.tables.senders[sender]["job"])
-    fault_lab.pass_one(switch.faults)
+    fault_injection.pass_one(switch.faults)
     _release_held(handle, _START)
-    fate = fault_lab.fate(switch.faults)
-    if fate == fault_lab.LOSE:
+    action = fault_injection.next_action(switch.faults)
+    if action == fault_injection.DROP:
         switch.counters[number, _LOST] += 1
-    elif fate == fault_lab.HOLD and length <= HELD_BYTES:
+    elif action == fault_injection.HOLD and length <= HELD_BYTES:
         switch.counters[number, _REORDERED] += 1
-        fault_lab.hold(switch.faults, fault_lab.INGRESS, sender, memory, at, length)
+        fault_injection.hold(switch.faults, fault_injection.INGRESS, sender, memory, at, length)
     else:
         process(handle, sender, memory, at, length)
-        if fate == fault_lab.DOUBLE:
+        if action == fault_injection.DUPLICATE:
             switch.counters[number, _DOUBLED] += 1
             process(handle, sender, memory, at, length)
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from switchml.link.datagrams import SocketAddress
 from switchml.link.records import Int64, Records, new_records
-from switchml.link.ring import RingLayout
+from switchml.link.ring import RingLayout, ring_layout
 from switchml.protocol.jit import compiled
 from switchml.switch_emulator.slot_machine import MAX_WORKERS
 
@@ -126,10 +126,5 @@ def index_senders(tables: Tables) -> None:
 
 @compiled
 def job_layout(job: Job) -> RingLayout:
-    """The layout of the job's rings (the compiled twin of `ring.ring_layout`)."""
-    return RingLayout(
-        int(job["workers"]),
-        64 + 4 * int(job["elements"]),
-        int(job["window"]),
-        2 * int(job["window"] * job["copies"]),
-    )
+    """The layout of the job's rings."""
+    return ring_layout(int(job["workers"]), int(job["window"]), 4 * int(job["elements"]), int(job["copies"]))

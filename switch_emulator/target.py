@@ -25,7 +25,7 @@ from switchml.link.ring import down_tail, ring_layout
 from switchml.protocol.counters import SWITCH_COUNTERS, named
 from switchml.protocol.messages import ELEMENT_BYTES, PAYLOAD_SIZES, size_code
 from switchml.protocol.prepare import prepare
-from switchml.switch_emulator.fabric import Door, Fabric, Region
+from switchml.switch_emulator.fabric import Fabric, MemoryServer, Region
 from switchml.switch_emulator.faults import Faults, new_faults
 from switchml.switch_emulator.pipeline import Switch, SwitchRecord, run
 from switchml.switch_emulator.slot_machine import MAX_WORKERS, clear_slots, is_seen, new_pool
@@ -118,11 +118,11 @@ class EmulatorTarget:
         self._broken: BaseException | None = None
         self._thread = threading.Thread(target=self._loop, name="switchml-pipeline", daemon=True)
         self._thread.start()
-        self._door = Door(self._fabric, self._attach)
+        self._memory_server = MemoryServer(self._fabric, self._attach)
 
     def describe(self) -> TargetDescription:
         description = TargetDescription(
-            self._host, self._port, self._door.name, POOL_SLOTS, MAX_PAYLOAD, MAX_WORKERS,
+            self._host, self._port, self._memory_server.name, POOL_SLOTS, MAX_PAYLOAD, MAX_WORKERS,
             mac=hardware_address(self._host),
         )  # fmt: skip
         if self._host.startswith("127."):
@@ -172,7 +172,7 @@ class EmulatorTarget:
         if self._stopping:
             return
         self._stopping = True
-        self._door.close()
+        self._memory_server.close()
         self._interrupt()
         self._thread.join(_ANSWER_SECONDS)
         self._socket.close()

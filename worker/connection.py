@@ -23,7 +23,7 @@ from switchml.protocol.jit import compiled
 from switchml.protocol.messages import PROBE
 from switchml.worker.port import BATCH, SHM, UDP, Port, PortRecord
 
-_DOOR_SECONDS = 5.0
+_ANSWER_SECONDS = 5.0
 _PROBE_EVERY = 0.05
 _MULTICAST_PATIENCE = 0.25
 _SOCKET_BUFFER = 8 << 20
@@ -140,7 +140,7 @@ class UdpConnection(Connection):
             except OSError:
                 # No multicast on this interface: unicast it is.
                 self._close_group()
-        self._probe(job, time.monotonic() + _DOOR_SECONDS)
+        self._probe(job, time.monotonic() + _ANSWER_SECONDS)
         if not self.multicast:
             self._close_group()
         state = _port_state(UDP, rank)
@@ -203,12 +203,12 @@ class ShmConnection(Connection):
         )  # fmt: skip
 
     def _enter(self) -> tuple[int, dict[str, int]]:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
-            door.settimeout(_DOOR_SECONDS)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
+            server.settimeout(_ANSWER_SECONDS)
             try:
-                door.connect(f"\0{self._name}")
-                door.send(self.ticket.encode())
-                answer, descriptors, _, _ = socket.recv_fds(door, 4096, 2)
+                server.connect(f"\0{self._name}")
+                server.send(self.ticket.encode())
+                answer, descriptors, _, _ = socket.recv_fds(server, 4096, 2)
             except OSError as error:
                 raise JoinError(
                     f"the switch's shared memory cannot be had ({error}): join with transport 'udp'"
@@ -233,11 +233,11 @@ def shares_memory(target: TargetDescription) -> bool:
     """Whether a worker here can use the switch's shared memory: same host, same network namespace, same user."""
     if not target.shm_socket:
         return False
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
-        door.settimeout(_DOOR_SECONDS)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
+        server.settimeout(_ANSWER_SECONDS)
         try:
-            door.connect(f"\0{target.shm_socket}")
-            door.send(b"?")
-            return door.recv(64) == b"{}"
+            server.connect(f"\0{target.shm_socket}")
+            server.send(b"?")
+            return server.recv(64) == b"{}"
         except OSError:
             return False

@@ -300,7 +300,7 @@ def _submit(link: Datagrams, count: int) -> int:
             waits += 1
             _wait_writable(link)
         elif (error == libc.EINTR or error == libc.ECONNREFUSED) and refusals < 3:
-            # ECONNREFUSED reports an earlier datagram's fate and clears it.
+            # ECONNREFUSED reports what became of an earlier datagram, and clears it.
             refusals += 1
         elif (error == libc.EIO or error == libc.EINVAL or error == libc.EMSGSIZE) and messages[done][
             "control_length"

@@ -63,6 +63,7 @@ class RingLayout(NamedTuple):
         return -(-size // PAGE) * PAGE
 
 
+@compiled
 def ring_layout(workers: int, window: int, payload: int, copies: int = 1) -> RingLayout:
     """The layout for a job; room for one window up a worker and two windows down.
 
