@@ -38,7 +38,10 @@ class Region(NamedTuple):
 class Fabric:
     """Shared memory of a switch, in regions of whole pages.
 
-    memory: uint8, all of it; the first page is the switch's own (link/ring.py).
+    Attributes:
+        memory: uint8, all of it; the first page is the switch's own (link/ring.py).
+        fd: of the memory.
+        doorbell: eventfd that wakes the switch.
     """
 
     def __init__(self) -> None:
@@ -60,12 +63,18 @@ class Fabric:
         self._free.release(offset // PAGE - 1)
 
     def close(self) -> None:
+        """Free it."""
         os.close(self.doorbell)
         os.close(self.fd)
 
 
 class MemoryServer:
-    """Listens on the abstract socket and hands the memory to workers that show their ticket."""
+    """Listens on the abstract socket and hands the memory to workers that show their ticket.
+
+    Args:
+        fabric: what is handed out.
+        attach: the region of a ticket's worker, or None.
+    """
 
     def __init__(self, fabric: Fabric, attach: Callable[[str], Region | None]) -> None:
         self._fabric = fabric
@@ -103,6 +112,7 @@ class MemoryServer:
         )
 
     def close(self) -> None:
+        """End its thread."""
         # shutdown wakes the accept; close alone does not.
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()

@@ -48,7 +48,13 @@ class HeldPacket(TypedDict):
 
 
 class Faults(NamedTuple):
-    """settings: one entry. memory: HELD_BYTES for each packet held back."""
+    """State of the fault injector.
+
+    Attributes:
+        settings: one entry.
+        held: room for packets held back.
+        memory: HELD_BYTES for each of them.
+    """
 
     settings: Records[FaultSettings]
     held: Records[HeldPacket]
@@ -130,5 +136,6 @@ def next_release(faults: Faults, everything: bool) -> int:
 
 @compiled
 def forget(faults: Faults, index: int) -> None:
+    """Free the place of a packet that was held back."""
     faults.held[index]["used"] = 0
     faults.settings[0]["held"] -= 1

@@ -92,9 +92,15 @@ class SwitchRecord(TypedDict):
 
 
 class Switch(NamedTuple):
-    """State of the pipeline. counters: by job, then NO_JOB. flag: 1 makes `run` return.
-    fabric: shared memory, its first page the switch's own. spare: takes results that have nowhere to
-    go."""
+    """State of the pipeline.
+
+    Attributes:
+        counters: by job, then of NO_JOB.
+        link: the data port.
+        fabric: shared memory, its first page the switch's own.
+        flag: 1 makes `run` return.
+        spare: takes results that have nowhere to go.
+    """
 
     state: Records[SwitchRecord]
     tables: Tables
@@ -501,7 +507,12 @@ def _sleep(handle: int) -> None:
 
 @compiled
 def run(handle: int, spin_ns: int) -> None:
-    """Forward packets until the flag is set. `spin_ns`: how long to look again before sleeping."""
+    """Forward packets until the flag is set.
+
+    Args:
+        handle: of a Switch.
+        spin_ns: how long to look again before sleeping.
+    """
     switch = switch_at(handle)
     state = switch.state[0]
     quiet_since = libc.monotonic_ns(switch.scratch)

@@ -61,8 +61,9 @@ Words = npt.NDArray[np.uint32]
 class Pool(NamedTuple):
     """State of all slots of a switch.
 
-    slots: two copies a slot: index 2 * slot + version.
-    sums: the partial sums in the machine's byte order.
+    Attributes:
+        slots: two copies a slot, index 2 * slot + version.
+        sums: the partial sums in the machine's byte order.
     """
 
     slots: Records[SlotCopy]
@@ -121,7 +122,15 @@ def admit(
 ) -> int:
     """The verdict on a packet; updates everything of the copy but its sums.
 
-    index: 2 * (pool base + slot) + version. worker: 0 to workers - 1. e0, e1: -128 to 127.
+    Args:
+        slots: of the pool.
+        index: 2 * (pool base + slot) + version.
+        worker: 0 to workers - 1.
+        workers: of the job.
+        tsi: of the packet.
+        elements: that it carries.
+        e0: -128 to 127.
+        e1: -128 to 127.
     """
     verdict = ADDED
     distance = tsi_distance(tsi, int(slots[index]["stamp"]))
@@ -172,8 +181,11 @@ def admit_paper(
 def apply(verdict: int, packet: Words, sums: Words, out: Words) -> None:
     """Do to the elements what the verdict says.
 
-    packet, sums, out: uint32 of the chunk's length; packet and out in network order. `out` is written when a result leaves
-    (COMPLETE or RETRANSMIT) and left alone otherwise.
+    Args:
+        verdict: of `admit`.
+        packet: the chunk's elements in network order.
+        sums: of the copy.
+        out: takes the result in network order when one leaves (COMPLETE or RETRANSMIT), and is left alone otherwise.
     """
     if verdict == FRESH:
         copy_swapped(packet, sums)

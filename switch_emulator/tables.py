@@ -56,9 +56,19 @@ class Job(TypedDict):
 
 
 class Tables(NamedTuple):
-    """buckets: hash table of sender numbers + 1, 0 empty, open addressing.
-    jobs: by job number. names: by sender. unicast: MAX_WORKERS a job: its UDP workers in a row. groups: by job.
-    members: MAX_WORKERS a job: sender numbers by rank. rings: senders that use shared memory, the first `ring_count[0]`."""
+    """What the control plane knows.
+
+    Attributes:
+        senders: by number.
+        buckets: hash table of sender numbers + 1, 0 empty, open addressing.
+        jobs: by job number.
+        names: by sender.
+        unicast: MAX_WORKERS a job, its UDP workers in a row.
+        groups: by job.
+        members: MAX_WORKERS a job, sender numbers by rank.
+        rings: senders that use shared memory, the first `ring_count[0]`.
+        ring_count: of one.
+    """
 
     senders: Records[Sender]
     buckets: npt.NDArray[np.int64]

@@ -144,10 +144,18 @@ def _descriptor_agrees(window: Window, transfer: TransferRecord, received: Words
 
 @compiled
 def take_result(window: Window, slot: int, exponent: int, memory: Bytes, at: int, descriptor: Words) -> bool:
-    """Take the elements of the slot's result, whose packet is `memory[at:]` and brings `exponent`, to where they belong.
+    """Take the elements of the slot's result to where they belong.
 
-    Returns False when the transfer's descriptor shows that the ranks do not mean the same; `descriptor`
-    (uint32 of the chunk's length) then holds it, in the machine's byte order.
+    Args:
+        window: of the stream.
+        slot: of the result.
+        exponent: that the packet brings.
+        memory: where the packet lies.
+        at: the byte where it begins.
+        descriptor: of the chunk's length; takes a transfer's descriptor, in the machine's byte order.
+
+    Returns:
+        False when the descriptor shows that the ranks do not mean the same.
     """
     stream = window.stream[0]
     entry = window.slots[slot]

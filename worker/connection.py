@@ -12,6 +12,7 @@ import time
 from abc import ABC, abstractmethod
 
 import numpy as np
+from typing_extensions import override
 
 from switchml.control.target import TargetDescription
 from switchml.errors import JoinError, SwitchUnreachableError
@@ -48,6 +49,15 @@ class Connection(ABC):
         self, rank: int, workers: int, window: int, payload: int, job: int, group: str, group_port: int
     ) -> Port:
         """The port for the compiled engine, once the job is programmed. Proves that the path works.
+
+        Args:
+            rank: this worker's.
+            workers: of the job.
+            window: slots.
+            payload: bytes a packet.
+            job: its number at the switch.
+            group: dotted IPv4 of its multicast results; "" for none.
+            group_port: UDP port of these.
 
         Raises:
             JoinError, SwitchUnreachableError: it does not.
@@ -131,6 +141,7 @@ class UdpConnection(Connection):
             )
         self.multicast = self._group is not None and self._group not in waiting
 
+    @override
     def attach(
         self, rank: int, workers: int, window: int, payload: int, job: int, group: str, group_port: int
     ) -> Port:
@@ -153,6 +164,7 @@ class UdpConnection(Connection):
             np.zeros(packets, np.int64), np.zeros(packets, np.int64), np.zeros(packets, np.int64), np.zeros(4, np.int64),
         )  # fmt: skip
 
+    @override
     def wake(self) -> None:
         os.eventfd_write(self._wake, 1)
 
@@ -162,6 +174,7 @@ class UdpConnection(Connection):
             self._group = None
         self.multicast = False
 
+    @override
     def close(self) -> None:
         self._socket.close()
         self._close_group()
@@ -179,6 +192,7 @@ class ShmConnection(Connection):
         self._doorbell = -1
         self._longs = np.zeros(8, np.int64)
 
+    @override
     def attach(
         self, rank: int, workers: int, window: int, payload: int, job: int, group: str, group_port: int
     ) -> Port:
@@ -220,9 +234,11 @@ class ShmConnection(Connection):
         self._doorbell = descriptors[1]
         return descriptors[0], json.loads(answer)
 
+    @override
     def wake(self) -> None:
         _wake_sleepers(self._longs.ctypes.data)
 
+    @override
     def close(self) -> None:
         if self._doorbell >= 0:
             os.close(self._doorbell)

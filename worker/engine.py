@@ -63,8 +63,14 @@ _GATHER_PART = 16
 
 
 class Engine(NamedTuple):
-    """What the loop works on. port: handle of a Port. flag: int64 of one, set to 1 by another thread to make
-    the loop return ATTENTION."""
+    """What the loop works on.
+
+    Attributes:
+        port: handle of a Port.
+        counters: by index of WORKER_COUNTERS.
+        descriptor: takes that of the last transfer, in the machine's byte order.
+        flag: of one, set to 1 by another thread to make the loop return ATTENTION.
+    """
 
     window: Window
     recovery: Recovery
@@ -164,9 +170,15 @@ def _exact_needed(window: Window) -> bool:
 
 @compiled
 def run(handle: int, spin_ns: int, limit_ns: int) -> int:
-    """Drive the stream until something concerns Python, or for `limit_ns`; returns why.
+    """Drive the stream until something concerns Python.
 
-    handle: of an Engine. spin_ns: how long to look again before sleeping.
+    Args:
+        handle: of an Engine.
+        spin_ns: how long to look again before sleeping.
+        limit_ns: the longest it takes.
+
+    Returns:
+        FINISHED, ATTENTION, IDLE_STREAM or EXACT_NEEDED.
     """
     engine = engine_at(handle)
     window, recovery, port, scratch = engine.window, engine.recovery, engine.port, engine.scratch

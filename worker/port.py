@@ -47,8 +47,19 @@ class PortRecord(TypedDict):
 
 
 class Port(NamedTuple):
-    """State of a port. UDP uses `unicast` (connected to the switch) and `group` (multicast results; may be a
-    stand-in); shared memory uses the job's region and the switch's page."""
+    """State of a port. UDP uses the first of these, shared memory the second.
+
+    Attributes:
+        unicast: UDP: connected to the switch.
+        group: UDP: multicast results; may be a stand-in.
+        layout: shared memory: of the job's rings.
+        region: shared memory: the job's.
+        longs: shared memory: the region as int64.
+        page: shared memory: the switch's own.
+        rx_at: by packet handed in, where it lies.
+        rx_length: its bytes.
+        rx_source: UDP: the socket, 1 for the group's.
+    """
 
     state: Records[PortRecord]
     unicast: Datagrams

@@ -31,8 +31,14 @@ _BLOCKS_EXACT = indices(WORKER_COUNTERS)["blocks_exact"]
 
 
 class Stream:
-    """spin_ns: how long the engine looks again before it sleeps. explain: says why a chunk's position has no
-    result; may take a while."""
+    """Brings transfers through an engine.
+
+    Args:
+        engine: whose loop is run.
+        wake: ends the loop's sleep.
+        explain: says why a chunk's position has no result; may take a while.
+        spin_ns: how long the engine looks again before it sleeps.
+    """
 
     def __init__(
         self, engine: Engine, wake: Callable[[], None], explain: Callable[[int], str], *, spin_ns: int
@@ -56,7 +62,15 @@ class Stream:
         self._thread.start()
 
     def submit(self, source: Source, notify: bool) -> None:
-        """Put a collective's source at the end. notify: nobody is going to wait for it at once."""
+        """Put a collective's source at the end.
+
+        Args:
+            source: of its transfers.
+            notify: nobody is going to wait for it at once.
+
+        Raises:
+            SwitchMLError: what broke the stream.
+        """
         if self._error is not None:
             raise self._error
         self._submitted.append(source)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import override
 
 from switchml.link.records import row_of
 from switchml.worker.window import BLOCKS, QUEUED, WORDS, TransferRecord
@@ -17,10 +18,20 @@ Words = npt.NDArray[np.uint32]
 
 @dataclass(eq=False)
 class Transfer:
-    """One stretch of the stream (worker/window.py). `source` and `destination` are kept alive by it.
+    """One stretch of the stream (worker/window.py). Its arrays are kept alive by it.
 
-    kind BLOCKS: float32 arrays of `count`. kind WORDS: uint32; `source` holds this rank's words first to
-    first + len(source) - 1 of the transfer's `count`, the other ranks' words are theirs.
+    Attributes:
+        kind: BLOCKS, float32 arrays of `count`, or WORDS, uint32.
+        count: elements in all.
+        source: WORDS: this rank's words, first to first + len(source) - 1 of all; the others are the other ranks'.
+        destination: takes the result.
+        signature: four words (worker/signature.py).
+        done: called when it has ended well.
+        fail: called when the stream has broken.
+        deadline: ns, of CLOCK_MONOTONIC.
+        first: WORDS: where `source` begins.
+        flags: BLOCKS: a byte a chunk, 1 for one to be exchanged exactly; made when it is not given.
+        highest: afterwards, the largest exponent.
     """
 
     kind: int
@@ -91,18 +102,21 @@ class Source(Protocol):
         """The stream is broken: nothing will be pulled or finished any more."""
 
 
-class Listed:
+class Listed(Source):
     """A source of transfers that exist already."""
 
     def __init__(self, transfers: Sequence[Transfer]) -> None:
         self._transfers = list(transfers)
 
+    @override
     def pull(self) -> Transfer | None:
         return self._transfers.pop(0) if self._transfers else None
 
+    @override
     def exhausted(self) -> bool:
         return not self._transfers
 
+    @override
     def fail(self, error: BaseException) -> None:
         for transfer in self._transfers:
             transfer.fail(error)

@@ -111,7 +111,12 @@ class TransferRecord(TypedDict):
 class Window(NamedTuple):
     """State of one stream.
 
-    stream: one entry. transfers: a ring. exponents: by transfer, and chunk modulo W. fifo: slots to be sent.
+    Attributes:
+        stream: one entry.
+        slots: W.
+        transfers: a ring.
+        exponents: by transfer, and chunk modulo W.
+        fifo: slots to be sent.
     """
 
     stream: Records[StreamRecord]
@@ -131,6 +136,14 @@ def new_window(
     job: int = 0,
 ) -> Window:
     """A stream at position 0.
+
+    Args:
+        rank: this worker's.
+        workers: of the job.
+        window: slots, W.
+        elements: of a full chunk.
+        size: the header's size code.
+        job: the header's job number.
 
     Raises:
         ValueError: the window is no power of two, or larger than the slot field.

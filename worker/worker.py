@@ -72,8 +72,19 @@ class PortTable:
 
 
 class Worker:
-    """One rank of a job. Made by `join`; a context manager that leaves on exit. Collectives may be submitted
-    from any thread, but all ranks must submit the same ones in the same order."""
+    """One rank of a job. Made by `join`; a context manager that leaves on exit.
+
+    Collectives may be submitted from any thread, but all ranks must submit the same ones in the same order.
+
+    Attributes:
+        rank: 0 to world_size - 1.
+        world_size: ranks of the job.
+        job: its name.
+        transport: "udp" or "shm".
+        multicast: whether results come by multicast.
+        payload: bytes a packet.
+        window: slots.
+    """
 
     def __init__(
         self,
@@ -123,10 +134,19 @@ class Worker:
     ) -> Worker:
         """Join a job at the switch whose control service is at `switch` (host:port); returns when all ranks have.
 
-        transport: "auto" takes shared memory where worker and switch share a host. payload: bytes a packet;
-        window: slots; 0 takes the switch's. join_timeout, timeout: seconds for joining and for a collective.
-        multicast: False asks for results by unicast. paper: run the slot machine as published, without
-        stamps.
+        Args:
+            switch: host:port.
+            job: its name.
+            rank: 0 to world_size - 1.
+            world_size: ranks of the job.
+            transport: "udp", "shm", or "auto", which takes shared memory where worker and switch share a host.
+            payload: bytes a packet; 0 takes the switch's.
+            window: slots; 0 takes the switch's.
+            token: what the switch wants to see; "" for none.
+            join_timeout: seconds for joining.
+            timeout: seconds for a collective.
+            multicast: False asks for results by unicast.
+            paper: run the slot machine as published, without stamps.
 
         Raises:
             SwitchUnreachableError, JoinError, UsageError: see switchml/errors.py.
@@ -193,11 +213,16 @@ class Worker:
     ) -> Work:
         """Reduce `array` over all ranks, in place unless `out` (same shape and dtype) is given.
 
-        array: float32, float16, float64, any integer, bool or complex dtype; "bfloat16" as `dtype` over
-        uint16. op: sum, avg, prod, min, max, band, bor, bxor. Sums of float32, float16 and bfloat16 go
-        through block floating point (`Work.error_bound`), small ones and everything else are exact in the
-        sense of the dtype; the bits of the result are the same on all ranks. notify: False when `wait`
-        follows at once.
+        Sums of float32, float16 and bfloat16 go through block floating point (`Work.error_bound`), small ones and everything
+        else are exact in the sense of the dtype; the bits of the result are the same on all ranks.
+
+        Args:
+            array: float32, float16, float64, any integer, bool or complex dtype.
+            op: sum, avg, prod, min, max, band, bor, bxor.
+            out: takes the result.
+            dtype: "bfloat16" over an array of uint16.
+            timeout: seconds, in place of the worker's.
+            notify: False when `wait` follows at once.
 
         Raises:
             UsageError: dtype, operation or `out` do not fit, or the result's memory is read-only.

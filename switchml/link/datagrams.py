@@ -149,7 +149,9 @@ def enlarge_buffers(sock: socket.socket, size: int) -> None:
 def open_datagrams(sock: socket.socket | None, *, offload: bool = True) -> Datagrams:
     """Buffers around a bound UDP socket, which the caller keeps open. None gives a stand-in that is never used for I/O.
 
-    offload: False forbids segmentation offload, to measure or test the other path.
+    Args:
+        sock: bound.
+        offload: False forbids segmentation offload, to measure or test the other path.
     """
     offload = offload and sock is not None and _try_offload(sock)
     count, size = (_RX_TRAINS, _BUFFER) if offload else (_RX_SINGLES, _BUFFER // 3)
@@ -213,6 +215,7 @@ def message_start(link: Datagrams, index: int) -> int:
 
 @compiled
 def message_bytes(link: Datagrams, index: int) -> int:
+    """Length of a message: of a train, all its datagrams."""
     return int(link.rx_messages[index]["length"])
 
 
@@ -263,11 +266,13 @@ def train_segments(link: Datagrams) -> int:
 
 @compiled
 def train_bytes(link: Datagrams) -> int:
+    """Length of the train being built."""
     return int(link.registers[_FILLED])
 
 
 @compiled
 def clear_train(link: Datagrams) -> None:
+    """Begin a train anew."""
     registers = link.registers
     registers[_FILLED] = 0
     registers[_SEGMENTS] = 0
@@ -363,8 +368,13 @@ def _send_singly(link: Datagrams, name: int) -> int:
 def send_train(link: Datagrams, names: int, count: int) -> int:
     """Send the train to `count` destinations and begin a new one.
 
-    names: address of `count` SocketAddresses, or 0 (and count 1) for a connected socket. Returns the number of datagrams
-    that did not leave; whoever sent them finds out as with any loss on the way.
+    Args:
+        link: whose train it is.
+        names: address of `count` SocketAddresses, or 0 (and count 1) for a connected socket.
+        count: destinations.
+
+    Returns:
+        The number of datagrams that did not leave; whoever sent them finds out as with any loss on the way.
     """
     if link.registers[_SEGMENTS] == 0:
         return 0

@@ -38,24 +38,30 @@ def build_array(context: Any, builder: Any, array_type: Any, address: Any, shape
 if DISABLED:
 
     def bytes_at(address: int, length: int) -> Bytes:
+        """In plain Python."""
         # ctypes refuses numpy's integers, which addresses in records are.
         return np.frombuffer(memoryview((ctypes.c_uint8 * int(length)).from_address(int(address))), np.uint8)
 
     def array_at(address: int, count: int, dtype: Any) -> Any:
+        """In plain Python."""
         return bytes_at(address, count * np.dtype(dtype).itemsize).view(dtype)
 
     def load_acquire(array: Longs, index: int) -> int:
+        """In plain Python."""
         return int(array[index])
 
     def store_release(array: Longs, index: int, value: int) -> None:
+        """In plain Python."""
         array[index] = value
 
     def fetch_add(array: Longs, index: int, value: int) -> int:
+        """In plain Python."""
         before = int(array[index])
         array[index] = before + value
         return before
 
     def fence() -> None:
+        """In plain Python."""
         return None
 
 else:

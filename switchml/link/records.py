@@ -61,9 +61,13 @@ class Records(Protocol[R]):
     """What an array of records R can do; it is a one-dimensional structured array, made by `new_records`."""
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """Records."""
+
     @property
-    def ctypes(self) -> Any: ...
+    def ctypes(self) -> Any:
+        """As of any array of numpy's."""
+
     @overload
     def __getitem__(self, key: int) -> R: ...
     @overload
