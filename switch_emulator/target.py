@@ -293,12 +293,8 @@ class EmulatorTarget:
         tables.jobs[number] = new_records(Job, 1)[0]
         entry = tables.jobs[number]
         entry["used"], entry["paper"], entry["any_number"] = 1, program.paper, program.any_number
-        entry["size"], entry["elements"], entry["window"] = (
-            size_code(program.payload),
-            elements,
-            program.window,
-        )
-        entry["pool_base"], entry["sums_base"] = program.pool_base, sums
+        entry["size"], entry["elements"] = size_code(program.payload), elements
+        entry["window"], entry["pool_base"], entry["sums_base"] = program.window, program.pool_base, sums
         entry["workers"], entry["shm_workers"], entry["copies"] = world_size, len(shared), copies
         entry["region"], entry["region_bytes"] = region, layout.total_bytes if shared else 0
         tables.groups[number] = new_records(SocketAddress, 1)[0]

@@ -56,28 +56,15 @@ class Transfer:
         if self.kind == BLOCKS and self.flags is None:
             self.flags = np.zeros(chunks, np.uint8)
         words = self.kind == WORDS
-        return _in_order(
-            {
-                "kind": self.kind,
-                "status": QUEUED,
-                "start": 0,
-                "prologue": 0,
-                "chunks": chunks,
-                "count": self.count,
-                "source": _address(self.source),
-                "destination": _address(self.destination),
-                "flags": 0 if self.flags is None else _address(self.flags),
-                "first": self.first if words else 0,
-                "last": self.first + self.source.size if words else 0,
-                "unknown": 0,
-                "left": 0,
-                "flagged": 0,
-                "released": 0,
-                "highest": 0,
-                "deadline": self.deadline,
-                "signature": self.signature,
-            }
-        )
+        fields: TransferRecord = {
+            "kind": self.kind, "status": QUEUED, "start": 0, "prologue": 0, "chunks": chunks, "count": self.count,
+            "source": _address(self.source), "destination": _address(self.destination),
+            "flags": 0 if self.flags is None else _address(self.flags),
+            "first": self.first if words else 0, "last": self.first + self.source.size if words else 0,
+            "unknown": 0, "left": 0, "flagged": 0, "released": 0, "highest": 0,
+            "deadline": self.deadline, "signature": self.signature,
+        }  # fmt: skip
+        return _in_order(fields)
 
 
 _in_order = row_of(TransferRecord)

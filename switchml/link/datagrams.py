@@ -14,16 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from switchml.link import libc
-from switchml.link.records import (
-    Int16,
-    Int32,
-    Int64,
-    Records,
-    UInt16,
-    UInt32,
-    UInt64,
-    new_records,
-)
+from switchml.link.records import Int16, Int32, Int64, Records, UInt16, UInt32, UInt64, new_records
 from switchml.protocol.jit import compiled
 
 Bytes = npt.NDArray[np.uint8]

@@ -16,6 +16,7 @@ So the loops pass the address of a table of addresses instead (`table_of`), and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import count
 from math import prod
 from operator import itemgetter
 from typing import (
@@ -120,9 +121,9 @@ def dtype_of(record: type[Any]) -> np.dtype[Any]:
     return np.dtype(fields, align=True)
 
 
-def new_records(record: type[R], count: int) -> Records[R]:
-    """`count` records, all zero."""
-    return cast(Records[R], np.zeros(count, dtype_of(record)))
+def new_records(record: type[R], size: int) -> Records[R]:
+    """`size` records, all zero."""
+    return cast(Records[R], np.zeros(size, dtype_of(record)))
 
 
 def row_of(record: type[R]) -> Callable[[R], tuple[Any, ...]]:
@@ -156,36 +157,18 @@ def table_of(state: tuple[Any, ...]) -> npt.NDArray[np.int64]:
     return np.array(list(_entries(_state(type(state)), state)), np.int64).reshape(-1)
 
 
-def view_of(state: type[S]) -> Callable[[int], S]:
-    """The function, for compiled code, that gives the state behind a handle."""
-    declared = _state(state)
-    if DISABLED:
-        return lambda handle: cast(S, _open(declared, handle)[0])
-
-    @intrinsic
-    def view(typing_context: Any, handle: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            table = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
-            return _generate(context, builder, declared, table, 0)[0]
-
-        return _compiled_type(declared)(types.intp), generate
-
-    return cast(Callable[[int], S], view)
-
-
-def _open(state: _State, handle: int) -> tuple[Any, int]:
-    """The state whose entries begin at an address, and the address after them."""
+def _assemble(
+    state: _State, entries: Iterator[Any], array: Callable[..., Any], whole: Callable[..., Any]
+) -> Any:
+    """A state out of its entries, each an address, or a number, and a size."""
     values = []
     for part in state.parts.values():
         if isinstance(part, _State):
-            value, handle = _open(part, handle)
+            values.append(_assemble(part, entries, array, whole))
         else:
-            value, size = array_at(handle, 2, np.int64).tolist()
-            handle += _ENTRY_BYTES
-            if part is not int:
-                value = array_at(value, size, part.dtype).reshape(part.shape)
-        values.append(value)
-    return state.kind(*values), handle
+            address, size = next(entries)
+            values.append(address if part is int else array(part, address, size))
+    return whole(state, values)
 
 
 def _compiled_type(part: Any) -> Any:
@@ -196,25 +179,38 @@ def _compiled_type(part: Any) -> Any:
     return _named_tuple([_compiled_type(each) for each in part.parts.values()], part.kind)
 
 
-def _generate(context: Any, builder: Any, state: _State, table: Any, entry: int) -> tuple[Any, int]:
-    """What `_open` does, as instructions: the state whose entries begin at `entry`, and the entry after them."""
+def view_of(state: type[S]) -> Callable[[int], S]:
+    """The function, for compiled code, that gives the state behind a handle."""
+    declared = _state(state)
 
-    def number(value: int) -> Any:
-        return context.get_constant(types.intp, value)
+    def plain_view(handle: int) -> S:
+        def array(part: _Array, address: int, size: int) -> Any:
+            return array_at(address, size, part.dtype).reshape(part.shape)
 
-    def load(word: int) -> Any:
-        return builder.load(builder.gep(table, [number(word)]))
+        entries = (array_at(entry, 2, np.int64).tolist() for entry in count(handle, _ENTRY_BYTES))
+        return cast(S, _assemble(declared, entries, array, lambda state, values: state.kind(*values)))
 
-    values = []
-    for part in state.parts.values():
-        if isinstance(part, _State):
-            value, entry = _generate(context, builder, part, table, entry)
-        else:
-            value, size = load(2 * entry), load(2 * entry + 1)
-            entry += 1
-            if part is not int:
+    @intrinsic
+    def view(typing_context: Any, handle: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            table = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+
+            def number(value: int) -> Any:
+                return context.get_constant(types.intp, value)
+
+            def load(word: int) -> Any:
+                return builder.load(builder.gep(table, [number(word)]))
+
+            def array(part: _Array, address: Any, size: Any) -> Any:
                 rest = builder.sdiv(size, number(abs(prod(part.shape))))
                 shape = [rest if length < 0 else number(length) for length in part.shape]
-                value = build_array(context, builder, _compiled_type(part), value, shape)
-        values.append(value)
-    return context.make_tuple(builder, _compiled_type(state), values), entry
+                return build_array(context, builder, _compiled_type(part), address, shape)
+
+            def whole(state: _State, values: list[Any]) -> Any:
+                return context.make_tuple(builder, _compiled_type(state), values)
+
+            return _assemble(declared, ((load(word), load(word + 1)) for word in count(0, 2)), array, whole)
+
+        return _compiled_type(declared)(types.intp), generate
+
+    return plain_view if DISABLED else cast(Callable[[int], S], view)

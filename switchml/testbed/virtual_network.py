@@ -27,13 +27,7 @@ from switchml.switch_emulator.slot_machine import (
     new_pool,
 )
 from switchml.worker.chunks import build_packet, packet_bytes, take_result
-from switchml.worker.recovery import (
-    Recovery,
-    expire,
-    new_recovery,
-    packet_sent,
-    sample_round_trip,
-)
+from switchml.worker.recovery import Recovery, expire, new_recovery, packet_sent, sample_round_trip
 from switchml.worker.window import (
     RING,
     Window,
