@@ -16,11 +16,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import override
 
 from switchml.errors import UsageError
 from switchml.worker import elements
 from switchml.worker.signature import Signature
-from switchml.worker.transfer import Transfer
+from switchml.worker.transfer import Source, Transfer
 from switchml.worker.window import BLOCKS, WORDS
 from switchml.worker.work import Work
 
@@ -44,19 +45,29 @@ class Part:
 
 
 class Strategy(Protocol):
-    """segments: how many. depth: how many may be in flight; load and store are told which of them they use."""
+    """How an array goes through the stream, in segments."""
 
     segments: int
+    """How many."""
     depth: int
+    """How many may be in flight: lanes, of which `load` and `store` are told the one to use."""
 
-    def load(self, segment: int, lane: int) -> Part: ...
-    def store(self, segment: int, lane: int) -> None: ...
+    def load(self, segment: int, lane: int) -> Part:
+        """What goes on the wire of a segment, staged in a lane where it has to be."""
+
+    def store(self, segment: int, lane: int) -> None:
+        """Take the segment's result out of its lane."""
 
 
-class Pipeline:
+class Pipeline(Source):
     """Runs a strategy as a source of transfers.
 
-    done(highest exponent): called after the last segment was stored. fail: called once if the stream breaks.
+    Args:
+        strategy: how the arrays go.
+        signature: of the collective; each segment's own has its number added to `detail`.
+        deadline: ns, of CLOCK_MONOTONIC.
+        done: called with the highest exponent, after the last segment was stored.
+        fail: called if the stream breaks.
     """
 
     def __init__(
@@ -71,15 +82,21 @@ class Pipeline:
         self._signature = signature
         self._deadline = deadline
         self._done = done
-        self.fail = fail
+        self._fail = fail
         self._next = 0
         self._stored = 0
         self._highest = -128
         self._lanes = list(range(strategy.depth))
 
+    @override
+    def fail(self, error: BaseException) -> None:
+        self._fail(error)
+
+    @override
     def exhausted(self) -> bool:
         return self._next >= self._strategy.segments
 
+    @override
     def pull(self) -> Transfer | None:
         if self.exhausted() or not self._lanes:
             return None
@@ -105,13 +122,13 @@ class Pipeline:
             part.destination,
             signature.words(),
             store,
-            self.fail,
+            self._fail,
             self._deadline,
             part.first,
         )
 
 
-class Direct:
+class Direct(Strategy):
     """One transfer over memory that is on the wire as it is."""
 
     segments = 1
@@ -120,9 +137,11 @@ class Direct:
     def __init__(self, part: Part) -> None:
         self._part = part
 
+    @override
     def load(self, segment: int, lane: int) -> Part:
         return self._part
 
+    @override
     def store(self, segment: int, lane: int) -> None:
         return None
 
@@ -133,8 +152,15 @@ def nothing() -> Direct:
     return Direct(Part(WORDS, 0, empty, empty))
 
 
-class Converted:
-    """A sum through float32 blocks or int32 words. source, out: flat, of dtype `name`."""
+class Converted(Strategy):
+    """A sum through float32 blocks or int32 words.
+
+    Args:
+        source: flat, of dtype `name`.
+        out: as `source`.
+        name: of the dtype, as in `elements.dtype_name`.
+        kind: BLOCKS or WORDS.
+    """
 
     def __init__(self, source: Array, out: Array, name: str, kind: int) -> None:
         self._source, self._out, self._name, self._kind = source, out, name, kind
@@ -146,6 +172,7 @@ class Converted:
     def _slice(self, segment: int) -> slice:
         return slice(segment * self._length, min((segment + 1) * self._length, self._source.size))
 
+    @override
     def load(self, segment: int, lane: int) -> Part:
         values = self._source[self._slice(segment)]
         staged = self._staging[lane, : values.size]
@@ -153,6 +180,7 @@ class Converted:
         words = staged if self._kind == BLOCKS else staged.view(np.uint32)
         return Part(self._kind, values.size, words, words)
 
+    @override
     def store(self, segment: int, lane: int) -> None:
         where = self._slice(segment)
         elements.narrow(self._staging[lane, : where.stop - where.start], self._name, self._out[where])
@@ -183,7 +211,7 @@ class _Rows:
         return raw[:, : count * dtype.itemsize].view(dtype)
 
 
-class Gathered:
+class Gathered(Strategy):
     """A reduction the switch cannot do: everybody's raw words are gathered exactly and reduced here, in the order of ranks."""
 
     def __init__(self, source: Array, out: Array, name: str, op: str, rank: int, workers: int) -> None:
@@ -197,19 +225,26 @@ class Gathered:
     def _slice(self, segment: int) -> slice:
         return slice(segment * self._length, min((segment + 1) * self._length, self._source.size))
 
+    @override
     def load(self, segment: int, lane: int) -> Part:
         values = self._source[self._slice(segment)]
         self._rows.mine(lane)[: values.nbytes] = values.view(np.uint8)
         return self._rows.part(lane)
 
+    @override
     def store(self, segment: int, lane: int) -> None:
         where = self._slice(segment)
         rows = self._rows.all(lane, self._source.dtype, where.stop - where.start)
         elements.reduce_rows(rows, self._name, self._op, self._out[where])
 
 
-class GatheredBytes:
-    """An all-gather of rows that are not whole words. source: uint8, flat. out: uint8 (workers, length)."""
+class GatheredBytes(Strategy):
+    """An all-gather of rows that are not whole words.
+
+    Args:
+        source: uint8, flat.
+        out: uint8 (workers, length).
+    """
 
     def __init__(self, source: Array, out: Array, rank: int) -> None:
         self._source, self._out = source, out
@@ -222,18 +257,24 @@ class GatheredBytes:
     def _slice(self, segment: int) -> slice:
         return slice(segment * self._length, min((segment + 1) * self._length, self._source.size))
 
+    @override
     def load(self, segment: int, lane: int) -> Part:
         values = self._source[self._slice(segment)]
         self._rows.mine(lane)[: values.size] = values
         return self._rows.part(lane)
 
+    @override
     def store(self, segment: int, lane: int) -> None:
         where = self._slice(segment)
         self._out[:, where] = self._rows.all(lane, np.dtype(np.uint8), where.stop - where.start)
 
 
-class BroadcastBytes:
-    """A broadcast of bytes that are not whole words. array: uint8, flat."""
+class BroadcastBytes(Strategy):
+    """A broadcast of bytes that are not whole words.
+
+    Args:
+        array: uint8, flat.
+    """
 
     def __init__(self, array: Array, is_root: bool) -> None:
         self._array, self._is_root = array, is_root
@@ -245,6 +286,7 @@ class BroadcastBytes:
     def _slice(self, segment: int) -> slice:
         return slice(segment * self._length, min((segment + 1) * self._length, self._array.size))
 
+    @override
     def load(self, segment: int, lane: int) -> Part:
         values = self._array[self._slice(segment)]
         staged = self._staging[lane, : -(-values.size // 4)]
@@ -252,14 +294,21 @@ class BroadcastBytes:
             staged.view(np.uint8)[: values.size] = values
         return Part(WORDS, staged.size, staged if self._is_root else staged[:0], staged)
 
+    @override
     def store(self, segment: int, lane: int) -> None:
         where = self._slice(segment)
         self._array[where] = self._staging[lane].view(np.uint8)[: where.stop - where.start]
 
 
-class ExactBlocks:
-    """The blocks of a BLOCKS transfer that block floating point cannot carry: gathered exactly, added in
-    float32 in the order of ranks."""
+class ExactBlocks(Strategy):
+    """The blocks of a BLOCKS transfer that block floating point cannot carry.
+
+    They are gathered exactly and added in float32, in the order of ranks.
+
+    Args:
+        transfer: laid, with its blocks flagged.
+        block: elements of one.
+    """
 
     def __init__(self, transfer: Transfer, block: int, rank: int, workers: int) -> None:
         assert transfer.flags is not None
@@ -278,6 +327,7 @@ class ExactBlocks:
     def _chosen(self, segment: int) -> npt.NDArray[np.intp]:
         return self._blocks[segment * self._batch : (segment + 1) * self._batch]
 
+    @override
     def load(self, segment: int, lane: int) -> Part:
         staged = self._rows.mine(lane).view(np.float32).reshape(-1, self._block)
         for row, block in zip(staged, self._chosen(segment), strict=False):
@@ -285,6 +335,7 @@ class ExactBlocks:
             row[: values.size] = values
         return self._rows.part(lane)
 
+    @override
     def store(self, segment: int, lane: int) -> None:
         chosen = self._chosen(segment)
         rows = self._rows.all(lane, np.dtype(np.float32), chosen.size * self._block)

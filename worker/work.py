@@ -58,7 +58,8 @@ class Work:
     def wait(self, timeout: float | None = None) -> npt.NDArray[Any]:
         """The result, once it is there.
 
-        timeout: seconds to wait here; the collective itself goes on and has a deadline of its own.
+        Args:
+            timeout: seconds to wait here; the collective itself goes on and has a deadline of its own.
 
         Raises:
             CollectiveTimeoutError: not done within `timeout`, or the collective's own deadline passed.

@@ -12,7 +12,7 @@ from switchml.control.client import ControlClient
 from switchml.control.control_messages import JobLayout, JoinOffer
 from switchml.control.target import TargetDescription
 from switchml.errors import JobAbortedError, SwitchMLError, UsageError
-from switchml.link.handle import table_of
+from switchml.link.records import table_of
 from switchml.protocol.counters import WORKER_COUNTERS, named
 from switchml.protocol.messages import ELEMENT_BYTES, size_code
 from switchml.protocol.numerics import error_bound
@@ -21,6 +21,7 @@ from switchml.worker.collectives import Call, Collectives, Pipeline
 from switchml.worker.connection import Connection, ShmConnection, UdpConnection, shares_memory
 from switchml.worker.engine import Engine, run
 from switchml.worker.port import Port
+from switchml.worker.recovery import new_recovery
 from switchml.worker.stream import Stream, closed
 from switchml.worker.window import new_window
 from switchml.worker.work import Work
@@ -46,8 +47,19 @@ class PortTable:
 
 
 class Worker(Collectives):
-    """One rank of a job. Made by `join`; a context manager that leaves on exit. Collectives may be submitted
-    from any thread, but all ranks must submit the same ones in the same order."""
+    """One rank of a job. Made by `join`; a context manager that leaves on exit.
+
+    Collectives may be submitted from any thread, but all ranks must submit the same ones in the same order.
+
+    Attributes:
+        rank: 0 to world_size - 1.
+        world_size: ranks of the job.
+        job: its name.
+        transport: "udp" or "shm".
+        multicast: whether results come by multicast.
+        payload: bytes a packet.
+        window: slots.
+    """
 
     def __init__(
         self,
@@ -97,10 +109,19 @@ class Worker(Collectives):
     ) -> Worker:
         """Join a job at the switch whose control service is at `switch` (host:port); returns when all ranks have.
 
-        transport: "auto" takes shared memory where worker and switch share a host. payload: bytes a packet;
-        window: slots; 0 takes the switch's. join_timeout, timeout: seconds for joining and for a collective.
-        multicast: False asks for results by unicast. paper: run the slot machine as published, without
-        stamps.
+        Args:
+            switch: host:port.
+            job: its name.
+            rank: 0 to world_size - 1.
+            world_size: ranks of the job.
+            transport: "udp", "shm", or "auto", which takes shared memory where worker and switch share a host.
+            payload: bytes a packet; 0 takes the switch's.
+            window: slots; 0 takes the switch's.
+            token: what the switch wants to see; "" for none.
+            join_timeout: seconds for joining.
+            timeout: seconds for a collective.
+            multicast: False asks for results by unicast.
+            paper: run the slot machine as published, without stamps.
 
         Raises:
             SwitchUnreachableError, JoinError, UsageError: see switchml/errors.py.
@@ -141,6 +162,7 @@ class Worker(Collectives):
                     size=size_code(layout.payload),
                     job=layout.job_number,
                 ),
+                recovery=new_recovery(),
                 port=port.handle,
                 counters=np.zeros(len(WORKER_COUNTERS), np.int64),
                 descriptor=np.zeros(count, np.uint32),

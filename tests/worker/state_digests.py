@@ -81,6 +81,7 @@ class _Watched(VirtualNetwork):
             transfers.view(np.uint8),
             window.exponents,
             window.fifo,
+            self._ranks[rank].recovery.view(np.uint8),
         )
         late = int(overdue_transfer(window, self.now))
         twice = int(match(window, *self._where(packet)))
