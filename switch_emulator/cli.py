@@ -218,7 +218,7 @@ def _native(options: _Options) -> Iterator[_Running]:
         p4runtime = ""
         if options.p4runtime_port is not None:
             from switchml.switch_emulator.native_runtime import NativeDevice
-            from switchml.switch_emulator.p4runtime.server import serve
+            from switchml.switch_emulator.p4runtime.p4runtime_server import serve
 
             device = NativeDevice(emulator.target, options.device_id)
             server = stack.enter_context(serve(device, options.host, options.p4runtime_port))

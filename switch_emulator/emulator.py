@@ -8,7 +8,7 @@ from switchml.control.controller import Controller
 from switchml.control.server import ControlServer, serve
 from switchml.control.tls import ServerTls
 from switchml.switch_emulator.faults import Faults
-from switchml.switch_emulator.target import EmulatorTarget
+from switchml.switch_emulator.native_target import EmulatorTarget
 
 
 class Emulator:

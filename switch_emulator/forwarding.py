@@ -22,7 +22,7 @@ _TICK_SECONDS = 1.0
 _SENT_TOGETHER = 16  # many save system calls, and let the first of them wait
 
 
-class Pipeline(Protocol):
+class FrameProcessor(Protocol):
     """What the loop needs of a switch: `P4Switch` and `P4Device` have it."""
 
     def process(self, port: int, frame: bytes) -> Sequence[tuple[int, bytes]]:
@@ -38,7 +38,9 @@ class Forwarding:
         tick: called about once a second in that thread, for what is due by time alone.
     """
 
-    def __init__(self, ports: Ports, pipeline: Pipeline, *, tick: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, ports: Ports, pipeline: FrameProcessor, *, tick: Callable[[], None] = lambda: None
+    ) -> None:
         self._ports = ports
         self._pipeline = pipeline
         self._tick = tick

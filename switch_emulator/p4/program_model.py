@@ -299,7 +299,7 @@ class ActionProfile:
 
 
 @dataclass(frozen=True)
-class Pipeline:
+class PipelineGraph:
     name: str
     first: str | None
     nodes: dict[str, Node]
@@ -330,8 +330,8 @@ class Program:
     value_sets: dict[str, int] = field(default_factory=dict)
     actions: dict[str, Action] = field(default_factory=dict)
     action_by_id: dict[int, Action] = field(default_factory=dict)
-    ingress: Pipeline = field(default_factory=lambda: Pipeline("ingress", None, {}))
-    egress: Pipeline = field(default_factory=lambda: Pipeline("egress", None, {}))
+    ingress: PipelineGraph = field(default_factory=lambda: PipelineGraph("ingress", None, {}))
+    egress: PipelineGraph = field(default_factory=lambda: PipelineGraph("egress", None, {}))
     tables: dict[str, Table] = field(default_factory=dict)
     profiles: dict[str, ActionProfile] = field(default_factory=dict)
     registers: dict[str, Register] = field(default_factory=dict)

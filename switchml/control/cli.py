@@ -21,7 +21,7 @@ from switchml.protocol.messages import UDP_PORT_FIRST
 
 if TYPE_CHECKING:
     from switchml.control.controller import Controller
-    from switchml.control.p4runtime.target import P4RuntimeTarget, Pipeline
+    from switchml.control.p4runtime.p4runtime_target import P4RuntimeTarget, PipelineConfig
     from switchml.control.tls import ServerTls
 
 _SCHEME = "p4runtime://"
@@ -121,8 +121,8 @@ def controller_command(
     program = _pipeline(pipeline, p4info)
 
     from switchml.control.controller import Controller
-    from switchml.control.p4runtime.client import P4RuntimeClient
-    from switchml.control.p4runtime.target import P4RuntimeTarget
+    from switchml.control.p4runtime.p4runtime_client import P4RuntimeClient
+    from switchml.control.p4runtime.p4runtime_target import P4RuntimeTarget
     from switchml.control.server import serve
 
     stop, hurry = threading.Event(), threading.Event()
@@ -212,11 +212,11 @@ def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> 
     return ServerTls(certificate, key, client_ca)
 
 
-def _pipeline(config: Path | None, p4info: Path | None) -> Pipeline | None:
+def _pipeline(config: Path | None, p4info: Path | None) -> PipelineConfig | None:
     if config is None:
         if p4info is not None:
             raise UsageError("--p4info describes a program: give --pipeline as well")
         return None
-    from switchml.control.p4runtime.target import read_pipeline
+    from switchml.control.p4runtime.p4runtime_target import read_pipeline
 
     return read_pipeline(config, p4info)

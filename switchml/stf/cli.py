@@ -53,7 +53,7 @@ def stf(
 def _run_scripts(
     program: Path, scripts: Sequence[Path], target: str, as_json: bool, trace: bool, capture: Path | None
 ) -> int:
-    from switchml.stf.session import run_files
+    from switchml.stf.script_files import run_files
 
     def show(line: str) -> None:
         print(line, file=sys.stderr)

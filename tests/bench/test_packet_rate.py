@@ -146,7 +146,10 @@ def _check(found: list[PacketRate], names: list[str]) -> None:
 
 
 def test_the_p4_pipeline_in_memory() -> None:
-    pytest.importorskip("p4", reason="P4Runtime's stubs are missing: pip install 'switchml[p4runtime]'")
+    pytest.importorskip(
+        "google.rpc.status_pb2",
+        reason="the extra p4runtime is not installed: pip install 'switchml[p4runtime]'",
+    )
     plan, watcher = _plan(["p4-memory"], workers=3), Watcher()
     _check(list(measure_packets(plan, watcher)), ["p4-memory"])
     assert watcher.steps == steps(plan)
@@ -155,14 +158,20 @@ def test_the_p4_pipeline_in_memory() -> None:
 @pytest.mark.namespaces
 @pytest.mark.skipif(NO_TESTBED is not None, reason=f"no testbed here: {NO_TESTBED}")
 def test_the_emulator_s_pipelines_on_links() -> None:
-    pytest.importorskip("p4", reason="P4Runtime's stubs are missing: pip install 'switchml[p4runtime]'")
+    pytest.importorskip(
+        "google.rpc.status_pb2",
+        reason="the extra p4runtime is not installed: pip install 'switchml[p4runtime]'",
+    )
     _check(list(measure_packets(_plan(["native", "p4"]), Watcher())), ["native", "p4"])
 
 
 @pytest.mark.namespaces
 @pytest.mark.skipif(NO_TESTBED is not None, reason=f"no testbed here: {NO_TESTBED}")
 def test_bmv2_on_the_same_links() -> None:
-    pytest.importorskip("p4", reason="P4Runtime's stubs are missing: pip install 'switchml[p4runtime]'")
+    pytest.importorskip(
+        "google.rpc.status_pb2",
+        reason="the extra p4runtime is not installed: pip install 'switchml[p4runtime]'",
+    )
     from switchml.stf.bmv2 import find_bmv2
     from switchml.stf.bmv2_cli import Bmv2Error
 
@@ -192,13 +201,19 @@ def test_plans_that_cannot_be(changes: dict[str, object], said: str) -> None:
 
 
 def test_a_size_that_the_program_was_not_compiled_for() -> None:
-    pytest.importorskip("p4", reason="P4Runtime's stubs are missing: pip install 'switchml[p4runtime]'")
+    pytest.importorskip(
+        "google.rpc.status_pb2",
+        reason="the extra p4runtime is not installed: pip install 'switchml[p4runtime]'",
+    )
     with pytest.raises(UsageError, match=r"switchml_128\.json does not exist"):
         list(measure_packets(_plan(["p4-memory"], elements=[128]), Watcher()))
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("p4", reason="P4Runtime's stubs are missing: pip install 'switchml[p4runtime]'")
+    pytest.importorskip(
+        "google.rpc.status_pb2",
+        reason="the extra p4runtime is not installed: pip install 'switchml[p4runtime]'",
+    )
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("SWITCHML_BMV2", raising=False)
     record = tmp_path / "packets.json"

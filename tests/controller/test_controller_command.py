@@ -14,7 +14,9 @@ import pytest
 import trustme
 from typer.testing import CliRunner
 
-pytest.importorskip("p4", reason="P4Runtime's stubs are missing: pip install 'switchml[p4runtime]'")
+pytest.importorskip(
+    "google.rpc.status_pb2", reason="the extra p4runtime is not installed: pip install 'switchml[p4runtime]'"
+)
 
 from switchml.cli import app
 from switchml.control.client import ControlClient

@@ -23,8 +23,8 @@ from typing import IO, Any, Protocol
 from switchml.bench.packet_load import Load, Station, Traffic
 from switchml.bench.systems.p4_job import entries, group, program_file, set_up
 from switchml.errors import BenchError
+from switchml.p4runtime.entries import ActionCall
 from switchml.protocol.messages import UDP_PORT_FIRST
-from switchml.switch_emulator.runtime import ActionCall
 from switchml.testbed.namespace import Namespace
 
 START_SECONDS = 120.0
@@ -250,7 +250,7 @@ def main(order: dict[str, Any]) -> None:
 
 
 def _run_native(traffic: Traffic, stack: contextlib.ExitStack) -> None:
-    from switchml.switch_emulator.target import EmulatorTarget
+    from switchml.switch_emulator.native_target import EmulatorTarget
 
     # Without offload a packet is a frame, as for the others.
     target = EmulatorTarget(traffic.switch.address, traffic.switch.udp_port, offload=False)

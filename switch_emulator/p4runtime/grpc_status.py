@@ -8,9 +8,9 @@ from typing import Any, NoReturn
 import grpc
 import grpc.aio
 
-from switchml.p4runtime_stubs import code_pb2, status_pb2
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
-from switchml.switch_emulator.runtime import RuntimeRequestError
+from switchml.p4runtime.refusals import RuntimeRequestError
+from switchml.p4runtime.stubs import code_pb2, status_pb2
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
 
 Context = grpc.aio.ServicerContext[Any, Any]
 DETAILS_KEY = "grpc-status-details-bin"

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from switchml.stf.names import DeclaredCounter, DeclaredTable
-from switchml.stf.replication import Replication
-from switchml.stf.target import Frames
-from switchml.switch_emulator.runtime import (
-    ActionCall,
-    CounterValue,
-    Match,
-    MeterRates,
-    Runtime,
-    TableEntry,
-)
+from switchml.p4runtime.entries import ActionCall, CounterValue, Match, MeterRates, TableEntry
+from switchml.stf.declarations import DeclaredCounter, DeclaredTable
+from switchml.stf.multicast_nodes import Replication
+from switchml.stf.script_target import Frames
+from switchml.switch_emulator.runtime import Runtime
 
 _PACKET_US = 10
 _START_US = 1_000_000

@@ -26,13 +26,19 @@ from pathlib import Path
 from typing import Any
 
 from switchml.control.p4runtime import program
-from switchml.control.p4runtime.catalog import DigestMessage, Entry, MatchValue
-from switchml.control.p4runtime.client import Change, P4RuntimeClient, Update, multicast_group, parse_p4info
-from switchml.control.p4runtime.errors import P4RuntimeError, all_have_code
+from switchml.control.p4runtime.p4runtime_client import (
+    Change,
+    P4RuntimeClient,
+    Row,
+    Update,
+    multicast_group,
+    parse_p4info,
+)
 from switchml.control.p4runtime.program import Location
 from switchml.control.p4runtime.stations import Stations
 from switchml.control.target import JobProgram, SlotReading, TargetDescription
 from switchml.errors import PoolExhaustedError, SwitchMLError, UsageError
+from switchml.p4runtime.refusals import P4RuntimeError
 from switchml.protocol.counters import SWITCH_COUNTERS
 from switchml.protocol.messages import UDP_PORT_FIRST, UDP_PORT_LAST
 
@@ -48,20 +54,20 @@ _BYTES_OF = {"packets_received": "bytes_received", "packets_sent": "bytes_sent"}
 
 
 @dataclass(frozen=True)
-class Pipeline:
+class PipelineConfig:
     """A program to load: P4Info, and the switch's own form of it (BMv2's JSON)."""
 
     p4info: Any
     config: bytes
 
 
-def read_pipeline(config: Path, p4info: Path | None = None) -> Pipeline:
+def read_pipeline(config: Path, p4info: Path | None = None) -> PipelineConfig:
     """A program from its files; the P4Info is text, by default in NAME.p4info.txtpb beside NAME.json. Raises UsageError."""
     described = p4info or config.with_suffix(".p4info.txtpb")
     for path, what in ((config, "a program in BMv2's JSON"), (described, "its P4Info")):
         if not path.is_file():
             raise UsageError(f"{path} is no file; it should be {what}, both of which p4c writes (make -C p4)")
-    return Pipeline(parse_p4info(described.read_text()), config.read_bytes())
+    return PipelineConfig(parse_p4info(described.read_text()), config.read_bytes())
 
 
 @dataclass
@@ -92,7 +98,7 @@ class P4RuntimeTarget:
         udp_port: int = UDP_PORT_FIRST,
         *,
         mac: int = DEFAULT_MAC,
-        pipeline: Pipeline | None = None,
+        pipeline: PipelineConfig | None = None,
         ports: Iterable[int] = DEFAULT_PORTS,
         default_window: int = DEFAULT_WINDOW,
         report: Callable[[str], None] = _log.info,
@@ -125,18 +131,14 @@ class P4RuntimeTarget:
             client.adopt()
         else:
             client.load(pipeline.p4info, pipeline.config)
-        self._shape = program.shape(client.catalog)
-        self._arrays = program.counter_arrays(client.catalog)
+        self._shape = program.shape(client.schema)
+        self._arrays = program.counter_arrays(client.schema)
         self._prepare(fresh=pipeline is not None)
         self._report(
             f"programmed {client.address}: {self._shape.slots} slots of {self._shape.payload} bytes, "
             f"packets to {address}:{udp_port}"
         )
-        self._counted = any(
-            client.catalog.find("direct_counters", name).direct_table_id
-            == client.catalog.find("tables", program.JOB_TABLE).preamble.id
-            for name in client.catalog.names("direct_counters")
-        )
+        self._counted = client.schema.tables.named(program.JOB_TABLE).counter != 0
         self._listener = threading.Thread(target=self._listen, name="switchml-last-heard", daemon=True)
         if self._counted:
             self._listener.start()
@@ -177,17 +179,19 @@ class P4RuntimeTarget:
         if job.payload != self._shape.payload:
             raise UsageError(f"payload {job.payload}: this switch takes {self._shape.payload} bytes a packet")
         with self._lock:
-            catalog = self._client.catalog
             epoch = self._next_epoch()
-            senders = [program.sender(job, worker) for worker in job.workers]
-            members = [entry for worker in job.workers for entry in program.membership(job, worker, epoch)]
+            schema = self._client.schema
+            senders = [program.sender(schema, job, worker) for worker in job.workers]
+            members = [
+                row for worker in job.workers for row in program.membership(schema, job, worker, epoch)
+            ]
             # Registered first: digests of its workers may come before the write returns.
             self._jobs[job.job_number] = _Job(job, epoch, self._job_totals(job.job_number))
             try:
-                self._client.write((Change.INSERT, catalog.entity(entry)) for entry in senders + members)
+                self._client.insert(*senders, *members)
             except SwitchMLError as error:
                 self._forget_job(job.job_number)
-                if isinstance(error, P4RuntimeError) and all_have_code(error, "RESOURCE_EXHAUSTED"):
+                if isinstance(error, P4RuntimeError) and error.all_have_code("RESOURCE_EXHAUSTED"):
                     raise PoolExhaustedError(
                         f"the switch's tables are full ({error}); wait for other jobs to end"
                     ) from error
@@ -215,7 +219,7 @@ class P4RuntimeTarget:
                 (name, index) for name in (program.STAMP, program.USED, program.SEEN)
             )
         except P4RuntimeError as error:
-            if not all_have_code(error, "UNIMPLEMENTED"):
+            if not error.all_have_code("UNIMPLEMENTED"):
                 raise
             raise P4RuntimeError(
                 "this switch does not let P4Runtime read its registers (BMv2 does not), so nobody knows whose packets it has; "
@@ -251,18 +255,17 @@ class P4RuntimeTarget:
 
     def _prepare(self, *, fresh: bool) -> None:
         """Bring the switch to where it has our address and nothing else."""
-        catalog = self._client.catalog
         if not fresh:
             self._sweep()
             self._clear_registers()
-        self._client.insert(program.own_address(catalog, self._address, self._mac))
+        self._client.insert(program.own_address(self._client.schema, self._address, self._mac))
         self._client.write([(Change.INSERT, self._flood_group())])
         self._client.subscribe((program.SENDER_DIGEST, program.STATION_DIGEST), self._on_digest)
 
     def _sweep(self) -> None:
         """Empty the tables, and the multicast groups."""
         for table in program.TABLES:
-            self._client.delete(*self._client.entries(table))
+            self._client.delete(*((table, entry) for entry in self._client.entries(table)))
         self._client.write(
             (Change.DELETE, multicast_group(group, {})) for group in self._client.multicast_groups()
         )
@@ -283,7 +286,7 @@ class P4RuntimeTarget:
             self._client.write_register(program.USED, dict([free.popitem()]) if free else {})
             self._client.write_register(program.USED, free)
         except P4RuntimeError as error:
-            if not all_have_code(error, "UNIMPLEMENTED"):
+            if not error.all_have_code("UNIMPLEMENTED"):
                 raise
             self._reload()
 
@@ -314,16 +317,16 @@ class P4RuntimeTarget:
         """Delete all that is left of a job, whether or not all of it is there."""
         job = self._jobs.pop(number)
         workers = job.program.workers
-        doomed: list[Entry] = []
+        schema = self._client.schema
+        rows: list[Row] = []
         for worker in workers:
-            doomed += program.membership(job.program, worker, job.epoch)
-        doomed += [program.sender(job.program, worker) for worker in workers]
+            rows += program.membership(schema, job.program, worker, job.epoch)
+        rows += [program.sender(schema, job.program, worker) for worker in workers]
         for worker in workers:
             if worker.rank in job.located:
-                doomed.append(program.reachable(job.program, worker))
-                doomed.append(program.rewrite(job.program, worker, job.located[worker.rank].mac))
-        catalog = self._client.catalog
-        updates = [(Change.DELETE, catalog.entity(Entry(each.table, each.key))) for each in doomed]
+                rows.append(program.reachable(schema, job.program, worker))
+                rows.append(program.rewrite(schema, job.program, worker, job.located[worker.rank].mac))
+        updates = self._client.updates(Change.DELETE, rows)
         if job.located and len(workers) > 1:
             updates.append((Change.DELETE, multicast_group(program.group_of(number), {})))
         self._write_all(updates)
@@ -333,19 +336,19 @@ class P4RuntimeTarget:
         try:
             self._client.write(updates)
         except P4RuntimeError as error:
-            if not all_have_code(error, "NOT_FOUND"):
+            if not error.all_have_code("NOT_FOUND"):
                 raise
 
-    def _on_digest(self, message: DigestMessage) -> None:
+    def _on_digest(self, name: str, values: Mapping[str, int]) -> None:
         with self._lock:
-            if message.name == program.STATION_DIGEST:
-                self._learn_station(message.values["mac"], message.values["port"])
-            elif message.name == program.SENDER_DIGEST:
-                self._locate(message.values)
+            if name == program.STATION_DIGEST:
+                self._learn_station(values["mac"], values["port"])
+            elif name == program.SENDER_DIGEST:
+                self._locate(values)
 
     def _learn_station(self, mac: int, port: int) -> None:
         try:
-            self._client.write(self._stations.learn(self._client.catalog, mac, port))
+            self._client.write(self._stations.learn(self._client, mac, port))
         except SwitchMLError:
             self._stations.forget(mac)
             raise
@@ -353,17 +356,16 @@ class P4RuntimeTarget:
             self._ports.add(port)
             self._client.write([(Change.MODIFY, self._flood_group())])
 
-    def _locate(self, found: Any) -> None:
+    def _locate(self, found: Mapping[str, int]) -> None:
         """A worker's first packet: write how it is reached. Its next one will go through."""
         job = self._jobs.get(found["job_number"])
         if job is None or found["worker"] >= len(job.program.workers) or found["worker"] in job.located:
             return
         worker = job.program.workers[found["worker"]]
         location = Location(found["mac"], found["ingress_port"])
-        catalog = self._client.catalog
-        updates: list[Update] = [
-            (Change.INSERT, catalog.entity(program.rewrite(job.program, worker, location.mac)))
-        ]
+        schema = self._client.schema
+        rewrite = program.rewrite(schema, job.program, worker, location.mac)
+        updates = self._client.updates(Change.INSERT, [rewrite])
         if len(job.program.workers) > 1:
             replicas = {rank + 1: place.port for rank, place in job.located.items()}
             replicas[worker.rank + 1] = location.port
@@ -372,7 +374,7 @@ class P4RuntimeTarget:
         # One after the other: the last lets its packets through.
         self._client.write(updates)
         job.located[worker.rank] = location
-        self._client.insert(program.reachable(job.program, worker))
+        self._client.insert(program.reachable(schema, job.program, worker))
         self._report(
             f"job {job.program.job_number}: rank {worker.rank} ({worker.address}:{worker.port}) is at port {location.port}, "
             f"{_mac_text(location.mac)}"
@@ -385,18 +387,18 @@ class P4RuntimeTarget:
 
     def _totals(self, wanted: list[tuple[str, int | None]], row: int | None) -> dict[str, int]:
         totals: defaultdict[str, int] = defaultdict(int)
-        for (full, _), (packets, size) in self._client.counters(wanted).items():
+        for (full, _), value in self._client.counters(wanted).items():
             name = self._arrays[full]
-            totals[name] += packets
+            totals[name] += value.packets
             if name in _BYTES_OF:
-                totals[_BYTES_OF[name]] += max(0, size - _FRAME_BYTES * packets)
-        if program.ELEMENTS_ADDED in self._client.catalog.names("registers"):
+                totals[_BYTES_OF[name]] += max(0, value.bytes - _FRAME_BYTES * value.packets)
+        if program.ELEMENTS_ADDED in self._client.schema.registers.by_name:
             try:
                 totals["elements_added"] = sum(
                     self._client.registers([(program.ELEMENTS_ADDED, row)]).values()
                 )
             except P4RuntimeError as error:
-                if not all_have_code(error, "UNIMPLEMENTED"):
+                if not error.all_have_code("UNIMPLEMENTED"):
                     raise
         return {counter.name: totals[counter.name] for counter in SWITCH_COUNTERS if counter.name in totals}
 
@@ -412,17 +414,19 @@ class P4RuntimeTarget:
             except SwitchMLError as error:
                 _log.info("cannot see when workers were last heard: %s", error)
                 return
-            totals: defaultdict[tuple[MatchValue, ...], int] = defaultdict(int)
-            for entry, packets in counted:
-                totals[program.sender_of(entry)] += packets
+            totals: defaultdict[tuple[int, int], int] = defaultdict(int)
+            for key, packets in counted:
+                totals[program.sender_of(key)] += packets
             self._note(totals, time.monotonic())
 
-    def _note(self, totals: Mapping[tuple[MatchValue, ...], int], now: float) -> None:
+    def _note(self, totals: Mapping[tuple[int, int], int], now: float) -> None:
         """Packets so far by sender."""
         with self._lock:
+            schema = self._client.schema
             for job in self._jobs.values():
                 for worker in job.program.workers:
-                    packets = totals.get(program.sender_of(program.sender(job.program, worker)), 0)
+                    _, sender = program.sender(schema, job.program, worker)
+                    packets = totals.get(program.sender_of(sender.key), 0)
                     if packets > job.packets.get(worker.rank, 0):
                         job.heard[worker.rank] = now
                     job.packets[worker.rank] = packets

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
+from switchml.p4runtime.bytestrings import decode
+from switchml.p4runtime.refusals import RuntimeRequestError, invalid
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
 from switchml.switch_emulator.p4runtime.arbitration import Notice
-from switchml.switch_emulator.p4runtime.bytestrings import decode
-from switchml.switch_emulator.p4runtime.pipeline import Pipeline
-from switchml.switch_emulator.p4runtime.refusal import invalid
-from switchml.switch_emulator.p4runtime.status import Context, code_number
-from switchml.switch_emulator.runtime import RuntimeRequestError
+from switchml.switch_emulator.p4runtime.context import PipelineContext
+from switchml.switch_emulator.p4runtime.grpc_status import Context, code_number
 
 _WAITING = 4096  # messages that a client has not taken; more are dropped, but for those of arbitration
 
@@ -74,9 +73,9 @@ def stream_error(request: Any, error: RuntimeRequestError) -> Any:
     return message
 
 
-def packet_out(pipeline: Pipeline, packet: Any) -> None:
+def packet_out(pipeline: PipelineContext, packet: Any) -> None:
     """Raises INVALID_ARGUMENT when the metadata is not what the P4Info says, OUT_OF_RANGE for a value that does not fit."""
-    fields = {field.id: field for field in pipeline.index.packet_out}
+    fields = {field.id: field for field in pipeline.schema.packet_out}
     metadata: dict[str, int] = {}
     for each in packet.metadata:
         field = fields.get(each.metadata_id)

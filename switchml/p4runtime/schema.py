@@ -1,7 +1,4 @@
-"""The objects of a P4Info by id, with what requests are checked against (P4Runtime specification, section 6).
-
-Ids live in this package alone: what is behind it speaks full names.
-"""
+"""The objects of a P4Info by id and by name, with what requests are checked against (P4Runtime specification, section 6)."""
 
 from __future__ import annotations
 
@@ -9,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from switchml.p4runtime_stubs import p4info_pb2
-from switchml.switch_emulator.p4runtime.data_types import DataType, data_type
-from switchml.switch_emulator.p4runtime.refusal import invalid, not_found, unimplemented
-from switchml.switch_emulator.runtime import MatchKind
+from switchml.p4runtime.data_types import DataType, data_type
+from switchml.p4runtime.entries import ActionCall, MatchKind
+from switchml.p4runtime.refusals import invalid, not_found, unimplemented
+from switchml.p4runtime.stubs import p4info_pb2
 
 _KINDS = {
     p4info_pb2.MatchField.EXACT: MatchKind.EXACT,
@@ -47,6 +44,19 @@ class ActionInfo:
     name: str
     parameters: tuple[ParameterInfo, ...]
 
+    def call(self, arguments: Mapping[str, int]) -> ActionCall:
+        """A call with arguments by name. Raises INVALID_ARGUMENT when they are not the action's."""
+        names = [parameter.name for parameter in self.parameters]
+        if set(names) != set(arguments):
+            raise invalid(
+                f"action {self.name} takes {', '.join(names) or 'no parameters'}, not {', '.join(arguments)}"
+            )
+        return ActionCall(self.name, tuple(arguments[name] for name in names))
+
+    def arguments(self, call: ActionCall) -> dict[str, int]:
+        """The arguments of a call by name."""
+        return dict(zip((parameter.name for parameter in self.parameters), call.arguments, strict=True))
+
 
 @dataclass(frozen=True)
 class ProfileInfo:
@@ -65,7 +75,8 @@ class ProfileInfo:
 
 @dataclass(frozen=True)
 class TableInfo:
-    """actions: by id, with the place they may stand (`TABLE_AND_DEFAULT`, `TABLE_ONLY`, `DEFAULT_ONLY`)."""
+    """actions: by id, with the place they may stand (`TABLE_AND_DEFAULT`, `TABLE_ONLY`, `DEFAULT_ONLY`). default: the
+    program's own default action."""
 
     id: int
     name: str
@@ -77,6 +88,8 @@ class TableInfo:
     meter: int  # id of the direct meter, 0 = none
     idle_timeout: bool
     const: bool
+    size: int
+    default: ActionCall
 
     @property
     def needs_priority(self) -> bool:
@@ -111,9 +124,12 @@ class ValueSetInfo:
 
 @dataclass(frozen=True)
 class DigestInfo:
+    """fields: names of a struct's fields; those of a tuple are their numbers."""
+
     id: int
     name: str
     type: DataType
+    fields: tuple[str, ...]
 
 
 class _Object(Protocol):
@@ -148,12 +164,21 @@ class Objects(Generic[_T]):
         except KeyError:
             raise not_found(f"there is no {self.kind} with id {object_id:#x} in the P4Info") from None
 
+    def named(self, name: str) -> _T:
+        """Raises NOT_FOUND."""
+        try:
+            return self.by_name[name]
+        except KeyError:
+            raise not_found(
+                f"the switch's program has no {self.kind} {name}; load the P4 program that this controller is for"
+            ) from None
+
     def select(self, object_id: int) -> list[_T]:
         """One object; all for 0, as wildcard reads have it."""
         return list(self.by_id.values()) if object_id == 0 else [self.get(object_id)]
 
 
-class P4InfoIndex:
+class Schema:
     """All of a P4Info. Raises RuntimeRequestError INVALID_ARGUMENT when it contradicts itself, UNIMPLEMENTED for
     types that are not supported: values translated to strings (`@p4runtime_translation(..., string)`)."""
 
@@ -187,7 +212,12 @@ class P4InfoIndex:
         self.digests = Objects(
             "digest",
             (
-                DigestInfo(d.preamble.id, d.preamble.name, data_type(d.type_spec, info.type_info))
+                DigestInfo(
+                    d.preamble.id,
+                    d.preamble.name,
+                    data_type(d.type_spec, info.type_info),
+                    _digest_fields(d.type_spec, info.type_info),
+                )
                 for d in info.digests
             ),
         )
@@ -196,7 +226,7 @@ class P4InfoIndex:
         self.packet_out = _metadata(headers.get("packet_out"))
 
     @classmethod
-    def parse(cls, serialised: bytes) -> P4InfoIndex:
+    def parse(cls, serialised: bytes) -> Schema:
         return cls(p4info_pb2.P4Info.FromString(serialised))
 
     def meter_kind_of(self, table: TableInfo) -> str:
@@ -228,13 +258,29 @@ class P4InfoIndex:
             meter=next((key for key in resources if key in self._direct_meters), 0),
             idle_timeout=table.idle_timeout_behavior == p4info_pb2.Table.NOTIFY_CONTROL,
             const=table.is_const_table,
+            size=table.size,
+            default=self._default(table),
         )
+
+    def _default(self, table: Any) -> ActionCall:
+        """Where the P4Info does not say: NoAction, or else the last of the table's actions."""
+        if table.HasField("initial_default_action"):
+            initial = table.initial_default_action
+            arguments = tuple(int.from_bytes(argument.value, "big") for argument in initial.arguments)
+            return ActionCall(self.actions.get(initial.action_id).name, arguments)
+        names = [self.actions.get(reference.id).name for reference in table.action_refs]
+        return ActionCall("NoAction" if "NoAction" in names or not names else names[-1])
 
 
 def meter_kind(meter: Any) -> str:
-    """TWO_RATE_THREE_COLOR, which is all there was before the specification's version 1.4, or another name."""
-    spec = meter.spec
-    return str(p4info_pb2.MeterSpec.Type.Name(spec.type)) if hasattr(spec, "type") else "TWO_RATE_THREE_COLOR"
+    """The type by name: TWO_RATE_THREE_COLOR or another."""
+    return str(p4info_pb2.MeterSpec.Type.Name(meter.spec.type))
+
+
+def _digest_fields(spec: Any, type_info: Any) -> tuple[str, ...]:
+    if spec.HasField("struct"):
+        return tuple(member.name for member in type_info.structs[spec.struct.name].members)
+    return tuple(str(index) for index in range(len(spec.tuple.members) or 1))
 
 
 def _action(action: Any) -> ActionInfo:
@@ -247,7 +293,7 @@ def _action(action: Any) -> ActionInfo:
 
 
 def _profile(profile: Any) -> ProfileInfo:
-    semantics = hasattr(profile, "sum_of_members") and profile.HasField("sum_of_members")
+    sums_members = profile.HasField("sum_of_members")
     return ProfileInfo(
         id=profile.preamble.id,
         name=profile.preamble.name,
@@ -255,9 +301,9 @@ def _profile(profile: Any) -> ProfileInfo:
         table_ids=tuple(profile.table_ids),
         size=profile.size,
         max_group_size=profile.max_group_size,
-        sums_members=semantics,
-        max_member_weight=profile.sum_of_members.max_member_weight if semantics else 0,
-        weights_disallowed=getattr(profile, "weights_disallowed", False),
+        sums_members=sums_members,
+        max_member_weight=profile.sum_of_members.max_member_weight if sums_members else 0,
+        weights_disallowed=profile.weights_disallowed,
     )
 
 

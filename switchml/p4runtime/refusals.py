@@ -4,9 +4,35 @@ from __future__ import annotations
 
 import logging
 
-from switchml.switch_emulator.runtime import RuntimeRequestError
+from switchml.errors import SwitchMLError
 
 _log = logging.getLogger(__name__)
+
+
+class RuntimeRequestError(SwitchMLError):
+    """A request that the pipeline can't carry out: `code` is the name of the gRPC status (P4Runtime specification, section 9)."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class P4RuntimeError(RuntimeRequestError):
+    """A switch's refusal, as its controller sees it. `details`: one line for each update that failed."""
+
+    def __init__(self, message: str, code: str = "UNKNOWN", details: tuple[str, ...] = ()) -> None:
+        super().__init__(code, message)
+        self.details = details
+
+    def all_have_code(self, code: str) -> bool:
+        """Whether every failure in it is of that kind."""
+        return self.code == code or (
+            bool(self.details) and all(line.startswith(f"{code}:") for line in self.details)
+        )
+
+
+class NotPrimaryError(P4RuntimeError):
+    """Another controller with a higher election id has the switch (P4Runtime specification, section 5)."""
 
 
 def failure(error: Exception, what: str) -> RuntimeRequestError:

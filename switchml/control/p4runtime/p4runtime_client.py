@@ -24,10 +24,13 @@ import grpc
 
 from switchml.control.address import join_address, parse_address
 from switchml.control.exits import Stage, close_at_exit
-from switchml.control.p4runtime.catalog import Action, Catalog, DigestMessage, Entry, decode, encode
-from switchml.control.p4runtime.errors import NotPrimaryError, P4RuntimeError, all_have_code
 from switchml.errors import SwitchMLError, SwitchUnreachableError, UsageError
-from switchml.p4runtime_stubs import (
+from switchml.p4runtime.bytestrings import encode
+from switchml.p4runtime.codec import entry_entity, key_entity, parse_digests, parse_entry, parse_key
+from switchml.p4runtime.entries import CounterValue, Match, TableEntry
+from switchml.p4runtime.refusals import NotPrimaryError, P4RuntimeError
+from switchml.p4runtime.schema import Schema
+from switchml.p4runtime.stubs import (
     code_pb2,
     p4info_pb2,
     p4runtime_pb2,
@@ -50,7 +53,8 @@ _OPTIONS = [
     ("grpc.absolute_max_metadata_size", 1 << 20),
 ]
 
-OnDigest = Callable[[DigestMessage], None]
+OnDigest = Callable[[str, Mapping[str, int]], None]
+"""A digest's name, and its values by field."""
 
 
 class Change(Enum):
@@ -63,6 +67,9 @@ class Change(Enum):
 
 Update = tuple[Change, Any]
 """A change, and the p4.v1.Entity it is about."""
+
+Row = tuple[str, TableEntry]
+"""A table's name, and an entry of it."""
 
 
 class P4RuntimeClient:
@@ -86,7 +93,7 @@ class P4RuntimeClient:
         self.device_id = device_id
         self._election = p4runtime_pb2.Uint128(high=election_id >> 64, low=election_id & (1 << 64) - 1)
         self._timeout = timeout
-        self._catalog: Catalog | None = None
+        self._schema: Schema | None = None
         self._receive: OnDigest | None = None
         self._closed = False
         self._lost = ""
@@ -97,7 +104,7 @@ class P4RuntimeClient:
         self._stub = p4runtime_pb2_grpc.P4RuntimeStub(self._channel)
         try:
             self._await_channel()
-            self._stream = self._stub.StreamChannel(iter(self._outgoing.get, None))
+            self._stream: Any = self._stub.StreamChannel(iter(self._outgoing.get, None))
             self._thread = threading.Thread(target=self._listen, name="switchml-p4runtime", daemon=True)
             self._thread.start()
             self._become_primary()
@@ -115,14 +122,14 @@ class P4RuntimeClient:
         self.close()
 
     @property
-    def catalog(self) -> Catalog:
-        """The names of the loaded program. Raises P4RuntimeError before there is one."""
-        if self._catalog is None:
+    def schema(self) -> Schema:
+        """What the loaded program declares. Raises P4RuntimeError before there is one."""
+        if self._schema is None:
             raise P4RuntimeError(
                 f"the switch at {self.address} has no program; load one: --pipeline FILE.json --p4info FILE",
                 "FAILED_PRECONDITION",
             )
-        return self._catalog
+        return self._schema
 
     @property
     def lost(self) -> str:
@@ -158,7 +165,7 @@ class P4RuntimeClient:
         )
         self.check()
         self._call(self._stub.SetForwardingPipelineConfig, request, _LOAD_SECONDS)
-        self._catalog = Catalog(p4info)
+        self._schema = Schema(p4info)
 
     def adopt(self) -> None:
         """Take the program that the switch has. Raises P4RuntimeError when it has none."""
@@ -169,11 +176,11 @@ class P4RuntimeClient:
         try:
             config = self._call(self._stub.GetForwardingPipelineConfig, request).config
         except P4RuntimeError as error:
-            if not all_have_code(error, "FAILED_PRECONDITION"):
+            if not error.all_have_code("FAILED_PRECONDITION"):
                 raise
             config = p4runtime_pb2.ForwardingPipelineConfig()
-        self._catalog = Catalog(config.p4info) if config.HasField("p4info") else None
-        _ = self.catalog
+        self._schema = Schema(config.p4info) if config.HasField("p4info") else None
+        _ = self.schema
 
     # Writing.
 
@@ -187,21 +194,23 @@ class P4RuntimeClient:
             self.check()
             self._call(self._stub.Write, request)
 
-    def insert(self, *entries: Entry) -> None:
-        self.write((Change.INSERT, self.catalog.entity(entry)) for entry in entries)
+    def insert(self, *rows: Row) -> None:
+        self.write(self.updates(Change.INSERT, rows))
 
-    def modify(self, *entries: Entry) -> None:
-        self.write((Change.MODIFY, self.catalog.entity(entry)) for entry in entries)
+    def delete(self, *rows: Row) -> None:
+        self.write(self.updates(Change.DELETE, rows))
 
-    def delete(self, *entries: Entry) -> None:
-        self.write((Change.DELETE, self.catalog.entity(entry)) for entry in entries)
-
-    def set_default(self, table: str, action: Action) -> None:
-        self.write([(Change.MODIFY, self.catalog.default_entity(table, action))])
+    def updates(self, change: Change, rows: Iterable[Row]) -> list[Update]:
+        """For `write`. Raises RuntimeRequestError for what the program has not."""
+        if change is Change.DELETE:
+            return [
+                (change, key_entity(self.schema, table, entry.key, entry.priority)) for table, entry in rows
+            ]
+        return [(change, entry_entity(self.schema, table, entry)) for table, entry in rows]
 
     def write_register(self, register: str, values: Mapping[int, int]) -> None:
         """Values by index. Raises P4RuntimeError UNIMPLEMENTED on switches that have it not (BMv2)."""
-        number = self.catalog.find("registers", register).preamble.id
+        number = self.schema.registers.named(register).id
         self.write((Change.MODIFY, _register(number, index, value)) for index, value in values.items())
 
     # Reading.
@@ -216,43 +225,40 @@ class P4RuntimeClient:
         except grpc.RpcError as error:
             raise self._explain(error, self._timeout) from error
 
-    def entries(self, table: str) -> list[Entry]:
+    def entries(self, table: str) -> list[TableEntry]:
         """All entries but the default one."""
         wanted = p4runtime_pb2.Entity()
-        wanted.table_entry.table_id = self.catalog.find("tables", table).preamble.id
+        wanted.table_entry.table_id = self.schema.tables.named(table).id
         return [
-            self.catalog.entry(entity.table_entry)
+            parse_entry(self.schema, entity.table_entry)[1]
             for entity in self.read(wanted)
             if not entity.table_entry.is_default_action
         ]
 
-    def counters(self, wanted: Iterable[tuple[str, int | None]]) -> dict[tuple[str, int], tuple[int, int]]:
-        """(packets, bytes) by counter and index; an index of None asks for all."""
+    def counters(self, wanted: Iterable[tuple[str, int | None]]) -> dict[tuple[str, int], CounterValue]:
+        """By counter and index; an index of None asks for all."""
         entities = []
         for name, index in wanted:
             entity = p4runtime_pb2.Entity()
-            entity.counter_entry.counter_id = self.catalog.find("counters", name).preamble.id
+            entity.counter_entry.counter_id = self.schema.counters.named(name).id
             if index is not None:
                 entity.counter_entry.index.index = index
             entities.append(entity)
         return {
-            (self.catalog.name(found.counter_entry.counter_id), found.counter_entry.index.index): (
-                found.counter_entry.data.packet_count,
-                found.counter_entry.data.byte_count,
+            (self.schema.counters.get(found.counter_id).name, found.index.index): CounterValue(
+                found.data.packet_count, found.data.byte_count
             )
-            for found in (self.read(*entities) if entities else ())
+            for found in (entity.counter_entry for entity in (self.read(*entities) if entities else ()))
         }
 
-    def direct_counters(self, table: str) -> list[tuple[Entry, int]]:
-        """The entries of a table, and the packets that hit each."""
+    def direct_counters(self, table: str) -> list[tuple[dict[str, Match], int]]:
+        """The keys of a table's entries, and the packets that hit each."""
         wanted = p4runtime_pb2.Entity()
-        wanted.direct_counter_entry.table_entry.table_id = self.catalog.find("tables", table).preamble.id
+        info = self.schema.tables.named(table)
+        wanted.direct_counter_entry.table_entry.table_id = info.id
         return [
-            (
-                self.catalog.entry(found.direct_counter_entry.table_entry),
-                found.direct_counter_entry.data.packet_count,
-            )
-            for found in self.read(wanted)
+            (parse_key(info.fields, found.table_entry.match, f"table {table}"), found.data.packet_count)
+            for found in (entity.direct_counter_entry for entity in self.read(wanted))
         ]
 
     def registers(self, wanted: Iterable[tuple[str, int | None]]) -> dict[tuple[str, int], int]:
@@ -260,17 +266,16 @@ class P4RuntimeClient:
         entities = []
         for name, index in wanted:
             entity = p4runtime_pb2.Entity()
-            entity.register_entry.register_id = self.catalog.find("registers", name).preamble.id
+            entity.register_entry.register_id = self.schema.registers.named(name).id
             if index is not None:
                 entity.register_entry.index.index = index
             entities.append(entity)
-        return {
-            (
-                self.catalog.name(found.register_entry.register_id),
-                found.register_entry.index.index,
-            ): decode(found.register_entry.data.bitstring)
-            for found in self.read(*entities)
-        }
+        values = {}
+        for found in (entity.register_entry for entity in self.read(*entities)):
+            register = self.schema.registers.get(found.register_id)
+            (value,) = register.type.decode(found.data, f"register {register.name}")
+            values[register.name, found.index.index] = value
+        return values
 
     def multicast_groups(self) -> list[int]:
         """Numbers of the multicast groups there are."""
@@ -288,13 +293,13 @@ class P4RuntimeClient:
         self._receive = receive
         for name in names:
             entity = p4runtime_pb2.Entity()
-            entity.digest_entry.digest_id = self.catalog.find("digests", name).preamble.id
+            entity.digest_entry.digest_id = self.schema.digests.named(name).id
             entity.digest_entry.config.max_list_size = 1
             entity.digest_entry.config.ack_timeout_ns = 1_000_000_000
             try:
                 self.write([(Change.INSERT, entity)])
             except P4RuntimeError as error:
-                if not all_have_code(error, "ALREADY_EXISTS"):
+                if not error.all_have_code("ALREADY_EXISTS"):
                     raise
                 self.write([(Change.MODIFY, entity)])
 
@@ -372,9 +377,9 @@ class P4RuntimeClient:
         acknowledgement.digest_ack.list_id = digest.list_id
         receive = self._receive
         try:
-            for message in self.catalog.digest(digest) if receive else ():
+            for message in parse_digests(self.schema, digest) if receive else ():
                 assert receive is not None
-                receive(message)
+                receive(*message)
         except SwitchMLError as error:
             _log.warning("digest %d of the switch at %s: %s", digest.digest_id, self.address, error)
         except Exception:

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from switchml.p4runtime_stubs import p4data_pb2
-from switchml.switch_emulator.p4runtime import bytestrings
-from switchml.switch_emulator.p4runtime.refusal import invalid, unimplemented
+from switchml.p4runtime import bytestrings
+from switchml.p4runtime.refusals import invalid, unimplemented
+from switchml.p4runtime.stubs import p4data_pb2
 
 
 class DataType(Protocol):

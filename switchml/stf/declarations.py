@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from switchml.errors import SwitchMLError
-from switchml.switch_emulator.runtime import MatchKind
+from switchml.p4runtime.entries import MatchKind
 
 T = TypeVar("T")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from switchml.stf.names import DeclaredCounter, DeclaredTable
-from switchml.switch_emulator.runtime import ActionCall, CounterValue, Match, MeterRates, TableEntry
+from switchml.p4runtime.entries import ActionCall, CounterValue, Match, MeterRates, TableEntry
+from switchml.stf.declarations import DeclaredCounter, DeclaredTable
 
 Frames = Mapping[int, Sequence[bytes]]
 """What left, by port, in order."""

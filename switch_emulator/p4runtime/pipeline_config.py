@@ -10,12 +10,12 @@ from typing import Any, Protocol, runtime_checkable
 from google.protobuf.message import DecodeError
 
 from switchml.errors import SwitchMLError
-from switchml.p4runtime_stubs import p4info_pb2
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
-from switchml.switch_emulator.p4runtime.p4info import P4InfoIndex
-from switchml.switch_emulator.p4runtime.pipeline import Pipeline
+from switchml.p4runtime.refusals import invalid, not_found, precondition, unimplemented
+from switchml.p4runtime.schema import Schema
+from switchml.p4runtime.stubs import p4info_pb2
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
+from switchml.switch_emulator.p4runtime.context import PipelineContext
 from switchml.switch_emulator.p4runtime.reconciliation import carry_over
-from switchml.switch_emulator.p4runtime.refusal import invalid, not_found, precondition, unimplemented
 from switchml.switch_emulator.runtime import Device, Runtime
 
 
@@ -42,7 +42,7 @@ class _Saved:
     """pipeline: what requests mean until COMMIT; None where the device has room for one pipeline only."""
 
     config: _Config
-    pipeline: Pipeline | None
+    pipeline: PipelineContext | None
 
 
 class Forwarding:
@@ -54,10 +54,10 @@ class Forwarding:
         self._cookie: int | None = None
         self._cookie_of = b""  # the P4Info that came with the cookie
         self._seen = b""
-        self._pipeline: Pipeline | None = None
+        self._pipeline: PipelineContext | None = None
         self._lock = threading.Lock()
 
-    def pipeline(self) -> Pipeline:
+    def pipeline(self) -> PipelineContext:
         """The pipeline in force. Raises FAILED_PRECONDITION while there is none."""
         p4info = self._device.p4info
         if not p4info:
@@ -65,11 +65,11 @@ class Forwarding:
         runtime = self._device.runtime
         with self._lock:
             if self._pipeline is None or self._pipeline.runtime is not runtime or p4info != self._seen:
-                self._pipeline = Pipeline(P4InfoIndex.parse(p4info), runtime)
+                self._pipeline = PipelineContext(Schema.parse(p4info), runtime)
                 self._seen = p4info
             return self._pipeline
 
-    def for_requests(self) -> Pipeline:
+    def for_requests(self) -> PipelineContext:
         """What Read and Write mean: the pipeline in force or, between a VERIFY_AND_SAVE and its COMMIT, the saved one. Raises
         as `pipeline`, and UNIMPLEMENTED where the device can't have a saved one."""
         if self._saved is None:
@@ -126,30 +126,30 @@ class Forwarding:
     def _take(self, config: _Config, take: Callable[[bytes, bytes], Any]) -> Any:
         """Verifies, stages or commits. A refusal is INVALID_ARGUMENT, whatever it was: so the specification says."""
         try:
-            P4InfoIndex.parse(config.p4info)
+            Schema.parse(config.p4info)
             return take(config.p4info, config.program)
         except (DecodeError, SwitchMLError) as error:
             raise invalid(f"the pipeline can't be taken: {error}") from error
 
-    def _stage(self, config: _Config) -> Pipeline | None:
+    def _stage(self, config: _Config) -> PipelineContext | None:
         """A pipeline beside the one in force; None, and only verified, where the device can't have it."""
         if not isinstance(self._device, StagingDevice):
             self._take(config, self._device.verify)
             return None
-        return Pipeline(P4InfoIndex.parse(config.p4info), self._take(config, self._device.stage))
+        return PipelineContext(Schema.parse(config.p4info), self._take(config, self._device.stage))
 
     def _commit(self, config: _Config) -> None:
         """A device verifies before it commits."""
         self._take(config, self._device.commit)
         self._in_force(config, None)  # tables and state are empty, so what was remembered of them is void
 
-    def _install(self, config: _Config, pipeline: Pipeline) -> None:
+    def _install(self, config: _Config, pipeline: PipelineContext) -> None:
         device = self._device
         assert isinstance(device, StagingDevice)
         self._take(config, lambda p4info, program: device.install(p4info, program, pipeline.runtime))
         self._in_force(config, pipeline)
 
-    def _in_force(self, config: _Config, pipeline: Pipeline | None) -> None:
+    def _in_force(self, config: _Config, pipeline: PipelineContext | None) -> None:
         self._saved = None
         self._cookie, self._cookie_of = config.cookie, self._device.p4info
         with self._lock:

@@ -11,7 +11,7 @@ import grpc.aio
 
 from switchml.control.service_thread import ServiceThread
 from switchml.control.tls import ServerTls
-from switchml.p4runtime_stubs import p4runtime_pb2_grpc
+from switchml.p4runtime.stubs import p4runtime_pb2_grpc
 from switchml.switch_emulator.p4runtime.service import P4RuntimeService
 from switchml.switch_emulator.runtime import Device
 
@@ -38,7 +38,7 @@ class P4RuntimeServer(ServiceThread):
     @asynccontextmanager
     async def serving(self, server: grpc.aio.Server) -> AsyncIterator[None]:
         """See `ServiceThread`."""
-        service = P4RuntimeService(self._device)
+        service: Any = P4RuntimeService(self._device)
         p4runtime_pb2_grpc.add_P4RuntimeServicer_to_server(service, cast(Any, server))
         try:
             yield

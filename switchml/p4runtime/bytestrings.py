@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from switchml.switch_emulator.runtime import RuntimeRequestError
+from switchml.p4runtime.refusals import RuntimeRequestError
 
 
 def encode(value: int) -> bytes:
@@ -14,8 +14,12 @@ def decode(data: bytes, width: int, what: str) -> int:
     """The value of a `bit<width>`. Raises OUT_OF_RANGE when the string is empty or its value needs more bits."""
     if not data:
         raise RuntimeRequestError("OUT_OF_RANGE", f"{what}: the value is an empty string")
-    value = int.from_bytes(data, "big")
-    if value.bit_length() > width:
+    return check_width(int.from_bytes(data, "big"), width, what)
+
+
+def check_width(value: int, width: int, what: str) -> int:
+    """The value. Raises OUT_OF_RANGE when it is no `bit<width>`."""
+    if value < 0 or value.bit_length() > width:
         raise RuntimeRequestError("OUT_OF_RANGE", f"{what}: {value:#x} does not fit bit<{width}>")
     return value
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from switchml.errors import SwitchMLError
-from switchml.switch_emulator.runtime import CloneSession, Replica, Runtime
+from switchml.p4runtime.entries import CloneSession, Replica
+from switchml.switch_emulator.runtime import Runtime
 
 
 class ReplicationError(SwitchMLError):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from switchml.p4runtime.entries import Match
+from switchml.p4runtime.schema import Schema
 from switchml.switch_emulator.p4runtime.digests import DigestBuffers
-from switchml.switch_emulator.p4runtime.p4info import P4InfoIndex
-from switchml.switch_emulator.runtime import Match, Runtime
+from switchml.switch_emulator.runtime import Runtime
 
 Key = Mapping[str, Match]
 EntryName = tuple[str, frozenset[tuple[str, Match]], int]
@@ -37,8 +38,8 @@ class Memory:
 
 
 @dataclass
-class Pipeline:
-    index: P4InfoIndex
+class PipelineContext:
+    schema: Schema
     runtime: Runtime
     digests: DigestBuffers = field(default_factory=DigestBuffers)
     memory: Memory = field(default_factory=Memory)

@@ -5,21 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
-from switchml.switch_emulator.p4runtime.actions import (
-    action_message,
-    check_weight,
-    parse_action,
-    refuse_watch,
-)
-from switchml.switch_emulator.p4runtime.p4info import ActionInfo, ProfileInfo
-from switchml.switch_emulator.p4runtime.pipeline import Pipeline
-from switchml.switch_emulator.p4runtime.refusal import exists, invalid, not_found, precondition, too_many
-from switchml.switch_emulator.runtime import GroupMember, GroupRef, MemberRef, TableAction
+from switchml.p4runtime.codec import action_message, parse_action
+from switchml.p4runtime.entries import GroupMember, GroupRef, MemberRef, TableAction
+from switchml.p4runtime.refusals import exists, invalid, not_found, precondition, too_many
+from switchml.p4runtime.schema import ActionInfo, ProfileInfo
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
+from switchml.switch_emulator.p4runtime.actions import check_weight, refuse_watch
+from switchml.switch_emulator.p4runtime.context import PipelineContext
 
 
-def write_member(pipeline: Pipeline, update: str, message: Any) -> None:
-    profile = pipeline.index.profiles.get(message.action_profile_id)
+def write_member(pipeline: PipelineContext, update: str, message: Any) -> None:
+    profile = pipeline.schema.profiles.get(message.action_profile_id)
     member = message.member_id
     what = f"{profile.name}: member {member}"
     present = pipeline.runtime.members(profile.name)
@@ -42,19 +38,21 @@ def write_member(pipeline: Pipeline, update: str, message: Any) -> None:
     pipeline.runtime.insert_member(profile.name, member, action)
 
 
-def read_members(pipeline: Pipeline, message: Any) -> Iterator[Any]:
+def read_members(pipeline: PipelineContext, message: Any) -> Iterator[Any]:
     """A profile id of 0 reads all profiles, a member id of 0 all members."""
-    for profile in pipeline.index.profiles.select(message.action_profile_id):
+    for profile in pipeline.schema.profiles.select(message.action_profile_id):
         for member, action in pipeline.runtime.members(profile.name).items():
             if message.member_id in (0, member):
                 found = pb.ActionProfileMember(
-                    action_profile_id=profile.id, member_id=member, action=action_message(pipeline, action)
+                    action_profile_id=profile.id,
+                    member_id=member,
+                    action=action_message(pipeline.schema, action),
                 )
                 yield pb.Entity(action_profile_member=found)
 
 
-def write_group(pipeline: Pipeline, update: str, message: Any) -> None:
-    profile = pipeline.index.profiles.get(message.action_profile_id)
+def write_group(pipeline: PipelineContext, update: str, message: Any) -> None:
+    profile = pipeline.schema.profiles.get(message.action_profile_id)
     group = message.group_id
     what = f"{profile.name}: group {group}"
     if not profile.selector:
@@ -87,9 +85,9 @@ def write_group(pipeline: Pipeline, update: str, message: Any) -> None:
         pipeline.runtime.modify_group(profile.name, group, members)
 
 
-def read_groups(pipeline: Pipeline, message: Any) -> Iterator[Any]:
+def read_groups(pipeline: PipelineContext, message: Any) -> Iterator[Any]:
     """A profile id of 0 reads all profiles, a group id of 0 all groups."""
-    for profile in pipeline.index.profiles.select(message.action_profile_id):
+    for profile in pipeline.schema.profiles.select(message.action_profile_id):
         if not profile.selector:
             continue
         for group, members in pipeline.runtime.groups(profile.name).items():
@@ -106,7 +104,7 @@ def read_groups(pipeline: Pipeline, message: Any) -> Iterator[Any]:
             yield pb.Entity(action_profile_group=found)
 
 
-def _members(pipeline: Pipeline, profile: ProfileInfo, message: Any, what: str) -> list[GroupMember]:
+def _members(pipeline: PipelineContext, profile: ProfileInfo, message: Any, what: str) -> list[GroupMember]:
     present = pipeline.runtime.members(profile.name)
     members: dict[int, GroupMember] = {}
     for each in message.members:
@@ -128,9 +126,9 @@ def _check_presence(update: str, number: int, present: bool, what: str) -> None:
         raise not_found(f"{what} is not there")
 
 
-def _actions(pipeline: Pipeline, profile: ProfileInfo) -> dict[int, tuple[ActionInfo, str]]:
+def _actions(pipeline: PipelineContext, profile: ProfileInfo) -> dict[int, tuple[ActionInfo, str]]:
     """The actions of the tables that the profile implements."""
-    tables = pipeline.index.tables.by_id
+    tables = pipeline.schema.tables.by_id
     return {
         key: value
         for table in profile.table_ids
@@ -139,8 +137,10 @@ def _actions(pipeline: Pipeline, profile: ProfileInfo) -> dict[int, tuple[Action
     }
 
 
-def _refuse_in_use(pipeline: Pipeline, profile: ProfileInfo, reference: TableAction, what: str) -> None:
-    for table in pipeline.index.tables.by_id.values():
+def _refuse_in_use(
+    pipeline: PipelineContext, profile: ProfileInfo, reference: TableAction, what: str
+) -> None:
+    for table in pipeline.schema.tables.by_id.values():
         if table.profile is not profile:
             continue
         if any(entry.action == reference for entry in pipeline.runtime.entries(table.name)):

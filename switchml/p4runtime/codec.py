@@ -1,15 +1,23 @@
-"""Fields of a key: `FieldMatch` messages and `Match` (P4Runtime specification, section 9.1.1)."""
+"""Messages and values: keys, actions, table entries, digests (P4Runtime specification, sections 8 and 9.1)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
-from switchml.switch_emulator.p4runtime.bytestrings import decode, encode
-from switchml.switch_emulator.p4runtime.p4info import FieldInfo
-from switchml.switch_emulator.p4runtime.refusal import invalid
-from switchml.switch_emulator.runtime import Match, MatchKind
+from switchml.p4runtime.bytestrings import check_width, decode, encode
+from switchml.p4runtime.entries import (
+    ActionCall,
+    GroupRef,
+    Match,
+    MatchKind,
+    MemberRef,
+    TableAction,
+    TableEntry,
+)
+from switchml.p4runtime.refusals import denied, invalid, not_found, unimplemented
+from switchml.p4runtime.schema import ActionInfo, FieldInfo, Schema
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
 
 _WITH_EXTRA = (MatchKind.LPM, MatchKind.TERNARY, MatchKind.RANGE)
 
@@ -100,6 +108,107 @@ def matches_anything(match: Match, width: int) -> bool:
     if match.kind is MatchKind.RANGE:
         return match.value == 0 and match.extra == (1 << width) - 1
     return match.kind in (MatchKind.LPM, MatchKind.TERNARY) and match.extra == 0
+
+
+def parse_action(
+    actions: Mapping[int, tuple[ActionInfo, str]], message: Any, what: str, *, default: bool = False
+) -> ActionCall:
+    """An action of a table or profile. Raises INVALID_ARGUMENT for an action or parameter it has not, or that is missing;
+    PERMISSION_DENIED for one out of its place (`default`: the default entry); OUT_OF_RANGE for a value that does not fit."""
+    known = actions.get(message.action_id)
+    if known is None:
+        raise invalid(f"{what} has no action {message.action_id:#x}")
+    action, scope = known
+    if scope not in ("TABLE_AND_DEFAULT", "DEFAULT_ONLY" if default else "TABLE_ONLY"):
+        raise denied(f"{what}: action {action.name} is {scope}")
+    values: dict[int, bytes] = {}
+    for parameter in message.params:
+        if parameter.param_id in values:
+            raise invalid(f"{what}: {action.name}: parameter {parameter.param_id} is there twice")
+        values[parameter.param_id] = parameter.value
+    arguments = []
+    for wanted in action.parameters:
+        where = f"{what}: {action.name}: {wanted.name}"
+        if wanted.id not in values:
+            raise invalid(f"{where} is missing")
+        arguments.append(decode(values.pop(wanted.id), wanted.width, where))
+    if values:
+        raise invalid(f"{what}: {action.name} has no parameter {', '.join(map(str, values))}")
+    return ActionCall(action.name, tuple(arguments))
+
+
+def action_message(schema: Schema, call: ActionCall) -> Any:
+    """The message of an action; None for one that is not in the P4Info (the NoAction of a program that does not name it)."""
+    action = schema.actions.by_name.get(call.name)
+    if action is None:
+        return None
+    message = pb.Action(action_id=action.id)
+    for parameter, value in zip(action.parameters, call.arguments, strict=True):
+        message.params.add(param_id=parameter.id, value=encode(value))
+    return message
+
+
+def entry_entity(schema: Schema, table: str, entry: TableEntry) -> Any:
+    """The Entity of an entry with an action of its own, as a controller writes it.
+
+    Raises:
+        RuntimeRequestError: NOT_FOUND for a table, field or action there is not, INVALID_ARGUMENT for a match of another kind,
+            OUT_OF_RANGE for a value that does not fit.
+    """
+    entity = key_entity(schema, table, entry.key, entry.priority)
+    assert isinstance(entry.action, ActionCall)
+    action = schema.actions.named(entry.action.name)
+    for parameter, value in zip(action.parameters, entry.action.arguments, strict=True):
+        check_width(value, parameter.width, f"parameter {parameter.name} of {action.name}")
+    entity.table_entry.action.action.CopyFrom(action_message(schema, entry.action))
+    return entity
+
+
+def key_entity(schema: Schema, table: str, key: Mapping[str, Match], priority: int = 0) -> Any:
+    """The Entity that names an entry. Raises as `entry_entity`."""
+    info = schema.tables.named(table)
+    fields = {field.name: field for field in info.fields.values()}
+    for name, match in key.items():
+        if name not in fields:
+            raise not_found(
+                f"table {table} has no key field {name}; its key is {', '.join(fields) or 'empty'}"
+            )
+        what = f"field {name} of {table}"
+        if match.kind is not fields[name].kind:
+            raise invalid(f"{what} is {fields[name].kind.value}, not {match.kind.value}")
+        check_width(match.value, fields[name].width, what)
+    messages = key_messages(info.fields, key)
+    return pb.Entity(table_entry=pb.TableEntry(table_id=info.id, match=messages, priority=priority))
+
+
+def parse_entry(schema: Schema, message: Any) -> tuple[str, TableEntry]:
+    """A table and its entry, as a controller reads them. Raises as `parse_key` and `parse_action`."""
+    table = schema.tables.get(message.table_id)
+    what = f"table {table.name}"
+    key = parse_key(table.fields, message.match, what)
+    kind = message.action.WhichOneof("type")
+    if kind == "action_profile_member_id":
+        action: TableAction = MemberRef(message.action.action_profile_member_id)
+    elif kind == "action_profile_group_id":
+        action = GroupRef(message.action.action_profile_group_id)
+    elif kind == "action":
+        action = parse_action(table.actions, message.action.action, what)
+    else:
+        raise unimplemented(f"{what}: an entry with {kind or 'no action'}")
+    return table.name, TableEntry(key, action, message.priority)
+
+
+def parse_digests(schema: Schema, message: Any) -> list[tuple[str, dict[str, int]]]:
+    """The messages of a DigestList: the digest's name, and the values by field. Raises as `DataType.decode`."""
+    digest = schema.digests.get(message.digest_id)
+    found = []
+    for data in message.data:
+        if data.WhichOneof("data") == "bitstring":  # a digest of a single field may come bare
+            values = [int.from_bytes(data.bitstring, "big")]
+        else:
+            values = digest.type.decode(data, f"digest {digest.name}")
+        found.append((digest.name, dict(zip(digest.fields, values, strict=True))))
+    return found
 
 
 def _exact(message: Any, field: FieldInfo, what: str) -> Match:
