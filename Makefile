@@ -6,6 +6,7 @@
 #   make test-torch   PyTorch's own tests of a backend, over gloo and switchml side by side
 #   make test-clients  small trainings under Lightning, Accelerate, transformers, DeepSpeed and Ray; installs gigabytes
 #   make bench   the benchmark table of docs/benchmarks.md
+#   make docs    what is made from the code's tables, in docs/ and p4/include/
 
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
@@ -62,6 +63,7 @@ bench: $(VENV)/.dev $(PACKAGE)
 
 docs: $(VENV)/.dev $(PACKAGE)
 	$(BIN)/python -m switchml.protocol.format_table docs/protocol.md
+	$(BIN)/python -m switchml.protocol.p4_include p4/include/switchml_header.p4
 	$(BIN)/python -m switchml.torch_backend.routing docs/torch.md
 
 # The generator is an old one on purpose, in an environment of its own: see the head of switch.proto. P4Runtime's comes without

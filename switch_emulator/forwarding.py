@@ -32,7 +32,10 @@ class FrameProcessor(Protocol):
 class Forwarding:
     """Takes frames from `ports` through a pipeline and back, in a thread of its own, from `start` to `close`.
 
-    tick: called about once a second in that thread, for what is due by time alone. Closes the ports at the end.
+    Args:
+        ports: closed at the end.
+        pipeline: what becomes of a frame.
+        tick: called about once a second in that thread, for what is due by time alone.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Forwarding:
         self._thread = threading.Thread(target=self._run, name="switchml-forwarding", daemon=True)
 
     def start(self) -> None:
+        """Begin to forward."""
         self._thread.start()
 
     def transmit(self, port: int, frame: bytes) -> None:

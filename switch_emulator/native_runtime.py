@@ -377,7 +377,7 @@ class NativeRuntime(Runtime):
             case "kind":
                 copy["elements"] = self._payload // ELEMENT_BYTES if value == SUM else 0
             case "e0" | "e1":
-                copy[name] = np.uint8(value).view(np.int8)
+                copy[name] = int(np.uint8(value).view(np.int8))
             case "stamp" | "seen_count":
                 copy[name] = value
 

@@ -18,18 +18,26 @@ import numpy as np
 from switchml.control.ranges import RangeAllocator
 from switchml.control.target import JobProgram, SlotReading, TargetDescription, WorkerProgram
 from switchml.errors import PoolExhaustedError, PortInUseError, SwitchMLError
-from switchml.link.datagrams import enlarge_buffers, open_datagrams, socket_address
-from switchml.link.handle import table_of
+from switchml.link.datagrams import SocketAddress, enlarge_buffers, open_datagrams, socket_address
 from switchml.link.libc import monotonic_ns
+from switchml.link.records import new_records, table_of
 from switchml.link.ring import down_tail, ring_layout
 from switchml.protocol.counters import SWITCH_COUNTERS, named
 from switchml.protocol.messages import ELEMENT_BYTES, PAYLOAD_SIZES, size_code
 from switchml.protocol.prepare import prepare
-from switchml.switch_emulator.fabric import Door, Fabric, Region
+from switchml.switch_emulator.fabric import Fabric, MemoryServer, Region
 from switchml.switch_emulator.faults import Faults, new_faults
-from switchml.switch_emulator.pipeline import SWITCH_DTYPE, Switch, run
+from switchml.switch_emulator.pipeline import Switch, SwitchRecord, run
 from switchml.switch_emulator.slot_machine import MAX_WORKERS, clear_slots, is_seen, new_pool
-from switchml.switch_emulator.tables import MAX_JOBS, MAX_SENDERS, index_senders, member, new_tables
+from switchml.switch_emulator.tables import (
+    MAX_JOBS,
+    MAX_SENDERS,
+    Job,
+    Sender,
+    index_senders,
+    member,
+    new_tables,
+)
 
 T = TypeVar("T")
 
@@ -85,7 +93,7 @@ class EmulatorTarget:
         self._host = host
         self._port: int = self._socket.getsockname()[1]
         self._fabric = Fabric()
-        state = np.zeros(1, SWITCH_DTYPE)
+        state = new_records(SwitchRecord, 1)
         state[0]["doorbell"] = self._fabric.doorbell
         self._switch = Switch(
             state=state,
@@ -110,11 +118,11 @@ class EmulatorTarget:
         self._broken: BaseException | None = None
         self._thread = threading.Thread(target=self._loop, name="switchml-pipeline", daemon=True)
         self._thread.start()
-        self._door = Door(self._fabric, self._attach)
+        self._memory_server = MemoryServer(self._fabric, self._attach)
 
     def describe(self) -> TargetDescription:
         description = TargetDescription(
-            self._host, self._port, self._door.name, POOL_SLOTS, MAX_PAYLOAD, MAX_WORKERS,
+            self._host, self._port, self._memory_server.name, POOL_SLOTS, MAX_PAYLOAD, MAX_WORKERS,
             mac=hardware_address(self._host),
         )  # fmt: skip
         if self._host.startswith("127."):
@@ -164,7 +172,7 @@ class EmulatorTarget:
         if self._stopping:
             return
         self._stopping = True
-        self._door.close()
+        self._memory_server.close()
         self._interrupt()
         self._thread.join(_ANSWER_SECONDS)
         self._socket.close()
@@ -282,16 +290,14 @@ class EmulatorTarget:
             raise PoolExhaustedError(
                 "the switch has no shared memory left: join with transport 'udp', or wait for other jobs to end"
             )
-        tables.jobs[number] = np.zeros((), tables.jobs.dtype)
+        tables.jobs[number] = new_records(Job, 1)[0]
         entry = tables.jobs[number]
-        for name, value in {
-            "used": 1, "paper": program.paper, "size": size_code(program.payload), "elements": elements,
-            "window": program.window, "pool_base": program.pool_base, "sums_base": sums,
-            "workers": world_size, "shm_workers": len(shared), "any_number": program.any_number,
-            "region": region, "region_bytes": layout.total_bytes if shared else 0, "copies": copies,
-        }.items():  # fmt: skip
-            entry[name] = value
-        tables.groups[number] = np.zeros((), tables.groups.dtype)
+        entry["used"], entry["paper"], entry["any_number"] = 1, program.paper, program.any_number
+        entry["size"], entry["elements"] = size_code(program.payload), elements
+        entry["window"], entry["pool_base"], entry["sums_base"] = program.window, program.pool_base, sums
+        entry["workers"], entry["shm_workers"], entry["copies"] = world_size, len(shared), copies
+        entry["region"], entry["region_bytes"] = region, layout.total_bytes if shared else 0
+        tables.groups[number] = new_records(SocketAddress, 1)[0]
         if shared:
             longs = self._fabric.memory[region : region + layout.total_bytes].view(np.int64)
             for worker in program.workers:
@@ -306,7 +312,7 @@ class EmulatorTarget:
         """Make a worker known, in a free place of the senders."""
         tables = self._switch.tables
         index = int(np.flatnonzero(tables.senders["used"] == 0)[0])
-        tables.senders[index] = np.zeros((), tables.senders.dtype)
+        tables.senders[index] = new_records(Sender, 1)[0]
         sender = tables.senders[index]
         sender["used"], sender["job"], sender["worker"] = 1, number, worker.rank
         tables.members[number * MAX_WORKERS + worker.rank] = index

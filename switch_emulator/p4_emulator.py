@@ -25,7 +25,7 @@ from switchml.switch_emulator.forwarding import Forwarding
 from switchml.switch_emulator.p4.device import P4Device
 from switchml.switch_emulator.p4.switch import P4Switch
 from switchml.switch_emulator.ports.capture import CapturedPorts
-from switchml.switch_emulator.ports.faulty import FaultyPorts, Mischief
+from switchml.switch_emulator.ports.faulty import FaultRates, FaultyPorts
 from switchml.switch_emulator.ports.interface import Ports
 from switchml.switch_emulator.ports.trace import TracedPorts
 from switchml.switch_emulator.ports.udp import UdpPorts
@@ -69,7 +69,7 @@ class Wrapping:
     Capture and trace show what is on the wire: faults come between them and the pipeline.
     """
 
-    mischief: Mischief = field(default_factory=Mischief)
+    fault_rates: FaultRates = field(default_factory=FaultRates)
     capture: str = ""
     trace: Callable[[str], None] | None = None
 
@@ -80,8 +80,8 @@ class Wrapping:
                 ports = CapturedPorts(ports, self.capture)
             if self.trace is not None:
                 ports = TracedPorts(ports, self.trace)
-            if self.mischief.active:
-                ports = FaultyPorts(ports, self.mischief)
+            if self.fault_rates.active:
+                ports = FaultyPorts(ports, self.fault_rates)
         except BaseException:
             ports.close()
             raise
@@ -112,7 +112,7 @@ class P4Emulator:
         wrapping = wrapping or Wrapping()
         self._ports = wrapping.around(ports)
         self.device = P4Device(
-            device_id, on_commit=self._on_commit, seed=wrapping.mischief.seed, trace=wrapping.trace
+            device_id, on_commit=self._on_commit, seed=wrapping.fault_rates.seed, trace=wrapping.trace
         )
         self.forwarding = Forwarding(self._ports, self.device, tick=self._tick)
         self._stack.callback(self.forwarding.close)
@@ -220,7 +220,7 @@ class P4UdpEmulator:
             self.controller: Controller = Controller(self._target, token=token, lease=lease)
             stack.callback(self.controller.close)
             server = serve(self.controller, host, control_port, tls=tls)
-            stack.callback(server.stop)
+            stack.callback(server.close)
             self.control_address = server.address
             self.switch.start()
             self._stack = stack.pop_all()

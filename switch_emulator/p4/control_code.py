@@ -7,12 +7,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from switchml.errors import UnsupportedProgramError
 from switchml.switch_emulator.p4.action_scope import ActionScope
-from switchml.switch_emulator.p4.errors import UnsupportedProgramError
 from switchml.switch_emulator.p4.expression_code import ExpressionWriter, PlainScope
 from switchml.switch_emulator.p4.jump_code import Body
 from switchml.switch_emulator.p4.primitive_code import PrimitiveWriter
-from switchml.switch_emulator.p4.program import (
+from switchml.switch_emulator.p4.program_model import (
     VALID,
     Action,
     ActionCallNode,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from switchml.switch_emulator.p4.errors import UnsupportedProgramError
+from switchml.errors import UnsupportedProgramError
 from switchml.switch_emulator.p4.expressions import (
     FieldRef,
     need_expression,
     read_hex,
 )
 from switchml.switch_emulator.p4.json_items import Json, read_field, read_source
-from switchml.switch_emulator.p4.program import (
+from switchml.switch_emulator.p4.program_model import (
     VALID,
     ActionCallNode,
     ActionProfile,

@@ -15,7 +15,6 @@ from switchml.p4runtime.stubs import p4runtime_pb2_grpc
 from switchml.switch_emulator.p4runtime.service import P4RuntimeService
 from switchml.switch_emulator.runtime import Device
 
-DEFAULT_P4RUNTIME_PORT = 9559  # IANA
 _LARGEST_MESSAGE = 256 << 20  # bytes; programs are large
 _OPTIONS = {
     "grpc.max_receive_message_length": _LARGEST_MESSAGE,

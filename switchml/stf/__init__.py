@@ -7,5 +7,5 @@ binding.py    statements -> operations of a pipeline, names and widths resolved
 comparison.py expected and received packets
 script_target.py  what a script runs on;  emulator_target.py, bmv2.py  the two there are
 runner.py     a script on a target -> report;  script_files.py  its files;  suite.py  a folder of them
-command.py    `switchml stf`
+cli.py        `switchml stf`
 """

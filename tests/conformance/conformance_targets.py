@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from conformance_frames import checksum
 from slot_switch import SLOTS
 
 from switchml.p4runtime.entries import ActionCall, CounterValue, Match, MatchKind, TableEntry
 from switchml.stf.program_names import Names, load_names
+from switchml.switch_emulator.ports.ethernet import checksum
 from switchml.switch_emulator.runtime import Runtime
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ import pytest
 from conformance_scripts import FOLDER, FORWARDING, SCRIPTS, elements_of, made
 from conformance_targets import MACHINES, PROGRAMS, Machine
 
-from switchml.stf.command import described
+from switchml.stf.cli import described
 from switchml.stf.emulator_target import EmulatorSwitch
 from switchml.stf.language import parse_file
 from switchml.stf.program_names import load_names

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 import pytest
-from conformance_frames import PROBE
 from conformance_scripts import LARGE, NO_JOB, SMALL
 from conformance_targets import PROGRAMS, Machine
 from hypothesis import HealthCheck, given, settings
 from traces import Event, Trace, traces
 
+from switchml.protocol.messages import PROBE
 from switchml.stf.bmv2 import Bmv2Switch
 from switchml.stf.emulator_target import EmulatorSwitch
 from switchml.stf.language import parse

@@ -101,7 +101,7 @@ def test_it_ends_when_the_switch_does(
     controller: Controller, switch: Any, program_files: tuple[Path, Path]
 ) -> None:
     with controller(switch, *program_options(program_files)) as (process, _):
-        switch.server.stop()
+        switch.server.close()
         _, said = process.communicate(timeout=20)
         assert process.returncode == 1
         assert "no P4Runtime switch can be reached" in said

@@ -322,7 +322,7 @@ def test_nobody_there() -> None:
 
 def test_a_switch_that_goes_is_missed(client: P4RuntimeClient, switch: Any, pipeline: PipelineConfig) -> None:
     client.load(pipeline.p4info, pipeline.config)
-    switch.server.stop()
+    switch.server.close()
     eventually(lambda: client.lost != "")
     with pytest.raises(SwitchUnreachableError):
         client.entries(program.JOB_TABLE)

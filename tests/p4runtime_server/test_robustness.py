@@ -200,7 +200,7 @@ def test_stop_has_a_deadline(device: Any, info: Any, connect: Any) -> None:
         responses = stream(requests())
         next(responses)
         began = time.monotonic()
-        server.stop(0.2)
+        server.close(0.2)
         took = time.monotonic() - began
         done.set()
         responses.cancel()

@@ -418,8 +418,8 @@ def test_tls(device: Any, tmp_path: Path) -> None:
 def test_stop_ends_streams_and_frees_the_port(device: Any, connect: Any, server: P4RuntimeServer) -> None:
     client = connect()
     client.arbitrate(1)
-    server.stop()
-    server.stop()
+    server.close()
+    server.close()
     with pytest.raises(grpc.RpcError):
         client.receive()
     with socket.socket() as probe:

@@ -292,7 +292,7 @@ def test_a_job_set_up_by_hand_reduces(shell_python: str, tmp_path: Path, switch:
         )
         assert "SwitchIngress.packets_received" in output
 
-        header = Header(SUM, 0, size_code(4 * ELEMENTS), JOB, 0, 0, 0, 0, -3, -128)
+        header = Header(SUM, size=size_code(4 * ELEMENTS), job_number=JOB, e0=-3, e1=-128)
         datagrams = [
             build_header(header._replace(e0=e0))
             + struct.pack(f">{ELEMENTS}i", *range(first, first + ELEMENTS))

@@ -17,7 +17,7 @@ from switchml.p4runtime.entries import (
     Replica,
     TableEntry,
 )
-from switchml.stf.command import described
+from switchml.stf.cli import described
 from switchml.stf.emulator_target import Clock, EmulatorSwitch
 from switchml.stf.language import StfError, parse
 from switchml.stf.runner import Report, run_script

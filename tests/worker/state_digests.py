@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from virtual_network import NetworkConditions, Task, VirtualNetwork
 
-from switchml.protocol.header import HEADER_BYTES, pack_header
+from switchml.protocol.header import HEADER_BYTES, MAX_WINDOW, Header, parse_header
+from switchml.protocol.header_access import pack_header
 from switchml.protocol.jit import DISABLED
 from switchml.protocol.numerics import exponent_of_magnitude, headroom, scale_exponent
 from switchml.protocol.slots import slot_of, tsi_distance, version_of
 from switchml.switch_emulator import slot_machine
-from switchml.testbed.virtual_network import Task, VirtualNetwork, Weather
 from switchml.worker import kernels
 from switchml.worker.window import BLOCKS, WORDS, match, overdue_transfer
 
@@ -80,6 +81,7 @@ class _Watched(VirtualNetwork):
             transfers.view(np.uint8),
             window.exponents,
             window.fifo,
+            self._ranks[rank].recovery.view(np.uint8),
         )
         late = int(overdue_transfer(window, self.now))
         twice = int(match(window, *self._where(packet)))
@@ -87,8 +89,8 @@ class _Watched(VirtualNetwork):
 
     @staticmethod
     def _where(packet: bytes) -> tuple[int, int, int]:
-        pool = int.from_bytes(packet[6:8], "big")
-        return int.from_bytes(packet[2:6], "big"), pool & 0x3FFF, pool >> 15
+        header = parse_header(packet)
+        return header.tsi, header.slot, header.version
 
 
 def window_steps(seed: int) -> Iterator[str]:
@@ -108,7 +110,7 @@ def window_steps(seed: int) -> Iterator[str]:
         Task(BLOCKS, 33, tuple(source[:33] for source in sources)),
     )
     network = _Watched(
-        workers, 2 << seed % 3, 128, tasks, Weather(loss=0.1, duplicate=0.1, reorder=0.1), seed
+        workers, 2 << seed % 3, 128, tasks, NetworkConditions(loss=0.1, duplicate=0.1, reorder=0.1), seed
     )
     network.run()
     yield from network.notes
@@ -138,7 +140,17 @@ def kernel_steps(seed: int) -> Iterator[str]:
         yield f"{step} bfloat16 {_digest(halves)} {_digest(wide)}"
         first, second = int(bits[0]), int(bits[1])
         packet = np.zeros(HEADER_BYTES + 3, np.uint8)
-        pack_header(packet, 3, 1, step % 8, step, first, step % 2, second % 2**14, -step, step)
+        header = Header(
+            1,
+            size=step % 8,
+            job_number=step,
+            tsi=first,
+            version=step % 2,
+            slot=second % MAX_WINDOW,
+            e0=-step,
+            e1=step,
+        )
+        pack_header(packet, 3, header)
         yield f"{step} {int(tsi_distance(first, second))} {int(exponent_of_magnitude(second >> 1))} {_digest(packet)}"
 
 

@@ -17,7 +17,11 @@ _EPOCH = 1
 
 
 def program_file(folder: Path, elements: int) -> Path:
-    """The compiled program for packets of so many elements. Raises `UsageError` when it is not there."""
+    """The compiled program for packets of so many elements.
+
+    Raises:
+        UsageError: it is not there.
+    """
     path = folder / f"switchml_{elements}.json"
     if not path.is_file():
         raise UsageError(

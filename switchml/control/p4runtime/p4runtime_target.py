@@ -40,6 +40,7 @@ from switchml.errors import PoolExhaustedError, SwitchMLError, UsageError
 from switchml.p4runtime.p4info_files import p4info_beside, parse_p4info
 from switchml.p4runtime.refusals import P4RuntimeError
 from switchml.protocol.counters import SWITCH_COUNTERS
+from switchml.protocol.messages import UDP_PORT_FIRST, UDP_PORT_LAST
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class _Job:
 class P4RuntimeTarget:
     """A `SwitchTarget` over P4Runtime. It takes the whole switch: what its tables held is removed.
 
-    address: dotted IPv4 at which the switch takes packets; udp_port: theirs, 0xBEE0 to 0xBEEF. mac: of that address, for ARP.
+    address: dotted IPv4 at which the switch takes packets; udp_port: theirs, of the protocol's. mac: of that address, for ARP.
     pipeline: None takes the program that the switch has. ports: where unknown stations may be, for floods. default_window:
     slots of jobs that do not ask for a number. report: is told, in a line each, what happens.
 
@@ -94,7 +95,7 @@ class P4RuntimeTarget:
         self,
         client: P4RuntimeClient,
         address: str,
-        udp_port: int = 0xBEE0,
+        udp_port: int = UDP_PORT_FIRST,
         *,
         mac: int = DEFAULT_MAC,
         pipeline: PipelineConfig | None = None,
@@ -102,9 +103,10 @@ class P4RuntimeTarget:
         default_window: int = DEFAULT_WINDOW,
         report: Callable[[str], None] = _log.info,
     ) -> None:
-        if udp_port >> 4 != 0xBEE:
+        if not UDP_PORT_FIRST <= udp_port <= UDP_PORT_LAST:
             raise UsageError(
-                f"data port {udp_port}: the P4 program takes UDP ports 48864 to 48879 (0xBEE0-0xBEEF)"
+                f"data port {udp_port}: the P4 program takes UDP ports {UDP_PORT_FIRST} to {UDP_PORT_LAST} "
+                f"(0x{UDP_PORT_FIRST:X}-0x{UDP_PORT_LAST:X})"
             )
         try:
             ipaddress.IPv4Address(address)
