@@ -77,6 +77,12 @@ def _listen(host: str, port: int) -> socket.socket:
 class EmulatorTarget(SwitchTarget):
     """A `SwitchTarget` over the native pipeline. Its loop runs from construction to `close`.
 
+    Args:
+        host: dotted IPv4 to listen on; 0.0.0.0 for all.
+        udp_port: 0 for a free one.
+        faults: see `faults.new_faults`.
+        offload: False forbids segmentation offload.
+
     Raises:
         PortInUseError: the UDP port is taken.
     """

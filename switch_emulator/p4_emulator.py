@@ -38,14 +38,23 @@ _LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Program:
-    """A compiled P4 program. config: BMv2's JSON. p4info: serialised; b"" = there is none, and so no P4Runtime."""
+    """A compiled P4 program.
+
+    Attributes:
+        config: BMv2's JSON.
+        p4info: serialised; b"" = there is none, and so no P4Runtime.
+    """
 
     config: bytes
     p4info: bytes
 
 
 def read_program(path: Path, p4info: Path | None = None) -> Program:
-    """p4info: in text form; None = NAME.p4info.txtpb beside NAME.json, if it is there.
+    """A program from its files.
+
+    Args:
+        path: NAME.json, as p4c writes it for BMv2.
+        p4info: in text form; None = NAME.p4info.txtpb beside NAME.json, if it is there.
 
     Raises:
         UsageError: a file cannot be read, or holds something else.
@@ -64,9 +73,13 @@ def read_program(path: Path, p4info: Path | None = None) -> Program:
 
 @dataclass(frozen=True)
 class Wrapping:
-    """What is wrapped around the ports. capture: path of a pcap file, "" = none. trace: takes a line for all that happens.
+    """What is wrapped around the ports.
 
     Capture and trace show what is on the wire: faults come between them and the pipeline.
+
+    Attributes:
+        capture: path of a pcap file, "" = none.
+        trace: takes a line for all that happens.
     """
 
     fault_rates: FaultRates = field(default_factory=FaultRates)
@@ -91,8 +104,10 @@ class Wrapping:
 class P4Emulator:
     """A P4 switch that runs until `close`, which also closes `ports`; a context manager.
 
-    program: None = none until a controller sets one. p4runtime: where the service listens, host and port (0 = a free one);
-    None = nowhere. device_id: as P4Runtime names the switch.
+    Args:
+        program: None = none until a controller sets one.
+        p4runtime: where the service listens, host and port (0 = a free one); None = nowhere.
+        device_id: as P4Runtime names the switch.
 
     Raises:
         UnsupportedProgramError: what the program needs and this switch has not got.
@@ -175,9 +190,13 @@ class P4Emulator:
 class P4UdpEmulator:
     """A P4 switch that workers join as they join the native one (`Emulator`, whose interface this is).
 
-    host: the dotted address of its data port and services. udp_port: one of 48864 to 48879, which the program takes; 0 = one of
-    them that is free. p4runtime_port: 0 = a free one; None = a free one that this machine alone can reach, for whoever reaches it
-    can program the switch. The rest as for `Emulator` and `P4Emulator`.
+    The rest as for `Emulator` and `P4Emulator`.
+
+    Args:
+        host: the dotted address of its data port and services.
+        udp_port: one of 48864 to 48879, which the program takes; 0 = one of them that is free.
+        p4runtime_port: 0 = a free one; None = a free one that this machine alone can reach, for whoever reaches it can program
+            the switch.
 
     Raises:
         UsageError: a program without P4Info, or a port the program does not take.

@@ -195,7 +195,9 @@ R = TypeVar("R", bound=Runtime)
 class Device(Generic[R]):
     """A switch that takes a forwarding pipeline: what P4Runtime's SetForwardingPipelineConfig speaks to.
 
-    p4info: the serialised P4Info in force, b"" before the first. config: the device's own form of the program (BMv2 JSON).
+    Attributes:
+        p4info: the serialised P4Info in force, b"" before the first.
+        config: the device's own form of the program (BMv2 JSON).
     """
 
     has_room = True

@@ -15,8 +15,11 @@ from switchml.switch_emulator.runtime import Device
 
 
 class P4Device(Device[P4Switch]):
-    """options: those of P4Switch (seed, clock, cpu_port, drop_port, trace). on_commit: called with every new switch,
-    for ports that have to be told; a switch is never changed while it works on a packet.
+    """A switch whose pipelines are BMv2 JSON; one is never changed while it works on a packet.
+
+    Args:
+        options: those of P4Switch (seed, clock, cpu_port, drop_port, trace).
+        on_commit: called with every new switch, for ports that have to be told.
     """
 
     def __init__(

@@ -25,8 +25,11 @@ from switchml.p4runtime.refusals import invalid, not_found, precondition, too_ma
 
 @dataclass(frozen=True)
 class Notice:
-    """What a client is told. election_id: the highest seen, None while there was none. status: OK to the primary,
-    ALREADY_EXISTS to a backup, NOT_FOUND to all when there is no primary.
+    """What a client is told.
+
+    Attributes:
+        election_id: the highest seen, None while there was none.
+        status: OK to the primary, ALREADY_EXISTS to a backup, NOT_FOUND to all when there is no primary.
     """
 
     client: Hashable
@@ -47,7 +50,11 @@ class _Role:
 
 
 class Arbiter:
-    """The elections of one device. max_clients: streams of one role at the same time."""
+    """The elections of one device.
+
+    Args:
+        max_clients: streams of one role at the same time.
+    """
 
     def __init__(self, device_id: int, max_clients: int = 64) -> None:
         self.device_id = device_id
@@ -66,7 +73,12 @@ class Arbiter:
     ) -> list[Notice]:
         """An arbitration update of `client`. Raises RuntimeRequestError, whose code its stream ends with.
 
-        configured: the update carries a role configuration.
+        Args:
+            client: the stream.
+            device_id: of the device it means to control.
+            role: "" for the default role.
+            election_id: None for none, which is less than any.
+            configured: the update carries a role configuration.
         """
         known = self._role_of.get(client)
         if device_id != self.device_id:

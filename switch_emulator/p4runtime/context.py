@@ -23,9 +23,12 @@ def entry_name(table: str, key: Key, priority: int) -> EntryName:
 class Memory:
     """Reads give back what writes gave; a runtime has no place for these.
 
-    cookies: `controller_metadata` of an entry. defaults: `metadata` and `controller_metadata` of a default entry, by table.
-    group_sizes: `max_size`, by profile and group. old_ports: groups ("multicast" or "clone", id) whose replicas came with the
-    deprecated field `egress_port`. styles: for each action selector, the entries that use it, and whether as one-shots.
+    Attributes:
+        cookies: `controller_metadata` of an entry.
+        defaults: `metadata` and `controller_metadata` of a default entry, by table.
+        group_sizes: `max_size`, by profile and group.
+        old_ports: groups ("multicast" or "clone", id) whose replicas came with the deprecated field `egress_port`.
+        styles: for each action selector, the entries that use it, and whether as one-shots.
     """
 
     cookies: dict[EntryName, int] = field(default_factory=dict)

@@ -15,7 +15,13 @@ Message = tuple[int, ...]
 
 @dataclass(frozen=True)
 class DigestConfig:
-    """max_timeout_ns: 0 = send at once. max_list_size: 0 = no limit but `LONGEST`. ack_timeout_ns: 0 = never wait."""
+    """How the messages of a digest gather.
+
+    Attributes:
+        max_timeout_ns: 0 = send at once.
+        max_list_size: 0 = no limit but `LONGEST`.
+        ack_timeout_ns: 0 = never wait.
+    """
 
     max_timeout_ns: int = 0
     max_list_size: int = 0

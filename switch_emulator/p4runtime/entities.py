@@ -22,7 +22,12 @@ from switchml.switch_emulator.p4runtime.context import PipelineContext
 
 @dataclass(frozen=True)
 class EntityKind:
-    """write: of one update ("INSERT", "MODIFY" or "DELETE"). read: the entities that one request selects."""
+    """What carries out the requests for a kind of entity.
+
+    Attributes:
+        write: of one update ("INSERT", "MODIFY" or "DELETE").
+        read: the entities that one request selects.
+    """
 
     write: Callable[[PipelineContext, str, Any], None]
     read: Callable[[PipelineContext, Any], Iterator[Any]]

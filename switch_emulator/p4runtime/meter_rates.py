@@ -10,7 +10,16 @@ from switchml.p4runtime.stubs import p4runtime_pb2 as pb
 
 
 def parse_rates(config: Any, kind: str, what: str) -> MeterRates:
-    """kind: the meter's type by name. Raises INVALID_ARGUMENT for rates that a meter of that type can't have."""
+    """The rates that a message gives a meter.
+
+    Args:
+        config: a `MeterConfig`.
+        kind: the meter's type by name.
+        what: whose rates, for a refusal.
+
+    Raises:
+        RuntimeRequestError: INVALID_ARGUMENT for rates that a meter of that type can't have.
+    """
     rates = MeterRates(config.cir, config.cburst, config.pir, config.pburst)
     if min(rates.cir, rates.cburst, rates.pir, rates.pburst) < 0:
         raise invalid(f"{what}: rates and bursts can't be below 0")

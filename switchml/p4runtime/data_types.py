@@ -17,7 +17,11 @@ from switchml.p4runtime.stubs import p4data_pb2
 
 
 class DataType(Protocol):
-    """leaves: how many integers a value has."""
+    """A type of P4Data.
+
+    Attributes:
+        leaves: how many integers a value has.
+    """
 
     @property
     def leaves(self) -> int:

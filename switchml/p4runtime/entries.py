@@ -62,7 +62,12 @@ TableAction = ActionCall | MemberRef | GroupRef | OneShot
 
 @dataclass(frozen=True)
 class TableEntry:
-    """key: by field name as in P4Info ("hdr.ipv4.srcAddr"). priority: larger wins; 0 where the key needs none."""
+    """An entry of a table.
+
+    Attributes:
+        key: by field name as in P4Info ("hdr.ipv4.srcAddr").
+        priority: larger wins; 0 where the key needs none.
+    """
 
     key: Mapping[str, Match]
     action: TableAction
@@ -99,7 +104,11 @@ class Replica:
 
 @dataclass(frozen=True)
 class CloneSession:
-    """truncate: bytes that are kept of a packet, 0 = all."""
+    """What a clone session makes of a packet.
+
+    Attributes:
+        truncate: bytes that are kept of a packet, 0 = all.
+    """
 
     replicas: tuple[Replica, ...]
     truncate: int = 0

@@ -18,7 +18,11 @@ class RuntimeRequestError(SwitchMLError):
 
 
 class P4RuntimeError(RuntimeRequestError):
-    """A switch's refusal, as its controller sees it. `details`: one line for each update that failed."""
+    """A switch's refusal, as its controller sees it.
+
+    Attributes:
+        details: one line for each update that failed.
+    """
 
     def __init__(self, message: str, code: str = "UNKNOWN", details: tuple[str, ...] = ()) -> None:
         super().__init__(code, message)

@@ -26,7 +26,12 @@ NEED_PRIORITY = frozenset({MatchKind.TERNARY, MatchKind.RANGE, MatchKind.OPTIONA
 
 @dataclass(frozen=True)
 class ProfileInfo:
-    """size: members, 0 = no limit. max_group_size: 0 = no limit; of weights, or of members when `sums_members`."""
+    """An action profile, or a selector.
+
+    Attributes:
+        size: members, 0 = no limit.
+        max_group_size: 0 = no limit; of weights, or of members when `sums_members`.
+    """
 
     id: int
     name: str
@@ -41,8 +46,11 @@ class ProfileInfo:
 
 @dataclass(frozen=True)
 class TableInfo:
-    """actions: by id, with the place they may stand (`TABLE_AND_DEFAULT`, `TABLE_ONLY`, `DEFAULT_ONLY`). default: the
-    program's own default action.
+    """A table.
+
+    Attributes:
+        actions: by id, with the place they may stand (`TABLE_AND_DEFAULT`, `TABLE_ONLY`, `DEFAULT_ONLY`).
+        default: the program's own default action.
     """
 
     id: int
@@ -66,7 +74,11 @@ class TableInfo:
 
 @dataclass(frozen=True)
 class ArrayInfo:
-    """A counter or a meter. kind: the meter's type by name, "" for counters."""
+    """A counter or a meter.
+
+    Attributes:
+        kind: the meter's type by name, "" for counters.
+    """
 
     id: int
     name: str
@@ -96,7 +108,11 @@ class ValueSetInfo:
 
 @dataclass(frozen=True)
 class DigestInfo:
-    """fields: names of a struct's fields; those of a tuple are their numbers."""
+    """A digest.
+
+    Attributes:
+        fields: names of a struct's fields; those of a tuple are their numbers.
+    """
 
     id: int
     name: str
@@ -115,7 +131,11 @@ _T = TypeVar("_T", bound=_Object)
 
 
 class Objects(Generic[_T]):
-    """The objects of one kind, by id and by name. kind: as it is called in messages."""
+    """The objects of one kind, by id and by name.
+
+    Args:
+        kind: as it is called in messages.
+    """
 
     def __init__(self, kind: str, objects: Iterable[_T]) -> None:
         self.kind = kind

@@ -71,7 +71,8 @@ def own_notifications(switch: str, folder: Path) -> list[str]:
 class Bmv2Switch(Target):
     """A `Target`. The script is needed to know which ports there are and how many packets are to come.
 
-    capture: called with every frame and its time in microseconds, at the end, in the order of time.
+    Args:
+        capture: called with every frame and its time in microseconds, at the end, in the order of time.
 
     Raises:
         Bmv2Error: BMv2 is not installed or does not start.

@@ -10,7 +10,13 @@ _MOST_ROWS = 8
 
 @dataclass(frozen=True)
 class Difference:
-    """expected: digits and `*` (None: no packet was expected); got: digits (None: no packet came). bytes: which differ."""
+    """Where a frame is another than expected.
+
+    Attributes:
+        expected: digits and `*` (None: no packet was expected).
+        got: digits (None: no packet came).
+        bytes: which differ.
+    """
 
     reason: str
     expected: str | None
@@ -42,7 +48,10 @@ def _row(first: int, who: str, digits: str) -> str:
 def compare(pattern: str | None, exact: bool, frame: bytes) -> Difference | None:
     """None when the frame is as expected. As p4c's runner: without `exact`, more bytes than the pattern's may follow.
 
-    pattern: upper-case digits and `*`, None for any frame.
+    Args:
+        pattern: upper-case digits and `*`, None for any frame.
+        exact: nothing may follow.
+        frame: what left.
     """
     if pattern is None:
         return None

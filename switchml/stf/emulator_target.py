@@ -30,7 +30,9 @@ class Clock:
 class EmulatorSwitch(Target):
     """A `Target` over any runtime that takes frames one by one.
 
-    process: (port, frame) -> what leaves, in order. capture: called with every frame, in and out, and the time in us.
+    Args:
+        process: (port, frame) -> what leaves, in order.
+        capture: called with every frame, in and out, and the time in us.
     """
 
     def __init__(

@@ -53,7 +53,12 @@ class Packet(Statement):
 
 @dataclass(frozen=True)
 class Expect(Statement):
-    """pattern: upper-case hexadecimal digits and `*`; None: any packet. exact: nothing may follow."""
+    """A frame leaves.
+
+    Attributes:
+        pattern: upper-case hexadecimal digits and `*`; None: any packet.
+        exact: nothing may follow.
+    """
 
     port: int
     pattern: str | None
@@ -84,7 +89,11 @@ class Call:
 
 @dataclass(frozen=True)
 class Add(Statement):
-    """key: (field, match) as written."""
+    """An entry is added.
+
+    Attributes:
+        key: (field, match) as written.
+    """
 
     table: str
     priority: int | None
@@ -103,7 +112,12 @@ class SetDefault(Statement):
 
 @dataclass(frozen=True)
 class Remove(Statement):
-    """name: a table, a handle, or "" for all tables. everything: all entries of `name`."""
+    """Entries are removed.
+
+    Attributes:
+        name: a table, a handle, or "" for all tables.
+        everything: all entries of `name`.
+    """
 
     name: str
     everything: bool
@@ -113,7 +127,11 @@ class Remove(Statement):
 
 @dataclass(frozen=True)
 class Condition:
-    """quantity: packets, bytes or value."""
+    """What a counter or register is compared with.
+
+    Attributes:
+        quantity: packets, bytes or value.
+    """
 
     quantity: str
     operator: str
@@ -147,7 +165,11 @@ class CheckRegister(Statement):
 
 @dataclass(frozen=True)
 class Direct(Statement):
-    """A verb of BMv2's runtime CLI. name: of the counter, register or meter, "" where the verb takes none."""
+    """A verb of BMv2's runtime CLI.
+
+    Attributes:
+        name: of the counter, register or meter, "" where the verb takes none.
+    """
 
     verb: str
     name: str

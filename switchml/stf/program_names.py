@@ -22,7 +22,12 @@ class UnknownNameError(SwitchMLError):
 
 @dataclass(frozen=True)
 class DeclaredTable:
-    """kind: the table's match_type. type: simple, indirect or indirect_ws (with a selector)."""
+    """A table of a program.
+
+    Attributes:
+        kind: the table's match_type.
+        type: simple, indirect or indirect_ws (with a selector).
+    """
 
     name: str
     kind: str
@@ -68,7 +73,11 @@ class DeclaredTable:
 
 @dataclass(frozen=True)
 class DeclaredCounter:
-    """table: of a direct counter."""
+    """A counter of a program.
+
+    Attributes:
+        table: of a direct counter.
+    """
 
     name: str
     size: int

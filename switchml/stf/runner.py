@@ -31,7 +31,11 @@ from switchml.stf.script_target import Frames, Target
 
 @dataclass(frozen=True)
 class Failure:
-    """line: of the statement that was not met, 0 for a packet that no statement expects."""
+    """What a script expected and did not get.
+
+    Attributes:
+        line: of the statement that was not met, 0 for a packet that no statement expects.
+    """
 
     line: int
     message: str
@@ -51,7 +55,11 @@ class Failure:
 
 @dataclass
 class Report:
-    """notes: what the script asked to be shown (register_read, ...) and what it left unchecked, as (line, text)."""
+    """What came of a script.
+
+    Attributes:
+        notes: what the script asked to be shown (register_read, ...) and what it left unchecked, as (line, text).
+    """
 
     packets_in: int = 0
     packets_out: int = 0

@@ -26,7 +26,12 @@ def run_files(
 ) -> Report:
     """Run `script` on `program` (a BMv2 JSON).
 
-    trace: gets the emulator's packet trace line by line. capture: pcap file of all frames, in and out, in order of time.
+    Args:
+        program: BMv2's JSON.
+        script: the packet script.
+        target: one of `TARGETS`.
+        trace: gets the emulator's packet trace line by line.
+        capture: pcap file of all frames, in and out, in order of time.
 
     Raises:
         StfError: the script cannot be read or does not fit the program.

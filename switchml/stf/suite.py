@@ -17,7 +17,11 @@ PASSED, FAILED, REFUSED = "passed", "failed", "refused"
 
 @dataclass(frozen=True)
 class Outcome:
-    """verdict: passed, failed, or refused: the target does not support what the program uses."""
+    """What came of a program and its script.
+
+    Attributes:
+        verdict: passed, failed, or refused: the target does not support what the program uses.
+    """
 
     program: str
     verdict: str

@@ -119,16 +119,12 @@ class NativeMachine:
     """
 
     def __init__(self, elements: int) -> None:
-        from google.protobuf import text_format
-
-        from switchml.p4runtime.stubs import p4info_pb2
+        from switchml.p4runtime.p4info_files import p4info_beside, parse_p4info
+        from switchml.p4runtime.schema import Schema
         from switchml.switch_emulator.native_target import EmulatorTarget
 
-        info = text_format.Parse(
-            PROGRAMS[elements].with_suffix(".p4info.txtpb").read_text(), p4info_pb2.P4Info()
-        )
+        self._schema = Schema(parse_p4info(p4info_beside(PROGRAMS[elements]).read_text()))
         self._target = EmulatorTarget()
-        self._info = info
         self._elements = elements
         self.runtime = self
         self._sockets: dict[tuple[int, int], socket.socket] = {}
@@ -137,7 +133,7 @@ class NativeMachine:
     def _begin(self) -> None:
         from switchml.switch_emulator.native_runtime import NativeRuntime
 
-        self._runtime = NativeRuntime(self._target, self._info)
+        self._runtime = NativeRuntime(self._target, self._schema)
         self._own: dict[int, int] = {}
         self._ports: dict[tuple[int, int], int] = {}  # (group, worker) -> port of the switch
         self._workers: dict[tuple[int, int], tuple[tuple[int, int], int]] = {}  # (job, worker) -> sender, MAC

@@ -74,8 +74,11 @@ Row = tuple[str, TableEntry]
 class P4RuntimeClient:
     """The primary controller of one switch. A context manager: `close` on exit. Thread-safe.
 
-    `address` is host:port; `timeout`, in seconds, bounds every call but the loading of a pipeline. The controller with the
-    highest `election_id` is primary.
+    Args:
+        address: host:port.
+        device_id: as the switch names itself.
+        election_id: the controller with the highest is primary.
+        timeout: seconds, of every call but the loading of a pipeline.
 
     Raises:
         SwitchUnreachableError: nothing answers there within `timeout`.

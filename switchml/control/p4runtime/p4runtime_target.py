@@ -85,9 +85,15 @@ class _Job:
 class P4RuntimeTarget(SwitchTarget):
     """A `SwitchTarget` over P4Runtime. It takes the whole switch: what its tables held is removed.
 
-    address: dotted IPv4 at which the switch takes packets; udp_port: theirs, of the protocol's. mac: of that address, for ARP.
-    pipeline: None takes the program that the switch has. ports: where unknown stations may be, for floods. default_window:
-    slots of jobs that do not ask for a number. report: is told, in a line each, what happens.
+    Args:
+        client: the switch's primary controller.
+        address: dotted IPv4 at which the switch takes packets.
+        udp_port: theirs, of the protocol's.
+        mac: of that address, for ARP.
+        pipeline: None takes the program that the switch has.
+        ports: where unknown stations may be, for floods.
+        default_window: slots of jobs that do not ask for a number.
+        report: is told, in a line each, what happens.
 
     Raises:
         P4RuntimeError: the switch has another program, or none.
