@@ -27,7 +27,7 @@ def layers(page: str) -> list[list[str]]:
 
 def declared(page: str) -> dict[str, set[str]]:
     """What each room imports, by the page's table."""
-    rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \|", page, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \|([^|]*)\|", page, re.MULTILINE)
     return {room: set(re.findall(r"`(\w+)`", imports)) for room, imports in rows}
 
 
