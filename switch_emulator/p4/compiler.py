@@ -1,5 +1,6 @@
 """Translates a loaded program into Python functions, once. The source is meant to be read (`CompiledProgram.source`):
-slots have names there, which are replaced by their numbers before it is compiled."""
+slots have names there, which are replaced by their numbers before it is compiled.
+"""
 
 from __future__ import annotations
 

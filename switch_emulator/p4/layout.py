@@ -21,7 +21,8 @@ MetadataRuns = Mapping[str, Sequence[range]]
 @dataclass(frozen=True)
 class Cell:
     """Where a field is within its header. position: within a run, -1 for a field with a slot of its own. bits: slot
-    that has the width of a variable-length field, -1 for other fields."""
+    that has the width of a variable-length field, -1 for other fields.
+    """
 
     type: FieldType
     offset: int
@@ -31,6 +32,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class RunCell:
+    """A run in one slot: `count` fields of `width` bits."""
+
     offset: int
     count: int
     width: int
@@ -47,13 +50,16 @@ class TypeLayout:
 
     @property
     def slots(self) -> int:
+        """How many a header takes, its validity included."""
         return self.valid + 1
 
     @property
     def runs(self) -> tuple[RunCell, ...]:
+        """Its runs, in the order of the wire."""
         return tuple(item for item in self.items if isinstance(item, RunCell))
 
     def first_field(self, run: RunCell) -> str:
+        """Name of a run's first field."""
         return next(name for name, cell in self.cells.items() if cell.offset == run.offset)
 
 
@@ -107,7 +113,8 @@ def _alike(candidate: FieldType, first: FieldType) -> bool:
 @dataclass
 class Layout:
     """base: first slot of every header. next_slot: of a stack, the slot with the number of elements in use. symbols:
-    the name of every slot in the generated source. fresh: a packet's slots before parsing."""
+    the name of every slot in the generated source. fresh: a packet's slots before parsing.
+    """
 
     types: dict[str, TypeLayout]
     base: dict[str, int] = field(default_factory=dict)
@@ -118,15 +125,18 @@ class Layout:
     fresh: list[int | bytes] = field(default_factory=list)
 
     def of(self, program: Program, header: str) -> TypeLayout:
+        """How the header's type is laid out."""
         return self.types[program.headers[header].type.name]
 
     def slot(self, program: Program, header: str, name: str) -> int:
+        """Number of the slot that has the field."""
         return self.base[header] + self.of(program, header).cells[name].offset
 
 
 def layout_program(program: Program, names: Names, metadata_runs: MetadataRuns | None = None) -> Layout:
     """metadata_runs: by header type. Metadata never is on the wire, and most of it is better off alone. None = all that
-    there can be, for a draft."""
+    there can be, for a draft.
+    """
     inside = {header.type.name for header in program.headers.values() if header.metadata}
 
     def types(header_type: HeaderType) -> TypeLayout:

@@ -77,6 +77,11 @@ class Table:
     # For the control plane
 
     def insert(self, request: TableEntry) -> None:
+        """Add an entry.
+
+        Raises:
+            RuntimeRequestError: the table is constant or full, has this entry, or key or action do not fit.
+        """
         self._check_mutable()
         condition, key = self._key(request.key, request.priority)
         if key in self.entries:
@@ -91,6 +96,11 @@ class Table:
         self._add(key, entry)
 
     def modify(self, request: TableEntry) -> None:
+        """Give an entry another action.
+
+        Raises:
+            RuntimeRequestError: the table is constant, has no such entry, or the action does not fit.
+        """
         self._check_mutable()
         entry = self.entry(request.key, request.priority)
         changed = Entry(request, entry.condition, entry.rank)
@@ -98,12 +108,22 @@ class Table:
         entry.request, entry.call, entry.choices = request, changed.call, changed.choices
 
     def delete(self, key: Mapping[str, Match], priority: int) -> None:
+        """Remove an entry.
+
+        Raises:
+            RuntimeRequestError: the table is constant, or has no such entry.
+        """
         self._check_mutable()
         entry = self.entry(key, priority)
         self._structure.remove(entry.condition, entry.rank)
         del self.entries[entry.condition, priority if self.ordered else 0]
 
     def entry(self, key: Mapping[str, Match], priority: int) -> Entry:
+        """The entry with this key.
+
+        Raises:
+            RuntimeRequestError: there is none.
+        """
         _, number = self._key(key, priority)
         entry = self.entries.get(number)
         if entry is None:
@@ -111,6 +131,11 @@ class Table:
         return entry
 
     def set_default(self, request: ActionCall | None) -> None:
+        """Set the action of a miss; None = the program's own.
+
+        Raises:
+            RuntimeRequestError: the default action is constant, or does not fit.
+        """
         if request is None:
             self.miss = self._initial_default()
             return

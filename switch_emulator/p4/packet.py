@@ -20,7 +20,8 @@ class ParserError(Exception):
 class Packet:
     """data: the frame, headers included; at: how far it is parsed. length: what packet_length shows, which follows
     headers that are added and removed. clone: session + 1, 0 = no clone was asked for. The others: numbers of
-    field lists and digests that an action asked for, 0 = none."""
+    field lists and digests that an action asked for, 0 = none.
+    """
 
     __slots__ = (
         "at",

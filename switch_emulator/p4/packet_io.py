@@ -17,6 +17,7 @@ class ControllerHeader:
 
     @property
     def length(self) -> int:
+        """Of the header, in bytes."""
         return (sum(width for _, width in self.fields) + 7) // 8
 
     def split(self, frame: bytes) -> PacketIn:

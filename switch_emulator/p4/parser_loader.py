@@ -34,6 +34,11 @@ class ParserLoader:
         self.program = program
 
     def load(self, item: Json) -> Parser:
+        """A parser as the JSON has it.
+
+        Raises:
+            UnsupportedProgramError: something that this target has not got.
+        """
         states = {}
         for state in item["parse_states"]:
             states[state["name"]] = self._state(state)

@@ -30,6 +30,11 @@ class PipelineLoader:
         self.program = program
 
     def load(self, item: Json) -> Pipeline:
+        """A pipeline as the JSON has it.
+
+        Raises:
+            UnsupportedProgramError: something that this target has not got.
+        """
         program = self.program
         for profile in item.get("action_profiles", ()):
             selector = profile.get("selector")

@@ -35,21 +35,30 @@ class HeaderType:
         return {f.name: f for f in self.fields}
 
     def field(self, name: str) -> FieldType:
+        """The field of that name.
+
+        Raises:
+            KeyError: there is none.
+        """
         if name not in self._by_name:
             raise KeyError(f"header type {self.name} has no field {name}")
         return self._by_name[name]
 
     @property
     def fixed_bits(self) -> int:
+        """Length without the variable-length field."""
         return sum(f.width for f in self.fields if not f.variable)
 
     @property
     def variable_field(self) -> FieldType | None:
+        """The variable-length field, if there is one."""
         return next((f for f in self.fields if f.variable), None)
 
 
 @dataclass(frozen=True)
 class Header:
+    """A header instance, or one of metadata."""
+
     name: str
     type: HeaderType
     metadata: bool
@@ -57,6 +66,8 @@ class Header:
 
 @dataclass(frozen=True)
 class Stack:
+    """A header stack: its elements, by name."""
+
     name: str
     type: HeaderType
     headers: tuple[str, ...]
@@ -72,6 +83,8 @@ class Union:
 
 @dataclass(frozen=True)
 class UnionStack:
+    """A stack of header unions, by name."""
+
     name: str
     unions: tuple[str, ...]
 
@@ -86,11 +99,14 @@ class SourceInfo:
 
     @property
     def place(self) -> str:
+        """File and line."""
         return f"{self.file}:{self.line}"
 
 
 @dataclass(frozen=True)
 class Primitive:
+    """One operation of an action."""
+
     op: str
     args: tuple[Expr, ...]
     source: SourceInfo | None = None
@@ -98,6 +114,8 @@ class Primitive:
 
 @dataclass(frozen=True)
 class ActionParam:
+    """A parameter of an action; width in bits."""
+
     name: str
     width: int
 
@@ -115,7 +133,8 @@ class Action:
 @dataclass(frozen=True)
 class Extract:
     """kind: regular (a header), stack or union_stack (their next element). member: of the union. length: bits of
-    the variable-length field."""
+    the variable-length field.
+    """
 
     kind: str
     target: str
@@ -125,18 +144,24 @@ class Extract:
 
 @dataclass(frozen=True)
 class SetField:
+    """A parser's assignment."""
+
     target: FieldRef
     value: Expr
 
 
 @dataclass(frozen=True)
 class Verify:
+    """Ends parsing with `error` unless the condition holds."""
+
     condition: Expr
     error: Expr
 
 
 @dataclass(frozen=True)
 class Advance:
+    """Moves on in the packet."""
+
     bits: Expr
 
 
@@ -155,6 +180,8 @@ class Transition:
 
 @dataclass(frozen=True)
 class ParserState:
+    """What a state extracts and sets, and the way on by key."""
+
     name: str
     ops: tuple[ParserOp, ...]
     key: tuple[Expr, ...]
@@ -165,6 +192,8 @@ class ParserState:
 
 @dataclass(frozen=True)
 class Parser:
+    """The states by name; start None = nothing is parsed."""
+
     name: str
     start: str | None
     states: dict[str, ParserState]
@@ -172,6 +201,8 @@ class Parser:
 
 @dataclass(frozen=True)
 class Deparser:
+    """Headers in the order in which they leave."""
+
     name: str
     order: tuple[str, ...]
     primitives: tuple[Primitive, ...]
@@ -189,6 +220,8 @@ class CalculationInput:
 
 @dataclass(frozen=True)
 class Calculation:
+    """A hash over fields."""
+
     name: str
     algorithm: str
     inputs: tuple[CalculationInput, ...]
@@ -196,6 +229,8 @@ class Calculation:
 
 @dataclass(frozen=True)
 class Checksum:
+    """A field that holds a calculation's value: checked after parsing, set before deparsing."""
+
     name: str
     target: FieldRef
     calculation: str
@@ -206,6 +241,8 @@ class Checksum:
 
 @dataclass(frozen=True)
 class Register:
+    """A register array of `size` cells of `width` bits."""
+
     name: str
     size: int
     width: int
@@ -276,6 +313,8 @@ class Table:
 
 @dataclass(frozen=True)
 class Conditional:
+    """A condition in a pipeline; None as next node = the end."""
+
     name: str
     expression: Expr
     true_next: str | None
@@ -285,6 +324,8 @@ class Conditional:
 
 @dataclass(frozen=True)
 class ActionCallNode:
+    """An action called without a table."""
+
     name: str
     action: int
     next_node: str | None
@@ -304,6 +345,8 @@ class ActionProfile:
 
 @dataclass(frozen=True)
 class Pipeline:
+    """A graph of tables and conditions; first None = it does nothing."""
+
     name: str
     first: str | None
     nodes: dict[str, Node]
@@ -349,6 +392,7 @@ class Program:
     translations: dict[tuple[int, bool], Any] = field(default_factory=dict, repr=False, compare=False)
 
     def field_type(self, ref: FieldRef) -> FieldType:
+        """Type of a field, of a header's validity as well."""
         if ref.field == VALID:
             return FieldType(VALID, 1)
         return self.headers[ref.header].type.field(ref.field)

@@ -1,4 +1,4 @@
-"""Finds the same statements repeated over many fields and registers, as P4 without loops writes them:
+"""Finds the same statements repeated over many fields and registers, as P4 without loops writes them.
 
     sum_0.read(v0, i); hdr.data.e0 = hdr.data.e0 + v0; sum_0.write(i, hdr.data.e0);
     sum_1.read(v1, i); hdr.data.e1 = hdr.data.e1 + v1; sum_1.write(i, hdr.data.e1); ...
@@ -60,7 +60,8 @@ Lane = RunLane | TempLane
 @dataclass(frozen=True)
 class Step:
     """One statement for all rounds. target: written lane (None for register_write). lanes: every field of the first
-    round's statement that stands for a lane. register, index: of a register access."""
+    round's statement that stands for a lane. register, index: of a register access.
+    """
 
     primitive: Primitive
     target: Lane | None
@@ -72,6 +73,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Repeated:
+    """A repetition that was found: what runs once for all rounds."""
+
     rounds: int
     width: int
     steps: tuple[Step, ...]
@@ -88,6 +91,8 @@ class Bank:
 
 
 class RepetitionFinder:
+    """Looks through an action's body for repetitions."""
+
     def __init__(self, program: Program, layout: Layout) -> None:
         self.program = program
         self.layout = layout
@@ -232,7 +237,8 @@ class RepetitionFinder:
 class _Rounds:
     """What the rounds of a candidate have in common and where they differ.
 
-    lanes: tuples of fields, one a round. written_first: those that each round writes before it reads them."""
+    lanes: tuples of fields, one a round. written_first: those that each round writes before it reads them.
+    """
 
     def __init__(self, program: Program, rounds: list[list[Primitive]]) -> None:
         self.program = program

@@ -32,6 +32,7 @@ def last_index(following: int) -> int:
 
 
 def fail(code: int) -> None:
+    """End parsing with an error of the program."""
     raise ParserError(code)
 
 
@@ -69,6 +70,7 @@ def push_front(
 
 
 def pop_front(f: Slots, fresh: Slots, first: int, stride: int, size: int, following: int, count: int) -> None:
+    """Take `count` elements from the front of a stack; the others move up."""
     count = min(count, size)
     end, moved = first + stride * size, stride * count
     f[first : end - moved] = f[first + moved : end]
@@ -84,17 +86,20 @@ def format_message(text: str, values: Sequence[int]) -> str:
 
 
 def log_message(text: str, values: Sequence[int]) -> str:
+    """Log a message of the program; what it says."""
     message = format_message(text, values)
     logger.info("%s", message)
     return message
 
 
 def check(holds: bool, what: str) -> None:
+    """Raise P4AssertionError unless it holds."""
     if not holds:
         raise P4AssertionError(f"{what} does not hold")
 
 
 def endless() -> None:
+    """Raise PipelineError: the action has run too long."""
     raise PipelineError(f"an action went on after {MOST_BLOCKS} blocks: has its loop an end?")
 
 
@@ -104,6 +109,7 @@ def show_array(array: NDArray[Any]) -> str:
 
 
 def show_key(names: Sequence[str], key: Sequence[int]) -> str:
+    """A table's key, for a trace."""
     return f" ({', '.join(f'{name} = {value:#x}' for name, value in zip(names, key, strict=True))})"
 
 

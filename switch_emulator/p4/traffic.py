@@ -1,5 +1,6 @@
 """What simple_switch does around the program: from port to port, with clones, digests, resubmission, replication and
-recirculation, in the order in which it does them at the end of ingress and of egress (BMv2, docs/simple_switch.md)."""
+recirculation, in the order in which it does them at the end of ingress and of egress (BMv2, docs/simple_switch.md).
+"""
 
 from __future__ import annotations
 

@@ -15,6 +15,8 @@ import struct
 import time
 from collections.abc import Iterable, Mapping
 
+from typing_extensions import override
+
 from switchml.link.datagrams import enlarge_buffers
 from switchml.switch_emulator.ports.frame_batches import FULL, TOO_LONG, IncomingFrames, OutgoingFrames
 from switchml.switch_emulator.ports.interface import Frame, Ports, PortsError
@@ -117,6 +119,7 @@ class InterfacePorts(Ports):
             self.close()
             raise
 
+    @override
     def receive(self, deadline: float) -> list[Frame]:
         frames: list[Frame] = []
         for descriptor, _ in self._poll.poll(max(0.0, deadline - time.monotonic())):
@@ -152,9 +155,11 @@ class InterfacePorts(Ports):
             self._uncut += 1
         frames.extend(Frame(port, one[:12] + tag + one[12:], now) for one in finished)
 
+    @override
     def send(self, port: int, data: bytes) -> None:
         self.send_all([(port, data)])
 
+    @override
     def send_all(self, frames: Iterable[tuple[int, bytes]]) -> None:
         by_port: dict[int, list[bytes]] = {}
         for port, data in frames:
@@ -174,9 +179,11 @@ class InterfacePorts(Ports):
             "dropped_uncut": self._uncut,
         }
 
+    @override
     def fileno(self) -> int:
         return self._poll.fileno()
 
+    @override
     def close(self) -> None:
         self._poll.close()
         for _, _, sock in self._incoming.values():

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from typing_extensions import override
+
 from switchml.switch_emulator.ports.interface import Frame, Ports, PortsError
 from switchml.switch_emulator.ports.pcap import PcapWriter, Record, read_pcap
 
@@ -40,6 +42,7 @@ class PcapFilePorts(Ports):
             self.close()
             raise
 
+    @override
     def receive(self, deadline: float) -> list[Frame]:
         # One at a time: the answers to a frame carry its time.
         for frame in self._coming:
@@ -49,20 +52,25 @@ class PcapFilePorts(Ports):
         return []
 
     @property
+    @override
     def exhausted(self) -> bool:
         return self._ended
 
+    @override
     def send(self, port: int, data: bytes) -> None:
         writer = self._writers.get(port)
         if writer is not None:
             writer.write(self._now, data)
 
+    @override
     def now(self) -> int:
         return self._now
 
+    @override
     def fileno(self) -> int:
         return self._ready
 
+    @override
     def close(self) -> None:
         for writer in self._writers.values():
             writer.close()

@@ -96,6 +96,7 @@ def render(text: str, tables: Mapping[str, Callable[[], str]] = TABLES) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Render the tables into the files that are named."""
     for argument in arguments:
         path = Path(argument)
         path.write_text(render(path.read_text()))
