@@ -42,7 +42,13 @@ class ActionResolver:
         self._functions = functions
 
     def call(self, allowed: Mapping[str, int], request: ActionCall, where: str) -> Call:
-        """allowed: ids of the actions by name. where: for messages."""
+        """The action that a control plane asks for.
+
+        Args:
+            allowed: ids of the actions by name.
+            request: name and arguments.
+            where: for messages.
+        """
         ident = allowed.get(request.name)
         if ident is None:
             raise RuntimeRequestError("INVALID_ARGUMENT", f"{where} has no action {request.name}")

@@ -38,8 +38,12 @@ LONGEST_INDEX = 0xFFFFFFFF
 
 @dataclass(frozen=True)
 class Place:
-    """A header in a packet's slots. slot: where it begins, None if only known at run time; base: the same as source.
-    siblings: validity of the other headers of its union, as source.
+    """A header in a packet's slots.
+
+    Attributes:
+        slot: where it begins, None if only known at run time.
+        base: the same as source.
+        siblings: validity of the other headers of its union, as source.
     """
 
     types: TypeLayout

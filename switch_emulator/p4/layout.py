@@ -20,8 +20,11 @@ MetadataRuns = Mapping[str, Sequence[range]]
 
 @dataclass(frozen=True)
 class Cell:
-    """Where a field is within its header. position: within a run, -1 for a field with a slot of its own. bits: slot
-    that has the width of a variable-length field, -1 for other fields.
+    """Where a field is within its header.
+
+    Attributes:
+        position: within a run, -1 for a field with a slot of its own.
+        bits: slot that has the width of a variable-length field, -1 for other fields.
     """
 
     type: FieldType
@@ -41,7 +44,11 @@ class RunCell:
 
 @dataclass(frozen=True)
 class TypeLayout:
-    """items: the header from its first bit on, fields with a slot of their own and runs."""
+    """How a header type lies in slots.
+
+    Attributes:
+        items: the header from its first bit on, fields with a slot of their own and runs.
+    """
 
     type: HeaderType
     cells: dict[str, Cell]
@@ -66,7 +73,13 @@ class TypeLayout:
 def layout_type(
     header_type: HeaderType, spans: Iterable[range] | None = None, *, wire: bool = True
 ) -> TypeLayout:
-    """spans: where runs are, by number of the fields; None = wherever there can be one. wire: a run begins at a byte."""
+    """Lay out a header type.
+
+    Args:
+        header_type: the type.
+        spans: where runs are, by number of the fields; None = wherever there can be one.
+        wire: a run begins at a byte.
+    """
     fields = header_type.fields
     ends = None if spans is None else {span.start: span.stop for span in spans}
     cells: dict[str, Cell] = {}
@@ -112,8 +125,13 @@ def _alike(candidate: FieldType, first: FieldType) -> bool:
 
 @dataclass
 class Layout:
-    """base: first slot of every header. next_slot: of a stack, the slot with the number of elements in use. symbols:
-    the name of every slot in the generated source. fresh: a packet's slots before parsing.
+    """How a program's headers lie in a packet's slots.
+
+    Attributes:
+        base: first slot of every header.
+        next_slot: of a stack, the slot with the number of elements in use.
+        symbols: the name of every slot in the generated source.
+        fresh: a packet's slots before parsing.
     """
 
     types: dict[str, TypeLayout]
@@ -134,8 +152,13 @@ class Layout:
 
 
 def layout_program(program: Program, names: Names, metadata_runs: MetadataRuns | None = None) -> Layout:
-    """metadata_runs: by header type. Metadata never is on the wire, and most of it is better off alone. None = all that
-    there can be, for a draft.
+    """Lay out a program.
+
+    Args:
+        program: the program.
+        names: names for the slots are taken from here.
+        metadata_runs: by header type. Metadata never is on the wire, and most of it is better off alone. None = all that
+            there can be, for a draft.
     """
     inside = {header.type.name for header in program.headers.values() if header.metadata}
 

@@ -49,7 +49,13 @@ class MatchStructure(Protocol[E]):
         """The entry that matches, None for a miss."""
 
     def add(self, condition: Condition, rank: tuple[int, ...], entry: E) -> None:
-        """rank: the smallest wins where several entries match."""
+        """Put an entry in.
+
+        Args:
+            condition: what its fields take.
+            rank: the smallest wins where several entries match.
+            entry: what is found by them.
+        """
 
     def remove(self, condition: Condition, rank: tuple[int, ...]) -> None:
         """Takes an entry away; it must be there."""
@@ -79,7 +85,11 @@ class ExactMatch(Generic[E]):
 
 
 class LpmMatch(MatchStructure[E]):
-    """One dictionary a prefix length, tried from the longest on. lpm: position of the field with prefixes."""
+    """One dictionary a prefix length, tried from the longest on.
+
+    Args:
+        lpm: position of the field with prefixes.
+    """
 
     def __init__(self, lpm: int) -> None:
         self._lpm = lpm
@@ -176,7 +186,12 @@ class ValueSet:
         return iter(self._members)
 
     def contains(self, key: Key, masks: Key | None = None) -> bool:
-        """masks: of the transition; they apply to key and members alike."""
+        """Whether a member of the set matches.
+
+        Args:
+            key: one value a field.
+            masks: of the transition; they apply to key and members alike.
+        """
         for member in self._members:
             if len(member) != len(key):
                 continue

@@ -30,7 +30,11 @@ from switchml.switch_emulator.runtime import (
 
 
 class Entry:
-    """call: what to run, None for an entry whose action a packet chooses from `choices`."""
+    """An entry of a table.
+
+    Attributes:
+        call: what to run, None for an entry whose action a packet chooses from `choices`.
+    """
 
     __slots__ = ("bytes", "call", "choices", "condition", "last_hit", "meter", "packets", "rank", "request")
 

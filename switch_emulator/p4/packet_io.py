@@ -11,7 +11,11 @@ from switchml.switch_emulator.runtime import PacketIn, RuntimeRequestError
 
 @dataclass(frozen=True)
 class ControllerHeader:
-    """fields: (name, bits), first on the wire first."""
+    """The header of packets to or from the control plane.
+
+    Attributes:
+        fields: (name, bits), first on the wire first.
+    """
 
     fields: tuple[tuple[str, int], ...]
 
@@ -47,7 +51,14 @@ class ControllerHeader:
 
 
 def controller_headers(p4info: bytes) -> tuple[ControllerHeader, ControllerHeader]:
-    """Of packet-in and packet-out; without fields where the P4Info has none. p4info: serialised. Raises UsageError."""
+    """Of packet-in and packet-out; without fields where the P4Info has none.
+
+    Args:
+        p4info: serialised.
+
+    Raises:
+        UsageError: this is no P4Info.
+    """
     none = ControllerHeader(())
     if not p4info:
         return none, none

@@ -28,7 +28,11 @@ from switchml.switch_emulator.p4.program_model import (
 
 
 class ParserLoader:
-    """program: its headers are there already."""
+    """Reads parsers.
+
+    Args:
+        program: its headers are there already.
+    """
 
     def __init__(self, program: Program) -> None:
         self.program = program

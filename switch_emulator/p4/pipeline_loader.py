@@ -24,7 +24,11 @@ from switchml.switch_emulator.p4.program_model import (
 
 
 class PipelineLoader:
-    """program: its headers and actions are there already; its tables and action profiles are added."""
+    """Reads pipelines.
+
+    Args:
+        program: its headers and actions are there already; its tables and action profiles are added.
+    """
 
     def __init__(self, program: Program) -> None:
         self.program = program

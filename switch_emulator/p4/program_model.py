@@ -13,7 +13,11 @@ VALID = "$valid$"
 
 @dataclass(frozen=True)
 class FieldType:
-    """width: bits; of a variable-length field the most it can have (0 = not said)."""
+    """A field of a header type.
+
+    Attributes:
+        width: bits; of a variable-length field the most it can have (0 = not said).
+    """
 
     name: str
     width: int
@@ -24,7 +28,11 @@ class FieldType:
 
 @dataclass(frozen=True)
 class HeaderType:
-    """max_bytes: of the whole header, 0 unless it has a variable-length field."""
+    """A header type, or one of metadata.
+
+    Attributes:
+        max_bytes: of the whole header, 0 unless it has a variable-length field.
+    """
 
     name: str
     fields: tuple[FieldType, ...]
@@ -75,7 +83,11 @@ class Stack:
 
 @dataclass(frozen=True)
 class Union:
-    """members: (name within the union, name of the header instance)."""
+    """A header union.
+
+    Attributes:
+        members: (name within the union, name of the header instance).
+    """
 
     name: str
     members: tuple[tuple[str, str], ...]
@@ -122,7 +134,11 @@ class ActionParam:
 
 @dataclass(frozen=True)
 class Action:
-    """ident: the JSON's id: actions of several tables may share a name."""
+    """An action with its primitives.
+
+    Attributes:
+        ident: the JSON's id: actions of several tables may share a name.
+    """
 
     name: str
     ident: int
@@ -132,8 +148,12 @@ class Action:
 
 @dataclass(frozen=True)
 class Extract:
-    """kind: regular (a header), stack or union_stack (their next element). member: of the union. length: bits of
-    the variable-length field.
+    """Takes a header from the packet.
+
+    Attributes:
+        kind: regular (a header), stack or union_stack (their next element).
+        member: of the union.
+        length: bits of the variable-length field.
     """
 
     kind: str
@@ -170,7 +190,13 @@ ParserOp = Extract | SetField | Verify | Advance | Primitive
 
 @dataclass(frozen=True)
 class Transition:
-    """values and masks: one a key field; mask None = exact. value_set: its name, or "". Both empty: default."""
+    """A way on from a parser state; without values and value set the default one.
+
+    Attributes:
+        values: one a key field.
+        masks: one a key field; None = exact.
+        value_set: its name, or "".
+    """
 
     next_state: str | None
     values: tuple[int, ...] = ()
@@ -250,7 +276,11 @@ class Register:
 
 @dataclass(frozen=True)
 class Counter:
-    """table: of a direct counter."""
+    """A counter array, or a table's direct counter.
+
+    Attributes:
+        table: of a direct counter.
+    """
 
     name: str
     size: int
@@ -259,7 +289,13 @@ class Counter:
 
 @dataclass(frozen=True)
 class Meter:
-    """unit: "packets" or "bytes". table, result: of a direct meter."""
+    """A meter array, or a table's direct meter.
+
+    Attributes:
+        unit: "packets" or "bytes".
+        table: of a direct meter.
+        result: of a direct meter.
+    """
 
     name: str
     size: int
@@ -270,7 +306,11 @@ class Meter:
 
 @dataclass(frozen=True)
 class KeyField:
-    """kind: exact, lpm, ternary, range or valid (an exact match on a header's validity)."""
+    """A field of a table's key; width in bits.
+
+    Attributes:
+        kind: exact, lpm, ternary, range or valid (an exact match on a header's validity).
+    """
 
     name: str
     kind: str
@@ -281,7 +321,12 @@ class KeyField:
 
 @dataclass(frozen=True)
 class ConstEntry:
-    """key: one a field: (value, extra) as in runtime.Match. priority: smaller wins, as in the JSON."""
+    """An entry that the program brings along.
+
+    Attributes:
+        key: one a field: (value, extra) as in runtime.Match.
+        priority: smaller wins, as in the JSON.
+    """
 
     key: tuple[tuple[int, int], ...]
     action: int
@@ -291,7 +336,12 @@ class ConstEntry:
 
 @dataclass(frozen=True)
 class Table:
-    """match_kind: exact, lpm, ternary or range. next_nodes: by action name, or by __HIT__ and __MISS__."""
+    """A match-action table.
+
+    Attributes:
+        match_kind: exact, lpm, ternary or range.
+        next_nodes: by action name, or by __HIT__ and __MISS__.
+    """
 
     name: str
     match_kind: str
@@ -336,7 +386,11 @@ Node = Table | Conditional | ActionCallNode
 
 @dataclass(frozen=True)
 class ActionProfile:
-    """selector: hash algorithm and its input; None for a plain profile."""
+    """An action profile or selector.
+
+    Attributes:
+        selector: hash algorithm and its input; None for a plain profile.
+    """
 
     name: str
     max_size: int
@@ -354,7 +408,12 @@ class Pipeline:
 
 @dataclass(frozen=True)
 class FieldList:
-    """elements: fields or constants. name: of a digest."""
+    """What a clone keeps or a digest tells.
+
+    Attributes:
+        elements: fields or constants.
+        name: of a digest.
+    """
 
     ident: int
     name: str
@@ -363,7 +422,12 @@ class FieldList:
 
 @dataclass
 class Program:
-    """source: the JSON as loaded, for a device that has to give it back. translations: kept by the compiler."""
+    """A program, by full names.
+
+    Attributes:
+        source: the JSON as loaded, for a device that has to give it back.
+        translations: kept by the compiler.
+    """
 
     source: bytes
     header_types: dict[str, HeaderType] = field(default_factory=dict)

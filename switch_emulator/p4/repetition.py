@@ -28,7 +28,13 @@ RING = frozenset({"+", "-", "*", "&", "|", "^", "~"})
 
 @dataclass(frozen=True)
 class RunLane:
-    """Consecutive elements of a run. header: whose; offset: the run's slot within it; start: first element."""
+    """Consecutive elements of a run.
+
+    Attributes:
+        header: whose.
+        offset: the run's slot within it.
+        start: first element.
+    """
 
     header: str
     offset: int
@@ -39,7 +45,11 @@ class RunLane:
 
 @dataclass(frozen=True)
 class TempLane:
-    """Fields that nothing outside the repetition reads: they need no slot. number: tells lanes apart."""
+    """Fields that nothing outside the repetition reads: they need no slot.
+
+    Attributes:
+        number: tells lanes apart.
+    """
 
     number: int
 
@@ -59,8 +69,13 @@ Lane = RunLane | TempLane
 
 @dataclass(frozen=True)
 class Step:
-    """One statement for all rounds. target: written lane (None for register_write). lanes: every field of the first
-    round's statement that stands for a lane. register, index: of a register access.
+    """One statement for all rounds.
+
+    Attributes:
+        target: written lane (None for register_write).
+        lanes: every field of the first round's statement that stands for a lane.
+        register: of a register access.
+        index: of a register access.
     """
 
     primitive: Primitive
@@ -237,7 +252,9 @@ class RepetitionFinder:
 class _Rounds:
     """What the rounds of a candidate have in common and where they differ.
 
-    lanes: tuples of fields, one a round. written_first: those that each round writes before it reads them.
+    Attributes:
+        lanes: tuples of fields, one a round.
+        written_first: those that each round writes before it reads them.
     """
 
     def __init__(self, program: Program, rounds: list[list[Primitive]]) -> None:
@@ -307,7 +324,12 @@ class _Rounds:
 
 
 def metadata_runs(program: Program, draft: Layout) -> dict[str, list[range]]:
-    """Fields of metadata that stand for a lane somewhere, by header type. draft: a layout with all runs there can be."""
+    """Fields of metadata that stand for a lane somewhere, by header type.
+
+    Args:
+        program: the program.
+        draft: a layout with all runs there can be.
+    """
     # The traffic manager wants these one by one.
     alone = {"standard_metadata", "intrinsic_metadata", "queueing_metadata"}
     alone |= {ref.header for ref in program.aliases.values()}

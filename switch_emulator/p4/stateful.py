@@ -59,7 +59,12 @@ class Meter:
 
 
 class MeterArray:
-    """unit: "packets" or "bytes". clock: microseconds."""
+    """Meters by index; those without rates are green.
+
+    Args:
+        unit: "packets" or "bytes".
+        clock: microseconds.
+    """
 
     def __init__(self, size: int, unit: str, clock: Callable[[], int]) -> None:
         self.meters: dict[int, Meter] = {}

@@ -46,7 +46,15 @@ def signed_field(value: int, width: int) -> int:
 
 
 def same_header(f: Slots, left: int, right: int, valid: int, runs: Sequence[tuple[int, int]]) -> bool:
-    """Both headers valid and alike. valid: slots before the validity; runs: (slot, width) of runs among them."""
+    """Both headers valid and alike.
+
+    Args:
+        f: the packet's slots.
+        left: first slot of the one.
+        right: first slot of the other.
+        valid: slots before the validity.
+        runs: (slot, width) of runs among them.
+    """
     if not (f[left + valid] and f[right + valid]):
         return False
     ours, theirs = f[left : left + valid], f[right : right + valid]
@@ -114,7 +122,13 @@ def show_key(names: Sequence[str], key: Sequence[int]) -> str:
 
 
 def show_header(f: Slots, base: int, fields: Sequence[tuple[str, int, int]]) -> str:
-    """fields: name, offset, and for a run the width of its elements."""
+    """A header's fields, for a trace.
+
+    Args:
+        f: the packet's slots.
+        base: the header's first slot.
+        fields: name, offset, and for a run the width of its elements.
+    """
     shown = []
     for name, offset, width in fields:
         value = f[base + offset]

@@ -40,10 +40,16 @@ T = TypeVar("T")
 class P4Switch(Runtime):
     """A v1model switch that behaves as BMv2's simple_switch.
 
-    program: from load_program. p4info: serialised, needed only for the headers of packets to and from the control
-    plane. clock: microseconds since the switch started. cpu_port: frames that leave there go to the receiver of
-    on_packet_in, as long as there is one. trace: gets a line for everything that happens to a packet; the functions
-    of a switch without one have no trace of it. Raises UnsupportedProgramError.
+    Args:
+        program: from load_program.
+        p4info: serialised, needed only for the headers of packets to and from the control plane.
+        clock: microseconds since the switch started.
+        cpu_port: frames that leave there go to the receiver of on_packet_in, as long as there is one.
+        trace: gets a line for everything that happens to a packet; the functions of a switch without one have no trace of
+            it.
+
+    Raises:
+        UnsupportedProgramError: the program uses something that this target has not got.
     """
 
     def __init__(

@@ -40,9 +40,15 @@ class _Standard:
 
 
 class TrafficManager:
-    """multicast_groups, clone_sessions: shared with the control plane. digests: what the program has to tell it.
+    """Takes packets through the program and between its parts.
 
-    abandoned: packets given up because one frame caused more than MOST_PASSES passes.
+    Args:
+        multicast_groups: shared with the control plane.
+        clone_sessions: shared with the control plane.
+
+    Attributes:
+        digests: what the program has to tell it.
+        abandoned: packets given up because one frame caused more than MOST_PASSES passes.
     """
 
     def __init__(

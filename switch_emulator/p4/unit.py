@@ -20,8 +20,12 @@ class BankColumn:
 
 @dataclass
 class Unit:
-    """objects: name in the generated source of every table, register, counter, ... by (kind, full name).
-    columns: of the registers that are kept in a bank. tracing: write calls of `trace` into the source.
+    """A translation on its way.
+
+    Attributes:
+        objects: name in the generated source of every table, register, counter, ... by (kind, full name).
+        columns: of the registers that are kept in a bank.
+        tracing: write calls of `trace` into the source.
     """
 
     program: Program

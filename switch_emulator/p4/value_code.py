@@ -17,7 +17,13 @@ LONGEST_SHIFT = 1 << 14
 
 @dataclass(frozen=True)
 class Code:
-    """Source of a value. low, high: what it can be, None = without limit. truth: it is a bool."""
+    """Source of a value.
+
+    Attributes:
+        low: what it can be, None = without limit.
+        high: what it can be, None = without limit.
+        truth: it is a bool.
+    """
 
     text: str
     low: Bound = None

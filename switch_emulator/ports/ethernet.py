@@ -77,7 +77,11 @@ class UdpHeaders(NamedTuple):
 
 
 class Datagram(NamedTuple):
-    """The UDP datagram in a frame. address: where it goes to, dotted."""
+    """The UDP datagram in a frame.
+
+    Attributes:
+        address: where it goes to, dotted.
+    """
 
     address: str
     port: int

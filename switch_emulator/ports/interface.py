@@ -23,7 +23,11 @@ class PortsError(SwitchMLError):
 
 
 class Frame(NamedTuple):
-    """An Ethernet frame, without preamble and checksum. time: nanoseconds since 1970."""
+    """An Ethernet frame, without preamble and checksum.
+
+    Attributes:
+        time: nanoseconds since 1970.
+    """
 
     port: int
     data: bytes

@@ -94,7 +94,10 @@ def _open(name: str, *, tagged: bool) -> socket.socket:
 
 
 class InterfacePorts(Ports):
-    """interfaces: name by port number. Frames come in as on a wire (`segmentation`), VLAN tags included.
+    """Network interfaces as ports: frames come in as on a wire (`segmentation`), VLAN tags included.
+
+    Args:
+        interfaces: name by port number.
 
     Raises:
         PortsError: no such interface, or no permission.

@@ -21,7 +21,13 @@ class MemoryPorts(Ports):
         self._ready = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def put(self, port: int, data: bytes, when: int | None = None) -> None:
-        """when: nanoseconds since 1970; None = now."""
+        """Let a frame come in.
+
+        Args:
+            port: by which it comes.
+            data: the frame.
+            when: nanoseconds since 1970; None = now.
+        """
         self._coming.append(Frame(port, data, time.time_ns() if when is None else when))
         os.eventfd_write(self._ready, 1)
 

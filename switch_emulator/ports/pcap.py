@@ -20,7 +20,11 @@ _SECOND = 1_000_000_000
 
 
 class Record(NamedTuple):
-    """time: nanoseconds since 1970."""
+    """A frame in a file.
+
+    Attributes:
+        time: nanoseconds since 1970.
+    """
 
     time: int
     data: bytes

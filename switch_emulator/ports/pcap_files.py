@@ -15,8 +15,11 @@ from switchml.switch_emulator.ports.pcap import PcapWriter, Record, read_pcap
 
 
 class PcapFilePorts(Ports):
-    """files: NAME (a path without `_in.pcap`) by port number. Frames of all ports come in the order of their times, as fast as
-    they are taken; what leaves is stamped with the time of the frame that came in last.
+    """Files as ports. Frames of all ports come in the order of their times, as fast as they are taken; what leaves is stamped
+    with the time of the frame that came in last.
+
+    Args:
+        files: NAME (a path without `_in.pcap`) by port number.
 
     Raises:
         PortsError: a file cannot be read or written, or there is none to read.

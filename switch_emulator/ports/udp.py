@@ -52,7 +52,11 @@ class _Station:
 
 
 class UdpPorts(Ports):
-    """host: the dotted address workers send to, which becomes the frames' destination. port: 0 for a free one.
+    """A UDP socket as ports, one a station.
+
+    Args:
+        host: the dotted address workers send to, which becomes the frames' destination.
+        port: 0 for a free one.
 
     Raises:
         UsageError: `host` is no address that a frame could be sent to.

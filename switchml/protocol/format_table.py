@@ -77,7 +77,11 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def render(text: str, tables: Mapping[str, Callable[[], str]] = TABLES) -> str:
-    """`text` with every table between its comments made anew. tables: what makes each, by name.
+    """`text` with every table between its comments made anew.
+
+    Args:
+        text: Markdown with places for tables.
+        tables: what makes each, by name.
 
     Raises:
         ValueError: a place for a table that does not exist, or no place at all.

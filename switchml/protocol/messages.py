@@ -11,7 +11,11 @@ UDP_PORT_LAST = 0xBEEF
 
 
 class MessageType(NamedTuple):
-    """A message type; has_payload: its packets carry elements."""
+    """A message type.
+
+    Attributes:
+        has_payload: its packets carry elements.
+    """
 
     name: str
     code: int
