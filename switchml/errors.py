@@ -78,3 +78,13 @@ class PipelineError(SwitchMLError):
 
 class P4AssertionError(PipelineError):
     """An assert or assume of the program does not hold."""
+
+
+class TestbedError(SwitchMLError):
+    """The network asked for cannot be built on this machine."""
+
+    __test__ = False  # the name begins like a test class
+
+
+class BenchError(SwitchMLError):
+    """A measurement could not be made: a system did not start, a rank died or answered too late."""

@@ -1,4 +1,4 @@
-"""SIGTERM as an exception: a program that is told to end takes down what it started."""
+"""Signals that end a program: it takes down what it started. What its caller ignores stays ignored."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -17,6 +17,18 @@ _AGAIN_SECONDS = 0.1
 
 class _Told(SystemExit):
     """SIGTERM came."""
+
+
+def listen(
+    numbers: Iterable[int], handler: Callable[[int, FrameType | None], object]
+) -> dict[int, Callable[[int, FrameType | None], Any] | int | None]:
+    """Have `handler` called at these signals, except those that our caller ignores: nohup, a shell's background job.
+
+    Returns:
+        What handled each of them before.
+    """
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in heard}
 
 
 @contextlib.contextmanager
@@ -59,7 +71,7 @@ def orderly_end() -> Iterator[None]:
         thread = threading.Thread(target=insist, name="switchml-termination", daemon=True)
         thread.start()
         hook_before, sys.unraisablehook = sys.unraisablehook, dropped
-        handler_before = signal.signal(signal.SIGTERM, end)
+        before = listen([signal.SIGTERM], end)
         wakeup_before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         try:
             yield
@@ -68,7 +80,8 @@ def orderly_end() -> Iterator[None]:
             signal.set_wakeup_fd(wakeup_before)
             writer.shutdown(socket.SHUT_WR)
             thread.join()
-            signal.signal(signal.SIGTERM, handler_before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
             sys.unraisablehook = hook_before
     if late and not told:
         signal.raise_signal(signal.SIGTERM)

@@ -27,7 +27,7 @@ _bare: set[str] = set()  # pids of processes that have none either
 
 os.environ.update([RUN_MARK.split("=")])
 
-# A shell's background job ignores Ctrl-C, and so would every process that the tests interrupt.
+# A shell's background job ignores Ctrl-C, as does a process of pytest-xdist, and so would all that the tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

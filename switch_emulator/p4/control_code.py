@@ -19,7 +19,7 @@ from switchml.switch_emulator.p4.program_model import (
     ActionCallNode,
     Conditional,
     KeyField,
-    Pipeline,
+    PipelineGraph,
     Program,
     Table,
 )
@@ -197,7 +197,7 @@ class PipelineWriter:
             if any(item.op == "exit" for item in action.body)
         }
 
-    def write(self, pipeline: Pipeline, function: str) -> None:
+    def write(self, pipeline: PipelineGraph, function: str) -> None:
         """The pipeline as a Python function of that name."""
         self._pipeline = pipeline
         self._joins = _joins(pipeline)
@@ -367,7 +367,7 @@ def branches(table: Table) -> bool:
     return len({node for _, node in _ways(table)}) > 1
 
 
-def successors(pipeline: Pipeline, node: str) -> list[str | None]:
+def successors(pipeline: PipelineGraph, node: str) -> list[str | None]:
     """The nodes that may follow; None = the pipeline's end."""
     item = pipeline.nodes.get(node)
     match item:
@@ -393,7 +393,7 @@ def is_plain_call(table: Table) -> bool:
     )
 
 
-def _joins(pipeline: Pipeline) -> dict[str, str | None]:
+def _joins(pipeline: PipelineGraph) -> dict[str, str | None]:
     """Where all ways from a node meet again (its immediate post-dominator), None = only at the end."""
     order: list[str] = []
     state: dict[str, int] = {}

@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from switchml.p4runtime.entries import (
+    ActionCall,
+    GroupRef,
+    Match,
+    MatchKind,
+    MemberRef,
+    OneShot,
+    TableAction,
+    TableEntry,
+)
+from switchml.p4runtime.refusals import RuntimeRequestError
 from switchml.switch_emulator.p4.action_profiles import ActionResolver, Call, Profile
 from switchml.switch_emulator.p4.match import (
     Condition,
@@ -16,17 +27,6 @@ from switchml.switch_emulator.p4.match import (
 from switchml.switch_emulator.p4.program_model import KeyField
 from switchml.switch_emulator.p4.program_model import Table as TableType
 from switchml.switch_emulator.p4.stateful import Meter
-from switchml.switch_emulator.runtime import (
-    ActionCall,
-    GroupRef,
-    Match,
-    MatchKind,
-    MemberRef,
-    OneShot,
-    RuntimeRequestError,
-    TableAction,
-    TableEntry,
-)
 
 
 class Entry:

@@ -17,7 +17,7 @@ from switchml.switch_emulator.p4.program_model import (
     ConstEntry,
     KeyField,
     Node,
-    Pipeline,
+    PipelineGraph,
     Program,
     Table,
 )
@@ -33,7 +33,7 @@ class PipelineLoader:
     def __init__(self, program: Program) -> None:
         self.program = program
 
-    def load(self, item: Json) -> Pipeline:
+    def load(self, item: Json) -> PipelineGraph:
         """A pipeline as the JSON has it.
 
         Raises:
@@ -63,7 +63,7 @@ class PipelineLoader:
             )
         for entry in item.get("action_calls", ()):
             nodes[entry["name"]] = ActionCallNode(entry["name"], entry["action_id"], entry.get("next_node"))
-        return Pipeline(item["name"], item.get("init_table"), nodes)
+        return PipelineGraph(item["name"], item.get("init_table"), nodes)
 
     def _table(self, item: Json) -> Table:
         program = self.program

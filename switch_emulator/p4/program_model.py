@@ -57,11 +57,6 @@ class HeaderType:
         """Length without the variable-length field."""
         return sum(f.width for f in self.fields if not f.variable)
 
-    @property
-    def variable_field(self) -> FieldType | None:
-        """The variable-length field, if there is one."""
-        return next((f for f in self.fields if f.variable), None)
-
 
 @dataclass(frozen=True)
 class Header:
@@ -398,7 +393,7 @@ class ActionProfile:
 
 
 @dataclass(frozen=True)
-class Pipeline:
+class PipelineGraph:
     """A graph of tables and conditions; first None = it does nothing."""
 
     name: str
@@ -441,8 +436,8 @@ class Program:
     value_sets: dict[str, int] = field(default_factory=dict)
     actions: dict[str, Action] = field(default_factory=dict)
     action_by_id: dict[int, Action] = field(default_factory=dict)
-    ingress: Pipeline = field(default_factory=lambda: Pipeline("ingress", None, {}))
-    egress: Pipeline = field(default_factory=lambda: Pipeline("egress", None, {}))
+    ingress: PipelineGraph = field(default_factory=lambda: PipelineGraph("ingress", None, {}))
+    egress: PipelineGraph = field(default_factory=lambda: PipelineGraph("egress", None, {}))
     tables: dict[str, Table] = field(default_factory=dict)
     profiles: dict[str, ActionProfile] = field(default_factory=dict)
     registers: dict[str, Register] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Where frames enter and leave a pipeline: UDP, Linux interfaces, pcap files, memory; and wrappers around any of them."""
+"""Where frames enter and leave a pipeline: UDP, Linux interfaces, pcap files; and wrappers around any of them."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from typing import Protocol
 
 import numpy as np
 
-from switchml.bench.errors import BenchError
 from switchml.control.target import JobProgram, WorkerProgram
+from switchml.errors import BenchError
 from switchml.protocol.header import HEADER_BYTES, PLACES, Header, build_header
 from switchml.protocol.messages import ELEMENT_BYTES, SUM, size_code
 from switchml.switch_emulator.ports.ethernet import HEADERS_BYTES, UdpHeaders
@@ -38,7 +38,14 @@ class Station:
 
 @dataclass(frozen=True)
 class Traffic:
-    """A job: `elements` int32 a packet, `window` slots. workers: by rank."""
+    """A job's packets.
+
+    Attributes:
+        elements: int32 a packet.
+        window: slots.
+        switch: where the packets go.
+        workers: where they come from, by rank.
+    """
 
     elements: int
     window: int
@@ -73,12 +80,23 @@ class Wire(Protocol):
 
 
 class Load:
-    """A job under full load, from batch to batch. patience: seconds without any result after which the switch is given up.
+    """A job under full load, from batch to batch.
 
-    retransmissions: packets sent again since the beginning. wrong: results that were not the sum.
+    Attributes:
+        traffic: its packets.
+        retransmissions: packets sent again since the beginning.
+        wrong: results that were not the sum.
     """
 
     def __init__(self, traffic: Traffic, wire: Wire, name: str, patience: float = 10.0) -> None:
+        """Make the frames of both versions of every slot.
+
+        Args:
+            traffic: the job.
+            wire: the workers' ends of the links.
+            name: of the switch, for messages.
+            patience: seconds without any result after which the switch is given up.
+        """
         self.traffic = traffic
         self.retransmissions = self.wrong = 0
         self._wire = wire

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from switchml.errors import SwitchMLError, UnsupportedProgramError, UsageError
-from switchml.stf.session import run_files
+from switchml.stf.script_files import run_files
 
 PASSED, FAILED, REFUSED = "passed", "failed", "refused"
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from free_port import free_port
 
 PROGRAMS = Path(__file__).parent / "programs"
 WORKERS = 2
@@ -49,18 +49,12 @@ def _needs(client: str) -> None:
         pytest.skip(f"{client} is in the extra `clients`: make test-clients")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _train(client: str, backend: str, folder: Path) -> list[dict[str, Any]]:
     """What each rank saw."""
     folder.mkdir()
     program = [str(PROGRAMS / f"with_{client}.py"), backend, str(folder)]
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(WORKERS), "--master-addr", "127.0.0.1"]
-    launcher = [] if client == "ray" else [*torchrun, "--master-port", str(_free_port())]
+    launcher = [] if client == "ray" else [*torchrun, "--master-port", str(free_port())]
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(PROGRAMS),

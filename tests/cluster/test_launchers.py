@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from free_port import free_port
 
 pytest.importorskip("torch", reason="torch is in the extra `torch`")
 
@@ -19,12 +19,6 @@ from switchml.control import embedded
 
 CLUSTER = Path(__file__).parents[2] / "scripts" / "cluster"
 PROGRAM = str(Path(__file__).parent / "programs" / "sum_ranks.py")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _environment(**more: str) -> dict[str, str]:
@@ -43,7 +37,7 @@ def _reports(folder: Path, count: int) -> list[dict[str, Any]]:
 
 def _two_nodes(folder: Path, workers: int, **more: str) -> list[dict[str, Any]]:
     shared = _environment(
-        NODES="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()), WORKERS=str(workers), **more
+        NODES="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()), WORKERS=str(workers), **more
     )
     nodes = [
         subprocess.Popen(
@@ -152,7 +146,7 @@ def test_slurm(tmp_path: Path) -> None:
             SLURM_JOB_NODELIST="localhost,second",
             SLURM_JOB_NUM_NODES="2",
             SLURM_JOB_ID="7",
-            MASTER_PORT=str(_free_port()),
+            MASTER_PORT=str(free_port()),
         ),
         capture_output=True,
         text=True,

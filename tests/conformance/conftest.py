@@ -1,16 +1,11 @@
-"""Makes the modules of this folder importable to its tests, and their targets once for all."""
+"""Machines of every kind, made once for all tests."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from conformance_targets import MACHINES, PROGRAMS, Machine
 
 

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from switchml.p4runtime.entries import ActionCall, CounterValue, Match, Replica, TableEntry
 from switchml.protocol.header import HEADER_BYTES, RESERVED, build_header, parse_header
 from switchml.protocol.messages import ELEMENT_BYTES, EXPONENTS, PROBE, SUM, size_code
 from switchml.switch_emulator.ports.ethernet import HEADERS_BYTES, checksum
-from switchml.switch_emulator.runtime import ActionCall, CounterValue, Match, Replica, TableEntry
 from switchml.switch_emulator.slot_machine import (
     COMPLETE,
     DUPLICATE,

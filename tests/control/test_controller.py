@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from switchml.control.control_messages import JoinOffer
 from switchml.control.controller import Controller
 from switchml.control.jobs import Answer, Joined, Refused, Started
-from switchml.control.messages import JoinOffer
 from switchml.control.target import SlotReading
 from switchml.errors import (
     InvalidTokenError,

@@ -19,7 +19,7 @@ import pytest
 
 from switchml.control import reference_pb2 as pb
 from switchml.control.client import ControlClient
-from switchml.control.messages import JobStatus
+from switchml.control.control_messages import JobStatus
 from switchml.control.reference import CLIENT_PORT
 from switchml.control.reference_pb2_grpc import SessionStub, SyncStub
 from switchml.errors import PortInUseError
@@ -146,7 +146,10 @@ def test_its_clients_sum_tensors(clients: list[Client], emulator: Emulator) -> N
 
 @pytest.mark.timeout(120)
 def test_the_p4_program_serves_them_too() -> None:
-    pytest.importorskip("p4", reason="P4Runtime's stubs are missing: pip install 'switchml[p4runtime]'")
+    pytest.importorskip(
+        "google.rpc.status_pb2",
+        reason="the extra p4runtime is not installed: pip install 'switchml[p4runtime]'",
+    )
     from switchml.switch_emulator.p4_emulator import P4UdpEmulator, read_program
 
     program = read_program(Path(__file__).parents[2] / "p4" / "build" / "switchml_64.json")

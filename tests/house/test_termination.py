@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from switchml.termination import orderly_end
+from switchml.termination import listen, orderly_end
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -91,6 +91,25 @@ def test_what_was_there_before_is_there_after(monkeypatch: pytest.MonkeyPatch) -
     wakeup = signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(wakeup)
     assert wakeup == -1
+
+
+def test_what_our_caller_ignores_stays_ignored() -> None:
+    heard: list[int] = []
+    numbers = (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+        with orderly_end():
+            assert listen(numbers, lambda number, frame: heard.append(number)) == {
+                signal.SIGUSR1: signal.SIG_DFL
+            }
+            for number in numbers:
+                signal.raise_signal(number)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert heard == [signal.SIGUSR1]
 
 
 def test_a_signal_while_the_block_is_left_goes_to_who_listened_before(

@@ -20,7 +20,9 @@ from switchml.protocol.counters import SWITCH_COUNTERS
 from switchml.protocol.header import FIELDS, HEADER_BYTES
 from switchml.protocol.messages import MESSAGE_TYPES, SUM, UDP_PORT_FIRST, UDP_PORT_LAST, size_code
 
-pytest.importorskip("p4", reason="P4Runtime's stubs are missing: pip install 'switchml[p4runtime]'")
+pytest.importorskip(
+    "google.rpc.status_pb2", reason="the extra p4runtime is not installed: pip install 'switchml[p4runtime]'"
+)
 
 P4 = Path(__file__).parents[2] / "p4"
 COMPILER = os.environ.get("P4C") or "p4c-bm2-ss"
@@ -83,7 +85,7 @@ def _program(elements: int) -> dict[str, Any]:
 
 @functools.cache
 def _p4info(elements: int) -> Any:
-    from switchml.p4runtime_stubs import p4info_pb2
+    from switchml.p4runtime.stubs import p4info_pb2
 
     text = (P4 / "build" / f"switchml_{elements}.p4info.txtpb").read_text()
     return text_format.Parse(text, p4info_pb2.P4Info())

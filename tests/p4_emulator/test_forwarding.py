@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from memory_ports import MemoryPorts
+
 from switchml.switch_emulator.forwarding import Forwarding
 from switchml.switch_emulator.ports import Frame, Ports
 from switchml.switch_emulator.ports.faulty import FaultRates, FaultyPorts
-from switchml.switch_emulator.ports.memory import MemoryPorts
 
 
 class Cable:

@@ -19,7 +19,7 @@ from switchml.switch_emulator.ports.faulty import FaultRates
 from switchml.worker import Worker
 
 pytest.importorskip(
-    "p4.v1", reason="the package p4runtime is not installed: pip install 'switchml[p4runtime]'"
+    "google.rpc.status_pb2", reason="the extra p4runtime is not installed: pip install 'switchml[p4runtime]'"
 )
 
 PROGRAM = Path(__file__).parents[2] / "p4" / "build" / "switchml_64.json"

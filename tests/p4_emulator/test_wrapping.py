@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from memory_ports import MemoryPorts
 from scapy.layers.inet import UDP
 from scapy.layers.l2 import Ether
 from scapy.utils import rdpcap
@@ -20,7 +21,6 @@ from switchml.switch_emulator.ports import Ports
 from switchml.switch_emulator.ports.ethernet import UdpHeaders
 from switchml.switch_emulator.ports.faulty import FaultRates
 from switchml.switch_emulator.ports.interfaces import InterfacePorts
-from switchml.switch_emulator.ports.memory import MemoryPorts
 from switchml.switch_emulator.ports.pcap import PcapWriter, read_pcap
 from switchml.switch_emulator.ports.pcap_files import PcapFilePorts
 from switchml.switch_emulator.ports.udp import UdpPorts

@@ -23,10 +23,10 @@ from switchml.errors import PortInUseError
 from switchml.protocol.header import HEADER_BYTES, Header, build_header, parse_header
 from switchml.protocol.messages import SUM, size_code
 from switchml.switch_emulator.native_runtime import NativeDevice
+from switchml.switch_emulator.native_target import EmulatorTarget
 from switchml.switch_emulator.p4.device import P4Device
-from switchml.switch_emulator.p4runtime.server import P4RuntimeServer, serve
+from switchml.switch_emulator.p4runtime.p4runtime_server import P4RuntimeServer, serve
 from switchml.switch_emulator.ports.ethernet import HEADERS_BYTES, UdpHeaders, mac_bytes
-from switchml.switch_emulator.target import EmulatorTarget
 
 pytestmark = pytest.mark.timeout(400)
 

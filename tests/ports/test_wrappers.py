@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from memory_ports import MemoryPorts
 
 from switchml.errors import UsageError
 from switchml.protocol.header import Header, build_header
@@ -15,7 +16,6 @@ from switchml.protocol.messages import SUM
 from switchml.switch_emulator.ports.capture import CapturedPorts
 from switchml.switch_emulator.ports.ethernet import UdpHeaders
 from switchml.switch_emulator.ports.faulty import FaultRates, FaultyPorts
-from switchml.switch_emulator.ports.memory import MemoryPorts
 from switchml.switch_emulator.ports.numbering import parse_interfaces
 from switchml.switch_emulator.ports.pcap import read_pcap
 from switchml.switch_emulator.ports.summary import summary

@@ -11,7 +11,7 @@ import pytest
 from switchml.control.target import JobProgram, WorkerProgram
 from switchml.protocol.header import HEADER_BYTES, MAX_WINDOW, RESERVED, Header, build_header, parse_header
 from switchml.protocol.messages import EXPONENTS, PROBE, SUM
-from switchml.switch_emulator.target import EmulatorTarget
+from switchml.switch_emulator.native_target import EmulatorTarget
 
 JOB, WINDOW, PAYLOAD = 5, 4, 128
 GOOD = Header(SUM, job_number=JOB, e0=1, e1=2)

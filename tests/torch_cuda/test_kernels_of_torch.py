@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 pytest.importorskip("torch", reason="torch is in the extra `torch`")
 
 import torch
+import torch_kernels
 
 from switchml.protocol.numerics import EXACT_EXPONENT
-from switchml.torch_backend.cuda import reference
 from switchml.worker.kernels import block_exponent, dequantize, quantize
 
 BLOCK = 64
@@ -90,14 +90,14 @@ def samples(seed: int, count: int) -> np.ndarray:
 
 @given(st.integers(0, 10**6), st.integers(1, 700), st.sampled_from([1, 2, 3, 8, 64, 256]), st.integers(0, 9))
 def test_torch_gives_the_bits_of_the_worker(seed: int, count: int, workers: int, raise_by: int) -> None:
-    check(reference, samples(seed, count), workers, raise_by)
+    check(torch_kernels, samples(seed, count), workers, raise_by)
 
 
 _INTERPRETED = """
 import sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1:]
 import test_kernels_of_torch as tests
-from switchml.torch_backend.cuda import kernels
+from switchml.torch_backend.cuda import triton_kernels as kernels
 for seed in range(40):
     workers = [1, 2, 3, 8, 64, 256][seed % 6]
     tests.check(kernels, tests.samples(seed, 1 + 37 * seed), workers, seed % 10)
@@ -111,7 +111,14 @@ print("equal")
 def test_triton_gives_the_bits_of_the_worker() -> None:
     """Under Triton's interpreter, which has to be chosen before Triton is imported."""
     done = subprocess.run(
-        [sys.executable, "-P", "-c", _INTERPRETED, str(Path(__file__).parent)],
+        [
+            sys.executable,
+            "-P",
+            "-c",
+            _INTERPRETED,
+            str(Path(__file__).parent),
+            str(Path(torch_kernels.__file__).parent),
+        ],
         env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
@@ -123,7 +130,7 @@ def test_triton_gives_the_bits_of_the_worker() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_gives_the_bits_of_the_worker() -> None:
-    from switchml.torch_backend.cuda import kernels
+    from switchml.torch_backend.cuda import triton_kernels as kernels
 
     class OnDevice:
         """The kernels over copies on the GPU."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from free_port import free_port
 
 from switchml.control import embedded
 
@@ -31,12 +31,9 @@ def reports() -> dict[str, list[dict[str, Any]]]:
 
 
 def _run(**environment: str) -> dict[str, list[dict[str, Any]]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
     shared = os.environ | {
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
+        "MASTER_PORT": str(free_port()),
         "WORLD_SIZE": str(WORLD),
         "SWITCHML_PAYLOAD": "1024",
     }

@@ -8,10 +8,10 @@ import random
 
 import numpy as np
 import pytest
+from virtual_network import NetworkConditions, Task, VirtualNetwork
 
 from switchml.protocol.numerics import EXACT_EXPONENT
 from switchml.switch_emulator.slot_machine import STALE
-from switchml.testbed.virtual_network import Task, VirtualNetwork, Weather
 from switchml.worker.kernels import block_exponent
 from switchml.worker.window import BLOCKS, WORDS
 
@@ -71,15 +71,15 @@ def _run(seed: int) -> VirtualNetwork:
     rng = np.random.default_rng(seed)
     workers = dice.randint(2, 8)
     payload = dice.choice([128, 256])
-    weather = Weather(
+    conditions = NetworkConditions(
         loss=dice.choice([0.0, 0.01, 0.1, 0.3]) * dice.random(),
         duplicate=0.2 * dice.random(),
         reorder=0.2 * dice.random(),
     )
     if seed % 10 == 0:
-        weather = Weather(loss=0.3, duplicate=0.2, reorder=0.2)
+        conditions = NetworkConditions(loss=0.3, duplicate=0.2, reorder=0.2)
     network = VirtualNetwork(
-        workers, dice.choice([1, 2, 4, 8]), payload, _tasks(rng, workers, payload // 4), weather, seed
+        workers, dice.choice([1, 2, 4, 8]), payload, _tasks(rng, workers, payload // 4), conditions, seed
     )
     network.run()
     return network
@@ -115,7 +115,7 @@ def test_non_finite_blocks_are_flagged_alike_and_left_alone() -> None:
     broken = source.copy()
     broken[40] = np.inf
     tasks = (Task(BLOCKS, 96, (broken, source)), Task(BLOCKS, 96, (source, source)))
-    network = VirtualNetwork(2, 2, 128, tasks, Weather(loss=0.1), seed=3)
+    network = VirtualNetwork(2, 2, 128, tasks, NetworkConditions(loss=0.1), seed=3)
     network.run()
     assert block_exponent(broken[32:64]) == EXACT_EXPONENT
     for rank in range(2):
@@ -129,8 +129,8 @@ def _outcome(seed: int, paper: bool) -> tuple[bool, bool, int]:
     """Whether the transfer ended, whether its sums were right, and how many stale packets the switch saw."""
     rng = np.random.default_rng(seed)
     tasks = (Task(WORDS, 32 * 12, tuple(rng.integers(0, 2**32, 32 * 12, np.uint32) for _ in range(2))),)
-    weather = Weather(duplicate=0.2, reorder=0.3)
-    network = VirtualNetwork(2, 1, 128, tasks, weather, seed, paper, limit=2_000_000_000)
+    conditions = NetworkConditions(duplicate=0.2, reorder=0.3)
+    network = VirtualNetwork(2, 1, 128, tasks, conditions, seed, paper, limit=2_000_000_000)
     try:
         network.run()
     except AssertionError:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from virtual_network import NetworkConditions, Task, VirtualNetwork
 
 from switchml.protocol.header import HEADER_BYTES, MAX_WINDOW, Header, parse_header
 from switchml.protocol.header_access import pack_header
@@ -18,7 +19,6 @@ from switchml.protocol.jit import DISABLED
 from switchml.protocol.numerics import exponent_of_magnitude, headroom, scale_exponent
 from switchml.protocol.slots import slot_of, tsi_distance, version_of
 from switchml.switch_emulator import slot_machine
-from switchml.testbed.virtual_network import Task, VirtualNetwork, Weather
 from switchml.worker import kernels
 from switchml.worker.window import BLOCKS, WORDS, match, overdue_transfer
 
@@ -81,6 +81,7 @@ class _Watched(VirtualNetwork):
             transfers.view(np.uint8),
             window.exponents,
             window.fifo,
+            self._ranks[rank].recovery.view(np.uint8),
         )
         late = int(overdue_transfer(window, self.now))
         twice = int(match(window, *self._where(packet)))
@@ -109,7 +110,7 @@ def window_steps(seed: int) -> Iterator[str]:
         Task(BLOCKS, 33, tuple(source[:33] for source in sources)),
     )
     network = _Watched(
-        workers, 2 << seed % 3, 128, tasks, Weather(loss=0.1, duplicate=0.1, reorder=0.1), seed
+        workers, 2 << seed % 3, 128, tasks, NetworkConditions(loss=0.1, duplicate=0.1, reorder=0.1), seed
     )
     network.run()
     yield from network.notes

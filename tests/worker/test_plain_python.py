@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import virtual_network
+
 _SCRIPT = Path(__file__).with_name("state_digests.py")
+_PATH = str(Path(virtual_network.__file__).parent)
 
 
 def _lines(*, disabled: bool) -> list[str]:
-    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1" if disabled else "0"}
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1" if disabled else "0", "PYTHONPATH": _PATH}
     # Integers must not wrap around unnoticed in plain Python: numba's do so silently.
     done = subprocess.run(
         [sys.executable, str(_SCRIPT)],

@@ -1,0 +1,239 @@
+"""Workers and a switch on a virtual clock, joined by a seeded network that loses, doubles, delays and reorders.
+
+No sockets, no threads, no real time: only the two state machines and their packets, so a seed replays a run exactly.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from switchml.protocol.header import HEADER_BYTES, parse_header
+from switchml.protocol.header_access import set_exponents
+from switchml.protocol.messages import size_code
+from switchml.switch_emulator.slot_machine import (
+    COMPLETE,
+    DUPLICATE,
+    MISFIT,
+    RETRANSMIT,
+    STALE,
+    admit,
+    admit_paper,
+    apply,
+    new_pool,
+)
+from switchml.worker.chunks import build_packet, packet_bytes, take_result
+from switchml.worker.recovery import Recovery, expire, new_recovery, packet_sent, sample_round_trip
+from switchml.worker.window import (
+    RING,
+    Window,
+    advance,
+    lay,
+    mark_sent,
+    match,
+    new_window,
+    next_ready,
+)
+
+Array = npt.NDArray[Any]
+
+_MICROSECOND = 1_000
+_LIMIT = 600_000_000_000
+
+
+@dataclass(frozen=True)
+class NetworkConditions:
+    """What the network does to each packet: probabilities, and times in nanoseconds."""
+
+    loss: float = 0.0
+    duplicate: float = 0.0
+    reorder: float = 0.0
+    delay: int = 20 * _MICROSECOND
+    jitter: int = 5 * _MICROSECOND
+    reorder_delay: int = 2_000 * _MICROSECOND
+
+
+@dataclass(frozen=True)
+class Task:
+    """One transfer of every rank. kind: worker.window.BLOCKS (float32) or WORDS (uint32). sources: by rank.
+    firsts: WORDS, where each rank's words begin. count: elements in all.
+    """
+
+    kind: int
+    count: int
+    sources: tuple[Array, ...]
+    firsts: tuple[int, ...] = ()
+
+
+@dataclass
+class _Rank:
+    window: Window
+    recovery: Recovery
+    results: list[Array]
+    flags: list[Array]
+    memory: Array
+    descriptor: Array
+    handled: int = 0
+
+
+@dataclass
+class VirtualNetwork:
+    """One run, of at most `limit` ns of virtual time.
+
+    Attributes after `run`: `now` (ns), `verdicts` (how often the switch gave each), `results(rank)`.
+    """
+
+    workers: int
+    window: int
+    payload: int
+    tasks: tuple[Task, ...]
+    conditions: NetworkConditions
+    seed: int
+    paper: bool = False
+    limit: int = _LIMIT
+    now: int = 0
+    lost: int = 0
+    verdicts: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._random = random.Random(self.seed)
+        self._elements = self.payload // 4
+        self._events: list[tuple[int, int, int, bytes]] = []
+        self._sequence = 0
+        self._pool = new_pool(self.window, 2 * self.window * self._elements)
+        self._ranks = [self._new_rank(rank) for rank in range(self.workers)]
+
+    def _new_rank(self, rank: int) -> _Rank:
+        window = new_window(
+            rank=rank, workers=self.workers, window=self.window,
+            elements=self._elements, size=size_code(self.payload),
+        )  # fmt: skip
+        recovery = new_recovery(
+            initial_timeout=1_000 * _MICROSECOND, floor=200 * _MICROSECOND,
+            quiet_floor=100 * _MICROSECOND, ceiling=50_000 * _MICROSECOND,
+        )  # fmt: skip
+        results = [np.zeros_like(task.sources[rank], shape=task.count) for task in self.tasks]
+        flags = [np.zeros(max(1, -(-task.count // self._elements)), np.uint8) for task in self.tasks]
+        memory = np.zeros(HEADER_BYTES + self.payload, np.uint8)
+        state = _Rank(window, recovery, results, flags, memory, np.zeros(self._elements, np.uint32))
+        for index, task in enumerate(self.tasks):
+            source = task.sources[rank]
+            first = task.firsts[rank] if task.firsts else 0
+            entry = window.transfers[index % RING]
+            entry["kind"], entry["count"], entry["chunks"] = (
+                task.kind,
+                task.count,
+                -(-task.count // self._elements),
+            )
+            entry["source"], entry["destination"] = source.ctypes.data, results[index].ctypes.data
+            entry["flags"], entry["first"], entry["last"] = (
+                flags[index].ctypes.data,
+                first,
+                first + source.size,
+            )
+            entry["deadline"], entry["signature"] = _LIMIT, np.full(4, 7 + index, np.uint32)
+        window.stream[0]["queued"] = len(self.tasks)
+        return state
+
+    def results(self, rank: int) -> list[Array]:
+        """The transfers' destinations at a rank."""
+        return self._ranks[rank].results
+
+    def flags(self, rank: int) -> list[Array]:
+        """For each transfer, which of its blocks are to be exchanged exactly."""
+        return self._ranks[rank].flags
+
+    def run(self) -> None:
+        """Until every rank has everything.
+
+        Raises:
+            AssertionError: a transfer failed, or virtual time ran out; the message has the seed.
+        """
+        for rank in range(self.workers):
+            self._pump(rank)
+        while not all(self._finished(rank) for rank in range(self.workers)):
+            timers = [int(rank.recovery[0]["next_expiry"]) for rank in self._ranks]
+            soonest = min(timers)
+            if self._events and self._events[0][0] <= soonest:
+                self.now, _, place, packet = heapq.heappop(self._events)
+                if place < self.workers:
+                    self._at_worker(place, packet)
+                else:
+                    self._at_switch(place - self.workers, packet)
+            else:
+                self.now = max(self.now, soonest)
+                rank = timers.index(soonest)
+                expire(self._ranks[rank].recovery, self._ranks[rank].window, self.now)
+                self._pump(rank)
+            assert self.now < self.limit, f"seed {self.seed}: no progress"
+
+    def _finished(self, rank: int) -> bool:
+        window = self._ranks[rank].window
+        return bool(window.stream[0]["finished"] == len(self.tasks))
+
+    def _send(self, place: int, packet: bytes) -> None:
+        """To worker `place`, or from worker `place - workers` to the switch."""
+        conditions, draw = self.conditions, self._random.random
+        for _ in range(2 if draw() < conditions.duplicate else 1):
+            if draw() < conditions.loss:
+                self.lost += 1
+                continue
+            delay = conditions.delay + int(draw() * conditions.jitter)
+            if draw() < conditions.reorder:
+                delay += int(draw() * conditions.reorder_delay)
+            self._sequence += 1
+            heapq.heappush(self._events, (self.now + delay, self._sequence, place, packet))
+
+    def _pump(self, rank: int) -> None:
+        state = self._ranks[rank]
+        lay(state.window)
+        while (slot := next_ready(state.window)) >= 0:
+            length = packet_bytes(state.window, slot)
+            build_packet(state.window, slot, state.memory, 0)
+            mark_sent(state.window, slot, self.now)
+            packet_sent(state.recovery, state.window, slot, self.now)
+            self._send(self.workers + rank, state.memory[:length].tobytes())
+
+    def _at_worker(self, rank: int, packet: bytes) -> None:
+        state = self._ranks[rank]
+        header = parse_header(packet)
+        slot = match(state.window, header.tsi, header.slot, header.version)
+        if slot < 0:
+            return
+        memory = np.frombuffer(packet, np.uint8)
+        agrees = take_result(state.window, slot, header.e0, memory, 0, state.descriptor)
+        assert agrees, f"seed {self.seed}: rank {rank} saw a mismatch"
+        sample_round_trip(state.recovery, state.window, slot, self.now)
+        advance(state.window, slot, header.e0)
+        # The exact exchange itself is the stream's; here it only must not hold up what follows.
+        state.window.transfers["released"] = 1
+        self._pump(rank)
+
+    def _at_switch(self, rank: int, packet: bytes) -> None:
+        header = parse_header(packet)
+        elements = (len(packet) - HEADER_BYTES) // 4
+        index = 2 * header.slot + header.version
+        judge = admit_paper if self.paper else admit
+        verdict = judge(
+            self._pool.slots, index, rank, self.workers, header.tsi, elements, header.e0, header.e1
+        )
+        self.verdicts[verdict] = self.verdicts.get(verdict, 0) + 1
+        if verdict in (DUPLICATE, STALE, MISFIT):
+            return
+        answer = np.frombuffer(packet, np.uint8).copy()
+        words = np.frombuffer(packet, np.uint32, elements, HEADER_BYTES).copy()
+        out = np.zeros(elements, np.uint32)
+        apply(
+            verdict, words, self._pool.sums[index * self._elements : index * self._elements + elements], out
+        )
+        if verdict != RETRANSMIT and verdict < COMPLETE:
+            return
+        set_exponents(answer, 0, int(self._pool.slots[index]["e0"]), int(self._pool.slots[index]["e1"]))
+        answer[HEADER_BYTES:] = out.view(np.uint8)
+        for place in (rank,) if verdict == RETRANSMIT else range(self.workers):
+            self._send(place, answer.tobytes())
