@@ -15,7 +15,8 @@ from switchml.switch_emulator.runtime import Device
 
 class P4Device(Device):
     """options: those of P4Switch (seed, clock, cpu_port, drop_port, trace). on_commit: called with every new switch,
-    for ports that have to be told; a switch is never changed while it works on a packet."""
+    for ports that have to be told; a switch is never changed while it works on a packet.
+    """
 
     def __init__(
         self, device_id: int = 0, *, on_commit: Callable[[P4Switch], None] | None = None, **options: Any

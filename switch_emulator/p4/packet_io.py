@@ -12,12 +12,17 @@ from switchml.p4runtime.refusals import RuntimeRequestError
 
 @dataclass(frozen=True)
 class ControllerHeader:
-    """fields: (name, bits), first on the wire first."""
+    """The header of packets to or from the control plane.
+
+    Attributes:
+        fields: (name, bits), first on the wire first.
+    """
 
     fields: tuple[tuple[str, int], ...]
 
     @property
     def length(self) -> int:
+        """Of the header, in bytes."""
         return (sum(width for _, width in self.fields) + 7) // 8
 
     def split(self, frame: bytes) -> PacketIn:
@@ -47,7 +52,14 @@ class ControllerHeader:
 
 
 def controller_headers(p4info: bytes) -> tuple[ControllerHeader, ControllerHeader]:
-    """Of packet-in and packet-out; without fields where the P4Info has none. p4info: serialised. Raises UsageError."""
+    """Of packet-in and packet-out; without fields where the P4Info has none.
+
+    Args:
+        p4info: serialised.
+
+    Raises:
+        UsageError: this is no P4Info.
+    """
     none = ControllerHeader(())
     if not p4info:
         return none, none

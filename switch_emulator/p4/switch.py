@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
+from typing_extensions import override
+
 from switchml.p4runtime.entries import (
     ActionCall,
     CloneSession,
@@ -38,10 +40,16 @@ T = TypeVar("T")
 class P4Switch(Runtime):
     """A v1model switch that behaves as BMv2's simple_switch.
 
-    program: from load_program. p4info: serialised, needed only for the headers of packets to and from the control
-    plane. clock: microseconds since the switch started. cpu_port: frames that leave there go to the receiver of
-    on_packet_in, as long as there is one. trace: gets a line for everything that happens to a packet; the functions
-    of a switch without one have no trace of it. Raises UnsupportedProgramError.
+    Args:
+        program: from load_program.
+        p4info: serialised, needed only for the headers of packets to and from the control plane.
+        clock: microseconds since the switch started.
+        cpu_port: frames that leave there go to the receiver of on_packet_in, as long as there is one.
+        trace: gets a line for everything that happens to a packet; the functions of a switch without one have no trace of
+            it.
+
+    Raises:
+        UnsupportedProgramError: the program uses something that this target has not got.
     """
 
     def __init__(
@@ -123,6 +131,7 @@ class P4Switch(Runtime):
         """Where frames go that leave because of a packet-out. Without it the next `process` returns them first."""
         self._transmit = send
 
+    @override
     def packet_out(self, payload: bytes, metadata: Mapping[str, int]) -> None:
         if self.cpu_port is None:
             raise RuntimeRequestError("FAILED_PRECONDITION", "this switch has no CPU port")
@@ -134,12 +143,15 @@ class P4Switch(Runtime):
         for port, frame in sent:
             self._transmit(port, frame)
 
+    @override
     def on_digest(self, receive: Callable[[Digest], None] | None) -> None:
         self._receive_digest = receive
 
+    @override
     def on_packet_in(self, receive: Callable[[PacketIn], None] | None) -> None:
         self._receive_packet = receive
 
+    @override
     def on_idle_timeout(self, receive: Callable[[str, TableEntry], None] | None) -> None:
         self._receive_idle = receive
 
@@ -167,35 +179,43 @@ class P4Switch(Runtime):
 
     # Tables
 
+    @override
     def insert(self, table: str, entry: TableEntry) -> None:
         with self._lock:
             self._table(table).insert(entry)
 
+    @override
     def modify(self, table: str, entry: TableEntry) -> None:
         with self._lock:
             self._table(table).modify(entry)
 
+    @override
     def delete(self, table: str, key: Mapping[str, Match], priority: int = 0) -> None:
         with self._lock:
             self._table(table).delete(key, priority)
 
+    @override
     def entries(self, table: str) -> Sequence[TableEntry]:
         with self._lock:
             return [entry.request for entry in self._table(table).entries.values()]
 
+    @override
     def set_default(self, table: str, action: ActionCall | None) -> None:
         with self._lock:
             self._table(table).set_default(action)
 
+    @override
     def default(self, table: str) -> ActionCall:
         with self._lock:
             return self._table(table).miss.request
 
+    @override
     def read_direct_counter(self, table: str, key: Mapping[str, Match], priority: int = 0) -> CounterValue:
         with self._lock:
             entry = self._counted(table, key, priority)
             return CounterValue(entry.packets, entry.bytes)
 
+    @override
     def write_direct_counter(
         self, table: str, key: Mapping[str, Match], value: CounterValue, priority: int = 0
     ) -> None:
@@ -203,6 +223,7 @@ class P4Switch(Runtime):
             entry = self._counted(table, key, priority)
             entry.packets, entry.bytes = value.packets, value.bytes
 
+    @override
     def set_direct_meter(
         self, table: str, key: Mapping[str, Match], rates: MeterRates | None, priority: int = 0
     ) -> None:
@@ -215,6 +236,7 @@ class P4Switch(Runtime):
                 entry.meter = Meter()
             entry.meter.configure(rates, self._clock())
 
+    @override
     def get_direct_meter(self, table: str, key: Mapping[str, Match], priority: int = 0) -> MeterRates | None:
         with self._lock:
             entry = self._metered(table, key, priority)
@@ -235,22 +257,27 @@ class P4Switch(Runtime):
 
     # Action profiles and selectors
 
+    @override
     def insert_member(self, profile: str, member: int, action: ActionCall) -> None:
         with self._lock:
             self._profile(profile).insert_member(member, action)
 
+    @override
     def modify_member(self, profile: str, member: int, action: ActionCall) -> None:
         with self._lock:
             self._profile(profile).modify_member(member, action)
 
+    @override
     def delete_member(self, profile: str, member: int) -> None:
         with self._lock:
             self._profile(profile).delete_member(member)
 
+    @override
     def members(self, profile: str) -> Mapping[int, ActionCall]:
         with self._lock:
             return {member: call.request for member, call in self._profile(profile).members.items()}
 
+    @override
     def insert_group(
         self, profile: str, group: int, members: Sequence[GroupMember], max_size: int = 0
     ) -> None:
@@ -261,14 +288,17 @@ class P4Switch(Runtime):
                 )
             self._profile(profile).insert_group(group, members)
 
+    @override
     def modify_group(self, profile: str, group: int, members: Sequence[GroupMember]) -> None:
         with self._lock:
             self._profile(profile).modify_group(group, members)
 
+    @override
     def delete_group(self, profile: str, group: int) -> None:
         with self._lock:
             self._profile(profile).delete_group(group)
 
+    @override
     def groups(self, profile: str) -> Mapping[int, Sequence[GroupMember]]:
         with self._lock:
             return dict(self._profile(profile).groups)
@@ -278,6 +308,7 @@ class P4Switch(Runtime):
 
     # Packet replication
 
+    @override
     def set_multicast_group(self, group: int, replicas: Sequence[Replica] | None) -> None:
         with self._lock:
             if replicas is None:
@@ -288,10 +319,12 @@ class P4Switch(Runtime):
             else:
                 self._multicast[group] = tuple(replicas)
 
+    @override
     def multicast_groups(self) -> Mapping[int, Sequence[Replica]]:
         with self._lock:
             return dict(self._multicast)
 
+    @override
     def set_clone_session(self, session: int, value: CloneSession | None) -> None:
         with self._lock:
             if value is None:
@@ -302,18 +335,21 @@ class P4Switch(Runtime):
             else:
                 self._clones[session] = value
 
+    @override
     def clone_sessions(self) -> Mapping[int, CloneSession]:
         with self._lock:
             return dict(self._clones)
 
     # State
 
+    @override
     def read_counter(self, counter: str, index: int | None = None) -> Sequence[CounterValue]:
         with self._lock:
             array = self._counter(counter, index)
             positions = range(len(array.packets)) if index is None else [index]
             return [CounterValue(array.packets[i], array.bytes[i]) for i in positions]
 
+    @override
     def write_counter(self, counter: str, index: int, value: CounterValue) -> None:
         with self._lock:
             array = self._counter(counter, index)
@@ -324,10 +360,12 @@ class P4Switch(Runtime):
         _check_index(name, index, len(array.packets))
         return array
 
+    @override
     def set_meter(self, meter: str, index: int, rates: MeterRates | None) -> None:
         with self._lock:
             self._meter(meter, index).configure(index, rates)
 
+    @override
     def get_meter(self, meter: str, index: int) -> MeterRates | None:
         with self._lock:
             found = self._meter(meter, index).meters.get(index)
@@ -338,12 +376,14 @@ class P4Switch(Runtime):
         _check_index(name, index, array.size)
         return array
 
+    @override
     def read_register(self, register: str, index: int | None = None) -> Sequence[int]:
         with self._lock:
             cells = _need(self._compiled.registers, register, "register")
             _check_index(register, index, self.program.registers[register].size)
             return cells.read() if index is None else [cells.get(index)]
 
+    @override
     def write_register(self, register: str, index: int | None, value: int) -> None:
         with self._lock:
             cells = _need(self._compiled.registers, register, "register")
@@ -358,6 +398,7 @@ class P4Switch(Runtime):
             else:
                 cells.set(index, value)
 
+    @override
     def set_value_set(self, name: str, members: Sequence[Sequence[Match]]) -> None:
         with self._lock:
             value_set = _need(self._compiled.value_sets, name, "value set")

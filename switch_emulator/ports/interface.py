@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from typing_extensions import override
+
 from switchml.errors import SwitchMLError
 
 LONGEST_WAIT = 1.0
@@ -21,7 +23,11 @@ class PortsError(SwitchMLError):
 
 
 class Frame(NamedTuple):
-    """An Ethernet frame, without preamble and checksum. time: nanoseconds since 1970."""
+    """An Ethernet frame, without preamble and checksum.
+
+    Attributes:
+        time: nanoseconds since 1970.
+    """
 
     port: int
     data: bytes
@@ -85,28 +91,36 @@ class WrappedPorts(Ports):
     def __init__(self, inner: Ports) -> None:
         self._inner = inner
 
+    @override
     def receive(self, deadline: float) -> list[Frame]:
         return self._inner.receive(deadline)
 
+    @override
     def send(self, port: int, data: bytes) -> None:
         self._inner.send(port, data)
 
+    @override
     def fileno(self) -> int:
         return self._inner.fileno()
 
+    @override
     def close(self) -> None:
         self._inner.close()
 
+    @override
     def counters(self) -> Mapping[str, int]:
         return self._inner.counters()
 
     @property
+    @override
     def exhausted(self) -> bool:
         return self._inner.exhausted
 
+    @override
     def now(self) -> int:
         return self._inner.now()
 
     @property
+    @override
     def longest_wait(self) -> float:
         return self._inner.longest_wait

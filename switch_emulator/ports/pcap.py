@@ -20,7 +20,11 @@ _SECOND = 1_000_000_000
 
 
 class Record(NamedTuple):
-    """time: nanoseconds since 1970."""
+    """A frame in a file.
+
+    Attributes:
+        time: nanoseconds since 1970.
+    """
 
     time: int
     data: bytes
@@ -41,10 +45,12 @@ class PcapWriter:
         self._file.write(struct.pack("=" + _FILE_HEADER, _NANOSECONDS, 2, 4, 0, 0, _SNAP_LENGTH, _ETHERNET))
 
     def write(self, time: int, data: bytes) -> None:
+        """Add a frame; `time` in nanoseconds since 1970."""
         header = struct.pack("=" + _RECORD_HEADER, *divmod(time, _SECOND), len(data), len(data))
         self._file.write(header + data)
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
     def __enter__(self) -> PcapWriter:
