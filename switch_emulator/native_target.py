@@ -183,13 +183,13 @@ class EmulatorTarget:
             while not self._stopping:
                 run(self._handle.ctypes.data, _SPIN_NS)
                 self._switch.flag[0] = 0
-                self._obey()
+                self._run_commands()
         except BaseException as error:
             self._broken = error
-            self._obey()
+            self._run_commands()
             raise
 
-    def _obey(self) -> None:
+    def _run_commands(self) -> None:
         """Run the commands of the control plane."""
         while self._commands:
             command, future = self._commands.popleft()
@@ -213,7 +213,7 @@ class EmulatorTarget:
         self._commands.append((command, future))
         self._interrupt()
         if self._broken is not None:
-            self._obey()
+            self._run_commands()
         return future.result(_ANSWER_SECONDS)
 
     # What follows runs between packets.
@@ -235,11 +235,11 @@ class EmulatorTarget:
         """Raises PoolExhaustedError when the switch has no room for another worker."""
         if not np.any(self._switch.tables.senders["used"] == 0):
             raise _no_room_for_workers()
-        self._enter(number, worker)
+        self._add_sender(number, worker)
         self._list_workers(number)
 
     def dismiss(self, number: int, rank: int) -> None:
-        self._strike(number, rank)
+        self._remove_sender(number, rank)
         self._list_workers(number)
 
     def readdress(self, number: int, rank: int, address: str, port: int) -> None:
@@ -256,7 +256,7 @@ class EmulatorTarget:
         if program.multicast_group:
             tables.groups[number] = socket_address(program.multicast_group, program.multicast_port)[0]
         for worker in program.workers:
-            self._enter(number, worker)
+            self._add_sender(number, worker)
         self._list_workers(number)
         self._switch.counters[number] = 0
 
@@ -308,7 +308,7 @@ class EmulatorTarget:
         self._sums[number] = sums
         self._jobs[number] = program
 
-    def _enter(self, number: int, worker: WorkerProgram) -> None:
+    def _add_sender(self, number: int, worker: WorkerProgram) -> None:
         """Make a worker known, in a free place of the senders."""
         tables = self._switch.tables
         index = int(np.flatnonzero(tables.senders["used"] == 0)[0])
@@ -324,7 +324,7 @@ class EmulatorTarget:
         sender["address"], sender["port"] = name["address"], name["port"]
         tables.names[index] = name
 
-    def _strike(self, number: int, rank: int) -> None:
+    def _remove_sender(self, number: int, rank: int) -> None:
         tables = self._switch.tables
         index = member(tables, number, rank)
         if index >= 0:
@@ -371,7 +371,7 @@ class EmulatorTarget:
         tables = self._switch.tables
         entry = tables.jobs[number]
         for rank in range(int(entry["workers"])):
-            self._strike(number, rank)
+            self._remove_sender(number, rank)
         self._tickets = {t: index for t, index in self._tickets.items() if tables.senders[index]["used"]}
         index_senders(tables)
         self._elements.release(self._sums.pop(number))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Self
 
 from switchml.control.tls import ServerTls
 from switchml.errors import PortInUseError, SwitchMLError, UsageError
+from switchml.p4runtime.p4info_files import p4info_beside, parse_p4info
 from switchml.p4runtime.refusals import RuntimeRequestError
 from switchml.protocol.messages import UDP_PORT_FIRST, UDP_PORT_LAST
 from switchml.switch_emulator.forwarding import Forwarding
@@ -32,7 +33,6 @@ from switchml.switch_emulator.ports.udp import UdpPorts
 if TYPE_CHECKING:
     from switchml.control.controller import Controller
 
-P4INFO_SUFFIX = ".p4info.txtpb"
 _LOOPBACK = "127.0.0.1"
 
 
@@ -50,9 +50,8 @@ def read_program(path: Path, p4info: Path | None = None) -> Program:
     Raises:
         UsageError: a file cannot be read, or holds something else.
     """
-    beside = path.with_name(path.name.removesuffix(".json") + P4INFO_SUFFIX)
-    if p4info is None and beside.is_file():
-        p4info = beside
+    if p4info is None and p4info_beside(path).is_file():
+        p4info = p4info_beside(path)
     try:
         config = path.read_bytes()
         text = p4info.read_text() if p4info is not None else None
@@ -60,8 +59,6 @@ def read_program(path: Path, p4info: Path | None = None) -> Program:
         raise UsageError(f"cannot read {error.filename}: {error.strerror}") from error
     if text is None:
         return Program(config, b"")
-    from switchml.control.p4runtime.p4runtime_client import parse_p4info
-
     return Program(config, parse_p4info(text).SerializeToString())
 
 

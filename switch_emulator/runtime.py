@@ -1,4 +1,4 @@
-"""What a control plane can do to a switch's pipeline, whichever pipeline it is: tables, groups, sessions, state.
+"""What a control plane can do to a switch and its pipeline, whichever pipeline it is: tables, groups, sessions, state.
 
 The P4Runtime server, the STF runner and the tests speak this interface; the native aggregation pipeline and the P4 pipeline
 implement it. Names are the P4 program's full ones ("ingress.job_table"); values are unsigned integers in host form.
@@ -8,7 +8,7 @@ Nothing here blocks, and calls come from any thread: an implementation applies t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Generic, NoReturn, TypeVar
 
 from switchml.p4runtime.entries import (
     ActionCall,
@@ -22,96 +22,184 @@ from switchml.p4runtime.entries import (
     Replica,
     TableEntry,
 )
+from switchml.p4runtime.refusals import precondition, unimplemented
+
+Key = Mapping[str, Match]
 
 
-class Runtime(Protocol):
-    """A running pipeline. All calls raise `RuntimeRequestError`: NOT_FOUND for a name, entry or index there is not,
-    ALREADY_EXISTS for a second insertion, INVALID_ARGUMENT for a value that does not fit, RESOURCE_EXHAUSTED for a full
-    table, UNIMPLEMENTED for what the pipeline has not got."""
+class Runtime:
+    """A running pipeline: it overrides what it has, and the rest refuses with UNIMPLEMENTED. All calls raise
+    `RuntimeRequestError`: NOT_FOUND for a name, entry or index there is not, ALREADY_EXISTS for a second insertion,
+    INVALID_ARGUMENT for a value that does not fit, RESOURCE_EXHAUSTED for a full table."""
 
     # Tables
-    def insert(self, table: str, entry: TableEntry) -> None: ...
-    def modify(self, table: str, entry: TableEntry) -> None: ...
-    def delete(self, table: str, key: Mapping[str, Match], priority: int = 0) -> None: ...
-    def entries(self, table: str) -> Sequence[TableEntry]: ...
+
+    def insert(self, table: str, entry: TableEntry) -> None:
+        _refuse("tables")
+
+    def modify(self, table: str, entry: TableEntry) -> None:
+        _refuse("tables")
+
+    def delete(self, table: str, key: Key, priority: int = 0) -> None:
+        _refuse("tables")
+
+    def entries(self, table: str) -> Sequence[TableEntry]:
+        _refuse("tables")
+
     def set_default(self, table: str, action: ActionCall | None) -> None:
         """None restores the program's own default action."""
+        _refuse("tables")
 
-    def default(self, table: str) -> ActionCall: ...
-    def read_direct_counter(
-        self, table: str, key: Mapping[str, Match], priority: int = 0
-    ) -> CounterValue: ...
-    def write_direct_counter(
-        self, table: str, key: Mapping[str, Match], value: CounterValue, priority: int = 0
-    ) -> None: ...
-    def set_direct_meter(
-        self, table: str, key: Mapping[str, Match], rates: MeterRates | None, priority: int = 0
-    ) -> None: ...
-    def get_direct_meter(
-        self, table: str, key: Mapping[str, Match], priority: int = 0
-    ) -> MeterRates | None: ...
+    def default(self, table: str) -> ActionCall:
+        _refuse("tables")
+
+    def time_since_last_hit(self, table: str, key: Key, priority: int = 0) -> int:
+        """Nanoseconds since a packet hit an entry, or since it was inserted or reported idle."""
+        _refuse("record of when an entry was last hit; leave time_since_last_hit unset")
+
+    def read_direct_counter(self, table: str, key: Key, priority: int = 0) -> CounterValue:
+        _refuse("direct counters")
+
+    def write_direct_counter(self, table: str, key: Key, value: CounterValue, priority: int = 0) -> None:
+        _refuse("direct counters")
+
+    def set_direct_meter(self, table: str, key: Key, rates: MeterRates | None, priority: int = 0) -> None:
+        _refuse("direct meters")
+
+    def get_direct_meter(self, table: str, key: Key, priority: int = 0) -> MeterRates | None:
+        _refuse("direct meters")
 
     # Action profiles and selectors
-    def insert_member(self, profile: str, member: int, action: ActionCall) -> None: ...
-    def modify_member(self, profile: str, member: int, action: ActionCall) -> None: ...
-    def delete_member(self, profile: str, member: int) -> None: ...
-    def members(self, profile: str) -> Mapping[int, ActionCall]: ...
+
+    def insert_member(self, profile: str, member: int, action: ActionCall) -> None:
+        _refuse("action profiles")
+
+    def modify_member(self, profile: str, member: int, action: ActionCall) -> None:
+        _refuse("action profiles")
+
+    def delete_member(self, profile: str, member: int) -> None:
+        _refuse("action profiles")
+
+    def members(self, profile: str) -> Mapping[int, ActionCall]:
+        _refuse("action profiles")
+
     def insert_group(
         self, profile: str, group: int, members: Sequence[GroupMember], max_size: int = 0
-    ) -> None: ...
-    def modify_group(self, profile: str, group: int, members: Sequence[GroupMember]) -> None: ...
-    def delete_group(self, profile: str, group: int) -> None: ...
-    def groups(self, profile: str) -> Mapping[int, Sequence[GroupMember]]: ...
+    ) -> None:
+        _refuse("action profiles")
+
+    def modify_group(self, profile: str, group: int, members: Sequence[GroupMember]) -> None:
+        _refuse("action profiles")
+
+    def delete_group(self, profile: str, group: int) -> None:
+        _refuse("action profiles")
+
+    def groups(self, profile: str) -> Mapping[int, Sequence[GroupMember]]:
+        _refuse("action profiles")
 
     # Packet replication
+
     def set_multicast_group(self, group: int, replicas: Sequence[Replica] | None) -> None:
         """None removes it."""
+        _refuse("multicast groups")
 
-    def multicast_groups(self) -> Mapping[int, Sequence[Replica]]: ...
-    def set_clone_session(self, session: int, value: CloneSession | None) -> None: ...
-    def clone_sessions(self) -> Mapping[int, CloneSession]: ...
+    def multicast_groups(self) -> Mapping[int, Sequence[Replica]]:
+        return {}
+
+    def set_clone_session(self, session: int, value: CloneSession | None) -> None:
+        """None removes it."""
+        _refuse("clone sessions")
+
+    def clone_sessions(self) -> Mapping[int, CloneSession]:
+        return {}
 
     # State
+
     def read_counter(self, counter: str, index: int | None = None) -> Sequence[CounterValue]:
         """None reads all."""
+        _refuse("counters")
 
-    def write_counter(self, counter: str, index: int, value: CounterValue) -> None: ...
-    def set_meter(self, meter: str, index: int, rates: MeterRates | None) -> None: ...
-    def get_meter(self, meter: str, index: int) -> MeterRates | None: ...
-    def read_register(self, register: str, index: int | None = None) -> Sequence[int]: ...
+    def write_counter(self, counter: str, index: int, value: CounterValue) -> None:
+        _refuse("counters")
+
+    def set_meter(self, meter: str, index: int, rates: MeterRates | None) -> None:
+        _refuse("meters")
+
+    def get_meter(self, meter: str, index: int) -> MeterRates | None:
+        _refuse("meters")
+
+    def read_register(self, register: str, index: int | None = None) -> Sequence[int]:
+        """None reads all."""
+        _refuse("registers")
+
     def write_register(self, register: str, index: int | None, value: int) -> None:
         """None writes all."""
+        _refuse("registers")
 
     def set_value_set(self, name: str, members: Sequence[Sequence[Match]]) -> None:
         """Members of a parser's value set: one sequence of matches (one a field) each."""
+        _refuse("value sets")
 
-    # Towards the control plane
-    def on_digest(self, receive: Callable[[Digest], None] | None) -> None: ...
-    def on_packet_in(self, receive: Callable[[PacketIn], None] | None) -> None: ...
-    def packet_out(self, payload: bytes, metadata: Mapping[str, int]) -> None: ...
-    def on_idle_timeout(self, receive: Callable[[str, TableEntry], None] | None) -> None: ...
+    # Towards the control plane: a pipeline that never calls has nothing to register.
+
+    def on_digest(self, receive: Callable[[Digest], None] | None) -> None:
+        return
+
+    def on_packet_in(self, receive: Callable[[PacketIn], None] | None) -> None:
+        return
+
+    def on_idle_timeout(self, receive: Callable[[str, TableEntry], None] | None) -> None:
+        return
+
+    def check_idle_timeouts(self) -> None:
+        """Report entries that no packet has hit for their idle timeout; each again when it passes once more."""
+
+    def packet_out(self, payload: bytes, metadata: Mapping[str, int]) -> None:
+        _refuse("packets from the controller")
 
 
-class Device(Protocol):
+def _refuse(what: str) -> NoReturn:
+    raise unimplemented(f"this pipeline has no {what}")
+
+
+R = TypeVar("R", bound=Runtime)
+
+
+class Device(Generic[R]):
     """A switch that takes a forwarding pipeline: what P4Runtime's SetForwardingPipelineConfig speaks to.
 
     p4info: the serialised P4Info in force, b"" before the first. config: the device's own form of the program (BMv2 JSON).
     """
 
-    device_id: int
+    has_room = True
+    """Whether a second pipeline can be programmed beside the one in force."""
+
+    def __init__(self, device_id: int = 0) -> None:
+        self.device_id = device_id
+        self.p4info = b""
+        self.config = b""
+        self._runtime: R | None = None
 
     @property
-    def p4info(self) -> bytes: ...
-
-    @property
-    def config(self) -> bytes: ...
-
-    @property
-    def runtime(self) -> Runtime:
+    def runtime(self) -> R:
         """Raises RuntimeRequestError FAILED_PRECONDITION while there is no pipeline."""
+        if self._runtime is None:
+            raise precondition("there is no pipeline yet: call SetForwardingPipelineConfig first")
+        return self._runtime
+
+    def stage(self, p4info: bytes, config: bytes) -> R:
+        """A pipeline with empty tables and state, not in force until `install`. Raises RuntimeRequestError when it can't be
+        taken."""
+        raise NotImplementedError
+
+    def install(self, p4info: bytes, config: bytes, runtime: R) -> None:
+        """Put in force what `stage` made of the same program, with the state it has got since."""
+        self.p4info, self.config, self._runtime = p4info, config, runtime
 
     def verify(self, p4info: bytes, config: bytes) -> None:
-        """Raises RuntimeRequestError when the pipeline can't be taken."""
+        """Raises as `stage`."""
+        self.stage(p4info, config)
 
     def commit(self, p4info: bytes, config: bytes) -> None:
-        """Put the pipeline in force, with empty tables and state."""
+        """Put the pipeline in force, with empty tables and state. Raises as `stage`."""
+        self.install(p4info, config, self.stage(p4info, config))

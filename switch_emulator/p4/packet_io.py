@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from switchml.errors import UsageError
 from switchml.p4runtime.entries import PacketIn
 from switchml.p4runtime.refusals import RuntimeRequestError
 
@@ -58,22 +57,16 @@ def controller_headers(p4info: bytes) -> tuple[ControllerHeader, ControllerHeade
         p4info: serialised.
 
     Raises:
-        UsageError: this is no P4Info.
+        RuntimeRequestError: this is no P4Info.
     """
-    none = ControllerHeader(())
     if not p4info:
-        return none, none
+        return ControllerHeader(()), ControllerHeader(())
     # The stubs are in an extra: who has a P4Info has them.
-    from google.protobuf.message import DecodeError
+    from switchml.p4runtime.schema import Schema
 
-    from switchml.p4runtime.stubs import p4info_pb2
-
-    try:
-        info = p4info_pb2.P4Info.FromString(p4info)
-    except DecodeError as error:
-        raise UsageError("the P4Info is not one: a serialised p4.config.v1.P4Info is expected") from error
-    found = {
-        header.preamble.name: ControllerHeader(tuple((m.name, m.bitwidth) for m in header.metadata))
-        for header in info.controller_packet_metadata
-    }
-    return found.get("packet_in", none), found.get("packet_out", none)
+    schema = Schema.parse(p4info)
+    packet_in, packet_out = (
+        ControllerHeader(tuple((field.name, field.width) for field in fields))
+        for fields in (schema.packet_in, schema.packet_out)
+    )
+    return packet_in, packet_out

@@ -17,6 +17,7 @@ from switchml.switch_emulator.p4runtime.meter_rates import (
     rates_message,
     refuse_colour_counters,
 )
+from switchml.switch_emulator.p4runtime.updates import only_modify
 
 
 def write_counter(pipeline: PipelineContext, update: str, message: Any) -> None:
@@ -88,11 +89,6 @@ def read_registers(pipeline: PipelineContext, message: Any) -> Iterator[Any]:
             found.index.index = cell
             encode_all(register.type, (value,), found.data)
             yield entity
-
-
-def only_modify(update: str, what: str) -> None:
-    if update != "MODIFY":
-        raise invalid(f"{what} is always there: it can only be modified")
 
 
 def _selected_cells(array: ArrayInfo | RegisterInfo, wanted: int, message: Any) -> tuple[range, int | None]:

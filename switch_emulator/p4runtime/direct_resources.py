@@ -9,7 +9,6 @@ from switchml.p4runtime.entries import TableEntry
 from switchml.p4runtime.refusals import invalid, not_found, unimplemented
 from switchml.p4runtime.schema import TableInfo
 from switchml.p4runtime.stubs import p4runtime_pb2 as pb
-from switchml.switch_emulator.p4runtime.arrays import only_modify
 from switchml.switch_emulator.p4runtime.context import PipelineContext
 from switchml.switch_emulator.p4runtime.meter_rates import (
     counter_message,
@@ -19,6 +18,7 @@ from switchml.switch_emulator.p4runtime.meter_rates import (
     refuse_colour_counters,
 )
 from switchml.switch_emulator.p4runtime.table_entries import entry_key, entry_message, matching_entries
+from switchml.switch_emulator.p4runtime.updates import only_modify
 
 
 def write_counter(pipeline: PipelineContext, update: str, message: Any) -> None:

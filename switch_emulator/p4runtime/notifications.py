@@ -17,7 +17,7 @@ from typing import Any
 from switchml.p4runtime.bytestrings import encode
 from switchml.p4runtime.data_types import encode_all
 from switchml.p4runtime.entries import Digest, PacketIn, TableEntry
-from switchml.p4runtime.refusals import RuntimeRequestError, failure
+from switchml.p4runtime.refusals import failure
 from switchml.p4runtime.stubs import p4runtime_pb2 as pb
 from switchml.switch_emulator.p4runtime.context import PipelineContext
 from switchml.switch_emulator.p4runtime.digests import DigestMessages
@@ -81,10 +81,8 @@ class Notifications:
             t.idle_timeout for t in self._pipeline.schema.tables.by_id.values()
         ):
             return
-        check = getattr(self._pipeline.runtime, "check_idle_timeouts", None)
-        if check is not None:
-            check()
-            self._scan = self._loop.call_later(_IDLE_SCAN, self._scan_idle_entries)
+        self._pipeline.runtime.check_idle_timeouts()
+        self._scan = self._loop.call_later(_IDLE_SCAN, self._scan_idle_entries)
 
     def _put(self, event: Event) -> None:
         """From any thread."""
@@ -157,10 +155,6 @@ def packet_in_message(pipeline: PipelineContext, packet: PacketIn) -> Any:
 
 
 def _subscribe(runtime: Runtime, put: Callable[[Event], None] | None) -> None:
-    """A pipeline that has no such messages refuses with UNIMPLEMENTED."""
-    with contextlib.suppress(RuntimeRequestError):
-        runtime.on_digest(put)
-    with contextlib.suppress(RuntimeRequestError):
-        runtime.on_packet_in(put)
-    with contextlib.suppress(RuntimeRequestError):
-        runtime.on_idle_timeout(None if put is None else lambda table, entry: put((table, entry)))
+    runtime.on_digest(put)
+    runtime.on_packet_in(put)
+    runtime.on_idle_timeout(None if put is None else lambda table, entry: put((table, entry)))

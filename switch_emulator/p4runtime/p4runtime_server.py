@@ -31,7 +31,7 @@ class P4RuntimeServer(ServiceThread):
     name = "P4Runtime"
     grace = 0.2
 
-    def __init__(self, device: Device, host: str, port: int, tls: ServerTls | None) -> None:
+    def __init__(self, device: Device[Any], host: str, port: int, tls: ServerTls | None) -> None:
         self._device = device
         super().__init__(host, port, tls, _OPTIONS)
 
@@ -47,7 +47,7 @@ class P4RuntimeServer(ServiceThread):
 
 
 def serve(
-    device: Device, host: str = "127.0.0.1", port: int = 0, *, tls: ServerTls | None = None
+    device: Device[Any], host: str = "127.0.0.1", port: int = 0, *, tls: ServerTls | None = None
 ) -> P4RuntimeServer:
     """Starts the P4Runtime service of `device` on `host:port` (port 0: a free one), in the clear without `tls`.
 

@@ -1,13 +1,11 @@
-"""The forwarding pipeline configuration of a device (P4Runtime specification, sections 7, 14 and 15)."""
+"""The forwarding pipeline configurations of a device (P4Runtime specification, sections 7, 14 and 15)."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
-
-from google.protobuf.message import DecodeError
+from typing import Any
 
 from switchml.errors import SwitchMLError
 from switchml.p4runtime.refusals import invalid, not_found, precondition, unimplemented
@@ -16,18 +14,7 @@ from switchml.p4runtime.stubs import p4info_pb2
 from switchml.p4runtime.stubs import p4runtime_pb2 as pb
 from switchml.switch_emulator.p4runtime.context import PipelineContext
 from switchml.switch_emulator.p4runtime.reconciliation import carry_over
-from switchml.switch_emulator.runtime import Device, Runtime
-
-
-@runtime_checkable
-class StagingDevice(Protocol):
-    """A device that can have a second pipeline beside the one in force."""
-
-    def stage(self, p4info: bytes, config: bytes) -> Runtime:
-        """A pipeline that can be programmed before it is in force. Raises as `verify` does."""
-
-    def install(self, p4info: bytes, config: bytes, runtime: Any) -> None:
-        """Put it in force, with the state it has."""
+from switchml.switch_emulator.runtime import Device
 
 
 @dataclass(frozen=True)
@@ -45,10 +32,10 @@ class _Saved:
     pipeline: PipelineContext | None
 
 
-class Forwarding:
+class PipelineConfigs:
     """Configurations of one device: in force, and saved but not in force. Calls come from one thread at a time."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device[Any]) -> None:
         self._device = device
         self._saved: _Saved | None = None
         self._cookie: int | None = None
@@ -128,12 +115,12 @@ class Forwarding:
         try:
             Schema.parse(config.p4info)
             return take(config.p4info, config.program)
-        except (DecodeError, SwitchMLError) as error:
+        except SwitchMLError as error:
             raise invalid(f"the pipeline can't be taken: {error}") from error
 
     def _stage(self, config: _Config) -> PipelineContext | None:
         """A pipeline beside the one in force; None, and only verified, where the device can't have it."""
-        if not isinstance(self._device, StagingDevice):
+        if not self._device.has_room:
             self._take(config, self._device.verify)
             return None
         return PipelineContext(Schema.parse(config.p4info), self._take(config, self._device.stage))
@@ -144,9 +131,7 @@ class Forwarding:
         self._in_force(config, None)  # tables and state are empty, so what was remembered of them is void
 
     def _install(self, config: _Config, pipeline: PipelineContext) -> None:
-        device = self._device
-        assert isinstance(device, StagingDevice)
-        self._take(config, lambda p4info, program: device.install(p4info, program, pipeline.runtime))
+        self._take(config, lambda p4info, program: self._device.install(p4info, program, pipeline.runtime))
         self._in_force(config, pipeline)
 
     def _in_force(self, config: _Config, pipeline: PipelineContext | None) -> None:

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from switchml.p4runtime.codec import action_message, parse_action
+from switchml.p4runtime.declarations import ActionInfo
 from switchml.p4runtime.entries import GroupMember, GroupRef, MemberRef, TableAction
-from switchml.p4runtime.refusals import exists, invalid, not_found, precondition, too_many
-from switchml.p4runtime.schema import ActionInfo, ProfileInfo
+from switchml.p4runtime.refusals import invalid, not_found, precondition, too_many
+from switchml.p4runtime.schema import ProfileInfo
 from switchml.p4runtime.stubs import p4runtime_pb2 as pb
 from switchml.switch_emulator.p4runtime.actions import check_weight, refuse_watch
 from switchml.switch_emulator.p4runtime.context import PipelineContext
+from switchml.switch_emulator.p4runtime.updates import check_presence
 
 
 def write_member(pipeline: PipelineContext, update: str, message: Any) -> None:
@@ -19,7 +21,7 @@ def write_member(pipeline: PipelineContext, update: str, message: Any) -> None:
     member = message.member_id
     what = f"{profile.name}: member {member}"
     present = pipeline.runtime.members(profile.name)
-    _check_presence(update, member, member in present, what)
+    check_presence(update, member, member in present, what)
     if update == "DELETE":
         for group, members in pipeline.runtime.groups(profile.name).items() if profile.selector else ():
             if any(each.member == member for each in members):
@@ -57,7 +59,7 @@ def write_group(pipeline: PipelineContext, update: str, message: Any) -> None:
     what = f"{profile.name}: group {group}"
     if not profile.selector:
         raise invalid(f"{profile.name} has no selector, so it has no groups")
-    _check_presence(update, group, group in pipeline.runtime.groups(profile.name), what)
+    check_presence(update, group, group in pipeline.runtime.groups(profile.name), what)
     sizes = pipeline.memory.group_sizes
     if update == "DELETE":
         _refuse_in_use(pipeline, profile, GroupRef(group), what)
@@ -115,15 +117,6 @@ def _members(pipeline: PipelineContext, profile: ProfileInfo, message: Any, what
         refuse_watch(each, what)
         members[each.member_id] = GroupMember(each.member_id, check_weight(profile, each.weight, what))
     return list(members.values())
-
-
-def _check_presence(update: str, number: int, present: bool, what: str) -> None:
-    if number == 0:
-        raise invalid(f"{what}: the id must not be 0")
-    if update == "INSERT" and present:
-        raise exists(f"{what} is there already")
-    if update != "INSERT" and not present:
-        raise not_found(f"{what} is not there")
 
 
 def _actions(pipeline: PipelineContext, profile: ProfileInfo) -> dict[int, tuple[ActionInfo, str]]:

@@ -7,9 +7,10 @@ from typing import Any
 
 from switchml.p4runtime.bytestrings import decode, encode
 from switchml.p4runtime.entries import CloneSession, Replica
-from switchml.p4runtime.refusals import exists, invalid, not_found, too_many, unimplemented
+from switchml.p4runtime.refusals import invalid, too_many, unimplemented
 from switchml.p4runtime.stubs import p4runtime_pb2 as pb
 from switchml.switch_emulator.p4runtime.context import PipelineContext
+from switchml.switch_emulator.p4runtime.updates import check_presence
 
 PORT_WIDTH = 32  # bits of a port towards the control plane; the pipeline knows which ones it has
 INSTANCE_WIDTH = 16  # bits of egress_rid in v1model
@@ -39,7 +40,7 @@ def read(pipeline: PipelineContext, message: Any) -> Iterator[Any]:
 def _write_group(pipeline: PipelineContext, update: str, message: Any) -> None:
     group = message.multicast_group_id
     present = pipeline.runtime.multicast_groups()
-    _check_presence(update, group, group in present, f"multicast group {group}")
+    check_presence(update, group, group in present, f"multicast group {group}")
     memory = pipeline.memory
     metadata = message.metadata
     if update == "DELETE":
@@ -71,7 +72,7 @@ def _read_groups(pipeline: PipelineContext, wanted: int) -> Iterator[Any]:
 def _write_session(pipeline: PipelineContext, update: str, message: Any) -> None:
     session = message.session_id
     what = f"clone session {session}"
-    _check_presence(update, session, session in pipeline.runtime.clone_sessions(), what)
+    check_presence(update, session, session in pipeline.runtime.clone_sessions(), what)
     if update == "DELETE":
         pipeline.runtime.set_clone_session(session, None)
         pipeline.memory.old_ports.discard(("clone", session))
@@ -127,15 +128,6 @@ def _remember_ports(pipeline: PipelineContext, name: tuple[str, int], messages: 
         pipeline.memory.old_ports.add(name)
     else:
         pipeline.memory.old_ports.discard(name)
-
-
-def _check_presence(update: str, number: int, present: bool, what: str) -> None:
-    if number == 0:
-        raise invalid(f"{what}: 0 is no id")
-    if update == "INSERT" and present:
-        raise exists(f"{what} is there already; use MODIFY")
-    if update != "INSERT" and not present:
-        raise not_found(f"{what} is not there")
 
 
 def _check_limits(pipeline: PipelineContext, group: int, present: Any, replicas: Sequence[Replica]) -> None:

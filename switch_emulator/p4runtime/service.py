@@ -22,7 +22,7 @@ from switchml.switch_emulator.p4runtime.arbitration import Arbiter, Notice
 from switchml.switch_emulator.p4runtime.entities import read_entity, write_update
 from switchml.switch_emulator.p4runtime.grpc_status import Context, abort, abort_batch
 from switchml.switch_emulator.p4runtime.notifications import Notifications
-from switchml.switch_emulator.p4runtime.pipeline_config import Forwarding
+from switchml.switch_emulator.p4runtime.pipeline_config import PipelineConfigs
 from switchml.switch_emulator.p4runtime.stream_channel import (
     Stream,
     arbitration_message,
@@ -39,10 +39,10 @@ _READ_MESSAGE = 1 << 20  # bytes of entities in one ReadResponse; clients take 4
 class P4RuntimeService:
     """The servicer of `p4runtime_pb2_grpc`: its methods are named as in p4runtime.proto."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device[Any]) -> None:
         self._device = device
         self._arbiter = Arbiter(device.device_id)
-        self._forwarding = Forwarding(device)
+        self._configs = PipelineConfigs(device)
         self._streams: set[Stream] = set()
         self._notifications = Notifications(asyncio.get_running_loop(), self._notify_primaries)
         # Held while a request is carried out. A new primary is thereby accepted only between two Writes (section 5.3).
@@ -87,7 +87,7 @@ class P4RuntimeService:
             if request.response_type not in kind.values():
                 raise invalid(f"there is no response type {request.response_type}")
             async with self._exclusive:
-                return self._forwarding.get(kind.Name(request.response_type))
+                return self._configs.get(kind.Name(request.response_type))
         except RuntimeRequestError as error:
             await abort(context, error)
 
@@ -95,7 +95,7 @@ class P4RuntimeService:
         try:
             async with self._exclusive:
                 self._check_primary(request)
-                pipeline = self._forwarding.for_requests()
+                pipeline = self._configs.for_requests()
                 if request.atomicity != pb.WriteRequest.CONTINUE_ON_ERROR:
                     raise unimplemented("the only atomicity is CONTINUE_ON_ERROR")
                 outcomes = [_outcome(write_update, pipeline, update) for update in request.updates]
@@ -111,7 +111,7 @@ class P4RuntimeService:
         try:
             self._check_device(request.device_id)
             async with self._exclusive:
-                pipeline = self._forwarding.for_requests()
+                pipeline = self._configs.for_requests()
                 outcomes = [
                     _outcome(lambda *read: found.extend(read_entity(*read)), pipeline, entity)
                     for entity in request.entities
@@ -137,7 +137,7 @@ class P4RuntimeService:
                 known = request.action in actions.values()
                 action = actions.Name(request.action) if known else "UNSPECIFIED"
                 config = request.config if request.HasField("config") else None
-                await asyncio.to_thread(self._forwarding.set, action, config)
+                await asyncio.to_thread(self._configs.set, action, config)
                 self._listen()
         except RuntimeRequestError as error:
             return error
@@ -164,7 +164,7 @@ class P4RuntimeService:
             if not self._arbiter.is_primary_client(stream):
                 raise denied("only the primary sends packets and acknowledges digests")
             async with self._exclusive:
-                pipeline = self._forwarding.pipeline()
+                pipeline = self._configs.pipeline()
                 if request.HasField("packet"):
                     packet_out(pipeline, request.packet)
                 elif request.HasField("digest_ack"):
@@ -182,7 +182,7 @@ class P4RuntimeService:
     def _listen(self) -> None:
         """Attach to the pipeline in force, if there is one."""
         with contextlib.suppress(RuntimeRequestError):
-            self._notifications.attach(self._forwarding.pipeline())
+            self._notifications.attach(self._configs.pipeline())
 
     def _tell(self, notices: Iterable[Notice]) -> None:
         for notice in notices:

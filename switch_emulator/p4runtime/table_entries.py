@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from switchml.p4runtime.codec import action_message, canonical_key, key_messages, parse_action, parse_key
 from switchml.p4runtime.entries import CounterValue, MeterRates, OneShot, TableEntry
@@ -19,14 +19,6 @@ from switchml.switch_emulator.p4runtime.meter_rates import (
     rates_message,
     refuse_colour_counters,
 )
-
-
-@runtime_checkable
-class RemembersHits(Protocol):
-    """A runtime that can say for how long no packet has hit an entry."""
-
-    def time_since_last_hit(self, table: str, key: Key, priority: int = 0) -> int:
-        """Nanoseconds; at least those since the entry was inserted or reported idle."""
 
 
 def write(pipeline: PipelineContext, update: str, message: Any) -> None:
@@ -68,7 +60,9 @@ def read(pipeline: PipelineContext, message: Any) -> Iterator[Any]:
             if _passes(message, found):
                 _add_direct_resources(pipeline, table, entry, message, found)
                 if message.HasField("time_since_last_hit") and table.idle_timeout:
-                    found.time_since_last_hit.elapsed_ns = _time_since_last_hit(pipeline, table, entry)
+                    found.time_since_last_hit.elapsed_ns = pipeline.runtime.time_since_last_hit(
+                        table.name, entry.key, entry.priority
+                    )
                 yield pb.Entity(table_entry=found)
 
 
@@ -222,15 +216,6 @@ def _add_direct_resources(
         rates = pipeline.runtime.get_direct_meter(table.name, entry.key, entry.priority)
         if rates is not None:
             found.meter_config.CopyFrom(rates_message(rates))
-
-
-def _time_since_last_hit(pipeline: PipelineContext, table: TableInfo, entry: TableEntry) -> int:
-    """Nanoseconds."""
-    if not isinstance(pipeline.runtime, RemembersHits):
-        raise unimplemented(
-            "this pipeline does not know when an entry was last hit; leave time_since_last_hit unset"
-        )
-    return pipeline.runtime.time_since_last_hit(table.name, entry.key, entry.priority)
 
 
 def _direct_resources(

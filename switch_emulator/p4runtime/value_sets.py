@@ -8,8 +8,8 @@ from typing import Any
 from switchml.p4runtime.codec import anything, as_ternary, key_messages, parse_key
 from switchml.p4runtime.refusals import exists, too_many
 from switchml.p4runtime.stubs import p4runtime_pb2 as pb
-from switchml.switch_emulator.p4runtime.arrays import only_modify
 from switchml.switch_emulator.p4runtime.context import PipelineContext
+from switchml.switch_emulator.p4runtime.updates import only_modify
 
 
 def write(pipeline: PipelineContext, update: str, message: Any) -> None:

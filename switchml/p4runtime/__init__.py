@@ -2,9 +2,11 @@
 
 entries.py      matches, actions, entries and the other values of a pipeline, by name, without protobuf
 refusals.py     requests that can't be carried out, by gRPC status
+declarations.py what a program declares of fields and actions
 schema.py       what a P4Info declares, by id and by name
 data_types.py   P4Data and the plain integers that a pipeline has
 bytestrings.py  binary strings
 codec.py        messages -> values and back
+p4info_files.py P4Infos in text form
 stubs.py        the messages: the only door to the generated modules and to the extra `p4runtime`
 """

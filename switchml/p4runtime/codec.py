@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from switchml.p4runtime.bytestrings import check_width, decode, encode
+from switchml.p4runtime.declarations import ActionInfo, FieldInfo
 from switchml.p4runtime.entries import (
     ActionCall,
     GroupRef,
@@ -16,7 +17,7 @@ from switchml.p4runtime.entries import (
     TableEntry,
 )
 from switchml.p4runtime.refusals import denied, invalid, not_found, unimplemented
-from switchml.p4runtime.schema import ActionInfo, FieldInfo, Schema
+from switchml.p4runtime.schema import Schema
 from switchml.p4runtime.stubs import p4runtime_pb2 as pb
 
 _WITH_EXTRA = (MatchKind.LPM, MatchKind.TERNARY, MatchKind.RANGE)

@@ -6,7 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from google.protobuf.message import DecodeError
+
 from switchml.p4runtime.data_types import DataType, data_type
+from switchml.p4runtime.declarations import ActionInfo, FieldInfo, ParameterInfo
 from switchml.p4runtime.entries import ActionCall, MatchKind
 from switchml.p4runtime.refusals import invalid, not_found, unimplemented
 from switchml.p4runtime.stubs import p4info_pb2
@@ -19,43 +22,6 @@ _KINDS = {
     p4info_pb2.MatchField.OPTIONAL: MatchKind.OPTIONAL,
 }
 NEED_PRIORITY = frozenset({MatchKind.TERNARY, MatchKind.RANGE, MatchKind.OPTIONAL})
-
-
-@dataclass(frozen=True)
-class FieldInfo:
-    """A field of a key, or of a packet's metadata."""
-
-    id: int
-    name: str
-    width: int
-    kind: MatchKind = MatchKind.EXACT
-
-
-@dataclass(frozen=True)
-class ParameterInfo:
-    id: int
-    name: str
-    width: int
-
-
-@dataclass(frozen=True)
-class ActionInfo:
-    id: int
-    name: str
-    parameters: tuple[ParameterInfo, ...]
-
-    def call(self, arguments: Mapping[str, int]) -> ActionCall:
-        """A call with arguments by name. Raises INVALID_ARGUMENT when they are not the action's."""
-        names = [parameter.name for parameter in self.parameters]
-        if set(names) != set(arguments):
-            raise invalid(
-                f"action {self.name} takes {', '.join(names) or 'no parameters'}, not {', '.join(arguments)}"
-            )
-        return ActionCall(self.name, tuple(arguments[name] for name in names))
-
-    def arguments(self, call: ActionCall) -> dict[str, int]:
-        """The arguments of a call by name."""
-        return dict(zip((parameter.name for parameter in self.parameters), call.arguments, strict=True))
 
 
 @dataclass(frozen=True)
@@ -170,7 +136,7 @@ class Objects(Generic[_T]):
             return self.by_name[name]
         except KeyError:
             raise not_found(
-                f"the switch's program has no {self.kind} {name}; load the P4 program that this controller is for"
+                f"the switch's program has no {self.kind} {name}: is it the one that this controller is for?"
             ) from None
 
     def select(self, object_id: int) -> list[_T]:
@@ -227,7 +193,11 @@ class Schema:
 
     @classmethod
     def parse(cls, serialised: bytes) -> Schema:
-        return cls(p4info_pb2.P4Info.FromString(serialised))
+        try:
+            info = p4info_pb2.P4Info.FromString(serialised)
+        except DecodeError as error:
+            raise invalid(f"that is no serialised P4Info: {error}") from error
+        return cls(info)
 
     def meter_kind_of(self, table: TableInfo) -> str:
         """The type of a table's direct meter, by name."""

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from switchml.errors import SwitchMLError
 from switchml.p4runtime.entries import ActionCall, Match, MatchKind, MeterRates
-from switchml.stf.declarations import DeclaredTable
 from switchml.stf.language import Call, integer
+from switchml.stf.program_names import DeclaredTable
 from switchml.stf.values import match_of
 
 
@@ -56,7 +56,7 @@ def bind_call(table: DeclaredTable, call: Call) -> ActionCall:
         UnknownNameError: the table has no such action.
     """
     action = table.action(call.name)
-    known = [name for name, _ in action.parameters]
+    known = action.names
     given: dict[str, int] = {}
     for position, (name, text) in enumerate(call.arguments):
         if not name and position >= len(known):
@@ -72,12 +72,13 @@ def bind_call(table: DeclaredTable, call: Call) -> ActionCall:
         if "*" in text or not text.isalnum():
             raise BindingError(f"action {action.name}: argument {name!r} is one number, not {text!r}")
         given[name] = integer(text)
-    for name, width in action.parameters:
+    for parameter in action.parameters:
+        name, width = parameter.name, parameter.width
         if name not in given:
             raise BindingError(f"action {action.name}: argument {name!r} is missing")
         if given[name] >> width:
             raise BindingError(f"action {action.name}: {name} = {given[name]} does not fit {width} bits")
-    return ActionCall(action.name, tuple(given[name] for name in known))
+    return action.call(given)
 
 
 def bind_rates(words: Iterable[str]) -> MeterRates:

@@ -17,8 +17,8 @@ from pathlib import Path
 from switchml.p4runtime.entries import ActionCall, CounterValue, Match, MatchKind, MeterRates, TableEntry
 from switchml.stf.bmv2_cli import Bmv2Error, RuntimeCli, end
 from switchml.stf.bmv2_files import PacketFiles
-from switchml.stf.declarations import DeclaredCounter, DeclaredTable
 from switchml.stf.language import Expect, Packet, Statement
+from switchml.stf.program_names import DeclaredCounter, DeclaredTable
 from switchml.stf.runner import ports_of
 from switchml.stf.script_target import Frames
 

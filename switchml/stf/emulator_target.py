@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from switchml.p4runtime.entries import ActionCall, CounterValue, Match, MeterRates, TableEntry
-from switchml.stf.declarations import DeclaredCounter, DeclaredTable
 from switchml.stf.multicast_nodes import Replication
+from switchml.stf.program_names import DeclaredCounter, DeclaredTable
 from switchml.stf.script_target import Frames
 from switchml.switch_emulator.runtime import Runtime
 

@@ -10,7 +10,6 @@ from switchml.errors import SwitchMLError
 from switchml.p4runtime.entries import CounterValue, TableEntry
 from switchml.stf.binding import BindingError, EntryKey, bind_call, bind_key, bind_rates
 from switchml.stf.comparison import Difference, compare
-from switchml.stf.declarations import DeclaredCounter, Names
 from switchml.stf.language import (
     Add,
     CheckCounter,
@@ -26,6 +25,7 @@ from switchml.stf.language import (
     Wait,
     integer,
 )
+from switchml.stf.program_names import DeclaredCounter, Names
 from switchml.stf.script_target import Frames, Target
 
 

@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from switchml.errors import UsageError
-from switchml.stf.declarations import load_names
 from switchml.stf.emulator_target import Clock, EmulatorSwitch
 from switchml.stf.language import parse_file
+from switchml.stf.program_names import load_names
 from switchml.stf.runner import Report, run_script
 from switchml.stf.script_target import Target
 

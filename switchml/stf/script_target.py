@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from switchml.p4runtime.entries import ActionCall, CounterValue, Match, MeterRates, TableEntry
-from switchml.stf.declarations import DeclaredCounter, DeclaredTable
+from switchml.stf.program_names import DeclaredCounter, DeclaredTable
 
 Frames = Mapping[int, Sequence[bytes]]
 """What left, by port, in order."""

@@ -10,9 +10,9 @@ from conformance_scripts import FOLDER, FORWARDING, SCRIPTS, elements_of, made
 from conformance_targets import MACHINES, PROGRAMS, Machine
 
 from switchml.stf.cli import described
-from switchml.stf.declarations import load_names
 from switchml.stf.emulator_target import EmulatorSwitch
 from switchml.stf.language import parse_file
+from switchml.stf.program_names import load_names
 from switchml.stf.runner import run_script
 
 

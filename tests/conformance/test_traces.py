@@ -15,9 +15,9 @@ from traces import Event, Trace, traces
 
 from switchml.protocol.messages import PROBE
 from switchml.stf.bmv2 import Bmv2Switch
-from switchml.stf.declarations import load_names
 from switchml.stf.emulator_target import EmulatorSwitch
 from switchml.stf.language import parse
+from switchml.stf.program_names import load_names
 from switchml.stf.runner import run_script
 
 Machines = Callable[[str, int], Machine]

@@ -20,7 +20,7 @@ from switchml.control.target import JobProgram, SlotReading, WorkerProgram
 from switchml.errors import PoolExhaustedError, SwitchUnreachableError, UsageError
 from switchml.p4runtime.entries import ActionCall, Digest, Match, MatchKind, Replica, TableEntry
 from switchml.p4runtime.refusals import NotPrimaryError, P4RuntimeError, RuntimeRequestError
-from switchml.switch_emulator.native_runtime import NativeDevice, NativeRuntime
+from switchml.switch_emulator.native_runtime import NativeRuntime
 
 TABLES = (program.JOB_TABLE, program.SENDER_TABLE, program.WORKER_PORT, program.WORKER_REWRITE)
 
@@ -334,13 +334,13 @@ def test_a_switch_without_a_program_says_so(client: P4RuntimeClient) -> None:
 
 
 def test_a_switch_with_another_program_says_so(
-    client: P4RuntimeClient, pipeline: PipelineConfig, monkeypatch: pytest.MonkeyPatch
+    client: P4RuntimeClient, switch: Any, pipeline: PipelineConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client.load(pipeline.p4info, pipeline.config)
     other = type(pipeline.p4info)()
     other.CopyFrom(pipeline.p4info)
     del other.registers[:]
-    monkeypatch.setattr(NativeDevice, "p4info", property(lambda self: other.SerializeToString()))
+    monkeypatch.setattr(switch.device, "p4info", other.SerializeToString())
     with pytest.raises(RuntimeRequestError, match="does not aggregate"):
         P4RuntimeTarget(client, "127.0.0.1")
 

@@ -113,7 +113,7 @@ def test_a_circle_is_found() -> None:
     planted = grimp.build_graph("switchml", cache_dir=None)
     planted.add_import(importer="switchml.link.ring", imported="switchml.link.memory")
     planted.add_import(importer="switchml.link.memory", imported="switchml.link.ring")
-    assert set(circle(planted)) == {"switchml.link.ring", "switchml.link.memory"}
+    assert {"switchml.link.ring", "switchml.link.memory"} <= set(circle(planted))
 
 
 def test_a_file_name_means_one_thing() -> None:

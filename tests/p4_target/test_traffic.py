@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from switchml.errors import UsageError
 from switchml.p4runtime.entries import (
     ActionCall,
     CloneSession,
@@ -302,7 +301,7 @@ def test_controller_headers_are_those_of_the_p4info(builder: Any) -> None:
         with pytest.raises(RuntimeRequestError) as refused:
             switch.packet_out(b"out", metadata)
         assert refused.value.code == "INVALID_ARGUMENT"
-    with pytest.raises(UsageError, match="P4Info"):
+    with pytest.raises(RuntimeRequestError, match="no serialised P4Info"):
         program.switch(p4info=b"no P4Info")
 
 

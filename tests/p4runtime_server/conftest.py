@@ -35,7 +35,7 @@ from switchml.p4runtime.stubs import p4info_pb2, p4runtime_pb2_grpc
 from switchml.p4runtime.stubs import p4runtime_pb2 as pb
 from switchml.switch_emulator.p4runtime.context import PipelineContext
 from switchml.switch_emulator.p4runtime.p4runtime_server import P4RuntimeServer, serve
-from switchml.switch_emulator.runtime import Runtime
+from switchml.switch_emulator.runtime import Device, Runtime
 
 DEVICE_ID = 7
 PATIENCE = 30.0  # seconds
@@ -202,42 +202,29 @@ class MemoryRuntime(Runtime):
         self.packets_out.append((payload, dict(metadata)))
 
 
-class MemoryDevice:
+class MemoryDevice(Device[MemoryRuntime]):
     """Takes any program but b"broken"."""
 
+    has_room = False
+
     def __init__(self, device_id: int = DEVICE_ID) -> None:
-        self.device_id = device_id
-        self.p4info = b""
-        self.config = b""
+        super().__init__(device_id)
         self.commits = 0
-        self._runtime: MemoryRuntime | None = None
 
-    @property
-    def runtime(self) -> MemoryRuntime:
-        if self._runtime is None:
-            raise RuntimeRequestError("FAILED_PRECONDITION", "there is no pipeline")
-        return self._runtime
-
-    def verify(self, p4info: bytes, config: bytes) -> None:
+    def stage(self, p4info: bytes, config: bytes) -> MemoryRuntime:
         if config == b"broken":
             raise RuntimeRequestError("INVALID_ARGUMENT", "the program is broken")
+        return MemoryRuntime(p4info_pb2.P4Info.FromString(p4info))
 
     def commit(self, p4info: bytes, config: bytes) -> None:
-        self.verify(p4info, config)
-        self.p4info, self.config = p4info, config
-        self._runtime = MemoryRuntime(p4info_pb2.P4Info.FromString(p4info))
+        super().commit(p4info, config)
         self.commits += 1
 
 
 class StagingMemoryDevice(MemoryDevice):
     """Has room for a second pipeline."""
 
-    def stage(self, p4info: bytes, config: bytes) -> MemoryRuntime:
-        self.verify(p4info, config)
-        return MemoryRuntime(p4info_pb2.P4Info.FromString(p4info))
-
-    def install(self, p4info: bytes, config: bytes, runtime: MemoryRuntime) -> None:
-        self.p4info, self.config, self._runtime = p4info, config, runtime
+    has_room = True
 
 
 class Client:

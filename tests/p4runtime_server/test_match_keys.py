@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from switchml.p4runtime.codec import as_ternary, canonical_key, key_messages, parse_key
+from switchml.p4runtime.declarations import FieldInfo
 from switchml.p4runtime.entries import Match, MatchKind
-from switchml.p4runtime.schema import FieldInfo
 from switchml.p4runtime.stubs import p4runtime_pb2 as pb
 
 widths = st.integers(1, 130)

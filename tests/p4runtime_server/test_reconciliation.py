@@ -12,7 +12,7 @@ from switchml.p4runtime.stubs import p4info_pb2
 from switchml.p4runtime.stubs import p4runtime_pb2 as pb
 from switchml.switch_emulator.p4runtime.context import PipelineContext
 from switchml.switch_emulator.p4runtime.entities import read_entity, write_update
-from switchml.switch_emulator.p4runtime.pipeline_config import Forwarding
+from switchml.switch_emulator.p4runtime.pipeline_config import PipelineConfigs
 
 ACTION = (
     r'action { action_id: 16777217 params { param_id: 1 value: "\5" } params { param_id: 2 value: "\6" } }'
@@ -100,9 +100,9 @@ def config(info: Any, program: bytes) -> Any:
 
 
 @pytest.fixture
-def forwarding(staging_device: Any, info: Any) -> Forwarding:
+def forwarding(staging_device: Any, info: Any) -> PipelineConfigs:
     """With all of `STATE`."""
-    forwarding = Forwarding(staging_device)
+    forwarding = PipelineConfigs(staging_device)
     forwarding.set("VERIFY_AND_COMMIT", config(info, b"old"))
     for kind, text in STATE.values():
         write(forwarding.for_requests(), kind, text)
@@ -110,7 +110,7 @@ def forwarding(staging_device: Any, info: Any) -> Forwarding:
 
 
 def test_a_saved_pipeline_is_programmed_before_it_is_in_force(
-    forwarding: Forwarding, staging_device: Any, info: Any
+    forwarding: PipelineConfigs, staging_device: Any, info: Any
 ) -> None:
     before = everything(forwarding.pipeline())
     forwarding.set("VERIFY_AND_SAVE", config(info, b"new"))
@@ -127,7 +127,7 @@ def test_a_saved_pipeline_is_programmed_before_it_is_in_force(
 
 
 def test_a_saved_pipeline_gives_way_to_another(
-    forwarding: Forwarding, staging_device: Any, info: Any
+    forwarding: PipelineConfigs, staging_device: Any, info: Any
 ) -> None:
     forwarding.set("VERIFY_AND_SAVE", config(info, b"new"))
     write(forwarding.for_requests(), *STATE["exact"])
@@ -138,7 +138,7 @@ def test_a_saved_pipeline_gives_way_to_another(
     assert refusal.value.code == "NOT_FOUND"
 
 
-def test_all_state_is_carried_over(forwarding: Forwarding, staging_device: Any, info: Any) -> None:
+def test_all_state_is_carried_over(forwarding: PipelineConfigs, staging_device: Any, info: Any) -> None:
     before = everything(forwarding.pipeline())
     assert {found.WhichOneof("entity") for found in before} >= {
         entity(text).WhichOneof("entity") for _, text in STATE.values()
@@ -165,7 +165,7 @@ def test_all_state_is_carried_over(forwarding: Forwarding, staging_device: Any, 
     ],
 )
 def test_state_without_a_place_is_a_refusal(staging_device: Any, info: Any, case: str, change: Any) -> None:
-    forwarding = Forwarding(staging_device)
+    forwarding = PipelineConfigs(staging_device)
     forwarding.set("VERIFY_AND_COMMIT", config(info, b"old"))
     changed = type(info)()
     changed.CopyFrom(info)

@@ -15,7 +15,7 @@ from switchml.p4runtime.entries import (
     TableEntry,
 )
 from switchml.p4runtime.refusals import RuntimeRequestError
-from switchml.stf.declarations import Names, read_names
+from switchml.stf.program_names import Names, read_names
 
 NAMES: Names = read_names(
     {

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from switchml.bench.packet_load import Traffic
 from switchml.control.p4runtime import program
-from switchml.control.p4runtime.p4runtime_client import parse_p4info
 from switchml.errors import UsageError
 from switchml.p4runtime.entries import Replica, TableEntry
+from switchml.p4runtime.p4info_files import p4info_beside, parse_p4info
 from switchml.p4runtime.schema import Schema
-from switchml.switch_emulator.p4_emulator import P4INFO_SUFFIX
 from switchml.switch_emulator.runtime import Runtime
 
 _EPOCH = 1
@@ -34,9 +33,8 @@ def program_file(folder: Path, elements: int) -> Path:
 
 def entries(traffic: Traffic, path: Path) -> Iterator[tuple[str, TableEntry]]:
     """Table and entry, with all workers in place: worker of rank r on port r + 1."""
-    text = path.with_name(path.name.removesuffix(".json") + P4INFO_SUFFIX).read_text()
     job = traffic.job()
-    schema = Schema(parse_p4info(text))
+    schema = Schema(parse_p4info(p4info_beside(path).read_text()))
     yield program.own_address(schema, traffic.switch.address, traffic.switch.mac)
     for station, worker in zip(traffic.workers, job.workers, strict=True):
         yield program.station(schema, station.mac, worker.rank + 1)

@@ -29,10 +29,9 @@ from switchml.p4runtime.bytestrings import encode
 from switchml.p4runtime.codec import entry_entity, key_entity, parse_digests, parse_entry, parse_key
 from switchml.p4runtime.entries import CounterValue, Match, TableEntry
 from switchml.p4runtime.refusals import NotPrimaryError, P4RuntimeError
-from switchml.p4runtime.schema import Schema
+from switchml.p4runtime.schema import Objects, Schema
 from switchml.p4runtime.stubs import (
     code_pb2,
-    p4info_pb2,
     p4runtime_pb2,
     p4runtime_pb2_grpc,
     status_pb2,
@@ -237,18 +236,12 @@ class P4RuntimeClient:
 
     def counters(self, wanted: Iterable[tuple[str, int | None]]) -> dict[tuple[str, int], CounterValue]:
         """By counter and index; an index of None asks for all."""
-        entities = []
-        for name, index in wanted:
-            entity = p4runtime_pb2.Entity()
-            entity.counter_entry.counter_id = self.schema.counters.named(name).id
-            if index is not None:
-                entity.counter_entry.index.index = index
-            entities.append(entity)
+        counters = self.schema.counters
         return {
-            (self.schema.counters.get(found.counter_id).name, found.index.index): CounterValue(
+            (counters.get(found.counter_id).name, found.index.index): CounterValue(
                 found.data.packet_count, found.data.byte_count
             )
-            for found in (entity.counter_entry for entity in (self.read(*entities) if entities else ()))
+            for found in self._cells("counter", counters, wanted)
         }
 
     def direct_counters(self, table: str) -> list[tuple[dict[str, Match], int]]:
@@ -263,19 +256,27 @@ class P4RuntimeClient:
 
     def registers(self, wanted: Iterable[tuple[str, int | None]]) -> dict[tuple[str, int], int]:
         """Values by register and index, None asks for all. Raises P4RuntimeError UNIMPLEMENTED without access (BMv2)."""
-        entities = []
-        for name, index in wanted:
-            entity = p4runtime_pb2.Entity()
-            entity.register_entry.register_id = self.schema.registers.named(name).id
-            if index is not None:
-                entity.register_entry.index.index = index
-            entities.append(entity)
         values = {}
-        for found in (entity.register_entry for entity in self.read(*entities)):
+        for found in self._cells("register", self.schema.registers, wanted):
             register = self.schema.registers.get(found.register_id)
             (value,) = register.type.decode(found.data, f"register {register.name}")
             values[register.name, found.index.index] = value
         return values
+
+    def _cells(
+        self, kind: str, arrays: Objects[Any], wanted: Iterable[tuple[str, int | None]]
+    ) -> Iterator[Any]:
+        """The CounterEntries or RegisterEntries of arrays by name and index."""
+        entities = []
+        for name, index in wanted:
+            entity = p4runtime_pb2.Entity()
+            entry = getattr(entity, f"{kind}_entry")
+            setattr(entry, f"{kind}_id", arrays.named(name).id)
+            if index is not None:
+                entry.index.index = index
+            entities.append(entity)
+        for found in self.read(*entities) if entities else ():
+            yield getattr(found, f"{kind}_entry")
 
     def multicast_groups(self) -> list[int]:
         """Numbers of the multicast groups there are."""
@@ -473,18 +474,6 @@ def _details(error: grpc.RpcError) -> tuple[str, ...]:
             name = code_pb2.Code.Name(failure.canonical_code)
             lines.append(f"{name}: update {index}: {failure.message or 'no reason given'}")
     return tuple(lines)
-
-
-def parse_p4info(text: str) -> Any:
-    """A P4Info from protobuf's text form. Raises UsageError."""
-    from google.protobuf import text_format
-
-    try:
-        return text_format.Parse(text, p4info_pb2.P4Info())
-    except text_format.ParseError as error:
-        raise UsageError(
-            f"that is no P4Info in text form ({error}); p4c writes it with --p4runtime-files NAME.p4info.txtpb"
-        ) from error
 
 
 _open_clients: weakref.WeakSet[P4RuntimeClient] = weakref.WeakSet()

@@ -32,12 +32,12 @@ from switchml.control.p4runtime.p4runtime_client import (
     Row,
     Update,
     multicast_group,
-    parse_p4info,
 )
 from switchml.control.p4runtime.program import Location
 from switchml.control.p4runtime.stations import Stations
 from switchml.control.target import JobProgram, SlotReading, TargetDescription
 from switchml.errors import PoolExhaustedError, SwitchMLError, UsageError
+from switchml.p4runtime.p4info_files import p4info_beside, parse_p4info
 from switchml.p4runtime.refusals import P4RuntimeError
 from switchml.protocol.counters import SWITCH_COUNTERS
 from switchml.protocol.messages import UDP_PORT_FIRST, UDP_PORT_LAST
@@ -63,7 +63,7 @@ class PipelineConfig:
 
 def read_pipeline(config: Path, p4info: Path | None = None) -> PipelineConfig:
     """A program from its files; the P4Info is text, by default in NAME.p4info.txtpb beside NAME.json. Raises UsageError."""
-    described = p4info or config.with_suffix(".p4info.txtpb")
+    described = p4info or p4info_beside(config)
     for path, what in ((config, "a program in BMv2's JSON"), (described, "its P4Info")):
         if not path.is_file():
             raise UsageError(f"{path} is no file; it should be {what}, both of which p4c writes (make -C p4)")

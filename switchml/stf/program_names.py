@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from switchml.errors import SwitchMLError
+from switchml.p4runtime.declarations import ActionInfo, FieldInfo, ParameterInfo
 from switchml.p4runtime.entries import MatchKind
 
 T = TypeVar("T")
@@ -20,35 +21,20 @@ class UnknownNameError(SwitchMLError):
 
 
 @dataclass(frozen=True)
-class DeclaredField:
-    name: str
-    kind: MatchKind
-    width: int
-
-
-@dataclass(frozen=True)
-class DeclaredAction:
-    """parameters: (name, bits)."""
-
-    name: str
-    parameters: tuple[tuple[str, int], ...]
-
-
-@dataclass(frozen=True)
 class DeclaredTable:
     """kind: the table's match_type. type: simple, indirect or indirect_ws (with a selector)."""
 
     name: str
     kind: str
     type: str
-    key: tuple[DeclaredField, ...]
-    actions: tuple[DeclaredAction, ...]
+    key: tuple[FieldInfo, ...]
+    actions: tuple[ActionInfo, ...]
 
     @property
     def prioritised(self) -> bool:
         return self.kind in ("ternary", "range")
 
-    def field(self, name: str) -> DeclaredField:
+    def field(self, name: str) -> FieldInfo:
         """The key field that a script calls `name`: extra$0.h is extra[0].h, and $valid, valid or isValid() may be left to
         the last part.
 
@@ -74,7 +60,7 @@ class DeclaredTable:
             f"table {self.name} has no key field {name!r}; it has {', '.join(f.name for f in self.key) or 'none'}"
         )
 
-    def action(self, name: str) -> DeclaredAction:
+    def action(self, name: str) -> ActionInfo:
         return _find(f"action of table {self.name}", name, {action.name: action for action in self.actions})
 
 
@@ -135,17 +121,15 @@ def _widths(program: dict[str, Any]) -> dict[tuple[str, str], int]:
 _KINDS = {kind.value: kind for kind in MatchKind} | {"valid": MatchKind.EXACT}
 
 
-def _key_field(entry: dict[str, Any], widths: dict[tuple[str, str], int]) -> DeclaredField:
+def _key_field(number: int, entry: dict[str, Any], widths: dict[tuple[str, str], int]) -> FieldInfo:
     target = entry["target"]
     parts = target if isinstance(target, list) else [target, "$valid$"]
     name = entry.get("name") or ".".join(parts)
     width = 1 if parts[-1] == "$valid$" else widths.get((parts[0], parts[1]), 0)
-    return DeclaredField(name, _KINDS[entry["match_type"]], width)
+    return FieldInfo(number, name, width, _KINDS[entry["match_type"]])
 
 
-def _tables(
-    program: dict[str, Any], actions: dict[int, DeclaredAction]
-) -> Iterable[tuple[str, DeclaredTable]]:
+def _tables(program: dict[str, Any], actions: dict[int, ActionInfo]) -> Iterable[tuple[str, DeclaredTable]]:
     widths = _widths(program)
     for pipeline in program.get("pipelines", []):
         for entry in pipeline["tables"]:
@@ -156,7 +140,7 @@ def _tables(
                     entry["name"],
                     entry["match_type"],
                     entry.get("type", "simple"),
-                    tuple(_key_field(field, widths) for field in entry["key"]),
+                    tuple(_key_field(number, field, widths) for number, field in enumerate(entry["key"], 1)),
                     tuple(actions[number] for number in ids),
                 ),
             )
@@ -165,8 +149,13 @@ def _tables(
 def read_names(program: dict[str, Any]) -> Names:
     """What a decoded BMv2 JSON declares."""
     actions = {
-        entry["id"]: DeclaredAction(
-            entry["name"], tuple((p["name"], p["bitwidth"]) for p in entry.get("runtime_data", []))
+        entry["id"]: ActionInfo(
+            entry["id"],
+            entry["name"],
+            tuple(
+                ParameterInfo(number, each["name"], each["bitwidth"])
+                for number, each in enumerate(entry.get("runtime_data", []), 1)
+            ),
         )
         for entry in program.get("actions", [])
     }

@@ -1,4 +1,4 @@
-"""P4Info by id, and P4Data of every type that a register or digest may have."""
+"""P4Info by id and by name, entries in its terms, and P4Data of every type that a register or digest may have."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from google.protobuf import text_format
 from hypothesis import given
 from hypothesis import strategies as st
 
+from switchml.p4runtime.codec import entry_entity, key_entity, parse_digests, parse_entry
 from switchml.p4runtime.data_types import DataType, data_type, encode_all
-from switchml.p4runtime.entries import MatchKind
+from switchml.p4runtime.entries import ActionCall, GroupRef, Match, MatchKind, MemberRef, TableEntry
 from switchml.p4runtime.refusals import RuntimeRequestError
 from switchml.p4runtime.schema import Schema
-from switchml.p4runtime.stubs import p4data_pb2, p4info_pb2, p4types_pb2
+from switchml.p4runtime.stubs import p4data_pb2, p4info_pb2, p4runtime_pb2, p4types_pb2
 
 
 def test_objects_by_id_and_name(info: Any) -> None:
@@ -43,6 +44,69 @@ def test_objects_by_id_and_name(info: Any) -> None:
         with pytest.raises(RuntimeRequestError) as refusal:
             index.tables.get(wrong)
         assert refusal.value.code == code
+
+
+def test_names_actions_and_defaults(info: Any) -> None:
+    info.tables[0].initial_default_action.action_id = 16777217
+    info.tables[0].initial_default_action.arguments.add(param_id=1, value=b"\x05")
+    schema = Schema(info)
+    assert schema.tables.named("Ingress.exact").default == ActionCall("Ingress.forward", (5,))
+    assert schema.tables.named("Ingress.mixed").default == ActionCall("NoAction")
+    assert schema.tables.named("Ingress.constant").default == ActionCall("Ingress.forward")
+    assert schema.tables.named("Ingress.mixed").size == 64
+    assert schema.digests.named("learn_t").fields == ("mac", "port")
+    forward = schema.actions.named("Ingress.forward")
+    assert forward.call({"mac": 7, "port": 3}) == ActionCall("Ingress.forward", (3, 7))
+    assert forward.arguments(ActionCall("Ingress.forward", (3, 7))) == {"port": 3, "mac": 7}
+    for wrong in ({"port": 3}, {"port": 3, "mac": 7, "more": 1}):
+        with pytest.raises(RuntimeRequestError, match="takes port, mac, not"):
+            forward.call(wrong)
+    with pytest.raises(RuntimeRequestError, match="no table Ingress"):
+        schema.tables.named("Ingress.other")
+    with pytest.raises(RuntimeRequestError, match="no serialised P4Info"):
+        Schema.parse(b"\xff")
+
+
+def test_a_controller_reads_the_entry_it_wrote(info: Any) -> None:
+    schema = Schema(info)
+    key = {
+        "hdr.h.l": Match(MatchKind.LPM, 0x0A000000, 8),
+        "hdr.h.t": Match(MatchKind.TERNARY, 0x0100, 0xFF00),
+        "hdr.h.r": Match(MatchKind.RANGE, 3, 9),
+        "hdr.h.o": Match(MatchKind.OPTIONAL, 4),
+    }
+    entry = TableEntry(key, ActionCall("Ingress.forward", (3, 7)), priority=11)
+    message = entry_entity(schema, "Ingress.mixed", entry).table_entry
+    assert parse_entry(schema, message) == ("Ingress.mixed", entry)
+    named = key_entity(schema, "Ingress.mixed", key, 11).table_entry
+    assert not named.HasField("action")
+    named.action.CopyFrom(message.action)
+    assert named == message
+
+
+def test_entries_of_a_selector_name_members_and_groups(info: Any) -> None:
+    schema = Schema(info)
+    key = {"hdr.h.a": Match(MatchKind.EXACT, 1)}
+    message = key_entity(schema, "Ingress.selected", key).table_entry
+    message.action.action_profile_member_id = 4
+    assert parse_entry(schema, message)[1].action == MemberRef(4)
+    message.action.action_profile_group_id = 5
+    assert parse_entry(schema, message)[1].action == GroupRef(5)
+    message.action.action_profile_action_set.SetInParent()
+    with pytest.raises(RuntimeRequestError) as refusal:
+        parse_entry(schema, message)
+    assert refusal.value.code == "UNIMPLEMENTED"
+
+
+def test_digests_by_field(info: Any) -> None:
+    schema = Schema(info)
+    message = p4runtime_pb2.DigestList(digest_id=385875969)
+    for mac, port in ((1, 2), (3, 4)):
+        encode_all(schema.digests.named("learn_t").type, (mac, port), message.data.add())
+    assert parse_digests(schema, message) == [
+        ("learn_t", {"mac": 1, "port": 2}),
+        ("learn_t", {"mac": 3, "port": 4}),
+    ]
 
 
 @pytest.mark.parametrize(
