@@ -74,4 +74,6 @@ def test_what_another_process_of_the_run_has_started_is_not_ours(pytester: pytes
         *("-n", "2"),
     )
     result.assert_outcomes(passed=2, errors=1)
-    result.stdout.fnmatch_lines(["*ERROR at teardown of test_leaves_child*", "*processes left behind: *sleep 62*"])
+    result.stdout.fnmatch_lines(
+        ["*ERROR at teardown of test_leaves_child*", "*processes left behind: *sleep 62*"]
+    )
