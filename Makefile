@@ -6,6 +6,7 @@
 #   make test-torch   PyTorch's own tests of a backend, over gloo and switchml side by side
 #   make test-clients  small trainings under Lightning, Accelerate, transformers, DeepSpeed and Ray; installs gigabytes
 #   make bench   the benchmark table of docs/benchmarks.md
+#   make docs    what is made from the code's tables, in docs/ and p4/include/
 
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
@@ -64,14 +65,25 @@ bench: $(VENV)/.dev $(PACKAGE)
 
 docs: $(VENV)/.dev $(PACKAGE)
 	$(BIN)/python -m switchml.protocol.format_table docs/protocol.md
+	$(BIN)/python -m switchml.protocol.p4_include p4/include/switchml_header.p4
 	$(BIN)/python -m switchml.torch_backend.routing docs/torch.md
 
-# The generator is an old one on purpose, in an environment of its own: see the head of switch.proto.
+# The generator is an old one on purpose, in an environment of its own: see the head of switch.proto. P4Runtime's comes without
+# its .proto files, so its stubs are made from the descriptors in its modules, which only protobuf in plain Python still takes.
+PROTOC = PATH="$(CURDIR)/build/protoc/bin:$$PATH" build/protoc/bin/python -m grpc_tools.protoc
+P4PROTOS := p4/config/v1/p4types p4/config/v1/p4info p4/v1/p4data p4/v1/p4runtime
+
 protos: $(VENV)/bin/python
 	$(BIN)/python -m venv build/protoc
-	build/protoc/bin/pip install --quiet grpcio-tools==1.49.1 mypy-protobuf==3.4.0 'setuptools<81'
-	PATH="$(CURDIR)/build/protoc/bin:$$PATH" build/protoc/bin/python -m grpc_tools.protoc -I . \
-		--python_out=. --mypy_out=. --grpc_python_out=. --mypy_grpc_out=. switchml/control/*.proto
+	build/protoc/bin/pip install --quiet grpcio-tools==1.49.1 mypy-protobuf==3.4.0 p4runtime==1.6.0 'setuptools<81'
+	$(PROTOC) -I . --python_out=. --mypy_out=. --grpc_python_out=. --mypy_grpc_out=. switchml/control/*.proto
+	PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python build/protoc/bin/python scripts/p4runtime_descriptors.py build/p4.protoset
+	$(PROTOC) --descriptor_set_in=build/p4.protoset --python_out=build --mypy_out=build $(P4PROTOS:=.proto)
+	$(PROTOC) --descriptor_set_in=build/p4.protoset --grpc_python_out=build --mypy_grpc_out=build p4/v1/p4runtime.proto
+	for stub in $(P4PROTOS:%=build/%_pb2*.py*); do \
+		sed -E 's/^from p4\.(config\.)?v1 import/from switchml.p4runtime import/; s/\bp4\.(config\.)?v1\.(p4[a-z]+_pb2)/switchml.p4runtime.\2/g' \
+			$$stub > switchml/p4runtime/$${stub##*/}; \
+	done
 
 clean:
 	rm -rf $(VENV) $(CLIENTS) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -63,6 +63,7 @@ class Outcome:
 
 
 def digits(seed: int) -> Digits:
+    """The data set, three quarters for training and one for the test, the same on every rank."""
     images, labels = load_digits(return_X_y=True)
     parts = train_test_split(images, labels, test_size=0.25, random_state=seed, stratify=labels)
     train_images, test_images, train_labels, test_labels = (torch.from_numpy(part) for part in parts)
@@ -75,10 +76,12 @@ def digits(seed: int) -> Digits:
 
 
 def logistic() -> nn.Module:
+    """A linear model: 650 parameters."""
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 
 
 def conv() -> nn.Module:
+    """A small convolutional network."""
     return nn.Sequential(
         nn.Conv2d(1, 32, 3, padding=1),
         nn.ReLU(),
@@ -118,6 +121,7 @@ def train_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, data: Digits
 
 @torch.no_grad()
 def accuracy(model: nn.Module, data: Digits) -> float:
+    """Share of the test images that the model names rightly."""
     right = model(data.test_images).argmax(1) == data.test_labels
     return float(right.float().mean())
 
@@ -146,6 +150,7 @@ def register_hook(model: DistributedDataParallel, wire: str, seed: int) -> Switc
 
 
 def train(name: str, data: Digits, epochs: int, seed: int, hook: str) -> Outcome:
+    """Train one model over all ranks and test it."""
     torch.manual_seed(seed)
     model = DistributedDataParallel(MODELS[name]())
     state = None if hook == "none" else register_hook(model, hook, seed)
@@ -184,11 +189,13 @@ def train(name: str, data: Digits, epochs: int, seed: int, hook: str) -> Outcome
 
 
 def say(line: str) -> None:
+    """Print a line, on rank 0 only."""
     if dist.get_rank() == 0:
         print(line, flush=True)
 
 
 def arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -202,6 +209,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
+    """One rank of the training."""
     args = arguments()
     if "RANK" not in os.environ:
         sys.exit("start me through a launcher: switchml run -n 4 -- examples/digits.py, or torchrun")

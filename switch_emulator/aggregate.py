@@ -22,14 +22,14 @@ def _plus(a: Any, b: Any) -> Any:
 
 @compiled
 def add(packet: Words, sums: Words) -> None:
-    """sums += packet"""
+    """Add a packet to the sums."""
     for i in range(sums.size):
         sums[i] = _plus(sums[i], swap_bytes(packet[i]))
 
 
 @compiled
 def take_and_emit(packet: Words, sums: Words, out: Words) -> None:
-    """sums = packet, and the same to `out` in network order: the only worker of a job."""
+    """Take a packet as the sums, and copy it to `out`: the only worker of a job."""
     for i in range(sums.size):
         sums[i] = swap_bytes(packet[i])
         out[i] = packet[i]
@@ -37,7 +37,7 @@ def take_and_emit(packet: Words, sums: Words, out: Words) -> None:
 
 @compiled
 def add_and_emit(packet: Words, sums: Words, out: Words) -> None:
-    """sums += packet, and the new sums to `out` in network order, in one pass: the last worker of a chunk."""
+    """Add a packet, and write the new sums to `out` in network order, in one pass: the last worker of a chunk."""
     for i in range(sums.size):
         word = _plus(sums[i], swap_bytes(packet[i]))
         sums[i] = word

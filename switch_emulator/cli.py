@@ -19,18 +19,32 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from switchml import termination
+from switchml.cli_options import (
+    NATIVE,
+    P4,
+    AsJson,
+    Capture,
+    DeviceId,
+    Duplicate,
+    EmulatedPipeline,
+    JoinToken,
+    Lease,
+    Loss,
+    P4Info,
+    Reorder,
+    Seed,
+    Trace,
+)
 from switchml.errors import UsageError
+from switchml.protocol.messages import UDP_PORT_FIRST
 
 if TYPE_CHECKING:
     from switchml.switch_emulator.p4_emulator import Wrapping
     from switchml.switch_emulator.ports.interface import Ports
 
-NATIVE = "native"
 NO_PROGRAM = "none"
 
 _LOOK_SECONDS = 0.1
-_P4 = "P4 pipeline"
-_FAULTS = "Faults on purpose"
 
 
 class _Stop:
@@ -64,7 +78,7 @@ class _Options:
     use_files: float | None
     p4runtime_port: int | None
     device_id: int
-    capture: str
+    capture: Path | None
     trace: bool
     loss: float
     duplicate: float
@@ -75,7 +89,16 @@ class _Options:
 
 @dataclass(frozen=True)
 class _Running:
-    """A switch of any kind. Addresses are "" where there is none. needed: by workers. ended: it has nothing more to do."""
+    """A switch of any kind.
+
+    Attributes:
+        control: address of its control service; "" = none.
+        udp: address of its data port; "" = none.
+        p4runtime: address of its P4Runtime service; "" = none.
+        counters: reads them.
+        needed: whether workers still need it.
+        ended: whether it has nothing more to do.
+    """
 
     control: str
     udp: str
@@ -87,33 +110,12 @@ class _Running:
 
 def switch_command(
     host: Annotated[str, typer.Option(help="IPv4 address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="UDP port for packets; 0 takes a free one.")] = 0xBEE0,
+    port: Annotated[int, typer.Option(help="UDP port for packets; 0 takes a free one.")] = UDP_PORT_FIRST,
     control_port: Annotated[int, typer.Option(help="TCP port workers join at; 0 takes a free one.")] = 50551,
-    token: Annotated[
-        str,
-        typer.Option(
-            envvar="SWITCHML_TOKEN", help="What workers must show to join; empty lets everybody in."
-        ),
-    ] = "",
-    lease: Annotated[
-        float, typer.Option(help="Seconds without a heartbeat after which a worker is given up.")
-    ] = 10.0,
-    pipeline: Annotated[
-        str,
-        typer.Option(
-            metavar="native|none|FILE.json",
-            help="The compiled aggregation pipeline, a P4 program as BMv2's JSON, or none until a controller sets one.",
-            rich_help_panel=_P4,
-        ),
-    ] = NATIVE,
-    p4info: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="The program's P4Info as text; by default FILE.p4info.txtpb beside it.",
-            rich_help_panel=_P4,
-        ),
-    ] = None,
+    token: JoinToken = "",
+    lease: Lease = 10.0,
+    pipeline: EmulatedPipeline = NATIVE,
+    p4info: P4Info = None,
     interface: Annotated[
         list[str] | None,
         typer.Option(
@@ -121,7 +123,7 @@ def switch_command(
             "--interface",
             metavar="PORT@INTERFACE",
             help="A port of the switch on a Linux interface, in place of UDP; may be repeated. Needs root.",
-            rich_help_panel=_P4,
+            rich_help_panel=P4,
         ),
     ] = None,
     use_files: Annotated[
@@ -129,33 +131,20 @@ def switch_command(
         typer.Option(
             metavar="SECONDS",
             help="-i names files: read NAME_in.pcap and write NAME_out.pcap, beginning after SECONDS.",
-            rich_help_panel=_P4,
+            rich_help_panel=P4,
         ),
     ] = None,
     p4runtime_port: Annotated[
         int | None,
-        typer.Option(help="TCP port of the P4Runtime service; 0 takes a free one.", rich_help_panel=_P4),
+        typer.Option(help="TCP port of the P4Runtime service; 0 takes a free one.", rich_help_panel=P4),
     ] = None,
-    device_id: Annotated[int, typer.Option(help="The switch's id for P4Runtime.", rich_help_panel=_P4)] = 0,
-    capture: Annotated[
-        str, typer.Option(metavar="FILE", help="Write all frames to a pcap file.", rich_help_panel=_P4)
-    ] = "",
-    trace: Annotated[
-        bool,
-        typer.Option(
-            "--trace", help="Tell on standard error what happens to every packet.", rich_help_panel=_P4
-        ),
-    ] = False,
-    loss: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of packets to lose, each way.", rich_help_panel=_FAULTS)
-    ] = 0.0,
-    duplicate: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of packets to double.", rich_help_panel=_FAULTS)
-    ] = 0.0,
-    reorder: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of packets to hold back.", rich_help_panel=_FAULTS)
-    ] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of the faults above.", rich_help_panel=_FAULTS)] = 0,
+    device_id: DeviceId = 0,
+    capture: Capture = None,
+    trace: Trace = False,
+    loss: Loss = 0.0,
+    duplicate: Duplicate = 0.0,
+    reorder: Reorder = 0.0,
+    seed: Seed = 0,
     offload: Annotated[
         bool, typer.Option(help="Use UDP segmentation offload where the kernel has it.")
     ] = True,
@@ -165,7 +154,7 @@ def switch_command(
     announce: Annotated[
         str, typer.Option(help="'-' or a file descriptor: one line of JSON there when ready.")
     ] = "",
-    json_output: Annotated[bool, typer.Option("--json", help="Print the closing counters as JSON.")] = False,
+    json_output: AsJson = False,
 ) -> None:
     """Run an emulated switch in the foreground."""
     stop = _Stop()
@@ -229,7 +218,7 @@ def _native(options: _Options) -> Iterator[_Running]:
         p4runtime = ""
         if options.p4runtime_port is not None:
             from switchml.switch_emulator.native_runtime import NativeDevice
-            from switchml.switch_emulator.p4runtime.server import serve
+            from switchml.switch_emulator.p4runtime.p4runtime_server import serve
 
             device = NativeDevice(emulator.target, options.device_id)
             server = stack.enter_context(serve(device, options.host, options.p4runtime_port))
@@ -302,11 +291,11 @@ def _open_ports(options: _Options) -> Ports:
 
 def _wrapping(options: _Options) -> Wrapping:
     from switchml.switch_emulator.p4_emulator import Wrapping
-    from switchml.switch_emulator.ports.faulty import Mischief
+    from switchml.switch_emulator.ports.faulty import FaultRates
 
     return Wrapping(
-        mischief=Mischief(options.loss, options.duplicate, options.reorder, options.seed),
-        capture=options.capture,
+        fault_rates=FaultRates(options.loss, options.duplicate, options.reorder, options.seed),
+        capture=str(options.capture or ""),
         trace=_tell if options.trace else None,
     )
 

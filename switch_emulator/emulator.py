@@ -8,15 +8,21 @@ from switchml.control.controller import Controller
 from switchml.control.server import ControlServer, serve
 from switchml.control.tls import ServerTls
 from switchml.switch_emulator.faults import Faults
-from switchml.switch_emulator.target import EmulatorTarget
+from switchml.switch_emulator.native_target import EmulatorTarget
 
 
 class Emulator:
     """An emulated switch that runs until `close`; a context manager.
 
-    host: dotted IPv4 to listen on; 0.0.0.0 for all. udp_port, control_port: 0 for a free one. token: what
-    workers must show; "" for none. faults: see `faults.new_faults`. offload: False forbids segmentation
-    offload.
+    Args:
+        host: dotted IPv4 to listen on; 0.0.0.0 for all.
+        udp_port: 0 for a free one.
+        control_port: 0 for a free one.
+        token: what workers must show; "" for none.
+        lease: seconds of silence after which a worker is taken for dead.
+        faults: see `faults.new_faults`.
+        offload: False forbids segmentation offload.
+        tls: of the control service.
 
     Raises:
         PortInUseError: one of the ports is taken.
@@ -59,7 +65,7 @@ class Emulator:
 
     def close(self) -> None:
         """End everything. Idempotent."""
-        self._server.stop()
+        self._server.close()
         self.controller.close()
         self.target.close()
 

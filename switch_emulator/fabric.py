@@ -1,4 +1,4 @@
-"""The switch's shared memory and the door to it: a memfd and an eventfd, handed to workers over an abstract Unix socket.
+"""The switch's shared memory and the server that hands it out: a memfd and an eventfd, sent over an abstract Unix socket.
 
 Abstract sockets belong to a network namespace, so who can connect is on the same host as far as the network
 goes; nothing is left in the file system, whatever happens to the switch.
@@ -38,7 +38,10 @@ class Region(NamedTuple):
 class Fabric:
     """Shared memory of a switch, in regions of whole pages.
 
-    memory: uint8, all of it; the first page is the switch's own (link/ring.py).
+    Attributes:
+        memory: uint8, all of it; the first page is the switch's own (link/ring.py).
+        fd: of the memory.
+        doorbell: eventfd that wakes the switch.
     """
 
     def __init__(self) -> None:
@@ -60,12 +63,18 @@ class Fabric:
         self._free.release(offset // PAGE - 1)
 
     def close(self) -> None:
+        """Free it."""
         os.close(self.doorbell)
         os.close(self.fd)
 
 
-class Door:
-    """Listens on the abstract socket and hands the memory to workers that show their ticket."""
+class MemoryServer:
+    """Listens on the abstract socket and hands the memory to workers that show their ticket.
+
+    Args:
+        fabric: what is handed out.
+        attach: the region of a ticket's worker, or None.
+    """
 
     def __init__(self, fabric: Fabric, attach: Callable[[str], Region | None]) -> None:
         self._fabric = fabric
@@ -74,7 +83,7 @@ class Door:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(f"\0{self.name}")
         self._listener.listen(64)
-        self._thread = threading.Thread(target=self._serve, name="switchml-door", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="switchml-memory-server", daemon=True)
         self._thread.start()
 
     def _serve(self) -> None:
@@ -103,6 +112,7 @@ class Door:
         )
 
     def close(self) -> None:
+        """End its thread."""
         # shutdown wakes the accept; close alone does not.
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()

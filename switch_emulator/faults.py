@@ -1,19 +1,19 @@
 """Seeded faults between a switch's ports and its pipeline: loss, duplication, reordering.
 
-Each packet that comes in, and each copy of a result that goes out, draws its fate. A packet to be reordered is held back until
-some later packets have passed, or nothing moves. The same seed and the same order of packets give the same fates.
+What happens to each packet that comes in, and to each copy of a result that goes out, is drawn. One to be reordered is held back
+until some later packets have passed, or nothing moves. The same seed and the same order of packets give the same faults.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from switchml.link.handle import part
 from switchml.link.memory import copy_bytes
-from switchml.protocol.jit import compiled, inlined
+from switchml.link.records import Float64, Int64, Records, new_records
+from switchml.protocol.jit import compiled
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -22,51 +22,43 @@ _HELD = 64
 HELD_BYTES = 16384 + 64
 _LATEST = 32
 
-PASS, LOSE, DOUBLE, HOLD = 0, 1, 2, 3
+PASS, DROP, DUPLICATE, HOLD = 0, 1, 2, 3
 INGRESS, EGRESS = 0, 1
 
-FAULTS_DTYPE = np.dtype(
-    [
-        ("active", np.int64),
-        ("random", np.int64),
-        ("loss", np.float64),
-        ("duplicate", np.float64),
-        ("reorder", np.float64),
-        ("held", np.int64),
-    ],
-    align=True,
-)
-HELD_DTYPE = np.dtype(
-    [
-        ("used", np.int64),
-        ("direction", np.int64),
-        ("sender", np.int64),
-        ("length", np.int64),
-        ("countdown", np.int64),
-    ],
-    align=True,
-)
+
+class FaultSettings(TypedDict):
+    """Probabilities, and where the random numbers are."""
+
+    active: Int64
+    random: Int64
+    loss: Float64
+    duplicate: Float64
+    reorder: Float64
+    held: Int64
+
+
+class HeldPacket(TypedDict):
+    """A packet held back."""
+
+    used: Int64
+    direction: Int64
+    sender: Int64
+    length: Int64
+    countdown: Int64
 
 
 class Faults(NamedTuple):
-    """settings: FAULTS_DTYPE, one entry. held: HELD_DTYPE. memory: uint8, HELD_BYTES for each packet held back."""
+    """State of the fault injector.
 
-    settings: npt.NDArray[Any]
-    held: npt.NDArray[Any]
+    Attributes:
+        settings: one entry.
+        held: room for packets held back.
+        memory: HELD_BYTES for each of them.
+    """
+
+    settings: Records[FaultSettings]
+    held: Records[HeldPacket]
     memory: npt.NDArray[np.uint8]
-
-
-FAULTS_PARTS = 3
-
-
-@inlined
-def faults_at(handle: int, first: int) -> Faults:
-    """The Faults whose arrays begin at entry `first` of a table of addresses (link/handle.py)."""
-    return Faults(
-        part(handle, first, FAULTS_DTYPE),
-        part(handle, first + 1, HELD_DTYPE),
-        part(handle, first + 2, np.uint8),
-    )
 
 
 def new_faults(*, loss: float = 0.0, duplicate: float = 0.0, reorder: float = 0.0, seed: int = 0) -> Faults:
@@ -75,15 +67,15 @@ def new_faults(*, loss: float = 0.0, duplicate: float = 0.0, reorder: float = 0.
     Raises:
         ValueError: a probability outside 0 to 1.
     """
-    settings = np.zeros(1, FAULTS_DTYPE)
     for name, value in {"loss": loss, "duplicate": duplicate, "reorder": reorder}.items():
         if not 0.0 <= value <= 1.0:
             raise ValueError(f"{name} = {value} is no probability")
-        settings[0][name] = value
+    settings = new_records(FaultSettings, 1)
+    settings[0]["loss"], settings[0]["duplicate"], settings[0]["reorder"] = loss, duplicate, reorder
     settings[0]["active"] = loss > 0 or duplicate > 0 or reorder > 0
     settings[0]["random"] = seed % (_MODULUS - 1) + 1
     size = _HELD if settings[0]["active"] else 1
-    return Faults(settings, np.zeros(size, HELD_DTYPE), np.zeros(size * HELD_BYTES, np.uint8))
+    return Faults(settings, new_records(HeldPacket, size), np.zeros(size * HELD_BYTES, np.uint8))
 
 
 @compiled
@@ -94,13 +86,13 @@ def _draw(faults: Faults) -> float:
 
 
 @compiled
-def fate(faults: Faults) -> int:
-    """PASS, LOSE, DOUBLE or HOLD for the next packet."""
+def next_action(faults: Faults) -> int:
+    """PASS, DROP, DUPLICATE or HOLD for the next packet."""
     settings = faults.settings[0]
     if _draw(faults) < settings["loss"]:
-        return LOSE
+        return DROP
     if _draw(faults) < settings["duplicate"]:
-        return DOUBLE
+        return DUPLICATE
     if _draw(faults) < settings["reorder"] and settings["held"] < faults.held.size:
         return HOLD
     return PASS
@@ -144,5 +136,6 @@ def next_release(faults: Faults, everything: bool) -> int:
 
 @compiled
 def forget(faults: Faults, index: int) -> None:
+    """Free the place of a packet that was held back."""
     faults.held[index]["used"] = 0
     faults.settings[0]["held"] -= 1

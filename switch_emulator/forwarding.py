@@ -22,7 +22,7 @@ _TICK_SECONDS = 1.0
 _SENT_TOGETHER = 16  # many save system calls, and let the first of them wait
 
 
-class Pipeline(Protocol):
+class FrameProcessor(Protocol):
     """What the loop needs of a switch: `P4Switch` and `P4Device` have it."""
 
     def process(self, port: int, frame: bytes) -> Sequence[tuple[int, bytes]]:
@@ -32,10 +32,15 @@ class Pipeline(Protocol):
 class Forwarding:
     """Takes frames from `ports` through a pipeline and back, in a thread of its own, from `start` to `close`.
 
-    tick: called about once a second in that thread, for what is due by time alone. Closes the ports at the end.
+    Args:
+        ports: closed at the end.
+        pipeline: what becomes of a frame.
+        tick: called about once a second in that thread, for what is due by time alone.
     """
 
-    def __init__(self, ports: Ports, pipeline: Pipeline, *, tick: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, ports: Ports, pipeline: FrameProcessor, *, tick: Callable[[], None] = lambda: None
+    ) -> None:
         self._ports = ports
         self._pipeline = pipeline
         self._tick = tick
@@ -52,6 +57,7 @@ class Forwarding:
         self._thread = threading.Thread(target=self._run, name="switchml-forwarding", daemon=True)
 
     def start(self) -> None:
+        """Begin to forward."""
         self._thread.start()
 
     def transmit(self, port: int, frame: bytes) -> None:

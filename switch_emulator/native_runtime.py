@@ -19,11 +19,7 @@ import numpy as np
 
 from switchml.control.target import JobProgram, WorkerProgram
 from switchml.errors import SwitchMLError
-from switchml.p4runtime_stubs import p4info_pb2
-from switchml.protocol.counters import SWITCH_COUNTERS, indices
-from switchml.protocol.messages import ELEMENT_BYTES, EXPONENTS, PAYLOAD_SIZES, SUM
-from switchml.switch_emulator.pipeline import NO_JOB
-from switchml.switch_emulator.runtime import (
+from switchml.p4runtime.entries import (
     ActionCall,
     CloneSession,
     CounterValue,
@@ -34,10 +30,14 @@ from switchml.switch_emulator.runtime import (
     MeterRates,
     PacketIn,
     Replica,
-    RuntimeRequestError,
     TableEntry,
 )
-from switchml.switch_emulator.target import POOL_SLOTS, EmulatorTarget
+from switchml.p4runtime.refusals import RuntimeRequestError
+from switchml.p4runtime.stubs import p4info_pb2
+from switchml.protocol.counters import SWITCH_COUNTERS, indices
+from switchml.protocol.messages import ELEMENT_BYTES, EXPONENTS, PAYLOAD_SIZES, SUM
+from switchml.switch_emulator.native_target import POOL_SLOTS, EmulatorTarget
+from switchml.switch_emulator.pipeline import NO_JOB
 
 _JOB_TABLE = "SwitchIngress.job_table"
 _SENDER_TABLE = "SwitchIngress.sender_table"
@@ -483,7 +483,7 @@ class NativeRuntime:
             case "kind":
                 copy["elements"] = self._payload // ELEMENT_BYTES if value == SUM else 0
             case "e0" | "e1":
-                copy[name] = np.uint8(value).view(np.int8)
+                copy[name] = int(np.uint8(value).view(np.int8))
             case "stamp" | "seen_count":
                 copy[name] = value
 

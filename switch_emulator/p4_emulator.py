@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Self
 
 from switchml.control.tls import ServerTls
 from switchml.errors import PortInUseError, SwitchMLError, UsageError
+from switchml.p4runtime.refusals import RuntimeRequestError
 from switchml.protocol.messages import UDP_PORT_FIRST, UDP_PORT_LAST
 from switchml.switch_emulator.forwarding import Forwarding
 from switchml.switch_emulator.p4.device import P4Device
 from switchml.switch_emulator.p4.switch import P4Switch
 from switchml.switch_emulator.ports.capture import CapturedPorts
-from switchml.switch_emulator.ports.faulty import FaultyPorts, Mischief
+from switchml.switch_emulator.ports.faulty import FaultRates, FaultyPorts
 from switchml.switch_emulator.ports.interface import Ports
 from switchml.switch_emulator.ports.trace import TracedPorts
 from switchml.switch_emulator.ports.udp import UdpPorts
-from switchml.switch_emulator.runtime import RuntimeRequestError
 
 if TYPE_CHECKING:
     from switchml.control.controller import Controller
@@ -60,7 +60,7 @@ def read_program(path: Path, p4info: Path | None = None) -> Program:
         raise UsageError(f"cannot read {error.filename}: {error.strerror}") from error
     if text is None:
         return Program(config, b"")
-    from switchml.control.p4runtime.client import parse_p4info
+    from switchml.control.p4runtime.p4runtime_client import parse_p4info
 
     return Program(config, parse_p4info(text).SerializeToString())
 
@@ -72,7 +72,7 @@ class Wrapping:
     Capture and trace show what is on the wire: faults come between them and the pipeline.
     """
 
-    mischief: Mischief = field(default_factory=Mischief)
+    fault_rates: FaultRates = field(default_factory=FaultRates)
     capture: str = ""
     trace: Callable[[str], None] | None = None
 
@@ -83,8 +83,8 @@ class Wrapping:
                 ports = CapturedPorts(ports, self.capture)
             if self.trace is not None:
                 ports = TracedPorts(ports, self.trace)
-            if self.mischief.active:
-                ports = FaultyPorts(ports, self.mischief)
+            if self.fault_rates.active:
+                ports = FaultyPorts(ports, self.fault_rates)
         except BaseException:
             ports.close()
             raise
@@ -115,7 +115,7 @@ class P4Emulator:
         wrapping = wrapping or Wrapping()
         self._ports = wrapping.around(ports)
         self.device = P4Device(
-            device_id, on_commit=self._on_commit, seed=wrapping.mischief.seed, trace=wrapping.trace
+            device_id, on_commit=self._on_commit, seed=wrapping.fault_rates.seed, trace=wrapping.trace
         )
         self.forwarding = Forwarding(self._ports, self.device, tick=self._tick)
         self._stack.callback(self.forwarding.close)
@@ -125,7 +125,7 @@ class P4Emulator:
             if program is not None:
                 self.device.commit(program.p4info, program.config)
             if p4runtime is not None:
-                from switchml.switch_emulator.p4runtime.server import serve
+                from switchml.switch_emulator.p4runtime.p4runtime_server import serve
 
                 self.p4runtime_address = self._stack.enter_context(serve(self.device, *p4runtime)).address
         except BaseException:
@@ -205,8 +205,8 @@ class P4UdpEmulator:
         if not program.p4info:
             raise UsageError("workers can join a P4 program only with its P4Info: --p4info FILE")
         from switchml.control.controller import Controller
-        from switchml.control.p4runtime.client import P4RuntimeClient
-        from switchml.control.p4runtime.target import P4RuntimeTarget
+        from switchml.control.p4runtime.p4runtime_client import P4RuntimeClient
+        from switchml.control.p4runtime.p4runtime_target import P4RuntimeTarget
         from switchml.control.server import serve
 
         with contextlib.ExitStack() as stack:
@@ -223,7 +223,7 @@ class P4UdpEmulator:
             self.controller: Controller = Controller(self._target, token=token, lease=lease)
             stack.callback(self.controller.close)
             server = serve(self.controller, host, control_port, tls=tls)
-            stack.callback(server.stop)
+            stack.callback(server.close)
             self.control_address = server.address
             self.switch.start()
             self._stack = stack.pop_all()

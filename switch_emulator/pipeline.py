@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import Annotated, NamedTuple, TypedDict, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from switchml.link import datagrams, libc, ring
-from switchml.link.datagrams import DATAGRAMS_PARTS, Datagrams, datagrams_at
-from switchml.link.handle import part
+from switchml.link.datagrams import Datagrams
 from switchml.link.memory import copy_bytes, fence, load_acquire, store_release
+from switchml.link.records import Int64, Records, view_of
 from switchml.protocol.counters import SWITCH_COUNTERS, indices
-from switchml.protocol.header import (
-    HEADER_BYTES,
+from switchml.protocol.header import HEADER_BYTES
+from switchml.protocol.header_access import (
     read_e0,
     read_e1,
     read_job,
@@ -25,18 +25,17 @@ from switchml.protocol.header import (
     reserved_bits_set,
     set_exponents,
 )
-from switchml.protocol.jit import compiled, inlined
+from switchml.protocol.jit import compiled
 from switchml.protocol.messages import PROBE, SUM
 from switchml.protocol.slots import slot_of, version_of
-from switchml.switch_emulator import faults as fault_lab
-from switchml.switch_emulator.faults import FAULTS_PARTS, HELD_BYTES, Faults, faults_at
+from switchml.switch_emulator import faults as fault_injection
+from switchml.switch_emulator.faults import HELD_BYTES, Faults
 from switchml.switch_emulator.slot_machine import (
     COMPLETE,
     DUPLICATE,
     MAX_WORKERS,
     MISFIT,
     RETRANSMIT,
-    SLOT_DTYPE,
     STALE,
     Pool,
     admit,
@@ -45,19 +44,17 @@ from switchml.switch_emulator.slot_machine import (
 )
 from switchml.switch_emulator.tables import (
     MAX_JOBS,
-    TABLES_PARTS,
+    Job,
     Tables,
     find_sender,
     job_layout,
     member,
-    tables_at,
 )
 
 Bytes = npt.NDArray[np.uint8]
 Longs = npt.NDArray[np.int64]
 
 _AT = indices(SWITCH_COUNTERS)
-_COUNTERS = len(SWITCH_COUNTERS)
 _PACKETS_RECEIVED, _BYTES_RECEIVED = _AT["packets_received"], _AT["bytes_received"]
 _PACKETS_SENT, _BYTES_SENT = _AT["packets_sent"], _AT["bytes_sent"]
 _ELEMENTS_ADDED, _CHUNKS_COMPLETED = _AT["elements_added"], _AT["chunks_completed"]
@@ -83,27 +80,32 @@ _RING_BURST = 64
 _SPIN_NS = 50_000
 _SLEEP_NS = 100_000_000
 
-SWITCH_DTYPE = np.dtype(
-    [
-        ("train_for", np.int64),  # destination of the train being built
-        ("now", np.int64),
-        ("spare", np.int64),
-        ("doorbell", np.int64),  # eventfd
-        ("stop", np.int64),
-    ],
-    align=True,
-)
+
+class SwitchRecord(TypedDict):
+    """Where the loop stands."""
+
+    train_for: Int64  # destination of the train being built
+    now: Int64
+    spare: Int64
+    doorbell: Int64  # eventfd
+    stop: Int64
 
 
 class Switch(NamedTuple):
-    """State of the pipeline. counters: int64 (MAX_JOBS + 1, counters). flag: int64, 1 makes `run` return.
-    fabric: shared memory, its first page the switch's own. spare: uint8, takes results that have nowhere to
-    go."""
+    """State of the pipeline.
 
-    state: npt.NDArray[Any]
+    Attributes:
+        counters: by job, then of NO_JOB.
+        link: the data port.
+        fabric: shared memory, its first page the switch's own.
+        flag: 1 makes `run` return.
+        spare: takes results that have nowhere to go.
+    """
+
+    state: Records[SwitchRecord]
     tables: Tables
     pool: Pool
-    counters: npt.NDArray[np.int64]
+    counters: Annotated[Longs, (MAX_JOBS + 1, len(SWITCH_COUNTERS))]
     link: Datagrams
     fabric: Bytes
     faults: Faults
@@ -112,26 +114,7 @@ class Switch(NamedTuple):
     scratch: Longs
 
 
-@inlined
-def switch_at(handle: int) -> Switch:
-    """The Switch behind a handle (link/handle.py)."""
-    tables = 1
-    pool = tables + TABLES_PARTS
-    link = pool + 3
-    faults = link + DATAGRAMS_PARTS + 1
-    rest = faults + FAULTS_PARTS
-    return Switch(
-        part(handle, 0, SWITCH_DTYPE),
-        tables_at(handle, tables),
-        Pool(part(handle, pool, SLOT_DTYPE), part(handle, pool + 1, np.uint32)),
-        part(handle, pool + 2, np.int64).reshape((MAX_JOBS + 1, _COUNTERS)),
-        datagrams_at(handle, link),
-        part(handle, link + DATAGRAMS_PARTS, np.uint8),
-        faults_at(handle, faults),
-        part(handle, rest, np.int64),
-        part(handle, rest + 1, np.uint8),
-        part(handle, rest + 2, np.int64),
-    )
+switch_at = view_of(Switch)
 
 
 @compiled
@@ -170,13 +153,13 @@ def _udp_room(handle: int, target: int, length: int) -> int:
 
 
 @compiled
-def _region_longs(handle: int, job: Any) -> Longs:
+def _region_longs(handle: int, job: Job) -> Longs:
     switch = switch_at(handle)
     return switch.fabric[job["region"] : job["region"] + job["region_bytes"]].view(np.int64)
 
 
 @compiled
-def _ring_room(handle: int, job: Any, number: int, destination: int, length: int) -> int:
+def _ring_room(handle: int, job: Job, number: int, destination: int, length: int) -> int:
     """Room for a packet on the job's downlink; its place in the fabric, or -1 when some worker is too far behind."""
     switch = switch_at(handle)
     layout = job_layout(job)
@@ -220,34 +203,34 @@ def _deliver(handle: int, sender: int, memory: Bytes, at: int, length: int) -> N
 
 
 @compiled
-def _deliver_disturbed(handle: int, sender: int, memory: Bytes, at: int, length: int) -> None:
+def _deliver_with_faults(handle: int, sender: int, memory: Bytes, at: int, length: int) -> None:
     switch = switch_at(handle)
     number = int(switch.tables.senders[sender]["job"])
-    fate = fault_lab.fate(switch.faults)
-    if fate == fault_lab.LOSE:
+    action = fault_injection.next_action(switch.faults)
+    if action == fault_injection.DROP:
         switch.counters[number, _LOST] += 1
         return
-    if fate == fault_lab.HOLD:
+    if action == fault_injection.HOLD:
         switch.counters[number, _REORDERED] += 1
-        fault_lab.hold(switch.faults, fault_lab.EGRESS, sender, memory, at, length)
+        fault_injection.hold(switch.faults, fault_injection.EGRESS, sender, memory, at, length)
         return
     _deliver(handle, sender, memory, at, length)
-    if fate == fault_lab.DOUBLE:
+    if action == fault_injection.DUPLICATE:
         switch.counters[number, _DOUBLED] += 1
         _deliver(handle, sender, memory, at, length)
 
 
 @compiled
-def _emit_disturbed(handle: int, number: int, sender: int, everyone: bool, length: int) -> None:
-    """Send the result in `spare` to one worker or to all, each copy with a fate of its own."""
+def _emit_with_faults(handle: int, number: int, sender: int, everyone: bool, length: int) -> None:
+    """Send the result in `spare` to one worker or to all, each copy with faults of its own."""
     switch = switch_at(handle)
     if not everyone:
-        _deliver_disturbed(handle, sender, switch.spare, _START, length)
+        _deliver_with_faults(handle, sender, switch.spare, _START, length)
         return
     for rank in range(switch.tables.jobs[number]["workers"]):
         worker = member(switch.tables, number, rank)
         if worker >= 0:
-            _deliver_disturbed(handle, worker, switch.spare, _START, length)
+            _deliver_with_faults(handle, worker, switch.spare, _START, length)
 
 
 @compiled
@@ -290,7 +273,7 @@ def _answer_probe(handle: int, sender: int, memory: Bytes, at: int, length: int)
 
 
 @compiled
-def _check(job: Any, number: int, memory: Bytes, at: int, length: int) -> int:
+def _check(job: Job, number: int, memory: Bytes, at: int, length: int) -> int:
     """Index of the counter of what is wrong with the packet, or -1."""
     if length < HEADER_BYTES:
         return _TRUNCATED
@@ -370,7 +353,7 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
         return
     if switch.faults.settings[0]["active"] != 0:
         _write_result(handle, verdict, index, first, elements, memory, at, switch.spare, _START)
-        _emit_disturbed(handle, number, sender, everyone, length)
+        _emit_with_faults(handle, number, sender, everyone, length)
         return
     udp = job["udp_workers"] > 0 if everyone else tables.senders[sender]["shm"] == 0
     shm = job["shm_workers"] > 0 if everyone else tables.senders[sender]["shm"] != 0
@@ -393,17 +376,17 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
 def _release_held(handle: int, everything: int) -> None:
     switch = switch_at(handle)
     held = switch.faults
-    index = fault_lab.next_release(held, everything != 0)
+    index = fault_injection.next_release(held, everything != 0)
     while index >= 0:
         entry = held.held[index]
         sender, length = int(entry["sender"]), int(entry["length"])
         if switch.tables.senders[sender]["used"] != 0:
-            if entry["direction"] == fault_lab.INGRESS:
+            if entry["direction"] == fault_injection.INGRESS:
                 process(handle, sender, held.memory, index * HELD_BYTES, length)
             else:
                 _deliver(handle, sender, held.memory, index * HELD_BYTES, length)
-        fault_lab.forget(held, index)
-        index = fault_lab.next_release(held, everything != 0)
+        fault_injection.forget(held, index)
+        index = fault_injection.next_release(held, everything != 0)
 
 
 @compiled
@@ -414,17 +397,17 @@ def ingress(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
         process(handle, sender, memory, at, length)
         return
     number = int(switch.tables.senders[sender]["job"])
-    fault_lab.pass_one(switch.faults)
+    fault_injection.pass_one(switch.faults)
     _release_held(handle, _START)
-    fate = fault_lab.fate(switch.faults)
-    if fate == fault_lab.LOSE:
+    action = fault_injection.next_action(switch.faults)
+    if action == fault_injection.DROP:
         switch.counters[number, _LOST] += 1
-    elif fate == fault_lab.HOLD and length <= HELD_BYTES:
+    elif action == fault_injection.HOLD and length <= HELD_BYTES:
         switch.counters[number, _REORDERED] += 1
-        fault_lab.hold(switch.faults, fault_lab.INGRESS, sender, memory, at, length)
+        fault_injection.hold(switch.faults, fault_injection.INGRESS, sender, memory, at, length)
     else:
         process(handle, sender, memory, at, length)
-        if fate == fault_lab.DOUBLE:
+        if action == fault_injection.DUPLICATE:
             switch.counters[number, _DOUBLED] += 1
             process(handle, sender, memory, at, length)
 
@@ -524,7 +507,12 @@ def _sleep(handle: int) -> None:
 
 @compiled
 def run(handle: int, spin_ns: int) -> None:
-    """Forward packets until the flag is set. `spin_ns`: how long to look again before sleeping."""
+    """Forward packets until the flag is set.
+
+    Args:
+        handle: of a Switch.
+        spin_ns: how long to look again before sleeping.
+    """
     switch = switch_at(handle)
     state = switch.state[0]
     quiet_since = libc.monotonic_ns(switch.scratch)

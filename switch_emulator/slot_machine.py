@@ -20,11 +20,12 @@ clients and to show the bug.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Annotated, NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
+from switchml.link.records import Int8, Records, UInt8, UInt16, UInt32, new_records
 from switchml.protocol.byteorder import copy_swapped
 from switchml.protocol.jit import compiled
 from switchml.protocol.slots import tsi_distance
@@ -33,18 +34,18 @@ from switchml.switch_emulator.aggregate import add, add_and_emit, take_and_emit
 MAX_WORKERS = 256
 _SEEN_WORDS = MAX_WORKERS // 64
 
-SLOT_DTYPE = np.dtype(
-    [
-        ("stamp", np.uint32),  # tsi of the chunk the copy works on
-        ("seen_count", np.uint16),  # workers in the sum; in the paper's machine modulo their number
-        ("elements", np.uint16),  # elements of the chunk's packets; 0 for EXPONENTS
-        ("e0", np.int8),
-        ("e1", np.int8),
-        ("used", np.uint8),  # 0 until the first packet
-        ("seen", np.uint64, (_SEEN_WORDS,)),  # a bit per worker
-    ],
-    align=True,
-)
+
+class SlotCopy(TypedDict):
+    """One of the two copies of a slot."""
+
+    stamp: UInt32  # tsi of the chunk the copy works on
+    seen_count: UInt16  # workers in the sum; in the paper's machine modulo their number
+    elements: UInt16  # elements of the chunk's packets; 0 for EXPONENTS
+    e0: Int8
+    e1: Int8
+    used: UInt8  # 0 until the first packet
+    seen: Annotated[npt.NDArray[np.uint64], (_SEEN_WORDS,)]  # a bit per worker
+
 
 FRESH = 1
 ADDED = 2
@@ -60,21 +61,22 @@ Words = npt.NDArray[np.uint32]
 class Pool(NamedTuple):
     """State of all slots of a switch.
 
-    slots: SLOT_DTYPE, two copies a slot: index 2 * slot + version.
-    sums: uint32, the partial sums in the machine's byte order.
+    Attributes:
+        slots: two copies a slot, index 2 * slot + version.
+        sums: the partial sums in the machine's byte order.
     """
 
-    slots: npt.NDArray[Any]
+    slots: Records[SlotCopy]
     sums: Words
 
 
 def new_pool(slots: int, elements: int) -> Pool:
     """An empty pool of `slots` slots (two copies each) with room for `elements` int32 in all copies together."""
-    return Pool(np.zeros(2 * slots, SLOT_DTYPE), np.zeros(elements, np.uint32))
+    return Pool(new_records(SlotCopy, 2 * slots), np.zeros(elements, np.uint32))
 
 
 @compiled
-def clear_slots(slots: Any, first: int, count: int) -> None:
+def clear_slots(slots: Records[SlotCopy], first: int, count: int) -> None:
     """Make `count` slots from slot `first` empty, both copies."""
     for index in range(2 * first, 2 * (first + count)):
         slots[index]["used"] = 0
@@ -82,25 +84,25 @@ def clear_slots(slots: Any, first: int, count: int) -> None:
 
 
 @compiled
-def _clear_seen(slots: Any, index: int) -> None:
+def _clear_seen(slots: Records[SlotCopy], index: int) -> None:
     for word in range(_SEEN_WORDS):
         slots[index]["seen"][word] = np.uint64(0)
     slots[index]["seen_count"] = 0
 
 
 @compiled
-def is_seen(slots: Any, index: int, worker: int) -> bool:
+def is_seen(slots: Records[SlotCopy], index: int, worker: int) -> bool:
     """Whether the copy's bitmap has the worker."""
     return (int(slots[index]["seen"][worker >> 6] >> np.uint64(worker & 63)) & 1) != 0
 
 
 @compiled
-def _flip_seen(slots: Any, index: int, worker: int) -> None:
+def _flip_seen(slots: Records[SlotCopy], index: int, worker: int) -> None:
     slots[index]["seen"][worker >> 6] ^= np.uint64(1) << np.uint64(worker & 63)
 
 
 @compiled
-def _start(slots: Any, index: int, tsi: int, elements: int, e0: int, e1: int) -> None:
+def _start(slots: Records[SlotCopy], index: int, tsi: int, elements: int, e0: int, e1: int) -> None:
     slots[index]["used"] = 1
     slots[index]["stamp"] = tsi
     slots[index]["elements"] = elements
@@ -109,18 +111,26 @@ def _start(slots: Any, index: int, tsi: int, elements: int, e0: int, e1: int) ->
 
 
 @compiled
-def _raise_exponents(slots: Any, index: int, e0: int, e1: int) -> None:
+def _raise_exponents(slots: Records[SlotCopy], index: int, e0: int, e1: int) -> None:
     slots[index]["e0"] = max(int(slots[index]["e0"]), e0)
     slots[index]["e1"] = max(int(slots[index]["e1"]), e1)
 
 
 @compiled
 def admit(
-    slots: Any, index: int, worker: int, workers: int, tsi: int, elements: int, e0: int, e1: int
+    slots: Records[SlotCopy], index: int, worker: int, workers: int, tsi: int, elements: int, e0: int, e1: int
 ) -> int:
     """The verdict on a packet; updates everything of the copy but its sums.
 
-    index: 2 * (pool base + slot) + version. worker: 0 to workers - 1. e0, e1: -128 to 127.
+    Args:
+        slots: of the pool.
+        index: 2 * (pool base + slot) + version.
+        worker: 0 to workers - 1.
+        workers: of the job.
+        tsi: of the packet.
+        elements: that it carries.
+        e0: -128 to 127.
+        e1: -128 to 127.
     """
     verdict = ADDED
     distance = tsi_distance(tsi, int(slots[index]["stamp"]))
@@ -144,7 +154,7 @@ def admit(
 
 @compiled
 def admit_paper(
-    slots: Any, index: int, worker: int, workers: int, tsi: int, elements: int, e0: int, e1: int
+    slots: Records[SlotCopy], index: int, worker: int, workers: int, tsi: int, elements: int, e0: int, e1: int
 ) -> int:
     """The verdict of the published algorithm, which tells chunks apart by their version alone."""
     count = int(slots[index]["seen_count"])
@@ -171,8 +181,11 @@ def admit_paper(
 def apply(verdict: int, packet: Words, sums: Words, out: Words) -> None:
     """Do to the elements what the verdict says.
 
-    packet, sums, out: uint32 of the chunk's length; packet and out in network order. `out` is written when a result leaves
-    (COMPLETE or RETRANSMIT) and left alone otherwise.
+    Args:
+        verdict: of `admit`.
+        packet: the chunk's elements in network order.
+        sums: of the copy.
+        out: takes the result in network order when one leaves (COMPLETE or RETRANSMIT), and is left alone otherwise.
     """
     if verdict == FRESH:
         copy_swapped(packet, sums)

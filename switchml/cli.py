@@ -9,23 +9,24 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command
+from typing_extensions import override
 
 from switchml.errors import SwitchMLError
 
 COMMANDS = {
-    "run": ("switchml.launch.command:run", "Start a switch, and a training script over it."),
+    "run": ("switchml.launch.cli:run", "Start a switch, and a training script over it."),
     "switch": ("switchml.switch_emulator.cli:switch_command", "Start a switch that others can join."),
     "doctor": (
         "switchml.doctor:doctor",
         "Check that training can work here, and show how collectives travel.",
     ),
     "controller": (
-        "switchml.control.command:controller_command",
+        "switchml.control.cli:controller_command",
         "Program a P4 switch, and let workers join jobs on it.",
     ),
     "status": ("switchml.status:status", "Show a switch's jobs, workers and counters."),
     "bench": ("switchml.bench.cli:bench_app", "Measure collectives, next to other backends."),
-    "stf": ("switchml.stf.command:stf", "Play a packet script to a P4 program."),
+    "stf": ("switchml.stf.cli:stf", "Play a packet script to a P4 program."),
     "version": ("switchml.version:version", "Show the versions of switchml and of what it stands on."),
 }
 """Subcommands by name: where each one's function or `typer.Typer` is, and its line in the help."""
@@ -34,10 +35,12 @@ COMMANDS = {
 class LazyGroup(TyperGroup):
     """Lists every subcommand by its line of help, and loads the one that is called."""
 
+    @override
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
-        return name, _load(name) if name in COMMANDS else command, rest
+        return name, load(name) if name in COMMANDS else command, rest
 
+    @override
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
@@ -48,7 +51,8 @@ class LazyGroup(TyperGroup):
             raise typer.Exit(1) from None
 
 
-def _load(name: str) -> Any:
+def load(name: str) -> Any:
+    """The click command of a subcommand."""
     module, _, attribute = COMMANDS[name][0].partition(":")
     loaded = getattr(importlib.import_module(module), attribute)
     if not isinstance(loaded, typer.Typer):
@@ -78,6 +82,7 @@ for _name, (_, _line) in COMMANDS.items():
 
 
 def main() -> None:
+    """The command's entry point."""
     app(prog_name="switchml")
 
 

@@ -15,15 +15,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from switchml.cli_options import AsJson, SwitchAddress, SwitchTimeout, SwitchToken
 from switchml.errors import SwitchMLError
-from switchml.version import STANDS_ON
+from switchml.version import STANDS_ON, installed_version
 
 _UDP_SEGMENT, _UDP_GRO = 103, 104
 _RECEIVE_BUFFER = Path("/proc/sys/net/core/rmem_max")
@@ -37,7 +38,14 @@ _PROBE_ROUNDS = 50
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. ok: None where there is nothing to judge."""
+    """One line of the report.
+
+    Attributes:
+        section: the table that it belongs to.
+        name: what was looked at.
+        text: what was found.
+        ok: None where there is nothing to judge.
+    """
 
     section: str
     name: str
@@ -46,21 +54,10 @@ class Finding:
 
 
 def doctor(
-    switch: Annotated[
-        str,
-        typer.Option(
-            envvar="SWITCHML_SWITCH",
-            metavar="HOST:PORT",
-            help="Control address of a switch; without one, one is started here for the test.",
-        ),
-    ] = "",
-    token: Annotated[
-        str, typer.Option(envvar="SWITCHML_TOKEN", show_default=False, help="The switch's join token.")
-    ] = "",
-    timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="How long to wait for the switch.")
-    ] = 10.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    switch: SwitchAddress = "",
+    token: SwitchToken = "",
+    timeout: SwitchTimeout = 10.0,
+    as_json: AsJson = False,
 ) -> None:
     """Check that training can work here, and show how collectives travel.
 
@@ -95,7 +92,7 @@ def system() -> Iterator[Finding]:
     yield Finding("system", "largest receive buffer", f"{size} bytes{advice}")
     yield Finding("versions", "python", platform.python_version())
     for name in ("switchml", *STANDS_ON):
-        yield Finding("versions", name, _version(name))
+        yield Finding("versions", name, installed_version(name) or "not installed")
 
 
 def environment() -> Iterator[Finding]:
@@ -107,7 +104,7 @@ def environment() -> Iterator[Finding]:
 
 def torch_backend() -> Iterator[Finding]:
     """Whether `init_process_group("switchml")` is going to find the backend."""
-    if _version("torch") == "not installed":
+    if installed_version("torch") is None:
         yield Finding("torch", "torch", 'not installed: pip install "switchml[torch]" for the backend')
         return
     entries = metadata.entry_points(group="torch.backends", name="switchml")
@@ -239,7 +236,7 @@ def _probe(address: str, token: str, timeout: float, *, transport: str, multicas
 
 def routing() -> list[dict[str, object]]:
     """The table that decides how collectives of `torch.distributed` travel; empty without torch."""
-    if _version("torch") == "not installed":
+    if installed_version("torch") is None:
         return []
     from switchml.torch_backend.routing import routing_rows
 
@@ -273,13 +270,6 @@ def _show(findings: list[Finding], routes: list[dict[str, object]]) -> None:
 
 def _list(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _udp_option(option: int) -> bool:

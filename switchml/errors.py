@@ -65,3 +65,26 @@ class JobAbortedError(CollectiveError):
 
 class WorkerClosedError(CollectiveError):
     """The worker has left its job."""
+
+
+class UnsupportedProgramError(SwitchMLError):
+    """A P4 program uses something this target has not got; the message names it."""
+
+
+class PipelineError(SwitchMLError):
+    """A packet made the program do something that has no result, as a division by zero; the packet is lost. BMv2 ends
+    there."""
+
+
+class P4AssertionError(PipelineError):
+    """An assert or assume of the program does not hold."""
+
+
+class TestbedError(SwitchMLError):
+    """The network asked for cannot be built on this machine."""
+
+    __test__ = False  # the name begins like a test class
+
+
+class BenchError(SwitchMLError):
+    """A measurement could not be made: a system did not start, a rank died or answered too late."""

@@ -5,26 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Annotated
 
-import typer
 from rich.console import Console
 from rich.table import Table
 
-from switchml.control.messages import DEFAULT_CONTROL_PORT, JobStatus, MemberStatus, SwitchStatus
+from switchml.cli_options import AsJson, SwitchAddress, SwitchTimeout, SwitchToken
+from switchml.control.control_messages import DEFAULT_CONTROL_PORT, JobStatus, MemberStatus, SwitchStatus
 from switchml.protocol.counters import SWITCH_COUNTERS
 
 
 def status(
-    switch: Annotated[
-        str,
-        typer.Option(envvar="SWITCHML_SWITCH", metavar="HOST:PORT", help="Control address of the switch."),
-    ] = f"127.0.0.1:{DEFAULT_CONTROL_PORT}",
-    token: Annotated[
-        str, typer.Option(envvar="SWITCHML_TOKEN", show_default=False, help="The switch's join token.")
-    ] = "",
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for an answer.")] = 5.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    switch: SwitchAddress = f"127.0.0.1:{DEFAULT_CONTROL_PORT}",
+    token: SwitchToken = "",
+    timeout: SwitchTimeout = 5.0,
+    as_json: AsJson = False,
 ) -> None:
     """Show a switch's jobs, workers and counters."""
     from switchml.control.client import ControlClient

@@ -10,10 +10,10 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from switchml.torch_backend.backend_name import BACKEND_NAME
+
 if TYPE_CHECKING:
     from switchml.torch_backend.process_group import SwitchProcessGroup
-
-BACKEND_NAME = "switchml"
 
 
 def create(backend_options: Any, pg_options: Any = None) -> SwitchProcessGroup:

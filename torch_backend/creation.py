@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 from torch._C._distributed_c10d import Store
 
 from switchml.errors import UsageError
-from switchml.torch_backend.membership import Membership
+from switchml.torch_backend.membership import Membership, OpenWorker, join_switch
 from switchml.torch_backend.options import Options
 from switchml.torch_backend.process_group import SwitchProcessGroup
-from switchml.torch_backend.worker_port import OpenWorker, join_switch
 
 if TYPE_CHECKING:
-    from switchml.torch_backend.cuda.collectives import DeviceCollectives
+    from switchml.torch_backend.cuda.device_collectives import DeviceCollectives
 
 
 def create_process_group(
@@ -27,6 +26,10 @@ def create_process_group(
     Args:
         backend_options: torch's `_DistributedBackendOptions`.
         pg_options: `Options` or None. Its timeout, if set, goes before that of `backend_options`.
+        open_worker: joins the job on the switch.
+
+    Returns:
+        The group; torch owns it.
 
     Raises:
         UsageError: options of another backend.
@@ -51,7 +54,7 @@ def create_process_group(
         return SwitchProcessGroup(member(store, f"{backend_options.group_id}-host"), store)
 
     def open_device() -> DeviceCollectives:
-        from switchml.torch_backend.cuda.collectives import open_device_collectives
+        from switchml.torch_backend.cuda.device_collectives import open_device_collectives
 
         return open_device_collectives(
             backend_options.store,

@@ -18,8 +18,8 @@ from switchml import errors
 from switchml.errors import JoinError, JoinTimeoutError, SwitchMLError
 from switchml.torch_backend.embedded_switch import EmbeddedSwitches, SwitchAddress
 from switchml.torch_backend.host_address import embedded_host
-from switchml.torch_backend.meeting import gather_ranks, wait_for_keys
 from switchml.torch_backend.options import Options
+from switchml.torch_backend.rendezvous import gather_ranks, wait_for_keys
 
 _DECISION = "switch"
 
@@ -48,8 +48,12 @@ def find_switch(
 
     Args:
         store: of this group and this incarnation of it alone.
+        rank: this process's in the group.
+        world_size: ranks of the group.
         group: the group's name, part of the job's name.
+        options: of the group; those of rank 0 count.
         timeout: seconds to wait for the other ranks.
+        embedded: the switches that this process runs.
 
     Raises:
         JoinTimeoutError: ranks are missing; the message names them.

@@ -22,10 +22,18 @@ class RunningSwitch(Protocol):
     """A switch that this process started; see `switchml.control.embedded.EmbeddedSwitch`."""
 
     @property
-    def address(self) -> str: ...
+    def address(self) -> str:
+        """Host and port ("host:port") of the control service."""
+        ...
+
     @property
-    def token(self) -> str: ...
-    def close(self) -> None: ...
+    def token(self) -> str:
+        """The join token."""
+        ...
+
+    def close(self) -> None:
+        """End it."""
+        ...
 
 
 def start_embedded(host: str) -> RunningSwitch:

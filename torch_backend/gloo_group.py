@@ -32,10 +32,12 @@ class GlooGroup:
 
     @property
     def group(self) -> dist.ProcessGroup:
+        """The group; raises WorkerClosedError after `close`."""
         return self._item(0)  # type: ignore[no-any-return]
 
     @property
     def backend(self) -> dist.ProcessGroupGloo:
+        """Its backend; raises WorkerClosedError after `close`."""
         return self._item(1)  # type: ignore[no-any-return]
 
     @property

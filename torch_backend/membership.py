@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from datetime import timedelta
 
 from torch._C._distributed_c10d import PrefixStore, Store
@@ -17,16 +18,37 @@ from switchml.torch_backend.discovery import Placement, find_switch
 from switchml.torch_backend.embedded_switch import OF_THIS_PROCESS, EmbeddedSwitches, SwitchAddress
 from switchml.torch_backend.gloo_group import GlooGroup
 from switchml.torch_backend.gloo_worker import GlooWorker
-from switchml.torch_backend.meeting import gather_ranks
 from switchml.torch_backend.options import Options
+from switchml.torch_backend.rendezvous import gather_ranks
 from switchml.torch_backend.solo_worker import SoloWorker
-from switchml.torch_backend.worker_port import CollectiveWorker, OpenWorker
+from switchml.worker import Worker
+from switchml.worker.collectives import Collectives
 
 # All ranks are known to be there when the job is joined; but a new installation first compiles its loops.
 JOIN_SECONDS = 180.0
 CLOSE_SECONDS = 2.0
 
 _log = logging.getLogger(__name__)
+
+OpenWorker = Callable[[Placement, Options, float, float], Collectives]
+"""(placement, options, join timeout, collective timeout), both in seconds -> joined worker."""
+
+
+def join_switch(placement: Placement, options: Options, join_timeout: float, timeout: float) -> Collectives:
+    """Join the job at the switch as `placement` says; raises what `Worker.join` raises."""
+    return Worker.join(
+        placement.switch.address,
+        job=placement.job,
+        rank=placement.rank,
+        world_size=placement.world_size,
+        transport=options.transport,
+        payload=options.payload,
+        window=options.window,
+        token=placement.switch.token,
+        join_timeout=join_timeout,
+        timeout=timeout,
+        multicast=options.multicast,
+    )
 
 
 class Membership:
@@ -65,12 +87,12 @@ class Membership:
         self._closed = False
         self._failure: Exception | None = None
         self._placement: Placement | None = None
-        self._worker: CollectiveWorker | None = SoloWorker() if world_size == 1 else None
+        self._worker: Collectives | None = SoloWorker() if world_size == 1 else None
         self.pool = CompletionPool(f"switchml-futures-{group[:32]}")
         # Gloo would wait as long, but not say for whom.
         gather_ranks(PrefixStore("creation", self._store), rank, world_size, timeout.total_seconds())
         self.gloo = GlooGroup(PrefixStore("gloo", self._store), rank, world_size, timeout)
-        self._gloo_worker = GlooWorker(self.gloo, world_size)
+        self._gloo_worker = GlooWorker(self.gloo, rank, world_size)
         _open.add(self)
 
     @property
@@ -83,7 +105,7 @@ class Membership:
         """The place on the switch; None before joining, and in a group of one rank."""
         return self._placement
 
-    def worker(self) -> CollectiveWorker:
+    def worker(self) -> Collectives:
         """The worker; the first call joins the job, together with all other ranks.
 
         Raises:
@@ -109,7 +131,7 @@ class Membership:
         """Gloo with a worker's methods."""
         return self._gloo_worker
 
-    def _join(self) -> CollectiveWorker:
+    def _join(self) -> Collectives:
         timeout = self.timeout
         placement = find_switch(
             self._store,

@@ -7,10 +7,9 @@ GIL held. `rank` and `size` are the exception: the base class knows them from it
 from __future__ import annotations
 
 import functools
-import inspect
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -18,65 +17,60 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import Store
+from typing_extensions import override
 
 from switchml.errors import UsageError, WorkerClosedError
-from switchml.torch_backend.autoload import BACKEND_NAME
-from switchml.torch_backend.cuda.placement import on_device
+from switchml.torch_backend.backend_name import BACKEND_NAME
 from switchml.torch_backend.membership import Membership
 from switchml.torch_backend.reduction import CallOptions, call_options, operation
 from switchml.torch_backend.routing import Path, choose, gloo_methods, taken_by_gloo
-from switchml.torch_backend.tensors import Flat, assign, for_reduction, for_transfer
+from switchml.torch_backend.switch_work import Finish, SwitchWork
+from switchml.torch_backend.tensors import Flat, assign, for_reduction, for_transfer, on_device, tensors_in
 from switchml.torch_backend.untraced import untraced
-from switchml.torch_backend.work import Finish, SwitchWork
-from switchml.torch_backend.worker_port import CollectiveWorker, PendingCollective
+from switchml.worker.collectives import Collectives
+from switchml.worker.work import Work
 
 if TYPE_CHECKING:
-    from switchml.torch_backend.cuda.collectives import DeviceCollectives
+    from switchml.torch_backend.cuda.device_collectives import DeviceCollectives
 
 Array = np.ndarray[Any, Any]
 Tensors = torch.Tensor | Sequence[torch.Tensor]
-Open = Callable[[], CollectiveWorker]
-
-
-def _flatten(tensors: Any) -> Iterator[torch.Tensor]:
-    if isinstance(tensors, torch.Tensor):
-        yield tensors
-        return
-    for item in tensors:
-        yield from _flatten(item)
+Open = Callable[[], Collectives]
 
 
 def _switched(
-    method: str, inputs: int | None = None, options: int | None = None
+    method: str, *, inputs: str = "", reduces: bool = False
 ) -> Callable[[Callable[..., SwitchWork]], Callable[..., Any]]:
     """Makes a collective of a function that gets, before torch's arguments, what opens the worker the table chose.
 
-    inputs: the number of torch's argument that holds this rank's tensors; None: there are none, so the table has one
-    answer. options: of the one that tells the operation; None: nothing is reduced.
+    Args:
+        method: torch's name of it.
+        inputs: the parameter with this rank's tensors; "": there are none, so the table has one answer. Outputs, where
+            they are others, come first.
+        reduces: it has an operation, in `opts`.
     """
 
     def decorate(function: Callable[..., SwitchWork]) -> Callable[..., Any]:
-        names = list(inspect.signature(function).parameters)[2:]
-
-        def argument(position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            return args[position] if position < len(args) else kwargs.get(names[position])
+        code = function.__code__
+        names = code.co_varnames[2 : code.co_argcount]
 
         @functools.wraps(function)
         def call(self: SwitchProcessGroup, *args: Any, **kwargs: Any) -> Any:
             if on_device(args):
                 return self._on_device(method, args, kwargs)
             membership = self._membership
-            if inputs is None:
+            if not inputs:
                 return function(self, membership.worker, *args, **kwargs)
-            tensors = list(_flatten(argument(inputs, args, kwargs)))
+            given = dict(zip(names, args, strict=False)) | kwargs
+            tensors = list(tensors_in(given[inputs]))
             reduced = None
-            if options is not None:
-                said = argument(options, args, kwargs)
-                # reduce() with plain arguments: the root comes before the operation
-                reduced = operation(argument(options + 1, args, kwargs) if isinstance(said, int) else said)
+            if reduces:
+                said = given.get("opts")
+                # reduce() with plain arguments: the root stands there
+                reduced = operation(given.get("op") if isinstance(said, int) else said)
             if choose(method, tensors, reduced, membership.world_size) is Path.SWITCH:
                 return function(self, membership.worker, *args, **kwargs)
-            outputs = list(_flatten(argument(0, args, kwargs))) if inputs else []
+            outputs = list(tensors_in(given[names[0]])) if inputs != names[0] else []
             if taken_by_gloo(method, tensors, outputs, membership.world_size):
                 return getattr(membership.gloo.group, method)(*args, **kwargs)
             return function(self, membership.gloo_worker, *args, **kwargs)
@@ -122,7 +116,13 @@ class SwitchProcessGroup(dist.ProcessGroup):
     def __init__(
         self, membership: Membership, store: Store, open_device: Callable[[], DeviceCollectives] | None = None
     ) -> None:
-        """open_device: called by all ranks at their first collective of tensors on a GPU."""
+        """Of one rank.
+
+        Args:
+            membership: closed with the group.
+            store: the group's.
+            open_device: called by all ranks at their first collective of tensors on a GPU.
+        """
         # With the store as a third argument torch refuses Python subclasses.
         super().__init__(membership.rank, membership.world_size)  # type: ignore[call-arg]
         self._membership = membership
@@ -138,26 +138,33 @@ class SwitchProcessGroup(dist.ProcessGroup):
     # Identity -----------------------------------------------------------------------------------------------------
 
     def getBackendName(self) -> str:
+        """The backend's name, as C++ asks for it."""
         return BACKEND_NAME
 
     def _get_backend_name(self) -> str:
         return BACKEND_NAME
 
+    @override
     def name(self) -> str:
         return BACKEND_NAME
 
     def getGroupName(self) -> str:
+        """The name that torch gave the group."""
         return self._group_name
 
     def setGroupName(self, name: str) -> None:
+        """Called by torch when it has made the group."""
         self._group_name = name
 
     def getGroupDesc(self) -> str:
+        """The description that torch or the user gave the group."""
         return self._group_desc
 
     def setGroupDesc(self, description: str) -> None:
+        """Called by torch when it has made the group."""
         self._group_desc = description
 
+    @override
     def get_group_store(self) -> Store:
         return self._group_store
 
@@ -183,7 +190,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
 
     @property
     def switch_address(self) -> str:
-        """ "host:port" of the switch's control service; "" before its first use."""
+        """Host and port ("host:port") of the switch's control service; "" before its first use."""
         placement = self._membership.placement
         return "" if placement is None else placement.switch.address
 
@@ -219,7 +226,8 @@ class SwitchProcessGroup(dist.ProcessGroup):
 
     # Collectives on the switch ------------------------------------------------------------------------------------
 
-    @_switched("allreduce", inputs=0, options=1)
+    @override
+    @_switched("allreduce", inputs="tensors", reduces=True)
     def allreduce(
         self, via: Open, tensors: Tensors, opts: Any = None, timeout: timedelta | None = None
     ) -> SwitchWork:
@@ -228,7 +236,8 @@ class SwitchProcessGroup(dist.ProcessGroup):
         part = self._allreduce(via, flat, op, call)
         return self._work("allreduce", [part], [tensor], call, _write_back(flat))
 
-    @_switched("allreduce_coalesced", inputs=0, options=1)
+    @override
+    @_switched("allreduce_coalesced", inputs="tensors", reduces=True)
     def allreduce_coalesced(self, via: Open, tensors: Sequence[torch.Tensor], opts: Any = None) -> SwitchWork:
         op, call = operation(opts), call_options(opts)
         flats = [for_reduction(tensor, op) for tensor in tensors]
@@ -241,7 +250,8 @@ class SwitchProcessGroup(dist.ProcessGroup):
 
         return self._work("allreduce_coalesced", parts, list(tensors), call, finish if copies else None)
 
-    @_switched("reduce", inputs=0, options=1)
+    @override
+    @_switched("reduce", inputs="tensors", reduces=True)
     def reduce(
         self, via: Open, tensors: Tensors, opts: Any = None, op: Any = None, timeout: timedelta | None = None
     ) -> SwitchWork:
@@ -256,7 +266,8 @@ class SwitchProcessGroup(dist.ProcessGroup):
         part = self._allreduce(via, flat, name, call, out=np.empty_like(flat.array))
         return self._work("reduce", [part], [tensor], call)
 
-    @_switched("broadcast", inputs=0)
+    @override
+    @_switched("broadcast", inputs="tensors")
     def broadcast(
         self, via: Open, tensors: Tensors, opts: Any = None, timeout: timedelta | None = None
     ) -> SwitchWork:
@@ -265,6 +276,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
         part = via().broadcast(flat.array, call.root, timeout=self._deadline(call), notify=call.notify)
         return self._work("broadcast", [part], [tensor], call, _write_back(flat))
 
+    @override
     @_switched("barrier")
     def barrier(self, via: Open, opts: Any = None, timeout: timedelta | None = None) -> SwitchWork:
         if isinstance(opts, timedelta):
@@ -273,26 +285,29 @@ class SwitchProcessGroup(dist.ProcessGroup):
         part = via().barrier(timeout=self._deadline(call), notify=call.notify)
         return self._work("barrier", [part], [], call)
 
-    @_switched("allgather", inputs=1)
+    @override
+    @_switched("allgather", inputs="input_tensors")
     def allgather(
         self, via: Open, output_tensors: Any, input_tensors: Tensors, opts: Any = None
     ) -> SwitchWork:
         outputs = output_tensors if isinstance(input_tensors, torch.Tensor) else output_tensors[0]
         return self._gather(via, "allgather", list(outputs), _only(input_tensors), opts)
 
-    @_switched("all_gather_single", inputs=1)
+    @override
+    @_switched("all_gather_single", inputs="input")
     def all_gather_single(
         self, via: Open, output: torch.Tensor, input: torch.Tensor, opts: Any = None
     ) -> SwitchWork:
         return self._gather(via, "all_gather_single", [output], input, opts)
 
-    @_switched("_allgather_base", inputs=1)
+    @_switched("_allgather_base", inputs="input")
     def _allgather_base(
         self, via: Open, output: torch.Tensor, input: torch.Tensor, opts: Any = None
     ) -> SwitchWork:
         return self._gather(via, "all_gather_single", [output], input, opts)
 
-    @_switched("allgather_coalesced", inputs=1)
+    @override
+    @_switched("allgather_coalesced", inputs="input_list")
     def allgather_coalesced(
         self,
         via: Open,
@@ -310,12 +325,15 @@ class SwitchProcessGroup(dist.ProcessGroup):
         pairs = [([output], tensor) for output, tensor in zip(output_lists, input_list, strict=True)]
         return self._gather_all(via, "all_gather_single_coalesced", pairs, opts)
 
-    all_gather_single_coalesced = _switched("all_gather_single_coalesced", inputs=1)(_gather_single_coalesced)
-    allgather_into_tensor_coalesced = _switched("allgather_into_tensor_coalesced", inputs=1)(
+    all_gather_single_coalesced = _switched("all_gather_single_coalesced", inputs="input_list")(
+        _gather_single_coalesced
+    )
+    allgather_into_tensor_coalesced = _switched("allgather_into_tensor_coalesced", inputs="input_list")(
         _gather_single_coalesced
     )
 
-    @_switched("reduce_scatter", inputs=1, options=2)
+    @override
+    @_switched("reduce_scatter", inputs="input_tensors", reduces=True)
     def reduce_scatter(
         self,
         via: Open,
@@ -332,8 +350,12 @@ class SwitchProcessGroup(dist.ProcessGroup):
     ) -> SwitchWork:
         return self._scatter(via, "reduce_scatter_single", [(outputTensor, inputTensor)], opts)
 
-    reduce_scatter_single = _switched("reduce_scatter_single", inputs=1, options=2)(_reduce_scatter_single)
-    _reduce_scatter_base = _switched("_reduce_scatter_base", inputs=1, options=2)(_reduce_scatter_single)
+    reduce_scatter_single = _switched("reduce_scatter_single", inputs="inputTensor", reduces=True)(
+        _reduce_scatter_single
+    )
+    _reduce_scatter_base = _switched("_reduce_scatter_base", inputs="inputTensor", reduces=True)(
+        _reduce_scatter_single
+    )
 
     def _reduce_scatter_coalesced(
         self, via: Open, outputTensors: list[torch.Tensor], inputTensors: list[torch.Tensor], opts: Any = None
@@ -341,12 +363,12 @@ class SwitchProcessGroup(dist.ProcessGroup):
         pairs = list(zip(outputTensors, inputTensors, strict=True))
         return self._scatter(via, "reduce_scatter_single_coalesced", pairs, opts)
 
-    reduce_scatter_single_coalesced = _switched("reduce_scatter_single_coalesced", inputs=1, options=2)(
-        _reduce_scatter_coalesced
-    )
-    reduce_scatter_tensor_coalesced = _switched("reduce_scatter_tensor_coalesced", inputs=1, options=2)(
-        _reduce_scatter_coalesced
-    )
+    reduce_scatter_single_coalesced = _switched(
+        "reduce_scatter_single_coalesced", inputs="inputTensors", reduces=True
+    )(_reduce_scatter_coalesced)
+    reduce_scatter_tensor_coalesced = _switched(
+        "reduce_scatter_tensor_coalesced", inputs="inputTensors", reduces=True
+    )(_reduce_scatter_coalesced)
 
     # How they are done --------------------------------------------------------------------------------------------
 
@@ -371,9 +393,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
             raise UsageError(f"root {call.root} is not a rank of this group of {self._membership.world_size}")
         return call
 
-    def _allreduce(
-        self, via: Open, flat: Flat, op: str, call: CallOptions, out: Array | None = None
-    ) -> PendingCollective:
+    def _allreduce(self, via: Open, flat: Flat, op: str, call: CallOptions, out: Array | None = None) -> Work:
         return via().allreduce(
             flat.array, op, out=out, dtype=flat.dtype, timeout=self._deadline(call), notify=call.notify
         )
@@ -381,7 +401,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
     def _work(
         self,
         name: str,
-        parts: Sequence[PendingCollective],
+        parts: Sequence[Work],
         outputs: list[torch.Tensor],
         call: CallOptions,
         finish: Finish | None = None,

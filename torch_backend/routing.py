@@ -30,6 +30,8 @@ here, computed from the latencies and the bytes that each side moves.
 
 
 class Path(Enum):
+    """How a call travels."""
+
     SWITCH = "switch"
     GLOO = "gloo"
 
@@ -43,7 +45,12 @@ class Tensors(Enum):
     OTHER = "other dtypes and operations"
 
     def has(self, tensors: Sequence[torch.Tensor], operation: str | None) -> bool:
-        """Whether a call is of this class. operation: the worker's name of it, None where nothing is reduced."""
+        """Whether a call is of this class.
+
+        Args:
+            tensors: the inputs on this rank.
+            operation: the worker's name of it; None where nothing is reduced.
+        """
         match self:
             case Tensors.SUMMED:
                 summed = _SUMMED.get(operation or "", frozenset())
@@ -143,6 +150,7 @@ def choose(method: str, tensors: Sequence[torch.Tensor], operation: str | None, 
         method: a name in `ROUTES_OF`.
         tensors: the inputs on this rank.
         operation: the worker's name of it; None where nothing is reduced.
+        world_size: ranks of the group.
     """
     if any(tensor.layout is not torch.strided for tensor in tensors):
         return Path.GLOO
@@ -166,7 +174,9 @@ _KNOWN_TO_GLOO = frozenset(
         torch.bool,
     }
 )
-# Of the others, gloo's reduce spoils the tensors of ranks that are not the root, and its reduce_scatter has no future.
+# Done here by the two collectives that GlooWorker has; any other is torch's own, over gloo.
+_AS_FLAT_ARRAYS = frozenset({*_REDUCTIONS, *_GATHERS})
+# Of those, gloo's reduce spoils the tensors of ranks that are not the root, and its reduce_scatter has no future.
 _AS_CALLED = ("allreduce", "allgather", "all_gather_single", "_allgather_base")
 
 
@@ -178,7 +188,7 @@ def taken_by_gloo(
     Calls with sparse tensors are left to it, with its errors.
     """
     tensors = (*inputs, *outputs)
-    if any(tensor.layout is not torch.strided for tensor in tensors):
+    if method not in _AS_FLAT_ARRAYS or any(tensor.layout is not torch.strided for tensor in tensors):
         return True
     if method not in _AS_CALLED:
         return False

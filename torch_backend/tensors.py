@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +27,20 @@ _NUMPY_NATIVE = frozenset(
 )
 # Only moved, never added: any integers of the same size will do.
 _SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def tensors_in(*arguments: Any) -> Iterator[torch.Tensor]:
+    """All tensors in arguments of a collective, which may be lists of lists."""
+    for argument in arguments:
+        if isinstance(argument, torch.Tensor):
+            yield argument
+        elif isinstance(argument, Sequence) and not isinstance(argument, str):
+            yield from tensors_in(*argument)
+
+
+def on_device(arguments: tuple[Any, ...]) -> bool:
+    """Is there a tensor on a GPU in these arguments? Before CUDA's first use in the process there is none."""
+    return torch.cuda.is_initialized() and any(tensor.is_cuda for tensor in tensors_in(*arguments))
 
 
 class Flat(NamedTuple):

@@ -9,13 +9,14 @@ import numpy.typing as npt
 
 from switchml.link.memory import array_at, bytes_at
 from switchml.protocol.byteorder import copy_swapped
-from switchml.protocol.header import HEADER_BYTES, pack_header
+from switchml.protocol.header import HEADER_BYTES, Header
+from switchml.protocol.header_access import pack_header
 from switchml.protocol.jit import compiled, inlined
 from switchml.protocol.messages import EXPONENTS, SUM
 from switchml.protocol.numerics import EXACT_EXPONENT, UNKNOWN_EXPONENT
 from switchml.protocol.slots import TSI_MASK, slot_of, version_of
 from switchml.worker.kernels import bits_exponent, dequantize, quantize
-from switchml.worker.window import BLOCKS, RING, WORDS, Window, relative
+from switchml.worker.window import BLOCKS, RING, WORDS, TransferRecord, Window, relative
 
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint32]
@@ -50,7 +51,7 @@ def packet_bytes(window: Window, slot: int) -> int:
 
 
 @compiled
-def _fill_descriptor(window: Window, transfer: Any, payload: Words) -> None:
+def _fill_descriptor(window: Window, transfer: TransferRecord, payload: Words) -> None:
     stream = window.stream[0]
     payload[:] = np.uint32(0)
     first = SIGNATURE_WORDS * int(stream["rank"]) if names_ranks(int(stream["workers"]), payload.size) else 0
@@ -58,7 +59,7 @@ def _fill_descriptor(window: Window, transfer: Any, payload: Words) -> None:
 
 
 @compiled
-def _fill_words(transfer: Any, chunk: int, payload: Words) -> None:
+def _fill_words(transfer: TransferRecord, chunk: int, payload: Words) -> None:
     """This rank's words of the chunk, zeros elsewhere."""
     elements = payload.size
     begin = chunk * elements
@@ -76,7 +77,7 @@ def _fill_words(transfer: Any, chunk: int, payload: Words) -> None:
 
 
 @compiled
-def _chunk_length(transfer: Any, chunk: int, elements: int) -> int:
+def _chunk_length(transfer: TransferRecord, chunk: int, elements: int) -> int:
     return min(elements, int(transfer["count"]) - chunk * elements)
 
 
@@ -114,19 +115,23 @@ def build_packet(window: Window, slot: int, memory: Bytes, at: int) -> None:
     pack_header(
         memory,
         at,
-        kind,
-        int(stream["size"]),
-        int(stream["job"]),
-        position & TSI_MASK,
-        version_of(position, width),
-        slot_of(position, width),
-        exponent,
-        UNKNOWN_EXPONENT,
+        Header(
+            msg_type=kind,
+            reserved=0,
+            size=int(stream["size"]),
+            job_number=int(stream["job"]),
+            tsi=position & TSI_MASK,
+            version=version_of(position, width),
+            unused=0,
+            slot=slot_of(position, width),
+            e0=exponent,
+            e1=UNKNOWN_EXPONENT,
+        ),
     )
 
 
 @compiled
-def _descriptor_agrees(window: Window, transfer: Any, received: Words) -> bool:
+def _descriptor_agrees(window: Window, transfer: TransferRecord, received: Words) -> bool:
     """Whether every rank means this transfer; `received` in the machine's byte order."""
     stream = window.stream[0]
     workers = int(stream["workers"])
@@ -144,10 +149,18 @@ def _descriptor_agrees(window: Window, transfer: Any, received: Words) -> bool:
 
 @compiled
 def take_result(window: Window, slot: int, exponent: int, memory: Bytes, at: int, descriptor: Words) -> bool:
-    """Take the elements of the slot's result, whose packet is `memory[at:]` and brings `exponent`, to where they belong.
+    """Take the elements of the slot's result to where they belong.
 
-    Returns False when the transfer's descriptor shows that the ranks do not mean the same; `descriptor`
-    (uint32 of the chunk's length) then holds it, in the machine's byte order.
+    Args:
+        window: of the stream.
+        slot: of the result.
+        exponent: that the packet brings.
+        memory: where the packet lies.
+        at: the byte where it begins.
+        descriptor: of the chunk's length; takes a transfer's descriptor, in the machine's byte order.
+
+    Returns:
+        False when the descriptor shows that the ranks do not mean the same.
     """
     stream = window.stream[0]
     entry = window.slots[slot]

@@ -1,26 +1,34 @@
-"""How each collective becomes transfers: directly over the caller's memory, or in segments through a bounded staging memory.
+"""The collectives, and how each becomes transfers.
 
-A strategy loads a segment into a transfer and stores its result; `Pipeline` runs a strategy as a source of
-transfers, with as many segments in flight as there is staging memory for. All ranks cut alike: only dtype,
+`Collectives` has a method each, whatever carries them. On a switch a call runs as a strategy, over the caller's memory or
+in segments through a bounded staging memory; it loads a segment into a transfer and stores its result. `Pipeline` runs a strategy
+as a source of transfers, with as many segments in flight as there is staging memory for. All ranks cut alike: only dtype,
 operation, count and world size decide.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import override
 
+from switchml.errors import UsageError
 from switchml.worker import elements
 from switchml.worker.signature import Signature
-from switchml.worker.transfer import Transfer
+from switchml.worker.transfer import Source, Transfer
 from switchml.worker.window import BLOCKS, WORDS
+from switchml.worker.work import Work
 
 Array = npt.NDArray[Any]
 
+_SMALL_GATHER_BYTES = 32768
+"""Float sums this small (bytes times workers) are gathered exactly: one round trip in place of two."""
 _STAGING_BYTES = 1 << 20
 _DEPTH = 3
 
@@ -37,19 +45,29 @@ class Part:
 
 
 class Strategy(Protocol):
-    """segments: how many. depth: how many may be in flight; load and store are told which of them they use."""
+    """How an array goes through the stream, in segments."""
 
     segments: int
+    """How many."""
     depth: int
+    """How many may be in flight: lanes, of which `load` and `store` are told the one to use."""
 
-    def load(self, segment: int, lane: int) -> Part: ...
-    def store(self, segment: int, lane: int) -> None: ...
+    def load(self, segment: int, lane: int) -> Part:
+        """What goes on the wire of a segment, staged in a lane where it has to be."""
+
+    def store(self, segment: int, lane: int) -> None:
+        """Take the segment's result out of its lane."""
 
 
-class Pipeline:
+class Pipeline(Source):
     """Runs a strategy as a source of transfers.
 
-    done(highest exponent): called after the last segment was stored. fail: called once if the stream breaks.
+    Args:
+        strategy: how the arrays go.
+        signature: of the collective; each segment's own has its number added to `detail`.
+        deadline: ns, of CLOCK_MONOTONIC.
+        done: called with the highest exponent, after the last segment was stored.
+        fail: called if the stream breaks.
     """
 
     def __init__(
@@ -64,15 +82,21 @@ class Pipeline:
         self._signature = signature
         self._deadline = deadline
         self._done = done
-        self.fail = fail
+        self._fail = fail
         self._next = 0
         self._stored = 0
         self._highest = -128
         self._lanes = list(range(strategy.depth))
 
+    @override
+    def fail(self, error: BaseException) -> None:
+        self._fail(error)
+
+    @override
     def exhausted(self) -> bool:
         return self._next >= self._strategy.segments
 
+    @override
     def pull(self) -> Transfer | None:
         if self.exhausted() or not self._lanes:
             return None
@@ -98,13 +122,13 @@ class Pipeline:
             part.destination,
             signature.words(),
             store,
-            self.fail,
+            self._fail,
             self._deadline,
             part.first,
         )
 
 
-class Direct:
+class Direct(Strategy):
     """One transfer over memory that is on the wire as it is."""
 
     segments = 1
@@ -113,9 +137,11 @@ class Direct:
     def __init__(self, part: Part) -> None:
         self._part = part
 
+    @override
     def load(self, segment: int, lane: int) -> Part:
         return self._part
 
+    @override
     def store(self, segment: int, lane: int) -> None:
         return None
 
@@ -126,8 +152,15 @@ def nothing() -> Direct:
     return Direct(Part(WORDS, 0, empty, empty))
 
 
-class Converted:
-    """A sum through float32 blocks or int32 words. source, out: flat, of dtype `name`."""
+class Converted(Strategy):
+    """A sum through float32 blocks or int32 words.
+
+    Args:
+        source: flat, of dtype `name`.
+        out: as `source`.
+        name: of the dtype, as in `elements.dtype_name`.
+        kind: BLOCKS or WORDS.
+    """
 
     def __init__(self, source: Array, out: Array, name: str, kind: int) -> None:
         self._source, self._out, self._name, self._kind = source, out, name, kind
@@ -139,6 +172,7 @@ class Converted:
     def _slice(self, segment: int) -> slice:
         return slice(segment * self._length, min((segment + 1) * self._length, self._source.size))
 
+    @override
     def load(self, segment: int, lane: int) -> Part:
         values = self._source[self._slice(segment)]
         staged = self._staging[lane, : values.size]
@@ -146,6 +180,7 @@ class Converted:
         words = staged if self._kind == BLOCKS else staged.view(np.uint32)
         return Part(self._kind, values.size, words, words)
 
+    @override
     def store(self, segment: int, lane: int) -> None:
         where = self._slice(segment)
         elements.narrow(self._staging[lane, : where.stop - where.start], self._name, self._out[where])
@@ -176,7 +211,7 @@ class _Rows:
         return raw[:, : count * dtype.itemsize].view(dtype)
 
 
-class Gathered:
+class Gathered(Strategy):
     """A reduction the switch cannot do: everybody's raw words are gathered exactly and reduced here, in the order of ranks."""
 
     def __init__(self, source: Array, out: Array, name: str, op: str, rank: int, workers: int) -> None:
@@ -190,19 +225,26 @@ class Gathered:
     def _slice(self, segment: int) -> slice:
         return slice(segment * self._length, min((segment + 1) * self._length, self._source.size))
 
+    @override
     def load(self, segment: int, lane: int) -> Part:
         values = self._source[self._slice(segment)]
         self._rows.mine(lane)[: values.nbytes] = values.view(np.uint8)
         return self._rows.part(lane)
 
+    @override
     def store(self, segment: int, lane: int) -> None:
         where = self._slice(segment)
         rows = self._rows.all(lane, self._source.dtype, where.stop - where.start)
         elements.reduce_rows(rows, self._name, self._op, self._out[where])
 
 
-class GatheredBytes:
-    """An all-gather of rows that are not whole words. source: uint8, flat. out: uint8 (workers, length)."""
+class GatheredBytes(Strategy):
+    """An all-gather of rows that are not whole words.
+
+    Args:
+        source: uint8, flat.
+        out: uint8 (workers, length).
+    """
 
     def __init__(self, source: Array, out: Array, rank: int) -> None:
         self._source, self._out = source, out
@@ -215,18 +257,24 @@ class GatheredBytes:
     def _slice(self, segment: int) -> slice:
         return slice(segment * self._length, min((segment + 1) * self._length, self._source.size))
 
+    @override
     def load(self, segment: int, lane: int) -> Part:
         values = self._source[self._slice(segment)]
         self._rows.mine(lane)[: values.size] = values
         return self._rows.part(lane)
 
+    @override
     def store(self, segment: int, lane: int) -> None:
         where = self._slice(segment)
         self._out[:, where] = self._rows.all(lane, np.dtype(np.uint8), where.stop - where.start)
 
 
-class BroadcastBytes:
-    """A broadcast of bytes that are not whole words. array: uint8, flat."""
+class BroadcastBytes(Strategy):
+    """A broadcast of bytes that are not whole words.
+
+    Args:
+        array: uint8, flat.
+    """
 
     def __init__(self, array: Array, is_root: bool) -> None:
         self._array, self._is_root = array, is_root
@@ -238,6 +286,7 @@ class BroadcastBytes:
     def _slice(self, segment: int) -> slice:
         return slice(segment * self._length, min((segment + 1) * self._length, self._array.size))
 
+    @override
     def load(self, segment: int, lane: int) -> Part:
         values = self._array[self._slice(segment)]
         staged = self._staging[lane, : -(-values.size // 4)]
@@ -245,14 +294,21 @@ class BroadcastBytes:
             staged.view(np.uint8)[: values.size] = values
         return Part(WORDS, staged.size, staged if self._is_root else staged[:0], staged)
 
+    @override
     def store(self, segment: int, lane: int) -> None:
         where = self._slice(segment)
         self._array[where] = self._staging[lane].view(np.uint8)[: where.stop - where.start]
 
 
-class ExactBlocks:
-    """The blocks of a BLOCKS transfer that block floating point cannot carry: gathered exactly, added in
-    float32 in the order of ranks."""
+class ExactBlocks(Strategy):
+    """The blocks of a BLOCKS transfer that block floating point cannot carry.
+
+    They are gathered exactly and added in float32, in the order of ranks.
+
+    Args:
+        transfer: laid, with its blocks flagged.
+        block: elements of one.
+    """
 
     def __init__(self, transfer: Transfer, block: int, rank: int, workers: int) -> None:
         assert transfer.flags is not None
@@ -271,6 +327,7 @@ class ExactBlocks:
     def _chosen(self, segment: int) -> npt.NDArray[np.intp]:
         return self._blocks[segment * self._batch : (segment + 1) * self._batch]
 
+    @override
     def load(self, segment: int, lane: int) -> Part:
         staged = self._rows.mine(lane).view(np.float32).reshape(-1, self._block)
         for row, block in zip(staged, self._chosen(segment), strict=False):
@@ -278,6 +335,7 @@ class ExactBlocks:
             row[: values.size] = values
         return self._rows.part(lane)
 
+    @override
     def store(self, segment: int, lane: int) -> None:
         chosen = self._chosen(segment)
         rows = self._rows.all(lane, np.dtype(np.float32), chosen.size * self._block)
@@ -286,3 +344,225 @@ class ExactBlocks:
         for row, block in zip(total.reshape(-1, self._block), chosen, strict=True):
             out = self._transfer.destination[block * self._block : (block + 1) * self._block]
             out[...] = row[: out.size]
+
+
+def _do_nothing() -> None:
+    return
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One collective of one rank, as it is given to whatever carries it.
+
+    Attributes:
+        signature: what all ranks must agree on; its `call` is for the carrier to count.
+        source: what this rank gives; flat, C-contiguous.
+        out: where the carrier puts the result; flat, C-contiguous; may be `source` itself.
+        result: the caller's array, which `out` is the memory of, or which `finish` brings `out` to.
+        strategy: makes the transfers by which a switch does it.
+        finish: to be called once `out` is complete.
+        bound: by what to multiply the error bound of block floating point; 0 where that is not used.
+    """
+
+    signature: Signature
+    source: Array
+    out: Array
+    result: Array
+    strategy: Callable[[], Strategy]
+    finish: Callable[[], None] = _do_nothing
+    bound: float = 0.0
+
+
+class Collectives(ABC):
+    """What one rank can do together with the others, by whatever carries it (`_submit`)."""
+
+    rank: int
+    world_size: int
+
+    @abstractmethod
+    def _submit(self, call: Call, timeout: float | None, notify: bool) -> Work:
+        """Start a call. See the methods for `timeout` and `notify`."""
+
+    def counters(self) -> dict[str, int]:
+        """Counters of this rank by name; empty where nothing is counted."""
+        return {}
+
+    def leave(self) -> None:
+        """Give everything back; works in flight fail. Idempotent."""
+        return
+
+    def allreduce(
+        self,
+        array: Array,
+        op: str = "sum",
+        *,
+        out: Array | None = None,
+        dtype: str | None = None,
+        timeout: float | None = None,
+        notify: bool = True,
+    ) -> Work:
+        """Reduce `array` over all ranks, in place unless `out` is given.
+
+        Sums of float32, float16 and bfloat16 go through block floating point (`Work.error_bound`), small ones and
+        everything else are exact in the sense of the dtype; the bits of the result are the same on all ranks.
+
+        Args:
+            array: float32, float16, float64, any integer, bool or complex dtype; any shape.
+            op: sum, avg, prod, min, max, band, bor or bxor.
+            out: of the same shape and dtype as `array`.
+            dtype: "bfloat16" where `array` holds such in uint16.
+            timeout: deadline in seconds; None = that of the job.
+            notify: False when `wait` follows at once.
+
+        Raises:
+            UsageError: dtype, operation or `out` do not fit, or the result's memory is read-only.
+            CollectiveError: the job has failed before.
+        """
+        name = elements.dtype_name(array, dtype)
+        elements.check_operation(name, op)
+        target = array if out is None else out
+        if target.shape != array.shape or target.dtype != array.dtype:
+            raise UsageError(
+                f"out has shape {target.shape} and dtype {target.dtype}, the array {array.shape} and {array.dtype}"
+            )
+        _check_writable(target)
+        flat_in = np.ascontiguousarray(array).reshape(-1)
+        flat_out = flat_in
+        if target is not array:
+            flat_out = target.reshape(-1) if target.flags.c_contiguous else np.empty_like(flat_in)
+        strategy, bounded = self._reduction(flat_in, flat_out, name, op)
+        divide = op == "avg" and bounded
+
+        def finish() -> None:
+            if divide:
+                self._divide(flat_out, name)
+            if not target.flags.c_contiguous:
+                target[...] = flat_out.reshape(target.shape)
+
+        call = Call(
+            Signature("allreduce", name, op, array.size),
+            flat_in,
+            flat_out,
+            target,
+            strategy,
+            finish,
+            bound=(1 / self.world_size if divide else 1.0) if bounded else 0.0,
+        )
+        return self._submit(call, timeout, notify)
+
+    def _reduction(
+        self, source: Array, out: Array, name: str, op: str
+    ) -> tuple[Callable[[], Strategy], bool]:
+        """How to reduce, and whether block floating point is used."""
+        if source.size == 0:
+            return nothing, False
+        way = elements.summed_as(name, op)
+        small = way == "blocks" and source.nbytes * self.world_size <= _SMALL_GATHER_BYTES
+        if way == "" or small:
+            return partial(Gathered, source, out, name, op, self.rank, self.world_size), False
+        if name == "float32":
+            return partial(Direct, Part(BLOCKS, source.size, source, out)), True
+        if name == "int32":
+            words = Part(WORDS, source.size, source.view(np.uint32), out.view(np.uint32))
+            return partial(Direct, words), False
+        kind = BLOCKS if way == "blocks" else WORDS
+        return partial(Converted, source, out, name, kind), way == "blocks"
+
+    def _divide(self, values: Array, name: str) -> None:
+        if name == "float32":
+            values /= np.float32(self.world_size)
+            return
+        wide = np.empty(values.size, np.float32)
+        elements.widen(values, name, wide)
+        wide /= np.float32(self.world_size)
+        elements.narrow(wide, name, values)
+
+    def broadcast(
+        self, array: Array, root: int = 0, *, timeout: float | None = None, notify: bool = True
+    ) -> Work:
+        """Give every rank the array of `root`, in place, bit for bit. Any dtype.
+
+        Args:
+            array: of the same shape and dtype on all ranks.
+            root: the rank that gives it.
+            timeout: deadline in seconds; None = that of the job.
+            notify: False when `wait` follows at once.
+
+        Raises:
+            UsageError: `root` is no rank, or the array is read-only.
+        """
+        if not 0 <= root < self.world_size:
+            raise UsageError(f"root {root} is no rank of {self.world_size}")
+        _check_writable(array)
+        flat, raw = _bytes(array)
+        is_root = self.rank == root
+        strategy: Callable[[], Strategy]
+        if raw.size == 0:
+            strategy = nothing
+        elif raw.size % 4 == 0:
+            words = raw.view(np.uint32)
+            strategy = partial(Direct, Part(WORDS, words.size, words if is_root else words[:0], words))
+        else:
+            strategy = partial(BroadcastBytes, raw, is_root)
+
+        def finish() -> None:
+            if not array.flags.c_contiguous:
+                array[...] = flat.reshape(array.shape)
+
+        signature = Signature("broadcast", "bytes", "none", raw.size, detail=root << 12)
+        return self._submit(Call(signature, raw, raw, array, strategy, finish), timeout, notify)
+
+    def allgather(
+        self, array: Array, *, out: Array | None = None, timeout: float | None = None, notify: bool = True
+    ) -> Work:
+        """Gather every rank's array. Any dtype.
+
+        Args:
+            array: of the same shape and dtype on all ranks.
+            out: for the result, of shape (world_size, *array.shape).
+            timeout: deadline in seconds; None = that of the job.
+            notify: False when `wait` follows at once.
+
+        Raises:
+            UsageError: `out` is not contiguous, read-only or does not fit.
+        """
+        shape = (self.world_size, *array.shape)
+        if out is None:
+            out = np.empty(shape, array.dtype)
+        if out.shape != shape or out.dtype != array.dtype or not out.flags.c_contiguous:
+            raise UsageError(f"out must be contiguous, of shape {shape} and dtype {array.dtype}")
+        _check_writable(out)
+        _, raw = _bytes(array)
+        _, every = _bytes(out)
+        strategy: Callable[[], Strategy]
+        if raw.size == 0:
+            strategy = nothing
+        elif raw.size % 4 == 0:
+            words, mine = every.view(np.uint32), raw.view(np.uint32)
+            strategy = partial(Direct, Part(WORDS, words.size, mine, words, self.rank * mine.size))
+        else:
+            strategy = partial(GatheredBytes, raw, every.reshape(self.world_size, -1), self.rank)
+        return self._submit(
+            Call(Signature("allgather", "bytes", "none", raw.size), raw, every, out, strategy),
+            timeout,
+            notify,
+        )
+
+    def barrier(self, *, timeout: float | None = None, notify: bool = True) -> Work:
+        """Done when every rank has called it. For `timeout` and `notify` see `allreduce`."""
+        empty = np.zeros(0, np.uint8)
+        call = Call(Signature("barrier", "bytes", "none", 0), empty, empty, empty, nothing)
+        return self._submit(call, timeout, notify)
+
+
+def _check_writable(array: Array) -> None:
+    if not array.flags.writeable:
+        raise UsageError(
+            "the result is to be written to a read-only array: give a copy of it, or another `out`"
+        )
+
+
+def _bytes(array: Array) -> tuple[Array, npt.NDArray[np.uint8]]:
+    """The array, flat and contiguous, and its bytes: a copy only where it is not contiguous."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    return flat, flat.view(np.uint8) if flat.size else np.zeros(0, np.uint8)

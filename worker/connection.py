@@ -12,17 +12,19 @@ import time
 from abc import ABC, abstractmethod
 
 import numpy as np
+from typing_extensions import override
 
 from switchml.control.target import TargetDescription
 from switchml.errors import JoinError, SwitchUnreachableError
 from switchml.link import datagrams, libc
+from switchml.link.records import Records, new_records
 from switchml.link.ring import PAGE, RingLayout, ring_layout
 from switchml.protocol.header import HEADER_BYTES, Header, build_header, parse_header
 from switchml.protocol.jit import compiled
 from switchml.protocol.messages import PROBE
-from switchml.worker.port import BATCH, PORT_DTYPE, SHM, UDP, Port
+from switchml.worker.port import BATCH, SHM, UDP, Port, PortRecord
 
-_DOOR_SECONDS = 5.0
+_ANSWER_SECONDS = 5.0
 _PROBE_EVERY = 0.05
 _MULTICAST_PATIENCE = 0.25
 _SOCKET_BUFFER = 8 << 20
@@ -48,6 +50,15 @@ class Connection(ABC):
     ) -> Port:
         """The port for the compiled engine, once the job is programmed. Proves that the path works.
 
+        Args:
+            rank: this worker's.
+            workers: of the job.
+            window: slots.
+            payload: bytes a packet.
+            job: its number at the switch.
+            group: dotted IPv4 of its multicast results; "" for none.
+            group_port: UDP port of these.
+
         Raises:
             JoinError, SwitchUnreachableError: it does not.
         """
@@ -68,8 +79,8 @@ def _stand_in() -> datagrams.Datagrams:
     return datagrams.open_datagrams(None)
 
 
-def _port_state(kind: int, worker: int) -> np.ndarray[tuple[int], np.dtype[np.void]]:
-    state = np.zeros(1, PORT_DTYPE)
+def _port_state(kind: int, worker: int) -> Records[PortRecord]:
+    state = new_records(PortRecord, 1)
     state[0]["kind"], state[0]["worker"], state[0]["wake"] = kind, worker, -1
     return state
 
@@ -108,7 +119,7 @@ class UdpConnection(Connection):
 
     def _probe(self, job: int, deadline: float) -> None:
         """Send probes until one comes back, and a little longer for the multicast one."""
-        packet = build_header(Header(PROBE, 0, 0, job, secrets.randbits(32), 0, 0, 0, 0, 0))
+        packet = build_header(Header(PROBE, job_number=job, tsi=secrets.randbits(32)))
         waiting = {self._socket} if self._group is None else {self._socket, self._group}
         patience = deadline
         while waiting and time.monotonic() < patience:
@@ -130,6 +141,7 @@ class UdpConnection(Connection):
             )
         self.multicast = self._group is not None and self._group not in waiting
 
+    @override
     def attach(
         self, rank: int, workers: int, window: int, payload: int, job: int, group: str, group_port: int
     ) -> Port:
@@ -139,7 +151,7 @@ class UdpConnection(Connection):
             except OSError:
                 # No multicast on this interface: unicast it is.
                 self._close_group()
-        self._probe(job, time.monotonic() + _DOOR_SECONDS)
+        self._probe(job, time.monotonic() + _ANSWER_SECONDS)
         if not self.multicast:
             self._close_group()
         state = _port_state(UDP, rank)
@@ -152,6 +164,7 @@ class UdpConnection(Connection):
             np.zeros(packets, np.int64), np.zeros(packets, np.int64), np.zeros(packets, np.int64), np.zeros(4, np.int64),
         )  # fmt: skip
 
+    @override
     def wake(self) -> None:
         os.eventfd_write(self._wake, 1)
 
@@ -161,6 +174,7 @@ class UdpConnection(Connection):
             self._group = None
         self.multicast = False
 
+    @override
     def close(self) -> None:
         self._socket.close()
         self._close_group()
@@ -178,6 +192,7 @@ class ShmConnection(Connection):
         self._doorbell = -1
         self._longs = np.zeros(8, np.int64)
 
+    @override
     def attach(
         self, rank: int, workers: int, window: int, payload: int, job: int, group: str, group_port: int
     ) -> Port:
@@ -202,12 +217,12 @@ class ShmConnection(Connection):
         )  # fmt: skip
 
     def _enter(self) -> tuple[int, dict[str, int]]:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
-            door.settimeout(_DOOR_SECONDS)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
+            server.settimeout(_ANSWER_SECONDS)
             try:
-                door.connect(f"\0{self._name}")
-                door.send(self.ticket.encode())
-                answer, descriptors, _, _ = socket.recv_fds(door, 4096, 2)
+                server.connect(f"\0{self._name}")
+                server.send(self.ticket.encode())
+                answer, descriptors, _, _ = socket.recv_fds(server, 4096, 2)
             except OSError as error:
                 raise JoinError(
                     f"the switch's shared memory cannot be had ({error}): join with transport 'udp'"
@@ -219,9 +234,11 @@ class ShmConnection(Connection):
         self._doorbell = descriptors[1]
         return descriptors[0], json.loads(answer)
 
+    @override
     def wake(self) -> None:
         _wake_sleepers(self._longs.ctypes.data)
 
+    @override
     def close(self) -> None:
         if self._doorbell >= 0:
             os.close(self._doorbell)
@@ -232,11 +249,11 @@ def shares_memory(target: TargetDescription) -> bool:
     """Whether a worker here can use the switch's shared memory: same host, same network namespace, same user."""
     if not target.shm_socket:
         return False
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
-        door.settimeout(_DOOR_SECONDS)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
+        server.settimeout(_ANSWER_SECONDS)
         try:
-            door.connect(f"\0{target.shm_socket}")
-            door.send(b"?")
-            return door.recv(64) == b"{}"
+            server.connect(f"\0{target.shm_socket}")
+            server.send(b"?")
+            return server.recv(64) == b"{}"
         except OSError:
             return False

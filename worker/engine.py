@@ -7,12 +7,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from switchml.link.handle import part, word
 from switchml.link.libc import monotonic_ns
 from switchml.link.memory import load_acquire
+from switchml.link.records import view_of
 from switchml.protocol.counters import WORKER_COUNTERS, indices
-from switchml.protocol.header import (
-    HEADER_BYTES,
+from switchml.protocol.header import HEADER_BYTES
+from switchml.protocol.header_access import (
     read_e0,
     read_job,
     read_msg_type,
@@ -24,16 +24,15 @@ from switchml.protocol.jit import compiled, inlined
 from switchml.protocol.messages import EXPONENTS, SUM
 from switchml.worker import port as ports
 from switchml.worker.chunks import build_packet, packet_bytes, take_result
+from switchml.worker.recovery import Recovery, expire, packet_sent, sample_round_trip
 from switchml.worker.window import (
     DUPLICATE,
     MISMATCHED,
     RING,
     STALE,
     TIMED_OUT,
-    WINDOW_PARTS,
     Window,
     advance,
-    expire,
     finish,
     lay,
     mark_sent,
@@ -41,8 +40,6 @@ from switchml.worker.window import (
     next_ready,
     overdue_transfer,
     put_back,
-    sample_round_trip,
-    window_at,
 )
 
 Bytes = npt.NDArray[np.uint8]
@@ -66,10 +63,17 @@ _GATHER_PART = 16
 
 
 class Engine(NamedTuple):
-    """What the loop works on. port: handle of a Port. flag: int64 of one, set to 1 by another thread to make
-    the loop return ATTENTION."""
+    """What the loop works on.
+
+    Attributes:
+        port: handle of a Port.
+        counters: by index of WORKER_COUNTERS.
+        descriptor: takes that of the last transfer, in the machine's byte order.
+        flag: of one, set to 1 by another thread to make the loop return ATTENTION.
+    """
 
     window: Window
+    recovery: Recovery
     port: int
     counters: Longs
     descriptor: Words
@@ -77,17 +81,7 @@ class Engine(NamedTuple):
     scratch: Longs
 
 
-@inlined
-def engine_at(handle: int) -> Engine:
-    """The Engine behind a handle (link/handle.py)."""
-    return Engine(
-        window_at(handle, 0),
-        word(handle, WINDOW_PARTS),
-        part(handle, WINDOW_PARTS + 1, np.int64),
-        part(handle, WINDOW_PARTS + 2, np.uint32),
-        part(handle, WINDOW_PARTS + 3, np.int64),
-        part(handle, WINDOW_PARTS + 4, np.int64),
-    )
+engine_at = view_of(Engine)
 
 
 @inlined
@@ -116,7 +110,7 @@ def _take(engine: Engine, memory: Bytes, at: int, length: int, now: int) -> bool
         finish(window, int(window.slots[slot]["transfer"]), MISMATCHED)
         return False
     if now > 0:
-        sample_round_trip(window, slot, now)
+        sample_round_trip(engine.recovery, window, slot, now)
     advance(window, slot, exponent)
     return True
 
@@ -157,6 +151,7 @@ def _send(engine: Engine, now: int) -> int:
         build_packet(window, slot, ports.tx_memory(port), at)
         if mark_sent(window, slot, now):
             counters[_RETRANSMISSIONS] += 1
+        packet_sent(engine.recovery, window, slot, now)
         counters[_PACKETS_SENT] += 1
         counters[_BYTES_SENT] += length
         sent += 1
@@ -175,12 +170,18 @@ def _exact_needed(window: Window) -> bool:
 
 @compiled
 def run(handle: int, spin_ns: int, limit_ns: int) -> int:
-    """Drive the stream until something concerns Python, or for `limit_ns`; returns why.
+    """Drive the stream until something concerns Python.
 
-    handle: of an Engine. spin_ns: how long to look again before sleeping.
+    Args:
+        handle: of an Engine.
+        spin_ns: how long to look again before sleeping.
+        limit_ns: the longest it takes.
+
+    Returns:
+        FINISHED, ATTENTION, IDLE_STREAM or EXACT_NEEDED.
     """
     engine = engine_at(handle)
-    window, port, scratch = engine.window, engine.port, engine.scratch
+    window, recovery, port, scratch = engine.window, engine.recovery, engine.port, engine.scratch
     stream = window.stream[0]
     finished = int(stream["finished"])
     quiet_since = 0
@@ -203,7 +204,7 @@ def run(handle: int, spin_ns: int, limit_ns: int) -> int:
         if stream["head"] == stream["queued"]:
             return IDLE_STREAM
         now = monotonic_ns(scratch)
-        expire(window, now)
+        expire(recovery, window, now)
         if found > 0 or sent > 0:
             quiet_since = now
             gathered = False
@@ -212,7 +213,7 @@ def run(handle: int, spin_ns: int, limit_ns: int) -> int:
         if late >= 0:
             finish(window, late, TIMED_OUT)
             return FINISHED
-        round_trip = int(stream["srtt"])
+        round_trip = int(recovery[0]["srtt"])
         if round_trip > _SLOW_NS:
             # A link is the limit and its queue is full: packets can wait a little for company.
             if not gathered:
@@ -224,6 +225,6 @@ def run(handle: int, spin_ns: int, limit_ns: int) -> int:
             ports.relax()
             continue
         deadline = int(window.transfers[stream["head"] % RING]["deadline"])
-        until = min(int(stream["next_expiry"]), deadline, limit) - now
+        until = min(int(recovery[0]["next_expiry"]), deadline, limit) - now
         ports.wait(port, max(1, min(until, _MAX_SLEEP_NS)))
         now = monotonic_ns(scratch)

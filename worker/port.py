@@ -9,16 +9,16 @@ A port hands in packets as places in `rx_memory` and takes packets built in plac
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, TypedDict, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from switchml.link import datagrams, libc, ring
-from switchml.link.datagrams import DATAGRAMS_PARTS, Datagrams, datagrams_at
-from switchml.link.handle import part, word
+from switchml.link.datagrams import Datagrams
 from switchml.link.memory import load_acquire, store_release
-from switchml.protocol.jit import compiled, inlined
+from switchml.link.records import Int64, Records, view_of
+from switchml.protocol.jit import compiled
 
 Bytes = npt.NDArray[np.uint8]
 Longs = npt.NDArray[np.int64]
@@ -31,28 +31,37 @@ _SHM_PUBLISH = 32
 _NONE = cast(int, np.int64(0))
 _GROUP_SOCKET = cast(int, np.int64(1))
 
-PORT_DTYPE = np.dtype(
-    [
-        ("kind", np.int64),
-        ("wake", np.int64),  # eventfd that ends a wait of a UDP port; -1: none
-        ("doorbell", np.int64),  # eventfd of the switch
-        ("worker", np.int64),
-        ("up", np.int64),  # entries built
-        ("shown", np.int64),  # entries published
-        ("up_limit", np.int64),  # entries that certainly have room
-        ("down", np.int64),  # entries read
-        ("failed", np.int64),  # datagrams that did not leave
-        ("socket", np.int64),  # which socket is read first
-    ],
-    align=True,
-)
+
+class PortRecord(TypedDict):
+    """Where a port stands."""
+
+    kind: Int64
+    wake: Int64  # eventfd that ends a wait of a UDP port; -1: none
+    doorbell: Int64  # eventfd of the switch
+    worker: Int64
+    up: Int64  # entries built
+    shown: Int64  # entries published
+    up_limit: Int64  # entries that certainly have room
+    down: Int64  # entries read
+    failed: Int64  # datagrams that did not leave
 
 
 class Port(NamedTuple):
-    """State of a port. UDP uses `unicast` (connected to the switch) and `group` (multicast results; may be a
-    stand-in); shared memory uses the job's region and the switch's page."""
+    """State of a port. UDP uses the first of these, shared memory the second.
 
-    state: npt.NDArray[Any]
+    Attributes:
+        unicast: UDP: connected to the switch.
+        group: UDP: multicast results; may be a stand-in.
+        layout: shared memory: of the job's rings.
+        region: shared memory: the job's.
+        longs: shared memory: the region as int64.
+        page: shared memory: the switch's own.
+        rx_at: by packet handed in, where it lies.
+        rx_length: its bytes.
+        rx_source: UDP: the socket, 1 for the group's.
+    """
+
+    state: Records[PortRecord]
     unicast: Datagrams
     group: Datagrams
     layout: ring.RingLayout
@@ -65,34 +74,7 @@ class Port(NamedTuple):
     scratch: Longs
 
 
-_UNICAST = 1
-_GROUP = _UNICAST + DATAGRAMS_PARTS
-_LAYOUT = _GROUP + DATAGRAMS_PARTS
-_REST = _LAYOUT + 4
-PORT_PARTS = _REST + 7
-
-
-@inlined
-def port_at(handle: int) -> Port:
-    """The Port behind a handle (link/handle.py)."""
-    return Port(
-        part(handle, 0, PORT_DTYPE),
-        datagrams_at(handle, _UNICAST),
-        datagrams_at(handle, _GROUP),
-        ring.RingLayout(
-            word(handle, _LAYOUT),
-            word(handle, _LAYOUT + 1),
-            word(handle, _LAYOUT + 2),
-            word(handle, _LAYOUT + 3),
-        ),
-        part(handle, _REST, np.uint8),
-        part(handle, _REST + 1, np.int64),
-        part(handle, _REST + 2, np.int64),
-        part(handle, _REST + 3, np.int64),
-        part(handle, _REST + 4, np.int64),
-        part(handle, _REST + 5, np.int64),
-        part(handle, _REST + 6, np.int64),
-    )
+port_at = view_of(Port)
 
 
 @compiled

@@ -18,14 +18,22 @@ _CALL_MASK = 0xFFFFFF
 
 
 class Signature(NamedTuple):
-    """collective, dtype, op: names out of the tables above. elements: of the call. call: number of the
-    collective in its job. detail: root, segment, or whatever else must agree; 0 to 2^24 - 1."""
+    """What a transfer is.
+
+    Attributes:
+        collective: of COLLECTIVES.
+        dtype: of DTYPES.
+        op: of OPERATIONS.
+        elements: of the call.
+        call: number of the collective in its job.
+        detail: root, segment, or whatever else must agree; 0 to 2^24 - 1.
+    """
 
     collective: str
     dtype: str
     op: str
     elements: int
-    call: int
+    call: int = 0
     detail: int = 0
 
     def words(self) -> npt.NDArray[np.uint32]:
@@ -66,7 +74,12 @@ def explain_mismatch(
 ) -> str:
     """Who called what.
 
-    descriptor: uint32, what the switch summed up. own: this rank's four words. named: whether it holds every rank's own words.
+    Args:
+        descriptor: uint32, what the switch summed up.
+        own: this rank's four words.
+        rank: this one's.
+        workers: of the job.
+        named: whether the descriptor holds every rank's own words.
     """
     mine = f"rank {rank} called {_decode(own)}"
     if not named:

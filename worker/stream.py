@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from switchml.errors import CollectiveError, CollectiveMismatchError, SwitchMLError, WorkerClosedError
-from switchml.link.handle import table_of
+from switchml.link.records import table_of
 from switchml.protocol.counters import WORKER_COUNTERS, indices
 from switchml.worker.chunks import names_ranks
 from switchml.worker.collectives import ExactBlocks, Pipeline
@@ -31,8 +31,14 @@ _BLOCKS_EXACT = indices(WORKER_COUNTERS)["blocks_exact"]
 
 
 class Stream:
-    """spin_ns: how long the engine looks again before it sleeps. explain: says why a chunk's position has no
-    result; may take a while."""
+    """Brings transfers through an engine.
+
+    Args:
+        engine: whose loop is run.
+        wake: ends the loop's sleep.
+        explain: says why a chunk's position has no result; may take a while.
+        spin_ns: how long the engine looks again before it sleeps.
+    """
 
     def __init__(
         self, engine: Engine, wake: Callable[[], None], explain: Callable[[int], str], *, spin_ns: int
@@ -46,7 +52,7 @@ class Stream:
         self._elements = int(self._state["elements"])
         self._submitted: deque[Source] = deque()
         self._sources: deque[Source] = deque()
-        self._flying: dict[int, Transfer] = {}
+        self._in_flight: dict[int, Transfer] = {}
         self._awaiting_exact: dict[Transfer, int] = {}
         self._driving = threading.Lock()
         self._work_left = threading.Event()
@@ -56,7 +62,15 @@ class Stream:
         self._thread.start()
 
     def submit(self, source: Source, notify: bool) -> None:
-        """Put a collective's source at the end. notify: nobody is going to wait for it at once."""
+        """Put a collective's source at the end.
+
+        Args:
+            source: of its transfers.
+            notify: nobody is going to wait for it at once.
+
+        Raises:
+            SwitchMLError: what broke the stream.
+        """
         if self._error is not None:
             raise self._error
         self._submitted.append(source)
@@ -78,7 +92,7 @@ class Stream:
                     self._drive(work, deadline)
                 finally:
                     self._driving.release()
-                if self._flying or self._sources or self._submitted:
+                if self._in_flight or self._sources or self._submitted:
                     self._work_left.set()
             else:
                 work.wait_event(_HANDOVER_SECONDS if left is None else min(left, _HANDOVER_SECONDS))
@@ -120,7 +134,7 @@ class Stream:
                 return
             try:
                 self._fill()
-                if not self._flying:
+                if not self._in_flight:
                     return
                 limit = (
                     _LOOK_NS
@@ -155,7 +169,7 @@ class Stream:
                 return
             index = int(state["queued"])
             window.transfers[index % RING] = transfer.record(self._elements)
-            self._flying[index] = transfer
+            self._in_flight[index] = transfer
             state["queued"] = index + 1
             if source.exhausted():
                 self._sources.popleft()
@@ -164,8 +178,8 @@ class Stream:
         """Put the exact exchange of the last laid transfer's flagged blocks right behind it."""
         state, window = self._state, self._engine.window
         last = int(state["laid"]) - 1
-        transfer = self._flying[last]
-        unlaid = [self._flying.pop(index) for index in range(last + 1, int(state["queued"]))]
+        transfer = self._in_flight[last]
+        unlaid = [self._in_flight.pop(index) for index in range(last + 1, int(state["queued"]))]
         state["queued"] = last + 1
         if unlaid:
             self._sources.appendleft(Listed(unlaid))
@@ -189,23 +203,23 @@ class Stream:
     def _reap(self) -> None:
         """Take the transfers that have their final status out of the ring."""
         state, transfers = self._state, self._engine.window.transfers
-        for index in [index for index in self._flying if transfers[index % RING]["status"] > LAID]:
+        for index in [index for index in self._in_flight if transfers[index % RING]["status"] > LAID]:
             entry = transfers[index % RING]
             if entry["status"] != DONE:
                 raise self._failure(index)
-            transfer = self._flying.pop(index)
+            transfer = self._in_flight.pop(index)
             transfer.highest = int(entry["highest"])
             if transfer in self._awaiting_exact:
                 self._half_done(transfer)
             else:
                 transfer.done(transfer)
-        state["head"] = min(self._flying, default=int(state["queued"]))
+        state["head"] = min(self._in_flight, default=int(state["queued"]))
 
     def _failure(self, index: int) -> SwitchMLError:
         from switchml.errors import CollectiveTimeoutError
 
         window, state = self._engine.window, self._state
-        transfer = self._flying[index]
+        transfer = self._in_flight[index]
         if window.transfers[index % RING]["status"] == MISMATCHED:
             workers, elements = int(state["workers"]), int(state["elements"])
             named = names_ranks(workers, elements)
@@ -222,8 +236,8 @@ class Stream:
         return int(slots["position"][waiting].min()) if waiting.any() else int(self._state["end"])
 
     def _fail_everything(self, error: SwitchMLError) -> None:
-        broken: list[Transfer | Source] = [*self._flying.values(), *self._sources]
-        self._flying, self._sources = {}, deque()
+        broken: list[Transfer | Source] = [*self._in_flight.values(), *self._sources]
+        self._in_flight, self._sources = {}, deque()
         self._awaiting_exact.clear()
         for failed in broken:
             failed.fail(error)

@@ -8,18 +8,30 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import override
 
-from switchml.worker.window import BLOCKS, QUEUED, WORDS
+from switchml.link.records import row_of
+from switchml.worker.window import BLOCKS, QUEUED, WORDS, TransferRecord
 
 Words = npt.NDArray[np.uint32]
 
 
 @dataclass(eq=False)
 class Transfer:
-    """One stretch of the stream (worker/window.py). `source` and `destination` are kept alive by it.
+    """One stretch of the stream (worker/window.py). Its arrays are kept alive by it.
 
-    kind BLOCKS: float32 arrays of `count`. kind WORDS: uint32; `source` holds this rank's words first to
-    first + len(source) - 1 of the transfer's `count`, the other ranks' words are theirs.
+    Attributes:
+        kind: BLOCKS, float32 arrays of `count`, or WORDS, uint32.
+        count: elements in all.
+        source: WORDS: this rank's words, first to first + len(source) - 1 of all; the others are the other ranks'.
+        destination: takes the result.
+        signature: four words (worker/signature.py).
+        done: called when it has ended well.
+        fail: called when the stream has broken.
+        deadline: ns, of CLOCK_MONOTONIC.
+        first: WORDS: where `source` begins.
+        flags: BLOCKS: a byte a chunk, 1 for one to be exchanged exactly; made when it is not given.
+        highest: afterwards, the largest exponent.
     """
 
     kind: int
@@ -39,16 +51,23 @@ class Transfer:
         return -(-self.count // elements)
 
     def record(self, elements: int) -> tuple[Any, ...]:
-        """Its TRANSFER_DTYPE entry; what the stream fills in itself is 0."""
+        """Its entry as a TransferRecord; what the stream fills in itself is 0."""
         chunks = self.chunks(elements)
         if self.kind == BLOCKS and self.flags is None:
             self.flags = np.zeros(chunks, np.uint8)
-        mine = (self.first, self.first + self.source.size) if self.kind == WORDS else (0, 0)
-        flags = 0 if self.flags is None else _address(self.flags)
-        return (
-            self.kind, QUEUED, 0, 0, chunks, self.count, _address(self.source), _address(self.destination), flags, *mine,
-            0, 0, 0, 0, 0, self.deadline, self.signature,
-        )  # fmt: skip
+        words = self.kind == WORDS
+        fields: TransferRecord = {
+            "kind": self.kind, "status": QUEUED, "start": 0, "prologue": 0, "chunks": chunks, "count": self.count,
+            "source": _address(self.source), "destination": _address(self.destination),
+            "flags": 0 if self.flags is None else _address(self.flags),
+            "first": self.first if words else 0, "last": self.first + self.source.size if words else 0,
+            "unknown": 0, "left": 0, "flagged": 0, "released": 0, "highest": 0,
+            "deadline": self.deadline, "signature": self.signature,
+        }  # fmt: skip
+        return _in_order(fields)
+
+
+_in_order = row_of(TransferRecord)
 
 
 def _address(array: npt.NDArray[Any]) -> int:
@@ -70,18 +89,21 @@ class Source(Protocol):
         """The stream is broken: nothing will be pulled or finished any more."""
 
 
-class Listed:
+class Listed(Source):
     """A source of transfers that exist already."""
 
     def __init__(self, transfers: Sequence[Transfer]) -> None:
         self._transfers = list(transfers)
 
+    @override
     def pull(self) -> Transfer | None:
         return self._transfers.pop(0) if self._transfers else None
 
+    @override
     def exhausted(self) -> bool:
         return not self._transfers
 
+    @override
     def fail(self, error: BaseException) -> None:
         for transfer in self._transfers:
             transfer.fail(error)

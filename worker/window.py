@@ -25,23 +25,18 @@ right behind it.
     SENT     waits for the result
     RESEND   timed out, to be sent again
 
-Two timers. While results come, a slot whose own result is overdue is sent again; overdue as RFC 6298 has it,
-estimated over packets sent once (Karn's rule), with a floor, doubled per retransmission of the slot. So the
-timer follows the queues that a window builds up. When nothing at all comes for a few of the shortest round
-trips, either packets are lost or other ranks are late, which cannot be told apart: then the oldest few slots
-are sent again, soon but few of them, ever more rarely as long as nothing answers, ever more of them when
-something does.
+When a packet has timed out is recovery.py's business.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Annotated, NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from switchml.link.handle import part
-from switchml.protocol.jit import compiled, inlined
+from switchml.link.records import Int16, Int32, Int64, Records, UInt8, new_records
+from switchml.protocol.jit import compiled
 from switchml.protocol.numerics import EXACT_EXPONENT, MIN_EXPONENT, UNKNOWN_EXPONENT
 from switchml.protocol.slots import TSI_MASK, check_window, slot_of, tsi_distance, version_of
 
@@ -54,98 +49,80 @@ QUEUED, LAID, DONE, MISMATCHED, TIMED_OUT = 0, 1, 2, 3, 4
 
 RING = 64
 """Transfers that can be under way at once."""
-_PROBE = 4
-_MOST_PROBES = 64
-_MAX_BACKOFF = 6
 
 DUPLICATE, STALE, FOREIGN = -1, -2, -3
 """Verdicts of `match` other than a slot."""
 
-STREAM_DTYPE = np.dtype(
-    [
-        ("rank", np.int64),
-        ("workers", np.int64),
-        ("window", np.int64),
-        ("elements", np.int64),  # of a full chunk
-        ("size", np.int64),  # the header's size code
-        ("job", np.int64),
-        ("end", np.int64),  # first position not laid
-        ("head", np.int64),  # oldest transfer not finished
-        ("laid", np.int64),  # first transfer not laid
-        ("queued", np.int64),  # one past the last transfer
-        ("fifo_head", np.int64),
-        ("fifo_tail", np.int64),
-        ("finished", np.int64),  # transfers that left LAID
-        ("accepted", np.int64),  # results taken
-        ("accepted_before", np.int64),  # as of the last look at the timers
-        ("moved_at", np.int64),  # ns: last result, first sending or probe
-        ("probes", np.int64),  # packets of the next probe
-        ("srtt", np.int64),  # ns; 0: no sample yet
-        ("rttvar", np.int64),
-        ("timeout", np.int64),
-        ("unsampled", np.int64),  # results of packets sent more than once since the last sample
-        ("floor", np.int64),
-        ("quiet_floor", np.int64),
-        ("ceiling", np.int64),
-        ("backoff", np.int64),  # probes since anything moved
-        ("next_overdue", np.int64),  # no slot's own timeout is over before
-        ("next_expiry", np.int64),  # nothing is to be sent again before
-    ],
-    align=True,
-)
 
-SLOT_DTYPE = np.dtype(
-    [
-        ("state", np.uint8),
-        ("queued", np.uint8),  # stands in the send queue
-        ("exponent", np.int16),  # of the chunk it sends
-        ("retries", np.int32),
-        ("position", np.int64),
-        ("transfer", np.int64),
-        ("sent_at", np.int64),
-    ],
-    align=True,
-)
+class StreamRecord(TypedDict):
+    """Where a stream stands."""
 
-TRANSFER_DTYPE = np.dtype(
-    [
-        ("kind", np.int64),
-        ("status", np.int64),
-        ("start", np.int64),  # position
-        ("prologue", np.int64),  # K
-        ("chunks", np.int64),  # N
-        ("count", np.int64),  # elements in all
-        ("source", np.int64),  # address
-        ("destination", np.int64),  # address
-        ("flags", np.int64),  # address of a byte per chunk: 1 = to be exchanged exactly
-        (
-            "first",
-            np.int64,
-        ),  # WORDS: this rank contributes words first .. last-1; `source` is that of the first
-        ("last", np.int64),
-        ("unknown", np.int64),  # exponents outstanding
-        ("left", np.int64),  # positions outstanding
-        ("flagged", np.int64),  # blocks to be exchanged exactly
-        ("released", np.int64),  # the exact exchange is arranged: what follows may be laid
-        ("highest", np.int64),  # largest exponent below EXACT_EXPONENT
-        ("deadline", np.int64),  # ns
-        ("signature", np.uint32, (4,)),
-    ],
-    align=True,
-)
+    rank: Int64
+    workers: Int64
+    window: Int64
+    elements: Int64  # of a full chunk
+    size: Int64  # the header's size code
+    job: Int64
+    end: Int64  # first position not laid
+    head: Int64  # oldest transfer not finished
+    laid: Int64  # first transfer not laid
+    queued: Int64  # one past the last transfer
+    fifo_head: Int64
+    fifo_tail: Int64
+    finished: Int64  # transfers that left LAID
+    accepted: Int64  # results taken
+
+
+class SlotRecord(TypedDict):
+    """What a slot is doing."""
+
+    state: UInt8
+    queued: UInt8  # stands in the send queue
+    exponent: Int16  # of the chunk it sends
+    retries: Int32  # how often its packet was sent again
+    position: Int64
+    transfer: Int64
+    sent_at: Int64  # ns
+
+
+class TransferRecord(TypedDict):
+    """One transfer, as Python hands it in and as it stands."""
+
+    kind: Int64
+    status: Int64
+    start: Int64  # position
+    prologue: Int64  # K
+    chunks: Int64  # N
+    count: Int64  # elements in all
+    source: Int64  # address
+    destination: Int64  # address
+    flags: Int64  # address of a byte per chunk: 1 = to be exchanged exactly
+    first: Int64  # WORDS: this rank contributes words first .. last-1; `source` is that of the first
+    last: Int64
+    unknown: Int64  # exponents outstanding
+    left: Int64  # positions outstanding
+    flagged: Int64  # blocks to be exchanged exactly
+    released: Int64  # the exact exchange is arranged: what follows may be laid
+    highest: Int64  # largest exponent below EXACT_EXPONENT
+    deadline: Int64  # ns
+    signature: Annotated[npt.NDArray[np.uint32], (4,)]
 
 
 class Window(NamedTuple):
     """State of one stream.
 
-    stream: STREAM_DTYPE, one entry. slots: SLOT_DTYPE, one a slot. transfers: TRANSFER_DTYPE, a ring.
-    exponents: int8 (ring, W), by chunk modulo W. fifo: int32, slots to be sent.
+    Attributes:
+        stream: one entry.
+        slots: W.
+        transfers: a ring.
+        exponents: by transfer, and chunk modulo W.
+        fifo: slots to be sent.
     """
 
-    stream: npt.NDArray[Any]
-    slots: npt.NDArray[Any]
-    transfers: npt.NDArray[Any]
-    exponents: npt.NDArray[np.int8]
+    stream: Records[StreamRecord]
+    slots: Records[SlotRecord]
+    transfers: Records[TransferRecord]
+    exponents: Annotated[npt.NDArray[np.int8], (RING, -1)]
     fifo: npt.NDArray[np.int32]
 
 
@@ -157,47 +134,31 @@ def new_window(
     elements: int,
     size: int = 0,
     job: int = 0,
-    initial_timeout: int = 100_000_000,
-    floor: int = 10_000_000,
-    quiet_floor: int = 2_000_000,
-    ceiling: int = 2_000_000_000,
 ) -> Window:
-    """A stream at position 0. Times in nanoseconds.
+    """A stream at position 0.
+
+    Args:
+        rank: this worker's.
+        workers: of the job.
+        window: slots, W.
+        elements: of a full chunk.
+        size: the header's size code.
+        job: the header's job number.
 
     Raises:
         ValueError: the window is no power of two, or larger than the slot field.
     """
     check_window(window)
-    stream = np.zeros(1, STREAM_DTYPE)
+    stream = new_records(StreamRecord, 1)
     entry = stream[0]
-    for name, value in {
-        "rank": rank, "workers": workers, "window": window, "elements": elements, "size": size, "job": job,
-        "timeout": initial_timeout, "floor": floor, "quiet_floor": quiet_floor, "ceiling": ceiling, "probes": _PROBE,
-        "next_overdue": np.iinfo(np.int64).max, "next_expiry": np.iinfo(np.int64).max,
-    }.items():  # fmt: skip
-        entry[name] = value
+    entry["rank"], entry["workers"], entry["window"] = rank, workers, window
+    entry["elements"], entry["size"], entry["job"] = elements, size, job
     return Window(
         stream,
-        np.zeros(window, SLOT_DTYPE),
-        np.zeros(RING, TRANSFER_DTYPE),
+        new_records(SlotRecord, window),
+        new_records(TransferRecord, RING),
         np.full((RING, window), UNKNOWN_EXPONENT, np.int8),
         np.zeros(window, np.int32),
-    )
-
-
-WINDOW_PARTS = 5
-
-
-@inlined
-def window_at(handle: int, first: int) -> Window:
-    """The Window whose arrays begin at entry `first` of a table of addresses (link/handle.py)."""
-    exponents = part(handle, first + 3, np.int8)
-    return Window(
-        part(handle, first, STREAM_DTYPE),
-        part(handle, first + 1, SLOT_DTYPE),
-        part(handle, first + 2, TRANSFER_DTYPE),
-        exponents.reshape((RING, exponents.size // RING)),
-        part(handle, first + 4, np.int32),
     )
 
 
@@ -374,134 +335,20 @@ def finish(window: Window, index: int, status: int) -> None:
 @compiled
 def mark_sent(window: Window, slot: int, now: int) -> bool:
     """The slot's packet has left; returns whether it was a retransmission."""
-    stream = window.stream[0]
     entry = window.slots[slot]
     again = bool(entry["state"] == RESEND)
     entry["state"] = SENT
     entry["sent_at"] = now
     if again:
         entry["retries"] += 1
-    if not again:
-        stream["moved_at"] = now
-        stream["backoff"] = 0
-    stream["next_overdue"] = min(int(stream["next_overdue"]), now + _slot_timeout(window, slot))
-    stream["next_expiry"] = min(
-        int(stream["next_expiry"]), int(stream["next_overdue"]), now + _patience(window)
-    )
     return again
 
 
 @compiled
-def _slot_timeout(window: Window, slot: int) -> int:
-    stream = window.stream[0]
-    doublings = min(int(window.slots[slot]["retries"]), _MAX_BACKOFF)
-    return min(int(stream["timeout"]) << doublings, int(stream["ceiling"]))
-
-
-@compiled
-def sample_round_trip(window: Window, slot: int, now: int) -> None:
-    """Feed the estimator (RFC 6298) with the slot's result that has just come; only for packets sent once."""
-    stream = window.stream[0]
-    entry = window.slots[slot]
-    if entry["retries"] != 0 or entry["state"] != SENT:
-        # Nothing sent once comes back in time: the round trip has grown past the timeout (RFC 6298, 5.5 to 5.7).
-        stream["unsampled"] += 1
-        if stream["unsampled"] >= stream["window"]:
-            stream["unsampled"] = 0
-            stream["timeout"] = min(2 * int(stream["timeout"]), int(stream["ceiling"]))
-        return
-    stream["unsampled"] = 0
-    sample = max(1, now - int(entry["sent_at"]))
-    if stream["srtt"] == 0:
-        stream["srtt"] = max(1, sample)
-        stream["rttvar"] = sample // 2
-    else:
-        stream["rttvar"] += (abs(int(stream["srtt"]) - sample) - int(stream["rttvar"])) // 4
-        stream["srtt"] += (sample - int(stream["srtt"])) // 8
-        stream["srtt"] = max(1, int(stream["srtt"]))
-    timeout = int(stream["srtt"]) + 4 * int(stream["rttvar"])
-    stream["timeout"] = min(max(timeout, int(stream["floor"])), int(stream["ceiling"]))
-
-
-@compiled
-def _resend(window: Window, slot: int) -> None:
+def resend(window: Window, slot: int) -> None:
+    """Queue a SENT slot's packet once more."""
     window.slots[slot]["state"] = RESEND
     _enqueue(window, slot)
-
-
-@compiled
-def _resend_oldest(window: Window) -> bool:
-    oldest = np.iinfo(np.int64).max
-    chosen = -1
-    for slot in range(window.slots.size):
-        entry = window.slots[slot]
-        if entry["state"] == SENT and entry["position"] < oldest:
-            oldest = int(entry["position"])
-            chosen = slot
-    if chosen >= 0:
-        _resend(window, chosen)
-    return chosen >= 0
-
-
-@compiled
-def _resend_overdue(window: Window, now: int) -> int:
-    soonest = np.iinfo(np.int64).max
-    count = 0
-    for slot in range(window.slots.size):
-        entry = window.slots[slot]
-        if entry["state"] == SENT:
-            due = int(entry["sent_at"]) + _slot_timeout(window, slot)
-            if due <= now:
-                _resend(window, slot)
-                count += 1
-            else:
-                soonest = min(soonest, due)
-    window.stream[0]["next_overdue"] = soonest
-    return count
-
-
-@compiled
-def _patience(window: Window) -> int:
-    """How long nothing may move before it is taken for a loss."""
-    stream = window.stream[0]
-    patience = int(stream["timeout"])
-    if stream["srtt"] > 0:
-        patience = max(int(stream["quiet_floor"]), 2 * int(stream["srtt"]))
-    return min(patience << int(stream["backoff"]), int(stream["ceiling"]))
-
-
-@compiled
-def _probe(window: Window, now: int) -> int:
-    stream = window.stream[0]
-    count = 0
-    while count < stream["probes"] and _resend_oldest(window):
-        count += 1
-    stream["backoff"] = min(int(stream["backoff"]) + 1, _MAX_BACKOFF)
-    stream["moved_at"] = now
-    return count
-
-
-@compiled
-def expire(window: Window, now: int) -> int:
-    """Queue what has to be sent again; returns how many packets. To be called often; nothing happens before `next_expiry`."""
-    stream = window.stream[0]
-    if stream["accepted"] != stream["accepted_before"]:
-        # After a probe that was answered more may be missing: look further each time.
-        stream["probes"] = min(2 * int(stream["probes"]), _MOST_PROBES) if stream["backoff"] > 0 else _PROBE
-        stream["accepted_before"] = stream["accepted"]
-        stream["moved_at"] = now
-        stream["backoff"] = 0
-    elif stream["backoff"] > 1:
-        stream["probes"] = _PROBE
-    count = 0
-    if now >= stream["moved_at"] + _patience(window):
-        count = _probe(window, now)
-    elif now >= stream["next_overdue"] and stream["backoff"] == 0:
-        count = _resend_overdue(window, now)
-    stream["next_expiry"] = stream["moved_at"] + _patience(window)
-    if stream["backoff"] == 0:
-        stream["next_expiry"] = min(int(stream["next_expiry"]), int(stream["next_overdue"]))
-    return count
 
 
 @compiled

@@ -21,7 +21,14 @@ class Progress(Protocol):
 class Work:
     """A collective under way. Made by `Worker`; the arrays it was given must live and stay untouched until it is done."""
 
-    def __init__(self, progress: Progress, what: str, result: npt.NDArray[Any]) -> None:
+    def __init__(self, progress: Progress | None, what: str, result: npt.NDArray[Any]) -> None:
+        """Under way from now on.
+
+        Args:
+            progress: whom to ask for its end; None where `finish` is called by itself.
+            what: for messages.
+            result: what `wait` returns.
+        """
         self._progress = progress
         self._what = what
         self._result = result
@@ -30,6 +37,13 @@ class Work:
         self._callbacks: list[Callable[[Work], None]] = []
         self._error: BaseException | None = None
         self._bound = 0.0
+
+    @classmethod
+    def ended(cls, result: npt.NDArray[Any]) -> Work:
+        """One that was over at once."""
+        work = cls(None, "a collective of one rank", result)
+        work.finish()
+        return work
 
     def __repr__(self) -> str:
         state = (
@@ -44,13 +58,16 @@ class Work:
     def wait(self, timeout: float | None = None) -> npt.NDArray[Any]:
         """The result, once it is there.
 
-        timeout: seconds to wait here; the collective itself goes on and has a deadline of its own.
+        Args:
+            timeout: seconds to wait here; the collective itself goes on and has a deadline of its own.
 
         Raises:
             CollectiveTimeoutError: not done within `timeout`, or the collective's own deadline passed.
             CollectiveError: whatever else ended it.
         """
-        if not self._event.is_set() and not self._progress.until(self, timeout):
+        if not self._event.is_set() and not (
+            self.wait_event(timeout) if self._progress is None else self._progress.until(self, timeout)
+        ):
             raise CollectiveTimeoutError(f"{self._what} is still in flight after {timeout} s of waiting")
         if self._error is not None:
             raise self._error

@@ -5,44 +5,27 @@ from __future__ import annotations
 import threading
 import time
 from types import TracebackType
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from switchml.control.client import ControlClient
-from switchml.control.messages import JobLayout, JoinOffer
+from switchml.control.control_messages import JobLayout, JoinOffer
 from switchml.control.target import TargetDescription
 from switchml.errors import JobAbortedError, SwitchMLError, UsageError
-from switchml.link.handle import table_of
+from switchml.link.records import table_of
 from switchml.protocol.counters import WORKER_COUNTERS, named
 from switchml.protocol.messages import ELEMENT_BYTES, size_code
 from switchml.protocol.numerics import error_bound
 from switchml.protocol.prepare import prepare
-from switchml.worker import elements
-from switchml.worker.collectives import (
-    BroadcastBytes,
-    Converted,
-    Direct,
-    Gathered,
-    GatheredBytes,
-    Part,
-    Pipeline,
-    Strategy,
-    nothing,
-)
+from switchml.worker.collectives import Call, Collectives, Pipeline
 from switchml.worker.connection import Connection, ShmConnection, UdpConnection, shares_memory
 from switchml.worker.engine import Engine, run
 from switchml.worker.port import Port
-from switchml.worker.signature import Signature
+from switchml.worker.recovery import new_recovery
 from switchml.worker.stream import Stream, closed
-from switchml.worker.window import BLOCKS, WORDS, new_window
+from switchml.worker.window import new_window
 from switchml.worker.work import Work
 
-Array = npt.NDArray[Any]
-
-_SMALL_GATHER_BYTES = 32768
-"""Float sums this small (bytes times workers) are gathered exactly: one round trip in place of two."""
 _SPIN_NS = 50_000
 
 
@@ -54,13 +37,6 @@ def _connect(target: TargetDescription, transport: str, multicast: bool) -> Conn
     return UdpConnection(target, multicast=multicast)
 
 
-def _check_writable(array: Array) -> None:
-    if not array.flags.writeable:
-        raise UsageError(
-            "the result is to be written to a read-only array: give a copy of it, or another `out`"
-        )
-
-
 class PortTable:
     """A port with the handle that the engine knows it by; keeps its arrays alive."""
 
@@ -70,9 +46,20 @@ class PortTable:
         self.handle: int = self._table.ctypes.data
 
 
-class Worker:
-    """One rank of a job. Made by `join`; a context manager that leaves on exit. Collectives may be submitted
-    from any thread, but all ranks must submit the same ones in the same order."""
+class Worker(Collectives):
+    """One rank of a job. Made by `join`; a context manager that leaves on exit.
+
+    Collectives may be submitted from any thread, but all ranks must submit the same ones in the same order.
+
+    Attributes:
+        rank: 0 to world_size - 1.
+        world_size: ranks of the job.
+        job: its name.
+        transport: "udp" or "shm".
+        multicast: whether results come by multicast.
+        payload: bytes a packet.
+        window: slots.
+    """
 
     def __init__(
         self,
@@ -122,10 +109,19 @@ class Worker:
     ) -> Worker:
         """Join a job at the switch whose control service is at `switch` (host:port); returns when all ranks have.
 
-        transport: "auto" takes shared memory where worker and switch share a host. payload: bytes a packet;
-        window: slots; 0 takes the switch's. join_timeout, timeout: seconds for joining and for a collective.
-        multicast: False asks for results by unicast. paper: run the slot machine as published, without
-        stamps.
+        Args:
+            switch: host:port.
+            job: its name.
+            rank: 0 to world_size - 1.
+            world_size: ranks of the job.
+            transport: "udp", "shm", or "auto", which takes shared memory where worker and switch share a host.
+            payload: bytes a packet; 0 takes the switch's.
+            window: slots; 0 takes the switch's.
+            token: what the switch wants to see; "" for none.
+            join_timeout: seconds for joining.
+            timeout: seconds for a collective.
+            multicast: False asks for results by unicast.
+            paper: run the slot machine as published, without stamps.
 
         Raises:
             SwitchUnreachableError, JoinError, UsageError: see switchml/errors.py.
@@ -166,6 +162,7 @@ class Worker:
                     size=size_code(layout.payload),
                     job=layout.job_number,
                 ),
+                recovery=new_recovery(),
                 port=port.handle,
                 counters=np.zeros(len(WORKER_COUNTERS), np.int64),
                 descriptor=np.zeros(count, np.uint32),
@@ -178,155 +175,6 @@ class Worker:
             if connection is not None:
                 connection.close()
             raise
-
-    def allreduce(
-        self,
-        array: Array,
-        op: str = "sum",
-        *,
-        out: Array | None = None,
-        dtype: str | None = None,
-        timeout: float | None = None,
-        notify: bool = True,
-    ) -> Work:
-        """Reduce `array` over all ranks, in place unless `out` (same shape and dtype) is given.
-
-        array: float32, float16, float64, any integer, bool or complex dtype; "bfloat16" as `dtype` over
-        uint16. op: sum, avg, prod, min, max, band, bor, bxor. Sums of float32, float16 and bfloat16 go
-        through block floating point (`Work.error_bound`), small ones and everything else are exact in the
-        sense of the dtype; the bits of the result are the same on all ranks. notify: False when `wait`
-        follows at once.
-
-        Raises:
-            UsageError: dtype, operation or `out` do not fit, or the result's memory is read-only.
-            CollectiveError: the job has failed before.
-        """
-        name = elements.dtype_name(array, dtype)
-        elements.check_operation(name, op)
-        target = array if out is None else out
-        if target.shape != array.shape or target.dtype != array.dtype:
-            raise UsageError(
-                f"out has shape {target.shape} and dtype {target.dtype}, the array {array.shape} and {array.dtype}"
-            )
-        _check_writable(target)
-        flat_in = np.ascontiguousarray(array).reshape(-1)
-        flat_out = target.reshape(-1) if target.flags.c_contiguous else np.empty(array.size, array.dtype)
-        strategy, bounded = self._reduction(flat_in, flat_out, name, op)
-        divide = op == "avg" and bounded
-
-        def finish() -> None:
-            if divide:
-                self._divide(flat_out, name)
-            if not target.flags.c_contiguous:
-                target[...] = flat_out.reshape(target.shape)
-
-        signature = ("allreduce", name, op, array.size, 0)
-        return self._submit(
-            strategy,
-            signature,
-            target,
-            timeout,
-            notify,
-            finish,
-            bounded,
-            1 / self.world_size if divide else 1.0,
-        )
-
-    def _divide(self, values: Array, name: str) -> None:
-        if name == "float32":
-            values /= np.float32(self.world_size)
-            return
-        wide = np.empty(values.size, np.float32)
-        elements.widen(values, name, wide)
-        wide /= np.float32(self.world_size)
-        elements.narrow(wide, name, values)
-
-    def _reduction(self, source: Array, out: Array, name: str, op: str) -> tuple[Strategy, bool]:
-        """How to reduce, and whether block floating point is used."""
-        if source.size == 0:
-            return nothing(), False
-        way = elements.summed_as(name, op)
-        small = way == "blocks" and source.nbytes * self.world_size <= _SMALL_GATHER_BYTES
-        if way == "" or small:
-            return Gathered(source, out, name, op, self.rank, self.world_size), False
-        if name == "float32":
-            return Direct(Part(BLOCKS, source.size, source, out)), True
-        if name == "int32":
-            return Direct(Part(WORDS, source.size, source.view(np.uint32), out.view(np.uint32))), False
-        return Converted(source, out, name, BLOCKS if way == "blocks" else WORDS), way == "blocks"
-
-    def broadcast(
-        self, array: Array, root: int = 0, *, timeout: float | None = None, notify: bool = True
-    ) -> Work:
-        """Give every rank the array of `root`, in place, bit for bit. Any dtype.
-
-        Raises:
-            UsageError: `root` is no rank, or the array is read-only.
-        """
-        if not 0 <= root < self.world_size:
-            raise UsageError(f"root {root} is no rank of {self.world_size}")
-        _check_writable(array)
-        flat = np.ascontiguousarray(array).reshape(-1)
-        raw = flat.view(np.uint8) if flat.size else np.zeros(0, np.uint8)
-        is_root = self.rank == root
-        strategy: Strategy
-        if raw.size == 0:
-            strategy = nothing()
-        elif raw.size % 4 == 0:
-            words = raw.view(np.uint32)
-            strategy = Direct(Part(WORDS, words.size, words if is_root else words[:0], words))
-        else:
-            strategy = BroadcastBytes(raw, is_root)
-
-        def finish() -> None:
-            if not array.flags.c_contiguous:
-                array[...] = flat.reshape(array.shape)
-
-        return self._submit(
-            strategy, ("broadcast", "bytes", "none", raw.size, root << 12), array, timeout, notify, finish
-        )
-
-    def allgather(
-        self, array: Array, *, out: Array | None = None, timeout: float | None = None, notify: bool = True
-    ) -> Work:
-        """Gather every rank's array, which has the same shape and dtype everywhere; the result is
-        (world_size, *array.shape). Any dtype.
-
-        Raises:
-            UsageError: `out` is not contiguous, read-only or does not fit.
-        """
-        shape = (self.world_size, *array.shape)
-        if out is None:
-            out = np.empty(shape, array.dtype)
-        if out.shape != shape or out.dtype != array.dtype or not out.flags.c_contiguous:
-            raise UsageError(f"out must be contiguous, of shape {shape} and dtype {array.dtype}")
-        _check_writable(out)
-        flat = np.ascontiguousarray(array).reshape(-1)
-        raw = flat.view(np.uint8) if flat.size else np.zeros(0, np.uint8)
-        strategy: Strategy
-        if raw.size == 0:
-            strategy = nothing()
-        elif raw.size % 4 == 0:
-            every = out.reshape(-1).view(np.uint32)
-            strategy = Direct(
-                Part(WORDS, every.size, raw.view(np.uint32), every, self.rank * (raw.size // 4))
-            )
-        else:
-            strategy = GatheredBytes(raw, out.reshape(self.world_size, -1).view(np.uint8), self.rank)
-        return self._submit(
-            strategy, ("allgather", "bytes", "none", raw.size, 0), out, timeout, notify, lambda: None
-        )
-
-    def barrier(self, *, timeout: float | None = None, notify: bool = True) -> Work:
-        """Done when every rank has called it."""
-        return self._submit(
-            nothing(),
-            ("barrier", "bytes", "none", 0, 0),
-            np.zeros(0, np.uint8),
-            timeout,
-            notify,
-            lambda: None,
-        )
 
     def counters(self) -> dict[str, int]:
         """Counters of this worker by name (protocol/counters.py)."""
@@ -350,32 +198,27 @@ class Worker:
     ) -> None:
         self.leave()
 
-    def _submit(
-        self,
-        strategy: Strategy,
-        call: tuple[str, str, str, int, int],
-        result: Array,
-        timeout: float | None,
-        notify: bool,
-        finish: Any,
-        bounded: bool = False,
-        factor: float = 1.0,
-    ) -> Work:
-        collective, dtype, op, count, detail = call
-        work = Work(self._stream, f"{collective} of {count} x {dtype} in job {self.job!r}", result)
+    def _submit(self, call: Call, timeout: float | None, notify: bool) -> Work:
+        said = call.signature
+        work = Work(
+            self._stream,
+            f"{said.collective} of {said.elements} x {said.dtype} in job {self.job!r}",
+            call.result,
+        )
         deadline = time.monotonic_ns() + int((self._timeout if timeout is None else timeout) * 1e9)
 
         def done(highest: int) -> None:
             try:
-                finish()
+                call.finish()
             except Exception as error:
                 work.finish(error)
                 return
-            work.finish(bound=error_bound(highest, self.world_size) * factor if bounded else 0.0)
+            work.finish(bound=error_bound(highest, self.world_size) * call.bound)
 
+        strategy = call.strategy()
         with self._lock:
             # Numbering and queueing are one step: the stream's order is the order of the numbers.
-            signature = Signature(collective, dtype, op, count, self._calls, detail)
+            signature = said._replace(call=self._calls)
             self._calls += 1
             self._stream.submit(Pipeline(strategy, signature, deadline, done, work.finish), notify)
         return work

@@ -3,13 +3,7 @@
 #ifndef ELEMENTS
 #define ELEMENTS 64
 #endif
-
-// The header's `size` of a payload of ELEMENTS int32.
-#if ELEMENTS == 64
-#define SIZE_CODE 1
-#elif ELEMENTS == 256
-#define SIZE_CODE 3
-#else
+#if ELEMENTS != 64 && ELEMENTS != 256
 #error "ELEMENTS is 64 or 256"
 #endif
 
@@ -19,17 +13,9 @@
 #define COUNTER_ROWS 257                  // a row a job, and one more:
 #define NO_JOB 256                        // (*) packets of no known sender
 
-const bit<16> FIRST_PORT_MASK = 0xFFF0;   // UDP ports 0xBEE0-0xBEEF
-const bit<16> FIRST_PORT = 0xBEE0;
 // BMv2's P4Runtime server takes groups below 0x8000 only.
 const bit<16> FLOOD_GROUP = 0x7FF0;       // (*) multicast group of all ports; a job's group is its number + 1
 const bit<8> OUR_TTL = 64;
 
 const bit<16> UDP_BYTES = 8;
-const bit<16> SWITCHML_BYTES = 10;
 const bit<16> PAYLOAD_BYTES = 4 * ELEMENTS;
-
-typedef bit<4> msg_type_t;
-const msg_type_t MSG_SUM = 1;
-const msg_type_t MSG_EXPONENTS = 2;
-const msg_type_t MSG_PROBE = 3;

@@ -51,18 +51,7 @@ header udp_t {
     bit<16> checksum;
 }
 
-header switchml_t {               // docs/protocol.md, "Wire format"
-    msg_type_t msg_type;
-    bit<1> reserved;
-    bit<3> size;
-    bit<8> job_number;
-    bit<32> tsi;
-    bit<1> version;
-    bit<1> unused;
-    bit<14> slot;
-    bit<8> e0;                    // int8
-    bit<8> e1;
-}
+#include "switchml_header.p4"
 
 #define FIELD(n) bit<32> v_##n;
 

@@ -80,7 +80,7 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
             || (bit<32>)hdr.ipv4.total_len < 20 + (bit<32>)hdr.udp.length) REFUSE(dropped_truncated)
         if ((hdr.switchml.msg_type != MSG_SUM && hdr.switchml.msg_type != MSG_EXPONENTS
              && hdr.switchml.msg_type != MSG_PROBE)
-            || hdr.switchml.reserved != 0 || hdr.switchml.unused != 0) REFUSE(dropped_bad_header)
+            || RESERVED_BITS_SET) REFUSE(dropped_bad_header)
         if (!job_table.apply().hit) REFUSE(dropped_wrong_job)
         if (!worker_port.apply().hit) {
             digest<sender_digest_t>(2, {

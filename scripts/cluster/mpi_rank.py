@@ -31,6 +31,7 @@ def master(world: MPI.Intracomm, node: MPI.Intracomm) -> tuple[str, int]:
 
 
 def main() -> None:
+    """Run the training script as one rank, told where the others are."""
     if len(sys.argv) < 2:
         sys.exit("mpi_rank.py SCRIPT [ARGS]...: name the training script")
     world = MPI.COMM_WORLD

@@ -21,16 +21,16 @@ from switches import SWITCHES
 from topology import star, why_not
 
 from switchml.bench.limits import SHAPED
-from switchml.bench.machine import machine_facts
-from switchml.bench.output import check_writable, show, text_console, write_json
-from switchml.bench.plot import draw
-from switchml.bench.quantities import parse_sizes, show_rate, show_size
+from switchml.bench.output import check_writable, machine_facts, show, text_console, write_json
+from switchml.bench.plots import draw
 from switchml.bench.results import Measurement
+from switchml.bench.units import parse_sizes, show_rate, show_size
 from switchml.errors import SwitchMLError, UsageError
 from switchml.testbed import LinkShape
 
 
 def main() -> int:
+    """Measure every switch that was asked for. Returns 1 if a sum was wrong."""
     options = _options()
     shape = experiment.shape_of(options)
     names = options.switches.split(",")
@@ -49,11 +49,11 @@ def main() -> int:
         print(f"{name}: building the network", file=sys.stderr, flush=True)
         with (
             star(name, options.workers, shape, program=options.program) as network,
-            experiment.ranks(network, window=options.window, payload=options.payload) as team,
+            experiment.ranks(network, window=options.window, payload=options.payload) as group,
         ):
             for size in sizes:
                 print(f"{name}: {show_size(size)}", file=sys.stderr, flush=True)
-                measured.append(experiment.measure(team, name, size, options.rounds, shape.rate))
+                measured.append(experiment.measure(group, name, size, options.rounds, shape.rate))
     show(text_console(options.json), _heading(options, shape), _table(measured), [])
     write_json(_document(options, shape, measured), options.json)
     if options.plot:

@@ -9,19 +9,20 @@ from pathlib import Path
 
 from topology import Network
 
-from switchml.bench import messages
+from switchml.bench import rank_protocol
 from switchml.bench.limits import SHAPED, goodput_limit
-from switchml.bench.patterns import Verdict, element_type
-from switchml.bench.quantities import parse_rate
+from switchml.bench.rank_group import RankGroup
 from switchml.bench.results import Measurement
 from switchml.bench.systems.catalogue import VARIANTS, options_of
-from switchml.bench.team import Team
+from switchml.bench.units import parse_rate
+from switchml.bench.verification import Verdict, element_type
 from switchml.testbed import LinkShape
 
 TIMEOUT = 300.0
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """The options that describe the network."""
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--rate", default="100mbit", help="of every link, each way; 0 = unshaped")
     parser.add_argument(
@@ -36,11 +37,12 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
 
 
 def shape_of(options: argparse.Namespace) -> LinkShape:
+    """What every link does, from those options."""
     rate = 0 if options.rate == "0" else parse_rate(options.rate)
     return LinkShape(rate=rate, loss=options.loss, delay=options.delay / 1000)
 
 
-def ranks(network: Network, *, window: int = 0, payload: int = 0) -> Team:
+def ranks(network: Network, *, window: int = 0, payload: int = 0) -> RankGroup:
     """A rank on every host, joined to one job; a context manager."""
     entry = VARIANTS["udp"]
     options = options_of(
@@ -52,31 +54,31 @@ def ranks(network: Network, *, window: int = 0, payload: int = 0) -> Team:
         window=window,
         timeout=TIMEOUT,
     )
-    return Team(entry, len(network.namespaces), options, namespaces=network.namespaces, interface="eth0")
+    return RankGroup(entry, len(network.namespaces), options, namespaces=network.namespaces, interface="eth0")
 
 
-def prepare(team: Team, size: int) -> Verdict:
+def prepare(group: RankGroup, size: int) -> Verdict:
     """Have tensors of `size` bytes ready and sum them once, compared with what the sum must be."""
     kind = element_type("float32")
-    team.ask(messages.Prepare(max(1, size // kind.itemsize), kind.name, "sum"), TIMEOUT)
-    return sum(team.ask(messages.Check(), TIMEOUT), Verdict(0, 0, 0.0))
+    group.ask(rank_protocol.Prepare(max(1, size // kind.itemsize), kind.name, "sum"), TIMEOUT)
+    return sum(group.ask(rank_protocol.Check(), TIMEOUT), Verdict(0, 0, 0.0))
 
 
 def check(network: Network, size: int) -> Verdict:
     """One summation over the whole network."""
-    with ranks(network) as team:
-        return prepare(team, size)
+    with ranks(network) as group:
+        return prepare(group, size)
 
 
-def measure(team: Team, system: str, size: int, rounds: int, rate: int) -> Measurement:
+def measure(group: RankGroup, system: str, size: int, rounds: int, rate: int) -> Measurement:
     """Times of single all-reduces, the slowest rank's each; the sums are checked first."""
-    verdict = prepare(team, size)
-    before = _counters(team)
-    times = [float(max(team.ask(messages.Batch(1, 1), TIMEOUT))) for _ in range(rounds)]
+    verdict = prepare(group, size)
+    before = group.counters(TIMEOUT)
+    times = [float(max(group.ask(rank_protocol.Batch(1, 1), TIMEOUT))) for _ in range(rounds)]
     kind = element_type("float32")
     return Measurement(
         system=system,
-        workers=team.world_size,
+        workers=group.world_size,
         size=size,
         count=max(1, size // kind.itemsize),
         dtype=kind.name,
@@ -84,15 +86,7 @@ def measure(team: Team, system: str, size: int, rounds: int, rate: int) -> Measu
         iterations=1,
         rounds=tuple(times),
         verdict=verdict,
-        counters={name: value - before[name] for name, value in _counters(team).items()},
-        facts=team.facts,
-        limit=goodput_limit(rate, team.facts["payload"], SHAPED) if rate else None,
+        counters={name: value - before[name] for name, value in group.counters(TIMEOUT).items()},
+        facts=group.facts,
+        limit=goodput_limit(rate, group.facts["payload"], SHAPED) if rate else None,
     )
-
-
-def _counters(team: Team) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for one in team.ask(messages.Counters(), TIMEOUT):
-        for name, value in one.items():
-            total[name] = total.get(name, 0) + value
-    return total

@@ -25,6 +25,7 @@ class ShapedInterface(Intf):  # type: ignore[misc]
     """Limits and delays what it sends, and carries frames as a wire would."""
 
     def config(self, *, shape: LinkShape | None = None, **params: Any) -> dict[str, Any]:
+        """Called by Mininet once the interface stands in its namespace."""
         configured: dict[str, Any] = super().config(**params)
         namespace = Namespace.of_process(self.node.pid, self.node.name)
         try:
@@ -35,12 +36,20 @@ class ShapedInterface(Intf):  # type: ignore[misc]
 
 
 class ShapedLink(Link):  # type: ignore[misc]
-    """A cable. shape: what it does in each direction; None = nothing.
-
-    Raises `TestbedError` for what this kernel cannot do.
-    """
+    """A cable."""
 
     def __init__(self, node1: Any, node2: Any, *, shape: LinkShape | None = None, **params: Any) -> None:
+        """Lay it between two nodes.
+
+        Args:
+            node1: one of them.
+            node2: the other.
+            shape: what the cable does in each direction; None = nothing.
+            params: Mininet's.
+
+        Raises:
+            TestbedError: this kernel cannot do that.
+        """
         self._shape = shape or LinkShape()
         self._box: Namespace | None = None
         super().__init__(node1, node2, **{**params, "intf": ShapedInterface, "shape": self._shape})
@@ -48,6 +57,7 @@ class ShapedLink(Link):  # type: ignore[misc]
     def makeIntfPair(  # Mininet's name for the hook
         self, intfname1: str, intfname2: str, addr1: str, addr2: str, node1: Any, node2: Any, **_: Any
     ) -> None:
+        """Called by Mininet to make the two ends."""
         ends = [(intfname1, addr1, node1.pid), (intfname2, addr2, node2.pid)]
         self._box = Namespace(f"{intfname1}-{intfname2}")
         self._box.call(_lay_cable, ends, self._shape.loss)
@@ -55,6 +65,7 @@ class ShapedLink(Link):  # type: ignore[misc]
             self._box.close()  # the interfaces have left it
 
     def delete(self) -> None:
+        """Called by Mininet at the end."""
         super().delete()
         if self._box is not None:
             self._box.close()

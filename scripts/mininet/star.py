@@ -18,11 +18,12 @@ from mininet.log import setLogLevel
 from switches import SWITCHES
 from topology import star
 
-from switchml.bench.quantities import parse_size
+from switchml.bench.units import parse_size
 from switchml.errors import SwitchMLError
 
 
 def main() -> int:
+    """Build the star, check one summation, and give Mininet's prompt."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

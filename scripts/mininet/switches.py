@@ -26,13 +26,13 @@ from mininet.node import Switch
 from pyroute2 import IPRoute
 
 from switchml.errors import SwitchMLError
+from switchml.protocol.messages import UDP_PORT_FIRST
 from switchml.switch_emulator.ports.udp import SWITCH_MAC
 from switchml.testbed import Namespace, TestbedError
 
 DATA_ADDRESS = "10.83.0.254"
 CONTROL_ADDRESS = "10.84.0.254"
 CONTROL_PORT = 50551
-DATA_PORT = 0xBEE0
 P4RUNTIME_PORT = 9559
 CPU_PORT = 510
 PREFIX = 24
@@ -84,6 +84,7 @@ class AggregatingSwitch(Switch):  # type: ignore[misc]
 
     @property
     def control_interfaces(self) -> list[str]:
+        """Names of the interfaces that lead to the workers' control interfaces."""
         return [str(intf) for port, intf in sorted(self.intfs.items()) if port >= CONTROL_PORTS]
 
     def start(self, controllers: Any) -> None:
@@ -97,6 +98,7 @@ class AggregatingSwitch(Switch):  # type: ignore[misc]
             raise
 
     def start_switch(self) -> None:
+        """Start the programs of the switch."""
         raise NotImplementedError
 
     def run_process(self, name: str, argv: list[str]) -> None:
@@ -116,6 +118,7 @@ class AggregatingSwitch(Switch):  # type: ignore[misc]
         self._logs.append(log)
 
     def switchml(self, command: str, *options: str) -> None:
+        """Start a subcommand of `switchml` as a program of the switch."""
         self.run_process(command, [sys.executable, "-P", "-m", "switchml.cli", command, *options])
 
     def said(self) -> str:
@@ -162,11 +165,12 @@ class NativeSwitch(AggregatingSwitch):
     control_address = f"{DATA_ADDRESS}:{CONTROL_PORT}"
 
     def start_switch(self) -> None:
+        """See `AggregatingSwitch`."""
         interfaces = list(self.data_interfaces.values())
         self.namespace.call(make_bridge, "data", DATA_ADDRESS, SWITCH_MAC, interfaces)
         self.switchml(
             "switch",
-            *("--host", DATA_ADDRESS, "--port", str(DATA_PORT), "--control-port", str(CONTROL_PORT)),
+            *("--host", DATA_ADDRESS, "--port", str(UDP_PORT_FIRST), "--control-port", str(CONTROL_PORT)),
             *("--token", ""),  # whatever the environment says
         )
 
@@ -196,6 +200,7 @@ class P4EmulatorSwitch(_P4Switch):
     """The emulator running a P4 program on packet sockets."""
 
     def start_switch(self) -> None:
+        """See `AggregatingSwitch`."""
         self.switchml(
             "switch",
             *("--pipeline", "none", *self.interface_options()),
@@ -208,6 +213,7 @@ class BMv2Switch(_P4Switch):
     """BMv2's simple_switch_grpc."""
 
     def start_switch(self) -> None:
+        """See `AggregatingSwitch`."""
         binary = find_bmv2()
         if binary is None:
             raise TestbedError("simple_switch_grpc is not in PATH; set SWITCHML_BMV2_GRPC to where it is")

@@ -33,18 +33,23 @@ _NUD_PERMANENT = 0x80
 
 
 def worker_address(rank: int, network: int = 83) -> str:
+    """IPv4 of a worker: 10.83 the data network, 10.84 the control network."""
     return f"10.{network}.0.{rank + 1}"
 
 
 def worker_mac(rank: int) -> str:
+    """MAC address of a worker's data interface."""
     return f"02:00:0a:53:00:{rank + 1:02x}"
 
 
 class WorkerHost(Node):  # type: ignore[misc]
-    """A host with a data and a control interface, and the data network's addresses known from the start: a lost ARP request
-    costs a second."""
+    """A host with a data and a control interface.
+
+    It knows the data network's addresses from the start: a lost ARP request costs a second.
+    """
 
     def config(self, *, rank: int, workers: int, **params: Any) -> dict[str, Any]:
+        """Called by Mininet once the interfaces are there."""
         configured: dict[str, Any] = super().config(**params)
         namespace = Namespace.of_process(self.pid, self.name)
         try:
@@ -64,11 +69,19 @@ def _pin_neighbours(interface: str, rank: int, workers: int) -> None:
 
 
 class Star(Topo):  # type: ignore[misc]
-    """workers: how many. shape: of every worker's link. switch: a class of switches.py, with its parameters."""
+    """A switch in the middle and a link to every worker."""
 
     def build(
         self, *, workers: int, shape: LinkShape, switch: type[switches.AggregatingSwitch], **params: Any
     ) -> None:
+        """Called by Mininet.
+
+        Args:
+            workers: how many.
+            shape: of every worker's link.
+            switch: a class of switches.py.
+            params: of that class.
+        """
         middle = self.addSwitch("s1", cls=switch, **params)
         for rank in range(workers):
             host = self.addHost(

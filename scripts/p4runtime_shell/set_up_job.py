@@ -47,7 +47,7 @@ class Switch:
 
     @classmethod
     def parse(cls, text: str) -> Switch:
-        """`ADDRESS=MAC`"""
+        """Of the form `ADDRESS=MAC`."""
         return cls(*_fields(r"([\d.]+)=([\da-fA-F:]{17})", text))
 
 
@@ -62,7 +62,7 @@ class Worker:
 
     @classmethod
     def parse(cls, text: str) -> Worker:
-        """`ADDRESS:UDP_PORT=MAC@SWITCH_PORT`"""
+        """Of the form `ADDRESS:UDP_PORT=MAC@SWITCH_PORT`."""
         return cls(*_fields(r"([\d.]+):(\d+)=([\da-fA-F:]{17})@(\d+)", text))
 
 
@@ -92,8 +92,17 @@ def set_up_job(
     epoch: int = 1,
     paper: bool = False,
 ) -> None:
-    """window: slots, a power of two, from slot `pool_base` on. epoch: 1-255; another one for every job that takes a range of
-    slots over, or what the last job left there counts."""
+    """Let a switch aggregate a job.
+
+    Args:
+        job: its number, 0-255.
+        switch: what its workers send to.
+        workers: by rank.
+        pool_base: its first slot.
+        window: its slots, a power of two.
+        epoch: 1-255; another one for every job that takes a range of slots over, or what the last job left there counts.
+        paper: the published algorithm, without stamps.
+    """
     everyone = (1 << len(workers)) - 1
     own = _entry(
         INGRESS + "own_address", INGRESS + "is_ours", {"meta.target_addr": switch.address}, mac=switch.mac
@@ -164,6 +173,7 @@ def _all(table: str) -> Iterator[sh.TableEntry]:
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description="Set up, show or remove a SwitchML job with p4runtime-shell."
     )

@@ -6,16 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from switchml.switch_emulator.p4.program import Action, Program
-from switchml.switch_emulator.p4.program import ActionProfile as ProfileType
-from switchml.switch_emulator.runtime import (
-    ActionCall,
-    GroupMember,
-    GroupRef,
-    MemberRef,
-    RuntimeRequestError,
-    TableAction,
-)
+from switchml.p4runtime.entries import ActionCall, GroupMember, GroupRef, MemberRef, TableAction
+from switchml.p4runtime.refusals import RuntimeRequestError
+from switchml.switch_emulator.p4.program_model import Action, Program
+from switchml.switch_emulator.p4.program_model import ActionProfile as ProfileType
 
 ActionFunction = Callable[..., None]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from switchml.switch_emulator.p4.errors import UnsupportedProgramError
-from switchml.switch_emulator.p4.program import ActionParam
+from switchml.errors import UnsupportedProgramError
+from switchml.switch_emulator.p4.program_model import ActionParam
 from switchml.switch_emulator.p4.unit import Unit
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from switchml.switch_emulator.p4.errors import UnsupportedProgramError
+from switchml.errors import UnsupportedProgramError
 from switchml.switch_emulator.p4.expression_code import ExpressionWriter, Place, PlainScope
 from switchml.switch_emulator.p4.expressions import FieldRef
 from switchml.switch_emulator.p4.hashes import ALGORITHMS
 from switchml.switch_emulator.p4.header_code import HeaderWriter
 from switchml.switch_emulator.p4.layout import Cell
-from switchml.switch_emulator.p4.program import Calculation, CalculationInput, Checksum
+from switchml.switch_emulator.p4.program_model import Calculation, CalculationInput, Checksum
 from switchml.switch_emulator.p4.unit import Unit
 from switchml.switch_emulator.p4.value_code import Code, field_bounds, stored
 

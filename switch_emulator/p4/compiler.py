@@ -13,28 +13,28 @@ from typing import Any
 
 import numpy as np
 
+from switchml.errors import UnsupportedProgramError
 from switchml.switch_emulator.p4 import support
 from switchml.switch_emulator.p4.action_profiles import ActionResolver, Profile
 from switchml.switch_emulator.p4.action_scope import ActionScope
 from switchml.switch_emulator.p4.calculation_code import CalculationWriter
 from switchml.switch_emulator.p4.control_code import ActionWriter, PipelineWriter, TableWriter
-from switchml.switch_emulator.p4.errors import UnsupportedProgramError
 from switchml.switch_emulator.p4.expression_code import ExpressionWriter
 from switchml.switch_emulator.p4.hashes import ALGORITHMS
 from switchml.switch_emulator.p4.header_code import HeaderWriter
 from switchml.switch_emulator.p4.layout import Layout, layout_program
 from switchml.switch_emulator.p4.match import ValueSet
+from switchml.switch_emulator.p4.match_tables import Table
 from switchml.switch_emulator.p4.names import Names
 from switchml.switch_emulator.p4.packet import Packet, ParserError, Slots
 from switchml.switch_emulator.p4.parser_code import ParserWriter
 from switchml.switch_emulator.p4.primitive_code import PrimitiveWriter
-from switchml.switch_emulator.p4.program import Program
+from switchml.switch_emulator.p4.program_model import Program
 from switchml.switch_emulator.p4.registers import Cells, ColumnCells, ListCells
 from switchml.switch_emulator.p4.repetition import Bank, RepetitionFinder, metadata_runs
 from switchml.switch_emulator.p4.runs import RUN_TYPES
 from switchml.switch_emulator.p4.source_writer import SourceWriter
 from switchml.switch_emulator.p4.stateful import CounterArray, MeterArray
-from switchml.switch_emulator.p4.tables import Table
 from switchml.switch_emulator.p4.unit import Unit
 
 Step = Callable[[Packet, Slots], Any]

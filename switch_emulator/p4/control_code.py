@@ -7,18 +7,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from switchml.errors import UnsupportedProgramError
 from switchml.switch_emulator.p4.action_scope import ActionScope
-from switchml.switch_emulator.p4.errors import UnsupportedProgramError
 from switchml.switch_emulator.p4.expression_code import ExpressionWriter, PlainScope
 from switchml.switch_emulator.p4.jump_code import Body
 from switchml.switch_emulator.p4.primitive_code import PrimitiveWriter
-from switchml.switch_emulator.p4.program import (
+from switchml.switch_emulator.p4.program_model import (
     VALID,
     Action,
     ActionCallNode,
     Conditional,
     KeyField,
-    Pipeline,
+    PipelineGraph,
     Program,
     Table,
 )
@@ -190,7 +190,7 @@ class PipelineWriter:
             if any(item.op == "exit" for item in action.body)
         }
 
-    def write(self, pipeline: Pipeline, function: str) -> None:
+    def write(self, pipeline: PipelineGraph, function: str) -> None:
         self._pipeline = pipeline
         self._joins = _joins(pipeline)
         self._functions: dict[Part, str] = {}
@@ -358,7 +358,7 @@ def branches(table: Table) -> bool:
     return len({node for _, node in _ways(table)}) > 1
 
 
-def successors(pipeline: Pipeline, node: str) -> list[str | None]:
+def successors(pipeline: PipelineGraph, node: str) -> list[str | None]:
     item = pipeline.nodes.get(node)
     match item:
         case Conditional():
@@ -383,7 +383,7 @@ def is_plain_call(table: Table) -> bool:
     )
 
 
-def _joins(pipeline: Pipeline) -> dict[str, str | None]:
+def _joins(pipeline: PipelineGraph) -> dict[str, str | None]:
     """Where all ways from a node meet again (its immediate post-dominator), None = only at the end."""
     order: list[str] = []
     state: dict[str, int] = {}

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from switchml.errors import SwitchMLError
+from switchml.p4runtime.refusals import RuntimeRequestError
 from switchml.switch_emulator.p4.loader import load_program
 from switchml.switch_emulator.p4.switch import P4Switch
-from switchml.switch_emulator.runtime import Device, RuntimeRequestError
+from switchml.switch_emulator.runtime import Device
 
 
 class P4Device(Device):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from switchml.switch_emulator.p4.errors import UnsupportedProgramError
+from switchml.errors import UnsupportedProgramError
 from switchml.switch_emulator.p4.expressions import (
     BoolConst,
     Const,
@@ -26,7 +26,7 @@ from switchml.switch_emulator.p4.expressions import (
     UnionStackRef,
 )
 from switchml.switch_emulator.p4.layout import Cell, TypeLayout
-from switchml.switch_emulator.p4.program import VALID, ActionParam
+from switchml.switch_emulator.p4.program_model import VALID, ActionParam
 from switchml.switch_emulator.p4.unit import Unit
 from switchml.switch_emulator.p4.value_code import LONGEST_SHIFT, Code, arithmetic, field_bounds, least, most
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from switchml.switch_emulator.p4.errors import UnsupportedProgramError
+from switchml.errors import UnsupportedProgramError
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from switchml.switch_emulator.ports.ethernet import checksum
+
 Hash = Callable[[bytes], int]
 
 
@@ -47,15 +49,6 @@ def _divide(dividend: int, width: int, polynomial: int) -> int:
         if top:
             dividend ^= polynomial
     return dividend
-
-
-def csum16(data: bytes) -> int:
-    """The Internet checksum (RFC 1071). Adding with end-around carry is arithmetic modulo 65535."""
-    number = int.from_bytes(data + b"\0" if len(data) % 2 else data, "big")
-    total = number % 0xFFFF
-    if total == 0 and number:
-        total = 0xFFFF
-    return 0xFFFF - total
 
 
 def crc_ccitt(data: bytes) -> int:
@@ -110,8 +103,8 @@ ALGORITHMS: dict[str, Callable[[random.Random], Hash]] = {
     "crc16_custom": lambda rng: crc(CrcParameters(16, 0x8005, 0, 0, True, True)),
     "crc32_custom": lambda rng: crc(CrcParameters(32, 0x04C11DB7, 0xFFFFFFFF, 0xFFFFFFFF, True, True)),
     "crc64_custom": lambda rng: crc(CrcParameters(64, 0x1B, 0, 0, True, True)),
-    "csum16": lambda rng: csum16,
-    "cksum16": lambda rng: csum16,
+    "csum16": lambda rng: checksum,
+    "cksum16": lambda rng: checksum,
     "identity": lambda rng: identity,
     "xor16": lambda rng: xor_of_words(2),
     "xor32": lambda rng: xor_of_words(4),

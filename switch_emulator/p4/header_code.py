@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from switchml.switch_emulator.p4.expression_code import Place
 from switchml.switch_emulator.p4.layout import Cell, RunCell, TypeLayout
-from switchml.switch_emulator.p4.program import FieldType
+from switchml.switch_emulator.p4.program_model import FieldType
 from switchml.switch_emulator.p4.unit import Unit
 
 _STRUCT_CODES = {8: "B", 16: "H", 32: "I", 64: "Q"}

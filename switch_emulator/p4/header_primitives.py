@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from switchml.errors import UnsupportedProgramError
 from switchml.switch_emulator.p4.action_scope import ActionScope
-from switchml.switch_emulator.p4.errors import UnsupportedProgramError
 from switchml.switch_emulator.p4.expression_code import ExpressionWriter, Place
 from switchml.switch_emulator.p4.expressions import Expr, StackRef, UnionStackRef
 from switchml.switch_emulator.p4.header_code import length_source, types_variable

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from switchml.switch_emulator.p4.errors import UnsupportedProgramError
+from switchml.errors import UnsupportedProgramError
 from switchml.switch_emulator.p4.expressions import (
     FieldRef,
     need_expression,
 )
-from switchml.switch_emulator.p4.program import (
+from switchml.switch_emulator.p4.program_model import (
     FieldList,
     Primitive,
     SourceInfo,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from switchml.errors import UnsupportedProgramError
 from switchml.switch_emulator.p4.action_scope import ActionScope
-from switchml.switch_emulator.p4.errors import UnsupportedProgramError
 from switchml.switch_emulator.p4.expression_code import ExpressionWriter
 from switchml.switch_emulator.p4.expressions import Const, Expr
-from switchml.switch_emulator.p4.program import Primitive
+from switchml.switch_emulator.p4.program_model import Primitive
 from switchml.switch_emulator.p4.repetition import Repeated
 from switchml.switch_emulator.p4.source_writer import SourceWriter
 from switchml.switch_emulator.p4.unit import comment

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from switchml.switch_emulator.p4 import runs
 from switchml.switch_emulator.p4.names import Names
-from switchml.switch_emulator.p4.program import VALID, FieldType, HeaderType, Program
+from switchml.switch_emulator.p4.program_model import VALID, FieldType, HeaderType, Program
 
 # Fields of a header type, by number.
 MetadataRuns = Mapping[str, Sequence[range]]

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from switchml.errors import UsageError
-from switchml.switch_emulator.p4.errors import UnsupportedProgramError
+from switchml.errors import UnsupportedProgramError, UsageError
 from switchml.switch_emulator.p4.expressions import (
     FieldRef,
     read_expression,
@@ -18,7 +17,7 @@ from switchml.switch_emulator.p4.expressions import (
 from switchml.switch_emulator.p4.json_items import Json, read_field_list, read_primitive
 from switchml.switch_emulator.p4.parser_loader import ParserLoader
 from switchml.switch_emulator.p4.pipeline_loader import PipelineLoader
-from switchml.switch_emulator.p4.program import (
+from switchml.switch_emulator.p4.program_model import (
     Action,
     ActionParam,
     Calculation,

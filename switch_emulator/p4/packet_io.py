@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from switchml.errors import UsageError
-from switchml.switch_emulator.runtime import PacketIn, RuntimeRequestError
+from switchml.p4runtime.entries import PacketIn
+from switchml.p4runtime.refusals import RuntimeRequestError
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def controller_headers(p4info: bytes) -> tuple[ControllerHeader, ControllerHeade
     # The stubs are in an extra: who has a P4Info has them.
     from google.protobuf.message import DecodeError
 
-    from switchml.p4runtime_stubs import p4info_pb2
+    from switchml.p4runtime.stubs import p4info_pb2
 
     try:
         info = p4info_pb2.P4Info.FromString(p4info)

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from collections import Counter
 
+from switchml.errors import UnsupportedProgramError
 from switchml.switch_emulator.p4.action_scope import ActionScope
-from switchml.switch_emulator.p4.errors import UnsupportedProgramError
 from switchml.switch_emulator.p4.expression_code import ExpressionWriter, Place, PlainScope
 from switchml.switch_emulator.p4.expressions import Const, Expr, Lookahead
 from switchml.switch_emulator.p4.header_code import HeaderWriter, fixed_bytes, types_variable
 from switchml.switch_emulator.p4.layout import RunCell
 from switchml.switch_emulator.p4.primitive_code import PrimitiveWriter
-from switchml.switch_emulator.p4.program import (
+from switchml.switch_emulator.p4.program_model import (
     Advance,
     Extract,
     ParserState,

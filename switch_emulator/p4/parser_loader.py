@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from switchml.switch_emulator.p4.errors import UnsupportedProgramError
+from switchml.errors import UnsupportedProgramError
 from switchml.switch_emulator.p4.expressions import (
     Const,
     Expr,
@@ -14,7 +14,7 @@ from switchml.switch_emulator.p4.expressions import (
     read_hex,
 )
 from switchml.switch_emulator.p4.json_items import Json, read_field, read_primitive
-from switchml.switch_emulator.p4.program import (
+from switchml.switch_emulator.p4.program_model import (
     Advance,
     Extract,
     Parser,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from switchml.switch_emulator.p4.errors import UnsupportedProgramError
+from switchml.errors import UnsupportedProgramError
 from switchml.switch_emulator.p4.expressions import (
     FieldRef,
     need_expression,
     read_hex,
 )
 from switchml.switch_emulator.p4.json_items import Json, read_field, read_source
-from switchml.switch_emulator.p4.program import (
+from switchml.switch_emulator.p4.program_model import (
     VALID,
     ActionCallNode,
     ActionProfile,
@@ -17,7 +17,7 @@ from switchml.switch_emulator.p4.program import (
     ConstEntry,
     KeyField,
     Node,
-    Pipeline,
+    PipelineGraph,
     Program,
     Table,
 )
@@ -29,7 +29,7 @@ class PipelineLoader:
     def __init__(self, program: Program) -> None:
         self.program = program
 
-    def load(self, item: Json) -> Pipeline:
+    def load(self, item: Json) -> PipelineGraph:
         program = self.program
         for profile in item.get("action_profiles", ()):
             selector = profile.get("selector")
@@ -54,7 +54,7 @@ class PipelineLoader:
             )
         for entry in item.get("action_calls", ()):
             nodes[entry["name"]] = ActionCallNode(entry["name"], entry["action_id"], entry.get("next_node"))
-        return Pipeline(item["name"], item.get("init_table"), nodes)
+        return PipelineGraph(item["name"], item.get("init_table"), nodes)
 
     def _table(self, item: Json) -> Table:
         program = self.program

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from switchml.errors import UnsupportedProgramError
 from switchml.switch_emulator.p4.action_scope import ActionScope
-from switchml.switch_emulator.p4.errors import UnsupportedProgramError
 from switchml.switch_emulator.p4.expression_code import ExpressionWriter
 from switchml.switch_emulator.p4.expressions import (
     Const,
@@ -19,7 +19,7 @@ from switchml.switch_emulator.p4.expressions import (
 )
 from switchml.switch_emulator.p4.header_primitives import HeaderPrimitives, WritePrimitive
 from switchml.switch_emulator.p4.jump_code import Body, write_body
-from switchml.switch_emulator.p4.program import Primitive
+from switchml.switch_emulator.p4.program_model import Primitive
 from switchml.switch_emulator.p4.repetition import Repeated
 from switchml.switch_emulator.p4.repetition_code import RepetitionWriter
 from switchml.switch_emulator.p4.unit import Unit, comment

@@ -6,7 +6,7 @@ import collections
 from collections.abc import Collection, Iterable, Iterator
 
 from switchml.switch_emulator.p4.expressions import Expr, FieldRef, HeaderRef, walk
-from switchml.switch_emulator.p4.program import (
+from switchml.switch_emulator.p4.program_model import (
     Advance,
     Conditional,
     Extract,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from switchml.switch_emulator.p4 import runs
 from switchml.switch_emulator.p4.expressions import Const, Expr, FieldRef, ObjectRef, Op, walk
 from switchml.switch_emulator.p4.layout import Layout
-from switchml.switch_emulator.p4.program import Action, Primitive, Program
+from switchml.switch_emulator.p4.program_model import Action, Primitive, Program
 from switchml.switch_emulator.p4.program_walk import field_uses, headers_used_whole
 from switchml.switch_emulator.p4.unit import BankColumn
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from switchml.errors import UnsupportedProgramError
 from switchml.switch_emulator.p4.action_scope import ActionScope
-from switchml.switch_emulator.p4.errors import UnsupportedProgramError
 from switchml.switch_emulator.p4.expression_code import ExpressionWriter
 from switchml.switch_emulator.p4.expressions import Const, Expr, FieldRef, Op, walk
 from switchml.switch_emulator.p4.repetition import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from switchml.switch_emulator.runtime import MeterRates
+from switchml.p4runtime.entries import MeterRates
 
 
 class CounterArray:

@@ -9,10 +9,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from switchml.switch_emulator.p4.errors import P4AssertionError, PipelineError
+from switchml.errors import P4AssertionError, PipelineError
+from switchml.p4runtime.entries import Match
 from switchml.switch_emulator.p4.packet import ParserError, Slots
 from switchml.switch_emulator.p4.runs import RUN_TYPES
-from switchml.switch_emulator.runtime import Match
 
 logger = logging.getLogger("switchml.p4")
 

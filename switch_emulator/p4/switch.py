@@ -8,15 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from switchml.switch_emulator.p4.action_profiles import Profile
-from switchml.switch_emulator.p4.compiler import compile_program
-from switchml.switch_emulator.p4.match import FieldMatch
-from switchml.switch_emulator.p4.packet_io import controller_headers
-from switchml.switch_emulator.p4.program import Program
-from switchml.switch_emulator.p4.stateful import CounterArray, Meter, MeterArray
-from switchml.switch_emulator.p4.tables import Entry, Table
-from switchml.switch_emulator.p4.traffic import TrafficManager
-from switchml.switch_emulator.runtime import (
+from switchml.p4runtime.entries import (
     ActionCall,
     CloneSession,
     CounterValue,
@@ -27,10 +19,18 @@ from switchml.switch_emulator.runtime import (
     MeterRates,
     PacketIn,
     Replica,
-    Runtime,
-    RuntimeRequestError,
     TableEntry,
 )
+from switchml.p4runtime.refusals import RuntimeRequestError
+from switchml.switch_emulator.p4.action_profiles import Profile
+from switchml.switch_emulator.p4.compiler import compile_program
+from switchml.switch_emulator.p4.match import FieldMatch
+from switchml.switch_emulator.p4.match_tables import Entry, Table
+from switchml.switch_emulator.p4.packet_io import controller_headers
+from switchml.switch_emulator.p4.program_model import Program
+from switchml.switch_emulator.p4.stateful import CounterArray, Meter, MeterArray
+from switchml.switch_emulator.p4.traffic import TrafficManager
+from switchml.switch_emulator.runtime import Runtime
 
 T = TypeVar("T")
 

@@ -6,14 +6,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
+from switchml.errors import PipelineError
+from switchml.p4runtime.entries import CloneSession, Digest, Replica
 from switchml.switch_emulator.p4.compiler import CompiledProgram
-from switchml.switch_emulator.p4.errors import PipelineError
 from switchml.switch_emulator.p4.expressions import Const, FieldRef
 from switchml.switch_emulator.p4.packet import Packet, Slots
-from switchml.switch_emulator.p4.program import FieldList
+from switchml.switch_emulator.p4.program_model import FieldList
 from switchml.switch_emulator.p4.program_walk import field_uses, headers_used_whole
 from switchml.switch_emulator.p4.runs import RUN_TYPES
-from switchml.switch_emulator.runtime import CloneSession, Digest, Replica
 
 # standard_metadata.instance_type
 NORMAL, INGRESS_CLONE, EGRESS_CLONE, RECIRCULATED, REPLICATED, RESUBMITTED = 0, 1, 2, 4, 5, 6

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from switchml.switch_emulator.p4.layout import Layout
 from switchml.switch_emulator.p4.names import Names
-from switchml.switch_emulator.p4.program import Program, SourceInfo
+from switchml.switch_emulator.p4.program_model import Program, SourceInfo
 from switchml.switch_emulator.p4.source_writer import SourceWriter
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from switchml.switch_emulator.p4.program import FieldType
+from switchml.switch_emulator.p4.program_model import FieldType
 
 Bound = int | None
 

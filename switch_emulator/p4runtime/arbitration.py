@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 
-from switchml.switch_emulator.p4runtime.refusal import invalid, not_found, precondition, too_many
+from switchml.p4runtime.refusals import invalid, not_found, precondition, too_many
 
 
 @dataclass(frozen=True)

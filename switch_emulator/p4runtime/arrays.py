@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
-from switchml.switch_emulator.p4runtime.data_types import encode_all
+from switchml.p4runtime.data_types import encode_all
+from switchml.p4runtime.refusals import invalid, out_of_range, unimplemented
+from switchml.p4runtime.schema import ArrayInfo, RegisterInfo
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
+from switchml.switch_emulator.p4runtime.context import PipelineContext
 from switchml.switch_emulator.p4runtime.meter_rates import (
     counter_message,
     parse_counter,
@@ -14,14 +17,11 @@ from switchml.switch_emulator.p4runtime.meter_rates import (
     rates_message,
     refuse_colour_counters,
 )
-from switchml.switch_emulator.p4runtime.p4info import ArrayInfo, RegisterInfo
-from switchml.switch_emulator.p4runtime.pipeline import Pipeline
-from switchml.switch_emulator.p4runtime.refusal import invalid, out_of_range, unimplemented
 
 
-def write_counter(pipeline: Pipeline, update: str, message: Any) -> None:
+def write_counter(pipeline: PipelineContext, update: str, message: Any) -> None:
     only_modify(update, "a counter")
-    counter = pipeline.index.counters.get(message.counter_id)
+    counter = pipeline.schema.counters.get(message.counter_id)
     cells = _cells(counter, message)
     if not message.HasField("data"):
         return
@@ -30,9 +30,9 @@ def write_counter(pipeline: Pipeline, update: str, message: Any) -> None:
         pipeline.runtime.write_counter(counter.name, cell, value)
 
 
-def read_counters(pipeline: Pipeline, message: Any) -> Iterator[Any]:
+def read_counters(pipeline: PipelineContext, message: Any) -> Iterator[Any]:
     """A counter id of 0 reads all counters, no index all cells."""
-    for counter in pipeline.index.counters.select(message.counter_id):
+    for counter in pipeline.schema.counters.select(message.counter_id):
         cells, single = _selected_cells(counter, message.counter_id, message)
         values = pipeline.runtime.read_counter(counter.name, single)
         for cell, value in zip(cells, values, strict=False):
@@ -41,9 +41,9 @@ def read_counters(pipeline: Pipeline, message: Any) -> Iterator[Any]:
             yield pb.Entity(counter_entry=found)
 
 
-def write_meter(pipeline: Pipeline, update: str, message: Any) -> None:
+def write_meter(pipeline: PipelineContext, update: str, message: Any) -> None:
     only_modify(update, "a meter")
-    meter = pipeline.index.meters.get(message.meter_id)
+    meter = pipeline.schema.meters.get(message.meter_id)
     refuse_colour_counters(message, "counter_data", f"meter {meter.name}")
     cells = _cells(meter, message)
     rates = None
@@ -53,10 +53,10 @@ def write_meter(pipeline: Pipeline, update: str, message: Any) -> None:
         pipeline.runtime.set_meter(meter.name, cell, rates)
 
 
-def read_meters(pipeline: Pipeline, message: Any) -> Iterator[Any]:
+def read_meters(pipeline: PipelineContext, message: Any) -> Iterator[Any]:
     """A meter id of 0 reads all meters, no index all cells."""
     refuse_colour_counters(message, "counter_data", "meter")
-    for meter in pipeline.index.meters.select(message.meter_id):
+    for meter in pipeline.schema.meters.select(message.meter_id):
         for cell in _selected_cells(meter, message.meter_id, message)[0]:
             rates = pipeline.runtime.get_meter(meter.name, cell)
             found = pb.MeterEntry(meter_id=meter.id, config=rates_message(rates) if rates else None)
@@ -64,9 +64,9 @@ def read_meters(pipeline: Pipeline, message: Any) -> Iterator[Any]:
             yield pb.Entity(meter_entry=found)
 
 
-def write_register(pipeline: Pipeline, update: str, message: Any) -> None:
+def write_register(pipeline: PipelineContext, update: str, message: Any) -> None:
     only_modify(update, "a register")
-    register = pipeline.index.registers.get(message.register_id)
+    register = pipeline.schema.registers.get(message.register_id)
     cells = _cells(register, message)
     values = register.type.decode(message.data, f"register {register.name}")
     if len(values) != 1:
@@ -76,9 +76,9 @@ def write_register(pipeline: Pipeline, update: str, message: Any) -> None:
     )
 
 
-def read_registers(pipeline: Pipeline, message: Any) -> Iterator[Any]:
+def read_registers(pipeline: PipelineContext, message: Any) -> Iterator[Any]:
     """A register id of 0 reads all registers, no index all cells."""
-    for register in pipeline.index.registers.select(message.register_id):
+    for register in pipeline.schema.registers.select(message.register_id):
         cells, single = _selected_cells(register, message.register_id, message)
         values = pipeline.runtime.read_register(register.name, single)
         for cell, value in zip(cells, values, strict=False):

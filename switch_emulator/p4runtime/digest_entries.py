@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
+from switchml.p4runtime.refusals import invalid
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
+from switchml.switch_emulator.p4runtime.context import PipelineContext
 from switchml.switch_emulator.p4runtime.digests import DigestConfig
-from switchml.switch_emulator.p4runtime.pipeline import Pipeline
-from switchml.switch_emulator.p4runtime.refusal import invalid
 
 
-def write(pipeline: Pipeline, update: str, message: Any) -> None:
-    digest = pipeline.index.digests.get(message.digest_id)
+def write(pipeline: PipelineContext, update: str, message: Any) -> None:
+    digest = pipeline.schema.digests.get(message.digest_id)
     if update == "DELETE":
         pipeline.digests.delete(digest.name)
         return
@@ -26,10 +26,10 @@ def write(pipeline: Pipeline, update: str, message: Any) -> None:
         pipeline.digests.modify(digest.name, config)
 
 
-def read(pipeline: Pipeline, message: Any) -> Iterator[Any]:
+def read(pipeline: PipelineContext, message: Any) -> Iterator[Any]:
     """A digest id of 0 reads all that are configured."""
     configs = pipeline.digests.configs()
-    for digest in pipeline.index.digests.select(message.digest_id):
+    for digest in pipeline.schema.digests.select(message.digest_id):
         if config := configs.get(digest.name):
             found = pb.DigestEntry(digest_id=digest.id)
             found.config.max_timeout_ns = config.max_timeout_ns

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from switchml.switch_emulator.p4runtime.refusal import exists, not_found
+from switchml.p4runtime.refusals import exists, not_found
 
 Message = tuple[int, ...]
 

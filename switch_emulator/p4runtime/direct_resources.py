@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
+from switchml.p4runtime.entries import TableEntry
+from switchml.p4runtime.refusals import invalid, not_found, unimplemented
+from switchml.p4runtime.schema import TableInfo
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
 from switchml.switch_emulator.p4runtime.arrays import only_modify
+from switchml.switch_emulator.p4runtime.context import PipelineContext
 from switchml.switch_emulator.p4runtime.meter_rates import (
     counter_message,
     parse_counter,
@@ -14,14 +18,10 @@ from switchml.switch_emulator.p4runtime.meter_rates import (
     rates_message,
     refuse_colour_counters,
 )
-from switchml.switch_emulator.p4runtime.p4info import TableInfo
-from switchml.switch_emulator.p4runtime.pipeline import Pipeline
-from switchml.switch_emulator.p4runtime.refusal import invalid, not_found, unimplemented
 from switchml.switch_emulator.p4runtime.table_entries import entry_key, entry_message, matching_entries
-from switchml.switch_emulator.runtime import TableEntry
 
 
-def write_counter(pipeline: Pipeline, update: str, message: Any) -> None:
+def write_counter(pipeline: PipelineContext, update: str, message: Any) -> None:
     only_modify(update, "a direct counter")
     table, entry = _entry(pipeline, message, "counter")
     if message.HasField("data"):
@@ -29,7 +29,7 @@ def write_counter(pipeline: Pipeline, update: str, message: Any) -> None:
         pipeline.runtime.write_direct_counter(table.name, entry.key, value, entry.priority)
 
 
-def read_counters(pipeline: Pipeline, message: Any) -> Iterator[Any]:
+def read_counters(pipeline: PipelineContext, message: Any) -> Iterator[Any]:
     """Table id 0 reads the counters of all tables, no key those of all entries."""
     for table, entry in _selected(pipeline, message, "counter"):
         value = pipeline.runtime.read_direct_counter(table.name, entry.key, entry.priority)
@@ -39,17 +39,17 @@ def read_counters(pipeline: Pipeline, message: Any) -> Iterator[Any]:
         yield pb.Entity(direct_counter_entry=found)
 
 
-def write_meter(pipeline: Pipeline, update: str, message: Any) -> None:
+def write_meter(pipeline: PipelineContext, update: str, message: Any) -> None:
     only_modify(update, "a direct meter")
     refuse_colour_counters(message, "counter_data", "direct meter")
     table, entry = _entry(pipeline, message, "meter")
     rates = None
     if message.HasField("config"):
-        rates = parse_rates(message.config, pipeline.index.meter_kind_of(table), f"table {table.name}")
+        rates = parse_rates(message.config, pipeline.schema.meter_kind_of(table), f"table {table.name}")
     pipeline.runtime.set_direct_meter(table.name, entry.key, rates, entry.priority)
 
 
-def read_meters(pipeline: Pipeline, message: Any) -> Iterator[Any]:
+def read_meters(pipeline: PipelineContext, message: Any) -> Iterator[Any]:
     """Table id 0 reads the meters of all tables, no key those of all entries."""
     refuse_colour_counters(message, "counter_data", "direct meter")
     for table, entry in _selected(pipeline, message, "meter"):
@@ -61,12 +61,12 @@ def read_meters(pipeline: Pipeline, message: Any) -> Iterator[Any]:
         yield pb.Entity(direct_meter_entry=found)
 
 
-def _entry(pipeline: Pipeline, message: Any, resource: str) -> tuple[TableInfo, TableEntry]:
+def _entry(pipeline: PipelineContext, message: Any, resource: str) -> tuple[TableInfo, TableEntry]:
     """The entry that a write names, which must be there."""
     if not message.HasField("table_entry"):
         raise invalid(f"a direct {resource} belongs to a table entry: table_entry is not set")
     wanted = message.table_entry
-    table = pipeline.index.tables.get(wanted.table_id)
+    table = pipeline.schema.tables.get(wanted.table_id)
     _check(table, wanted, resource)
     key, priority = entry_key(table, wanted)
     for entry in matching_entries(pipeline, table, wanted):
@@ -75,11 +75,13 @@ def _entry(pipeline: Pipeline, message: Any, resource: str) -> tuple[TableInfo, 
     raise not_found(f"table {table.name} has no such entry")
 
 
-def _selected(pipeline: Pipeline, message: Any, resource: str) -> Iterator[tuple[TableInfo, TableEntry]]:
+def _selected(
+    pipeline: PipelineContext, message: Any, resource: str
+) -> Iterator[tuple[TableInfo, TableEntry]]:
     if not message.HasField("table_entry"):
         raise invalid("table_entry is not set; give one with table id 0 to read those of all tables")
     wanted = message.table_entry
-    for table in pipeline.index.tables.select(wanted.table_id):
+    for table in pipeline.schema.tables.select(wanted.table_id):
         if wanted.table_id == 0 and not getattr(table, resource):
             continue
         _check(table, wanted, resource)

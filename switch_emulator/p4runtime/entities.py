@@ -6,32 +6,32 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
+from switchml.p4runtime.refusals import invalid, unimplemented
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
 from switchml.switch_emulator.p4runtime import (
-    action_profiles,
     arrays,
     digest_entries,
     direct_resources,
+    profile_entries,
     replication,
     table_entries,
     value_sets,
 )
-from switchml.switch_emulator.p4runtime.pipeline import Pipeline
-from switchml.switch_emulator.p4runtime.refusal import invalid, unimplemented
+from switchml.switch_emulator.p4runtime.context import PipelineContext
 
 
 @dataclass(frozen=True)
 class EntityKind:
     """write: of one update ("INSERT", "MODIFY" or "DELETE"). read: the entities that one request selects."""
 
-    write: Callable[[Pipeline, str, Any], None]
-    read: Callable[[Pipeline, Any], Iterator[Any]]
+    write: Callable[[PipelineContext, str, Any], None]
+    read: Callable[[PipelineContext, Any], Iterator[Any]]
 
 
 KINDS = {  # by the name of the field in `Entity`
     "table_entry": EntityKind(table_entries.write, table_entries.read),
-    "action_profile_member": EntityKind(action_profiles.write_member, action_profiles.read_members),
-    "action_profile_group": EntityKind(action_profiles.write_group, action_profiles.read_groups),
+    "action_profile_member": EntityKind(profile_entries.write_member, profile_entries.read_members),
+    "action_profile_group": EntityKind(profile_entries.write_group, profile_entries.read_groups),
     "meter_entry": EntityKind(arrays.write_meter, arrays.read_meters),
     "direct_meter_entry": EntityKind(direct_resources.write_meter, direct_resources.read_meters),
     "counter_entry": EntityKind(arrays.write_counter, arrays.read_counters),
@@ -43,7 +43,7 @@ KINDS = {  # by the name of the field in `Entity`
 }
 
 
-def write_update(pipeline: Pipeline, update: Any) -> None:
+def write_update(pipeline: PipelineContext, update: Any) -> None:
     """Carries out one `Update`. Raises RuntimeRequestError."""
     kind, message = _kind(update.entity)
     name = pb.Update.Type.Name(update.type) if update.type in pb.Update.Type.values() else "UNSPECIFIED"
@@ -52,7 +52,7 @@ def write_update(pipeline: Pipeline, update: Any) -> None:
     kind.write(pipeline, name, message)
 
 
-def read_entity(pipeline: Pipeline, entity: Any) -> list[Any]:
+def read_entity(pipeline: PipelineContext, entity: Any) -> list[Any]:
     """What one request of a Read selects. Raises RuntimeRequestError."""
     kind, message = _kind(entity)
     return list(kind.read(pipeline, message))

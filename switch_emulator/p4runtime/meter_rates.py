@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
-from switchml.switch_emulator.p4runtime.refusal import invalid, unimplemented
-from switchml.switch_emulator.runtime import CounterValue, MeterRates
+from switchml.p4runtime.entries import CounterValue, MeterRates
+from switchml.p4runtime.refusals import invalid, unimplemented
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
 
 
 def parse_rates(config: Any, kind: str, what: str) -> MeterRates:
@@ -18,7 +18,7 @@ def parse_rates(config: Any, kind: str, what: str) -> MeterRates:
         raise invalid(f"{what}: the peak rate {rates.pir} is below the committed one, {rates.cir}")
     if kind != "TWO_RATE_THREE_COLOR" and (rates.pir, rates.pburst) != (rates.cir, rates.cburst):
         raise invalid(f"{what}: a meter of one rate wants pir = cir and pburst = cburst")
-    if getattr(config, "eburst", 0) != 0:
+    if config.eburst:
         if kind == "SINGLE_RATE_THREE_COLOR":
             raise unimplemented(f"{what}: excess bursts are not supported")
         raise invalid(f"{what}: eburst belongs to meters of one rate and three colours")
@@ -41,5 +41,5 @@ def counter_message(value: CounterValue) -> Any:
 
 def refuse_colour_counters(message: Any, field: str, what: str) -> None:
     """Meters do not count their packets by colour here."""
-    if field in message.DESCRIPTOR.fields_by_name and message.HasField(field):
+    if message.HasField(field):
         raise unimplemented(f"{what}: packets are not counted by colour; leave {field} unset")

@@ -14,14 +14,15 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
-from switchml.switch_emulator.p4runtime.bytestrings import encode
-from switchml.switch_emulator.p4runtime.data_types import encode_all
+from switchml.p4runtime.bytestrings import encode
+from switchml.p4runtime.data_types import encode_all
+from switchml.p4runtime.entries import Digest, PacketIn, TableEntry
+from switchml.p4runtime.refusals import RuntimeRequestError, failure
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
+from switchml.switch_emulator.p4runtime.context import PipelineContext
 from switchml.switch_emulator.p4runtime.digests import DigestMessages
-from switchml.switch_emulator.p4runtime.pipeline import Pipeline
-from switchml.switch_emulator.p4runtime.refusal import failure
 from switchml.switch_emulator.p4runtime.table_entries import entry_message
-from switchml.switch_emulator.runtime import Digest, PacketIn, Runtime, RuntimeRequestError, TableEntry
+from switchml.switch_emulator.runtime import Runtime
 
 _WAITING = 8192  # messages of the pipeline that the event loop has not seen
 _IDLE_SCAN = 0.1  # seconds between two searches for idle entries
@@ -35,14 +36,14 @@ class Notifications:
     def __init__(self, loop: asyncio.AbstractEventLoop, send: Callable[[Any], None]) -> None:
         self._loop = loop
         self._send = send
-        self._pipeline: Pipeline | None = None
+        self._pipeline: PipelineContext | None = None
         self._events: deque[Event] = deque()
         self._lock = threading.Lock()
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._scan: asyncio.TimerHandle | None = None
 
-    def attach(self, pipeline: Pipeline | None) -> None:
+    def attach(self, pipeline: PipelineContext | None) -> None:
         """Listen to this pipeline, and to the one before no longer. On the event loop."""
         if pipeline is self._pipeline:
             return
@@ -77,7 +78,7 @@ class Notifications:
             self._scan.cancel()
             self._scan = None
         if self._pipeline is None or not any(
-            t.idle_timeout for t in self._pipeline.index.tables.by_id.values()
+            t.idle_timeout for t in self._pipeline.schema.tables.by_id.values()
         ):
             return
         check = getattr(self._pipeline.runtime, "check_idle_timeouts", None)
@@ -111,7 +112,7 @@ class Notifications:
                 failure(error, "a message of the pipeline")
         self.rearm()
 
-    def _pass_on(self, pipeline: Pipeline, event: Event) -> None:
+    def _pass_on(self, pipeline: PipelineContext, event: Event) -> None:
         if isinstance(event, Digest):
             due = pipeline.digests.receive(event.name, event.values, time.monotonic_ns())
             if due is not None:
@@ -127,8 +128,8 @@ class Notifications:
                 self._send_list(self._pipeline, due)
         self.rearm()
 
-    def _send_list(self, pipeline: Pipeline, due: DigestMessages) -> None:
-        digest = pipeline.index.digests.by_name[due.name]
+    def _send_list(self, pipeline: PipelineContext, due: DigestMessages) -> None:
+        digest = pipeline.schema.digests.by_name[due.name]
         message = pb.StreamMessageResponse()
         message.digest.digest_id = digest.id
         message.digest.list_id = due.list_id
@@ -137,8 +138,8 @@ class Notifications:
         message.digest.timestamp = time.time_ns()
         self._send(message)
 
-    def _send_idle(self, pipeline: Pipeline, table: str, entry: TableEntry) -> None:
-        known = pipeline.index.tables.by_name.get(table)
+    def _send_idle(self, pipeline: PipelineContext, table: str, entry: TableEntry) -> None:
+        known = pipeline.schema.tables.by_name.get(table)
         if known is None:
             return
         message = pb.StreamMessageResponse()
@@ -147,10 +148,10 @@ class Notifications:
         self._send(message)
 
 
-def packet_in_message(pipeline: Pipeline, packet: PacketIn) -> Any:
+def packet_in_message(pipeline: PipelineContext, packet: PacketIn) -> Any:
     message = pb.StreamMessageResponse()
     message.packet.payload = packet.payload
-    for field in pipeline.index.packet_in:
+    for field in pipeline.schema.packet_in:
         message.packet.metadata.add(metadata_id=field.id, value=encode(packet.metadata.get(field.name, 0)))
     return message
 

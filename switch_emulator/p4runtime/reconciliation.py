@@ -11,11 +11,10 @@ from typing import Any
 
 from google.protobuf import text_format
 
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
+from switchml.p4runtime.refusals import RuntimeRequestError, invalid
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
+from switchml.switch_emulator.p4runtime.context import PipelineContext
 from switchml.switch_emulator.p4runtime.entities import read_entity, write_update
-from switchml.switch_emulator.p4runtime.pipeline import Pipeline
-from switchml.switch_emulator.p4runtime.refusal import invalid
-from switchml.switch_emulator.runtime import RuntimeRequestError
 
 # What is inserted, each after what it refers to, and what is always there.
 _CONTAINERS = (
@@ -29,7 +28,7 @@ _CONTAINERS = (
 _CELLS = ("counter_entry { }", "meter_entry { }", "value_set_entry { }")
 
 
-def carry_over(old: Pipeline, new: Pipeline) -> None:
+def carry_over(old: PipelineContext, new: PipelineContext) -> None:
     """Raises INVALID_ARGUMENT, naming what the new pipeline has no place for; what it was given till then stays."""
     for query in reversed(_CONTAINERS):  # entries that the program itself brings
         for entity in _read(new, query):
@@ -48,25 +47,25 @@ def carry_over(old: Pipeline, new: Pipeline) -> None:
         _write(new, "MODIFY", entity)
 
 
-def _read(pipeline: Pipeline, query: str) -> Iterator[Any]:
+def _read(pipeline: PipelineContext, query: str) -> Iterator[Any]:
     """Constant entries are the program's, no state."""
     for entity in read_entity(pipeline, text_format.Parse(query, pb.Entity())):
         if not (entity.HasField("table_entry") and entity.table_entry.is_const):
             yield entity
 
 
-def _changed_defaults(pipeline: Pipeline) -> Iterator[Any]:
+def _changed_defaults(pipeline: PipelineContext) -> Iterator[Any]:
     for name in pipeline.memory.defaults:
         query = pb.Entity()
-        query.table_entry.table_id = pipeline.index.tables.by_name[name].id
+        query.table_entry.table_id = pipeline.schema.tables.by_name[name].id
         query.table_entry.is_default_action = True
         yield from read_entity(pipeline, query)
 
 
-def _changed_registers(old: Pipeline, new: Pipeline) -> Iterator[Any]:
+def _changed_registers(old: PipelineContext, new: PipelineContext) -> Iterator[Any]:
     """Cells that hold something else than in the new pipeline. There may be hundreds of thousands: no message for each."""
-    for register in old.index.registers.by_id.values():
-        known = new.index.registers.by_id.get(register.id)
+    for register in old.schema.registers.by_id.values():
+        known = new.schema.registers.by_id.get(register.id)
         there = new.runtime.read_register(known.name) if known else ()
         for index, value in enumerate(old.runtime.read_register(register.name)):
             if value != (there[index] if index < len(there) else 0):
@@ -85,9 +84,9 @@ def _is_blank(entity: Any) -> bool:
     return not entity.value_set_entry.members
 
 
-def _write(pipeline: Pipeline, update: str, entity: Any) -> None:
+def _write(pipeline: PipelineContext, update: str, entity: Any) -> None:
     try:
-        write_update(pipeline, pb.Update(type=update, entity=entity))
+        write_update(pipeline, pb.Update(type=pb.Update.Type.Value(update), entity=entity))
     except RuntimeRequestError as error:
         what = text_format.MessageToString(entity, as_one_line=True)
         raise invalid(f"the state can't be kept: {what[:300]}: {error}") from error

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
-from switchml.switch_emulator.p4runtime.bytestrings import decode, encode
-from switchml.switch_emulator.p4runtime.pipeline import Pipeline
-from switchml.switch_emulator.p4runtime.refusal import exists, invalid, not_found, too_many, unimplemented
-from switchml.switch_emulator.runtime import CloneSession, Replica
+from switchml.p4runtime.bytestrings import decode, encode
+from switchml.p4runtime.entries import CloneSession, Replica
+from switchml.p4runtime.refusals import exists, invalid, not_found, too_many, unimplemented
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
+from switchml.switch_emulator.p4runtime.context import PipelineContext
 
 PORT_WIDTH = 32  # bits of a port towards the control plane; the pipeline knows which ones it has
 INSTANCE_WIDTH = 16  # bits of egress_rid in v1model
 
 
-def write(pipeline: Pipeline, update: str, message: Any) -> None:
+def write(pipeline: PipelineContext, update: str, message: Any) -> None:
     kind = message.WhichOneof("type")
     if kind == "multicast_group_entry":
         _write_group(pipeline, update, message.multicast_group_entry)
@@ -25,7 +25,7 @@ def write(pipeline: Pipeline, update: str, message: Any) -> None:
         raise invalid("the packet replication engine entry is neither a multicast group nor a clone session")
 
 
-def read(pipeline: Pipeline, message: Any) -> Iterator[Any]:
+def read(pipeline: PipelineContext, message: Any) -> Iterator[Any]:
     """A group or session id of 0 reads all."""
     kind = message.WhichOneof("type")
     if kind == "multicast_group_entry":
@@ -36,12 +36,12 @@ def read(pipeline: Pipeline, message: Any) -> Iterator[Any]:
         raise invalid("the packet replication engine entry is neither a multicast group nor a clone session")
 
 
-def _write_group(pipeline: Pipeline, update: str, message: Any) -> None:
+def _write_group(pipeline: PipelineContext, update: str, message: Any) -> None:
     group = message.multicast_group_id
     present = pipeline.runtime.multicast_groups()
     _check_presence(update, group, group in present, f"multicast group {group}")
     memory = pipeline.memory
-    metadata = getattr(message, "metadata", b"")
+    metadata = message.metadata
     if update == "DELETE":
         pipeline.runtime.set_multicast_group(group, None)
         memory.multicast_metadata.pop(group, None)
@@ -56,7 +56,7 @@ def _write_group(pipeline: Pipeline, update: str, message: Any) -> None:
     _remember_ports(pipeline, ("multicast", group), message.replicas)
 
 
-def _read_groups(pipeline: Pipeline, wanted: int) -> Iterator[Any]:
+def _read_groups(pipeline: PipelineContext, wanted: int) -> Iterator[Any]:
     for group, replicas in pipeline.runtime.multicast_groups().items():
         if wanted in (0, group):
             entity = pb.Entity()
@@ -68,7 +68,7 @@ def _read_groups(pipeline: Pipeline, wanted: int) -> Iterator[Any]:
             yield entity
 
 
-def _write_session(pipeline: Pipeline, update: str, message: Any) -> None:
+def _write_session(pipeline: PipelineContext, update: str, message: Any) -> None:
     session = message.session_id
     what = f"clone session {session}"
     _check_presence(update, session, session in pipeline.runtime.clone_sessions(), what)
@@ -85,7 +85,7 @@ def _write_session(pipeline: Pipeline, update: str, message: Any) -> None:
     _remember_ports(pipeline, ("clone", session), message.replicas)
 
 
-def _read_sessions(pipeline: Pipeline, wanted: int) -> Iterator[Any]:
+def _read_sessions(pipeline: PipelineContext, wanted: int) -> Iterator[Any]:
     for session, value in pipeline.runtime.clone_sessions().items():
         if wanted in (0, session):
             entity = pb.Entity()
@@ -99,7 +99,7 @@ def _read_sessions(pipeline: Pipeline, wanted: int) -> Iterator[Any]:
 def _replicas(messages: Any, what: str, *, unique: bool) -> list[Replica]:
     replicas = []
     for message in messages:
-        if getattr(message, "backup_replicas", ()):
+        if message.backup_replicas:
             raise unimplemented(f"{what}: backup replicas are not supported")
         if message.instance >> INSTANCE_WIDTH:
             raise invalid(f"{what}: instance {message.instance} does not fit bit<{INSTANCE_WIDTH}>")
@@ -122,7 +122,7 @@ def _add_replicas(messages: Any, replicas: Sequence[Replica], old_ports: bool) -
             messages.add(port=encode(replica.port), instance=replica.instance)
 
 
-def _remember_ports(pipeline: Pipeline, name: tuple[str, int], messages: Any) -> None:
+def _remember_ports(pipeline: PipelineContext, name: tuple[str, int], messages: Any) -> None:
     if any(message.WhichOneof("port_kind") != "port" for message in messages):
         pipeline.memory.old_ports.add(name)
     else:
@@ -138,12 +138,9 @@ def _check_presence(update: str, number: int, present: bool, what: str) -> None:
         raise not_found(f"{what} is not there")
 
 
-def _check_limits(pipeline: Pipeline, group: int, present: Any, replicas: Sequence[Replica]) -> None:
+def _check_limits(pipeline: PipelineContext, group: int, present: Any, replicas: Sequence[Replica]) -> None:
     """What the P4Info says of the platform: groups, replicas of one, replicas of all; 0 = not said."""
-    package = pipeline.index.message.pkg_info
-    if "platform_properties" not in package.DESCRIPTOR.fields_by_name:
-        return
-    limits = package.platform_properties
+    limits = pipeline.schema.message.pkg_info.platform_properties
     others = [value for key, value in present.items() if key != group]
     total = sum(map(len, others)) + len(replicas)
     for value, limit, what in (

@@ -9,29 +9,35 @@ from typing import Any
 
 import grpc.aio
 
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
-from switchml.p4runtime_stubs import p4runtime_pb2_grpc
+from switchml.p4runtime.refusals import (
+    RuntimeRequestError,
+    denied,
+    failure,
+    invalid,
+    not_found,
+    unimplemented,
+)
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
 from switchml.switch_emulator.p4runtime.arbitration import Arbiter, Notice
 from switchml.switch_emulator.p4runtime.entities import read_entity, write_update
-from switchml.switch_emulator.p4runtime.forwarding import Forwarding
+from switchml.switch_emulator.p4runtime.grpc_status import Context, abort, abort_batch
 from switchml.switch_emulator.p4runtime.notifications import Notifications
-from switchml.switch_emulator.p4runtime.refusal import denied, failure, invalid, not_found, unimplemented
-from switchml.switch_emulator.p4runtime.status import Context, abort, abort_batch
-from switchml.switch_emulator.p4runtime.stream import (
+from switchml.switch_emulator.p4runtime.pipeline_config import Forwarding
+from switchml.switch_emulator.p4runtime.stream_channel import (
     Stream,
     arbitration_message,
     election_id,
     packet_out,
     stream_error,
 )
-from switchml.switch_emulator.runtime import Device, RuntimeRequestError
+from switchml.switch_emulator.runtime import Device
 
 API_VERSION = "1.4.1"
 _READ_MESSAGE = 1 << 20  # bytes of entities in one ReadResponse; clients take 4 MiB unless told otherwise
 
 
-class P4RuntimeService(p4runtime_pb2_grpc.P4RuntimeServicer):  # type: ignore[misc]
-    """The methods are named as in p4runtime.proto."""
+class P4RuntimeService:
+    """The servicer of `p4runtime_pb2_grpc`: its methods are named as in p4runtime.proto."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
@@ -118,7 +124,7 @@ class P4RuntimeService(p4runtime_pb2_grpc.P4RuntimeServicer):  # type: ignore[mi
             await abort_batch(context, "requests", outcomes)
 
     async def Capabilities(self, request: Any, context: Context) -> Any:
-        if getattr(request, "device_id", 0) not in (0, self._device.device_id):
+        if request.device_id not in (0, self._device.device_id):
             await abort(context, not_found(f"there is no device {request.device_id}"))
         return pb.CapabilitiesResponse(p4runtime_api_version=API_VERSION)
 
@@ -162,7 +168,7 @@ class P4RuntimeService(p4runtime_pb2_grpc.P4RuntimeServicer):  # type: ignore[mi
                 if request.HasField("packet"):
                     packet_out(pipeline, request.packet)
                 elif request.HasField("digest_ack"):
-                    digest = pipeline.index.digests.by_id.get(request.digest_ack.digest_id)
+                    digest = pipeline.schema.digests.by_id.get(request.digest_ack.digest_id)
                     if digest is None:
                         raise invalid(f"there is no digest {request.digest_ack.digest_id:#x} in the P4Info")
                     pipeline.digests.acknowledge(digest.name, request.digest_ack.list_id)

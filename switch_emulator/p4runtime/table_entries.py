@@ -5,30 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
-from switchml.switch_emulator.p4runtime.actions import (
-    action_message,
-    parse_action,
-    parse_table_action,
-    table_action_message,
-)
-from switchml.switch_emulator.p4runtime.matches import canonical_key, key_messages, parse_key
+from switchml.p4runtime.codec import action_message, canonical_key, key_messages, parse_action, parse_key
+from switchml.p4runtime.entries import CounterValue, MeterRates, OneShot, TableEntry
+from switchml.p4runtime.refusals import RuntimeRequestError, denied, invalid, not_found, unimplemented
+from switchml.p4runtime.schema import TableInfo
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
+from switchml.switch_emulator.p4runtime.actions import parse_table_action, table_action_message
+from switchml.switch_emulator.p4runtime.context import EntryName, Key, PipelineContext, entry_name
 from switchml.switch_emulator.p4runtime.meter_rates import (
     counter_message,
     parse_counter,
     parse_rates,
     rates_message,
     refuse_colour_counters,
-)
-from switchml.switch_emulator.p4runtime.p4info import TableInfo
-from switchml.switch_emulator.p4runtime.pipeline import EntryName, Key, Pipeline, entry_name
-from switchml.switch_emulator.p4runtime.refusal import denied, invalid, not_found, unimplemented
-from switchml.switch_emulator.runtime import (
-    CounterValue,
-    MeterRates,
-    OneShot,
-    RuntimeRequestError,
-    TableEntry,
 )
 
 
@@ -40,8 +29,8 @@ class RemembersHits(Protocol):
         """Nanoseconds; at least those since the entry was inserted or reported idle."""
 
 
-def write(pipeline: Pipeline, update: str, message: Any) -> None:
-    table = pipeline.index.tables.get(message.table_id)
+def write(pipeline: PipelineContext, update: str, message: Any) -> None:
+    table = pipeline.schema.tables.get(message.table_id)
     if message.is_default_action:
         _write_default(pipeline, table, update, message)
         return
@@ -62,10 +51,10 @@ def write(pipeline: Pipeline, update: str, message: Any) -> None:
         _modify(pipeline, table, message, key, rates, count)
 
 
-def read(pipeline: Pipeline, message: Any) -> Iterator[Any]:
+def read(pipeline: PipelineContext, message: Any) -> Iterator[Any]:
     """Entries that pass the filters set in `message`; a table id of 0 reads all tables."""
     refuse_colour_counters(message, "meter_counter_data", "table entry")
-    tables = pipeline.index.tables.select(message.table_id)
+    tables = pipeline.schema.tables.select(message.table_id)
     if message.table_id == 0 and message.match:
         raise invalid("a key filters the entries of one table; set the table id")
     if message.HasField("time_since_last_hit") and message.table_id and not tables[0].idle_timeout:
@@ -93,7 +82,7 @@ def entry_key(table: TableInfo, message: Any) -> tuple[dict[str, Any], int]:
     return key, message.priority
 
 
-def matching_entries(pipeline: Pipeline, table: TableInfo, message: Any) -> Iterator[TableEntry]:
+def matching_entries(pipeline: PipelineContext, table: TableInfo, message: Any) -> Iterator[TableEntry]:
     """The entries of a table; with a key in `message`, the one that has it (and, when set, that priority)."""
     entries = pipeline.runtime.entries(table.name)
     if not message.match:
@@ -105,7 +94,7 @@ def matching_entries(pipeline: Pipeline, table: TableInfo, message: Any) -> Iter
             yield entry
 
 
-def entry_message(pipeline: Pipeline, table: TableInfo, entry: TableEntry) -> Any:
+def entry_message(pipeline: PipelineContext, table: TableInfo, entry: TableEntry) -> Any:
     """An entry without its direct resources."""
     cookie = pipeline.memory.cookies.get(entry_name(table.name, entry.key, entry.priority), 0)
     message = pb.TableEntry(
@@ -123,7 +112,7 @@ def entry_message(pipeline: Pipeline, table: TableInfo, entry: TableEntry) -> An
 
 
 def _insert(
-    pipeline: Pipeline,
+    pipeline: PipelineContext,
     table: TableInfo,
     message: Any,
     key: Key,
@@ -148,7 +137,7 @@ def _insert(
 
 
 def _modify(
-    pipeline: Pipeline,
+    pipeline: PipelineContext,
     table: TableInfo,
     message: Any,
     key: Key,
@@ -171,7 +160,7 @@ def _modify(
         pipeline.runtime.write_direct_counter(table.name, key, count, priority)
 
 
-def _write_default(pipeline: Pipeline, table: TableInfo, update: str, message: Any) -> None:
+def _write_default(pipeline: PipelineContext, table: TableInfo, update: str, message: Any) -> None:
     what = f"table {table.name}: the default entry"
     if update != "MODIFY":
         raise invalid(f"{what} is always there: it can only be modified")
@@ -195,7 +184,7 @@ def _write_default(pipeline: Pipeline, table: TableInfo, update: str, message: A
     pipeline.memory.defaults[table.name] = (message.metadata, message.controller_metadata)
 
 
-def _read_default(pipeline: Pipeline, table: TableInfo, filters: Any) -> Iterator[Any]:
+def _read_default(pipeline: PipelineContext, table: TableInfo, filters: Any) -> Iterator[Any]:
     if filters.match or filters.priority:
         raise invalid(f"table {table.name}: the default entry has neither key nor priority")
     metadata, cookie = pipeline.memory.defaults.get(table.name, (b"", 0))
@@ -203,7 +192,7 @@ def _read_default(pipeline: Pipeline, table: TableInfo, filters: Any) -> Iterato
         table_id=table.id, is_default_action=True, metadata=metadata, controller_metadata=cookie
     )
     if table.profile is None:
-        action = action_message(pipeline, pipeline.runtime.default(table.name))
+        action = action_message(pipeline.schema, pipeline.runtime.default(table.name))
         if action is not None:
             message.action.action.CopyFrom(action)
     if _passes(filters, message):
@@ -224,7 +213,7 @@ def _passes(filters: Any, found: Any) -> bool:
 
 
 def _add_direct_resources(
-    pipeline: Pipeline, table: TableInfo, entry: TableEntry, filters: Any, found: Any
+    pipeline: PipelineContext, table: TableInfo, entry: TableEntry, filters: Any, found: Any
 ) -> None:
     if filters.HasField("counter_data") and table.counter:
         value = pipeline.runtime.read_direct_counter(table.name, entry.key, entry.priority)
@@ -235,7 +224,7 @@ def _add_direct_resources(
             found.meter_config.CopyFrom(rates_message(rates))
 
 
-def _time_since_last_hit(pipeline: Pipeline, table: TableInfo, entry: TableEntry) -> int:
+def _time_since_last_hit(pipeline: PipelineContext, table: TableInfo, entry: TableEntry) -> int:
     """Nanoseconds."""
     if not isinstance(pipeline.runtime, RemembersHits):
         raise unimplemented(
@@ -245,14 +234,14 @@ def _time_since_last_hit(pipeline: Pipeline, table: TableInfo, entry: TableEntry
 
 
 def _direct_resources(
-    pipeline: Pipeline, table: TableInfo, message: Any
+    pipeline: PipelineContext, table: TableInfo, message: Any
 ) -> tuple[MeterRates | None, CounterValue | None]:
     what = f"table {table.name}"
     rates = count = None
     if message.HasField("meter_config"):
         if not table.meter:
             raise invalid(f"{what} has no direct meter")
-        rates = parse_rates(message.meter_config, pipeline.index.meter_kind_of(table), what)
+        rates = parse_rates(message.meter_config, pipeline.schema.meter_kind_of(table), what)
     if message.HasField("counter_data"):
         if not table.counter:
             raise invalid(f"{what} has no direct counter")
@@ -282,7 +271,7 @@ def _refuse_constant(table: TableInfo) -> None:
         raise denied(f"the entries of table {table.name} are constant")
 
 
-def _check_style(pipeline: Pipeline, table: TableInfo, entry: TableEntry) -> None:
+def _check_style(pipeline: PipelineContext, table: TableInfo, entry: TableEntry) -> None:
     """The tables of a selector hold one-shots, or members and groups: never both (section 9.2.3)."""
     if table.profile is None:
         return
@@ -296,7 +285,7 @@ def _check_style(pipeline: Pipeline, table: TableInfo, entry: TableEntry) -> Non
         )
 
 
-def _remember(pipeline: Pipeline, table: TableInfo, entry: TableEntry, cookie: int) -> None:
+def _remember(pipeline: PipelineContext, table: TableInfo, entry: TableEntry, cookie: int) -> None:
     name = entry_name(table.name, entry.key, entry.priority)
     _forget(pipeline, table, name)
     if cookie:
@@ -306,7 +295,7 @@ def _remember(pipeline: Pipeline, table: TableInfo, entry: TableEntry, cookie: i
         styles[name] = isinstance(entry.action, OneShot)
 
 
-def _forget(pipeline: Pipeline, table: TableInfo, name: EntryName) -> None:
+def _forget(pipeline: PipelineContext, table: TableInfo, name: EntryName) -> None:
     pipeline.memory.cookies.pop(name, None)
     if table.profile is not None:
         pipeline.memory.styles.get(table.profile.name, {}).pop(name, None)

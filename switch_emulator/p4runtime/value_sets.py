@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
+from switchml.p4runtime.codec import anything, as_ternary, key_messages, parse_key
+from switchml.p4runtime.refusals import exists, too_many
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
 from switchml.switch_emulator.p4runtime.arrays import only_modify
-from switchml.switch_emulator.p4runtime.matches import anything, as_ternary, key_messages, parse_key
-from switchml.switch_emulator.p4runtime.pipeline import Pipeline
-from switchml.switch_emulator.p4runtime.refusal import exists, too_many
+from switchml.switch_emulator.p4runtime.context import PipelineContext
 
 
-def write(pipeline: Pipeline, update: str, message: Any) -> None:
+def write(pipeline: PipelineContext, update: str, message: Any) -> None:
     only_modify(update, "a value set")
-    value_set = pipeline.index.value_sets.get(message.value_set_id)
+    value_set = pipeline.schema.value_sets.get(message.value_set_id)
     what = f"value set {value_set.name}"
     if len(message.members) > value_set.size:
         raise too_many(f"{what}: {len(message.members)} members; it takes {value_set.size}")
@@ -36,9 +36,9 @@ def write(pipeline: Pipeline, update: str, message: Any) -> None:
     pipeline.memory.value_sets[value_set.name] = tuple(members)
 
 
-def read(pipeline: Pipeline, message: Any) -> Iterator[Any]:
+def read(pipeline: PipelineContext, message: Any) -> Iterator[Any]:
     """A value set id of 0 reads all."""
-    for value_set in pipeline.index.value_sets.select(message.value_set_id):
+    for value_set in pipeline.schema.value_sets.select(message.value_set_id):
         found = pb.ValueSetEntry(value_set_id=value_set.id)
         names = [field.name for field in value_set.fields.values()]
         for member in pipeline.memory.value_sets.get(value_set.name, ()):

@@ -6,8 +6,6 @@ import socket
 import struct
 from typing import NamedTuple
 
-import numpy as np
-
 ETHERNET_BYTES = 14
 IPV4_BYTES = 20
 UDP_BYTES = 8
@@ -28,13 +26,12 @@ _UDP = struct.Struct("!HHHH")
 
 
 def checksum(data: bytes, start: int = 0) -> int:
-    """The internet checksum; `start` is a sum of 16-bit words to begin with."""
-    if len(data) & 1:
-        data += b"\0"
-    total: int = start + int(np.frombuffer(data, ">u2").sum(dtype=np.uint64))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total ^ 0xFFFF
+    """The internet checksum; `start` is a sum of 16-bit words to begin with.
+
+    Adding with end-around carry is arithmetic modulo 65535, where 2^16 is 1.
+    """
+    total = start + int.from_bytes(data + b"\0" if len(data) % 2 else data, "big")
+    return 0xFFFF - (total % 0xFFFF or (0xFFFF if total else 0))
 
 
 def pseudo_header(source: bytes, destination: bytes, protocol: int, length: int) -> int:

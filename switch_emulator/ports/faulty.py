@@ -1,8 +1,8 @@
 """Seeded faults around any ports: loss, duplication, reordering.
 
-The fault injector of the native pipeline (switch_emulator/faults.py) for frames: each that comes in and each that goes out draws
-its fate. One to be reordered is held back until some later ones have passed, or nothing moves. The same seed and the same order
-of frames give the same fates.
+The fault injector of the native pipeline (switch_emulator/faults.py) for frames, those that come in and those that go out. One
+to be reordered is held back until some later ones have passed, or nothing moves. The same seed and the same order of frames
+give the same faults.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _HELD = 64
 _QUIET = 0.001  # seconds without a frame after which nothing moves
 
 
-class Mischief(NamedTuple):
+class FaultRates(NamedTuple):
     """Probabilities, 0 to 1, each of its own; and the seed of the choices."""
 
     loss: float = 0.0
@@ -44,13 +44,13 @@ class _Held:
 class FaultyPorts(WrappedPorts):
     """Raises UsageError for a probability outside 0 to 1."""
 
-    def __init__(self, inner: Ports, mischief: Mischief) -> None:
+    def __init__(self, inner: Ports, rates: FaultRates) -> None:
         super().__init__(inner)
         for name in ("loss", "duplicate", "reorder"):
-            if not 0.0 <= getattr(mischief, name) <= 1.0:
-                raise UsageError(f"{name} = {getattr(mischief, name)} is no probability")
-        self._mischief = mischief
-        self._random = random.Random(mischief.seed)
+            if not 0.0 <= getattr(rates, name) <= 1.0:
+                raise UsageError(f"{name} = {getattr(rates, name)} is no probability")
+        self._rates = rates
+        self._random = random.Random(rates.seed)
         self._held: list[_Held] = []
         self._lost = self._doubled = self._reordered = 0
 
@@ -93,14 +93,14 @@ class FaultyPorts(WrappedPorts):
         """How many copies of the frame go on now."""
         for held in self._held:
             held.countdown -= 1
-        draw, mischief = self._random.random, self._mischief
-        if draw() < mischief.loss:
+        draw, rates = self._random.random, self._rates
+        if draw() < rates.loss:
             self._lost += 1
             return 0
-        if draw() < mischief.duplicate:
+        if draw() < rates.duplicate:
             self._doubled += 1
             return 2
-        if draw() < mischief.reorder and len(self._held) < _HELD:
+        if draw() < rates.reorder and len(self._held) < _HELD:
             self._reordered += 1
             self._held.append(_Held(frame, going_out, 1 + int(draw() * _LATEST)))
             return 0

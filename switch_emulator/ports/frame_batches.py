@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from switchml.link import libc
-from switchml.link.datagrams import IOVEC, MMSGHDR
+from switchml.link.datagrams import Iovec, MessageHeader
+from switchml.link.records import Records, dtype_of, new_records
 from switchml.protocol.jit import compiled
 from switchml.switch_emulator.ports.segmentation import NEEDS_CHECKSUM, NO_OFFLOAD, NOT_A_TRAIN
 
@@ -24,10 +25,10 @@ _HEADER = len(NO_OFFLOAD)
 _SENT_AT_ONCE = 64
 
 
-def _messages(count: int) -> tuple[npt.NDArray[np.void], npt.NDArray[np.void]]:
+def _messages(count: int) -> tuple[Records[MessageHeader], Records[Iovec]]:
     """Headers of `count` messages of one piece each, and the pieces."""
-    messages, pieces = np.zeros(count, MMSGHDR), np.zeros(count, IOVEC)
-    messages["iov"] = pieces.ctypes.data + IOVEC.itemsize * np.arange(count)
+    messages, pieces = new_records(MessageHeader, count), new_records(Iovec, count)
+    messages["iov"] = pieces.ctypes.data + dtype_of(Iovec).itemsize * np.arange(count)
     messages["iov_count"] = 1
     return messages, pieces
 
@@ -74,7 +75,7 @@ class OutgoingFrames:
 
 
 @compiled
-def _receive(fd: int, messages: npt.NDArray[np.void], memory: Bytes, lengths: Longs) -> int:
+def _receive(fd: int, messages: Records[MessageHeader], memory: Bytes, lengths: Longs) -> int:
     """How many messages came. lengths: with header; below zero for one that is not as it would have been on a wire."""
     size = memory.size // messages.size
     taken = libc.recvmmsg(fd, messages.ctypes.data, messages.size, libc.MSG_DONTWAIT, 0)
@@ -90,8 +91,8 @@ def _send(
     fd: int,
     memory: Bytes,
     lengths: Longs,
-    messages: npt.NDArray[np.void],
-    pieces: npt.NDArray[np.void],
+    messages: Records[MessageHeader],
+    pieces: Records[Iovec],
     dropped: Longs,
 ) -> None:
     """lengths: of frames, without the headers in front of them."""

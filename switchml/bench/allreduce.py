@@ -17,13 +17,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from switchml.bench import messages
+from switchml.bench import rank_protocol
 from switchml.bench.limits import SHAPED, WIRE, goodput_limit, ring_limit
-from switchml.bench.patterns import ElementType, Verdict, batch_limit, check_operation, element_type
-from switchml.bench.results import Measurement, with_ratios
-from switchml.bench.systems.catalogue import options_of
-from switchml.bench.systems.system import Entry
-from switchml.bench.team import Team
+from switchml.bench.rank_group import RankGroup
+from switchml.bench.results import Measurement, interleaved, with_ratios
+from switchml.bench.systems.catalogue import Entry, options_of
+from switchml.bench.verification import ElementType, Verdict, batch_limit, check_operation, element_type
 from switchml.errors import UsageError
 from switchml.testbed.namespace import Namespace
 from switchml.testbed.shape import LinkShape
@@ -33,13 +32,26 @@ from switchml.testbed.shape import LinkShape
 class Plan:
     """What to measure.
 
-    workers, sizes: every combination; sizes in bytes, rounded down to whole elements.
-    iterations: in a batch; 0 = as many as last `min_time` seconds.
-    warm_up: iterations before the rounds. payload, window: of our systems, 0 = the switch's default.
-    shape: links of a star that is built for the run; None = this machine's own interfaces.
-    line_rate: bits a second of the network in use when it is not `shape`'s, for the limit only; 0 = unknown.
-    switch: control address of a running switch; "" = an emulator is started for each of our systems.
-    timeout: seconds that a batch may take.
+    Attributes:
+        workers: numbers of workers; every combination with `sizes` is measured.
+        sizes: bytes of the tensor, rounded down to whole elements.
+        dtype: name of the element type.
+        op: name of the reduction.
+        variants: systems of ours.
+        baselines: those that ours are compared with.
+        check: whether sums are verified.
+        rounds: in each, every system runs one batch.
+        iterations: all-reduces in a batch; 0 = as many as last `min_time`.
+        warm_up: all-reduces before the rounds.
+        min_time: seconds that a batch lasts at least, about.
+        payload: bytes of elements in a packet, of our systems; 0 = the switch's default.
+        window: slots, of our systems; 0 = the switch's default.
+        shape: links of a star that is built for the run; None = this machine's own interfaces.
+        mtu: bytes, of the network in use.
+        line_rate: bits a second of the network in use when it is not `shape`'s, for the limit only; 0 = unknown.
+        switch: control address of a running switch; "" = an emulator is started for each of our systems.
+        token: that switch's join token.
+        timeout: seconds that a batch may take.
     """
 
     workers: list[int]
@@ -68,7 +80,14 @@ class Plan:
         return [*self.variants, *self.baselines]
 
     def validate(self) -> ElementType:
-        """Raises `UsageError` for a plan that cannot be carried out."""
+        """Check the plan before anything is started.
+
+        Returns:
+            The element type that `dtype` names.
+
+        Raises:
+            UsageError: it cannot be carried out.
+        """
         kind = element_type(self.dtype)
         check_operation(kind, self.op)
         if not self.entries:
@@ -103,10 +122,10 @@ def steps(plan: Plan) -> int:
 
 @dataclass
 class _Lane:
-    """A system with its team and what was found so far at the size at hand."""
+    """A system with its group and what was found so far at the size at hand."""
 
     entry: Entry
-    team: Team
+    group: RankGroup
     iterations: int = 1
     refill: int = 1
     verdict: Verdict | None = None
@@ -117,7 +136,12 @@ class _Lane:
 def measure(plan: Plan, observer: Observer) -> Iterator[Measurement]:
     """Measurements in the order of workers, sizes and systems, each yielded once its size is done.
 
-    Raises `UsageError`, `TestbedError` and `BenchError`; whatever was started is ended in every case.
+    Whatever was started is ended in every case.
+
+    Raises:
+        UsageError: the plan cannot be carried out.
+        TestbedError: nor can its network be built.
+        BenchError: a system failed.
     """
     kind = plan.validate()
     for workers in plan.workers:
@@ -145,6 +169,11 @@ class Network:
 
     @classmethod
     def build(cls, plan: Plan, workers: int, stack: contextlib.ExitStack) -> Network:
+        """This machine's own interfaces or, for a plan with a shape, a star that `stack` takes down.
+
+        Raises:
+            UsageError: this machine cannot build the star.
+        """
         if plan.shape is None:
             return cls(workers, (), None, "127.0.0.1", "lo")
         from switchml.testbed.probe import why_unavailable
@@ -157,7 +186,12 @@ class Network:
         star = stack.enter_context(Star(workers, plan.shape, mtu=plan.mtu))
         return cls(workers, star.workers, star.hub, star.hub_address, star.interface)
 
-    def start(self, entry: Entry, plan: Plan, stack: contextlib.ExitStack) -> Team:
+    def start(self, entry: Entry, plan: Plan, stack: contextlib.ExitStack) -> RankGroup:
+        """The ranks of a system, joined. `stack` ends them, and the switch that is started for ours.
+
+        Raises:
+            BenchError: they did not start.
+        """
         options = dict(entry.options)
         if "transport" in entry.options:
             address, token = self._switch(plan, stack)
@@ -170,8 +204,8 @@ class Network:
                 window=plan.window,
                 timeout=plan.timeout,
             )
-        team = Team(entry, self.workers, options, namespaces=self.namespaces, interface=self.interface)
-        return stack.enter_context(team)
+        group = RankGroup(entry, self.workers, options, namespaces=self.namespaces, interface=self.interface)
+        return stack.enter_context(group)
 
     def _switch(self, plan: Plan, stack: contextlib.ExitStack) -> tuple[str, str]:
         if plan.switch:
@@ -192,20 +226,18 @@ def _measure_size(
         observer.phase(f"{workers} workers, {count} x {kind.name}: warming up {lane.entry.name}")
         _warm_up(plan, kind, workers, count, lane)
         observer.step()
-    for number in range(plan.rounds):
-        shift = number % len(lanes)
-        for lane in lanes[shift:] + lanes[:shift]:
-            observer.phase(f"{workers} workers, {count} x {kind.name}: round {number + 1}, {lane.entry.name}")
-            lane.rounds.append(_batch(lane, plan.timeout))
-            observer.step()
+    for number, lane in interleaved(lanes, plan.rounds):
+        observer.phase(f"{workers} workers, {count} x {kind.name}: round {number}, {lane.entry.name}")
+        lane.rounds.append(_batch(lane, plan.timeout))
+        observer.step()
 
 
 def _warm_up(plan: Plan, kind: ElementType, workers: int, count: int, lane: _Lane) -> None:
-    team = lane.team
-    team.ask(messages.Prepare(count, kind.name, plan.op), plan.timeout)
+    group = lane.group
+    group.ask(rank_protocol.Prepare(count, kind.name, plan.op), plan.timeout)
     lane.verdict = None
     if plan.check:
-        verdicts = team.ask(messages.Check(), plan.timeout)
+        verdicts = group.ask(rank_protocol.Check(), plan.timeout)
         lane.verdict = sum(verdicts, Verdict(0, 0, 0.0))
     lane.refill = batch_limit(kind, plan.op, workers)
     lane.iterations = max(1, plan.warm_up)
@@ -215,20 +247,20 @@ def _warm_up(plan: Plan, kind: ElementType, workers: int, count: int, lane: _Lan
         lane.iterations = max(1, round(plan.min_time / 4 / max(seconds, 1e-6)))
         seconds = _batch(lane, plan.timeout)
     lane.iterations = plan.iterations or max(1, round(plan.min_time / max(seconds, 1e-6)))
-    lane.before = _summed(team.ask(messages.Counters(), plan.timeout))
+    lane.before = group.counters(plan.timeout)
     lane.rounds = []
 
 
 def _batch(lane: _Lane, timeout: float) -> float:
     """Seconds of one all-reduce."""
-    seconds = lane.team.ask(messages.Batch(lane.iterations, lane.refill), timeout)
+    seconds = lane.group.ask(rank_protocol.Batch(lane.iterations, lane.refill), timeout)
     return float(max(seconds)) / lane.iterations
 
 
 def _report(plan: Plan, kind: ElementType, workers: int, count: int, lanes: list[_Lane]) -> list[Measurement]:
     measured = []
     for lane in lanes:
-        after = _summed(lane.team.ask(messages.Counters(), plan.timeout))
+        after = lane.group.counters(plan.timeout)
         measured.append(
             Measurement(
                 system=lane.entry.name,
@@ -241,8 +273,8 @@ def _report(plan: Plan, kind: ElementType, workers: int, count: int, lanes: list
                 rounds=tuple(lane.rounds),
                 verdict=lane.verdict,
                 counters={name: value - lane.before.get(name, 0) for name, value in after.items()},
-                facts=lane.team.facts,
-                limit=_limit(plan, lane.entry, workers, lane.team.facts),
+                facts=lane.group.facts,
+                limit=_limit(plan, lane.entry, workers, lane.group.facts),
             )
         )
     return with_ratios(measured, [entry.name for entry in plan.baselines])
@@ -257,11 +289,3 @@ def _limit(plan: Plan, entry: Entry, workers: int, facts: dict[str, Any]) -> flo
     if "payload" in facts:
         return goodput_limit(rate, facts["payload"], framing)
     return ring_limit(rate, workers, plan.mtu, framing) if entry.ring else None
-
-
-def _summed(counters: list[dict[str, int]]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for one in counters:
-        for name, value in one.items():
-            total[name] = total.get(name, 0) + value
-    return total

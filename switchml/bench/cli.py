@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from switchml.bench.output import check_writable, machine_facts, publish
+from switchml.bench.units import (
+    parse_counts,
+    parse_names,
+    parse_parameters,
+    parse_rate,
+    parse_size,
+    parse_sizes,
+    show_rate,
+)
+from switchml.cli_options import SWITCH, SwitchToken, Window
+from switchml.errors import UsageError
+from switchml.progress import progress_bar
+from switchml.termination import orderly_end
+from switchml.testbed.shape import LinkShape
+
 if TYPE_CHECKING:
-    from switchml.bench.systems.system import Entry
+    from switchml.bench.systems.catalogue import Entry
 
 bench_app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -30,10 +47,26 @@ Baseline = Annotated[
     str | None,
     typer.Option(help="Baselines: gloo,mpi-shm,mpi-tcp, or none. [default: gloo where torch is installed]"),
 ]
-Payload = Annotated[str, typer.Option(help="Bytes of elements in a packet; 0 = the switch's choice.")]
-Window = Annotated[int, typer.Option(help="Packets on their way at once; 0 = the switch's choice.")]
-Switch = Annotated[str, typer.Option(help="HOST:PORT of a running switch; default: one is started.")]
-Token = Annotated[str, typer.Option(envvar="SWITCHML_TOKEN", help="What that switch asks of its workers.")]
+Payload = Annotated[
+    str,
+    typer.Option(help="Bytes of elements in a packet; 0: the switch's default.", rich_help_panel=SWITCH),
+]
+Switch = Annotated[
+    str,
+    typer.Option(help="HOST:PORT of a running switch; default: one is started.", rich_help_panel=SWITCH),
+]
+Rounds = Annotated[
+    int, typer.Option(min=1, help="Rounds; in each, everything that is compared runs one batch.")
+]
+MinTime = Annotated[float, typer.Option(help="Seconds that a batch lasts at least, about.")]
+Rate = Annotated[
+    str,
+    typer.Option(help="Workers in network namespaces on links of this rate: 100mbit, 1gbit (needs root)."),
+]
+Queue = Annotated[str, typer.Option(help="Bytes that may queue for each direction of those links.")]
+Plot = Annotated[
+    str, typer.Option(metavar="FILE", help="Draw what was found to this file: .png, .svg or .pdf.")
+]
 Timeout = Annotated[float, typer.Option(help="Seconds that one batch may take.")]
 Json = Annotated[str, typer.Option("--json", metavar="FILE", help="Write JSON to this file; - for stdout.")]
 
@@ -56,35 +89,26 @@ def allreduce(
     payload: Payload = "0",
     window: Window = 0,
     baseline: Baseline = None,
-    rounds: Annotated[int, typer.Option(help="Rounds; in each, every system runs one batch.")] = 7,
+    rounds: Rounds = 7,
     iterations: Annotated[
         int, typer.Option(help="All-reduces in a batch; 0 = as many as fill --min-time.")
     ] = 0,
     warmup: Annotated[int, typer.Option(help="All-reduces before the rounds.")] = 3,
-    min_time: Annotated[float, typer.Option(help="Seconds that a batch lasts at least, about.")] = 0.1,
-    rate: Annotated[
-        str,
-        typer.Option(
-            help="Workers in network namespaces on links of this rate: 100mbit, 1gbit (needs root)."
-        ),
-    ] = "",
+    min_time: MinTime = 0.1,
+    rate: Rate = "",
     loss: Annotated[
         float, typer.Option(help="Probability that a packet is lost on a link, each way (needs root).")
     ] = 0.0,
     mtu: Annotated[int, typer.Option(help="MTU of those links.")] = 1500,
-    queue: Annotated[
-        str, typer.Option(help="Bytes that may queue for each direction of those links.")
-    ] = "4M",
+    queue: Queue = "4M",
     line_rate: Annotated[
         str, typer.Option(help="Rate of the network in use when --rate does not make it; for the limit only.")
     ] = "",
     switch: Switch = "",
-    token: Token = "",
+    token: SwitchToken = "",
     timeout: Timeout = 300.0,
     json: Json = "",
-    plot: Annotated[
-        str, typer.Option(metavar="FILE", help="Draw times and ratios: .png, .svg or .pdf.")
-    ] = "",
+    plot: Plot = "",
 ) -> None:
     """Time all-reduces in the manner of nccl-tests, all systems interleaved.
 
@@ -95,20 +119,14 @@ def allreduce(
     #wrong counts elements outside the documented bound, on data whose sums are known: small integers in floating point must
     come out exactly, full mantissas within the reported error of block floating point; integers must be exact.
 
-    Examples:
+    For instance:
 
     switchml bench allreduce --workers 2,4,8 --sizes 4K,16M,64M --variants shm,udp-multicast,udp-unicast --baseline gloo,mpi-shm
 
     sudo switchml bench allreduce --workers 4 --sizes 16M --transport udp --rate 1gbit --json shaped.json --plot shaped.png
     """
     from switchml.bench.allreduce import Plan, measure, steps
-    from switchml.bench.machine import machine_facts
-    from switchml.bench.output import check_writable, show, text_console, write_json
-    from switchml.bench.quantities import parse_counts, parse_rate, parse_size, parse_sizes
     from switchml.bench.report import build_table, closing, heading
-    from switchml.progress import progress_bar
-    from switchml.termination import orderly_end
-    from switchml.testbed.shape import LinkShape
 
     shape = None
     if rate or loss:
@@ -140,16 +158,18 @@ def allreduce(
     facts = machine_facts()
     with orderly_end(), progress_bar(steps(plan)) as bar:
         measured = list(measure(plan, bar))
-    show(text_console(json), heading(plan, facts), build_table(plan, measured), closing(plan, measured))
-    document = {
-        "benchmark": "allreduce",
-        "machine": facts,
-        "plan": _described(plan),
-        "results": [one.as_json() for one in measured],
-    }
-    write_json(document, json)
+    publish(
+        "allreduce",
+        json,
+        heading(plan, facts),
+        build_table(plan, measured),
+        closing(plan, measured),
+        results=[one.as_json() for one in measured],
+        machine=facts,
+        plan=_described(plan),
+    )
     if plot:
-        from switchml.bench.plot import draw
+        from switchml.bench.plots import draw
 
         draw(measured, [entry.name for entry in plan.baselines], Path(plot))
     if any(one.verdict is not None and one.verdict.wrong for one in measured):
@@ -168,7 +188,7 @@ def memory(
     payload: Payload = "0",
     window: Window = 0,
     switch: Switch = "",
-    token: Token = "",
+    token: SwitchToken = "",
     timeout: Timeout = 300.0,
     json: Json = "",
 ) -> None:
@@ -188,13 +208,8 @@ def memory(
     included.
     """
     from switchml.bench.allreduce import Plan
-    from switchml.bench.machine import machine_facts
-    from switchml.bench.memory import measure_memory
-    from switchml.bench.output import check_writable, show, text_console, write_json
-    from switchml.bench.quantities import parse_counts, parse_sizes
-    from switchml.bench.tables import memory_table
-    from switchml.progress import progress_bar
-    from switchml.termination import orderly_end
+    from switchml.bench.memory_use import measure_memory
+    from switchml.bench.report import memory_table
 
     plan = Plan(
         workers=parse_counts(workers),
@@ -214,26 +229,13 @@ def memory(
     total = len(plan.workers) * len(plan.entries) * len(plan.sizes)
     with orderly_end(), progress_bar(total) as bar:
         found = measure_memory(plan, bar)
-    show(
-        text_console(json),
+    publish(
+        "memory",
+        json,
         ["Memory of the worst rank, MiB; the columns: switchml bench memory --help"],
         memory_table(found),
-        [],
-    )
-    results = [
-        {
-            **dataclasses.asdict(use),
-            "growth": use.growth,
-            "held": use.held,
-            "extra": use.extra,
-            "libraries": use.libraries,
-            "peak": use.peak,
-        }
-        for use in found
-    ]
-    write_json(
-        {"benchmark": "memory", "machine": machine_facts(), "plan": _described(plan), "results": results},
-        json,
+        results=[use.as_json() for use in found],
+        plan=_described(plan),
     )
 
 
@@ -244,14 +246,10 @@ def ddp(
     batch: Annotated[int, typer.Option(min=1, help="Samples a rank and step.")] = 8,
     transport: Transport = "auto",
     baseline: Annotated[str, typer.Option(help="gloo or none.")] = "gloo",
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds; in each, every system runs one batch.")] = 7,
+    rounds: Rounds = 7,
     steps: Annotated[int, typer.Option(min=1, help="Training steps in a batch.")] = 4,
-    rate: Annotated[
-        str, typer.Option(help="Workers in network namespaces on links of this rate: 1gbit (needs root).")
-    ] = "",
-    queue: Annotated[
-        str, typer.Option(help="Bytes that may queue for each direction of those links.")
-    ] = "4M",
+    rate: Rate = "",
+    queue: Queue = "4M",
     payload: Payload = "0",
     window: Window = 0,
     timeout: Timeout = 300.0,
@@ -264,23 +262,9 @@ def ddp(
     pass.
     """
     from switchml.bench.allreduce import Plan
-    from switchml.bench.machine import machine_facts
-    from switchml.bench.output import check_writable, show, text_console, write_json
-    from switchml.bench.quantities import (
-        parse_counts,
-        parse_names,
-        parse_parameters,
-        parse_rate,
-        parse_size,
-        show_rate,
-    )
+    from switchml.bench.report import training_table
     from switchml.bench.systems.ddp import layers_of, size_of
-    from switchml.bench.tables import training_table
-    from switchml.bench.training import measure_training, training_entry
-    from switchml.errors import UsageError
-    from switchml.progress import progress_bar
-    from switchml.termination import orderly_end
-    from switchml.testbed.shape import LinkShape
+    from switchml.bench.training_step import measure_training, training_entry
 
     check_writable(json)
     bare = _variants("", transport, None)
@@ -313,10 +297,13 @@ def ddp(
         f"{layers_of(wanted)} layers, {size_of(wanted) // 4:,} parameters, {size_of(wanted) / 1e6:.1f} MB of gradients, "
         f"batch {batch} a rank, {links}; {rounds} rounds of {steps} steps, median [minimum maximum]"
     ]
-    show(text_console(json), above, training_table(found), [])
-    results = [one.as_json() for one in found]
-    write_json(
-        {"benchmark": "ddp", "machine": machine_facts(), "plan": _described(plan), "results": results}, json
+    publish(
+        "ddp",
+        json,
+        above,
+        training_table(found),
+        results=[one.as_json() for one in found],
+        plan=_described(plan),
     )
 
 
@@ -330,10 +317,8 @@ def import_time(
     Two fresh interpreters a round, with TORCH_DEVICE_BACKEND_AUTOLOAD 0 and 1; median of the rounds' differences. Also
     names the heavy modules that only the second one loads: there should be none.
     """
-    from switchml.bench.imports import measure_import
-    from switchml.bench.machine import machine_facts
-    from switchml.bench.output import check_writable, show, text_console, write_json
-    from switchml.bench.tables import import_table
+    from switchml.bench.import_time import measure_import
+    from switchml.bench.report import import_table
 
     check_writable(json)
     times = measure_import(rounds)
@@ -343,15 +328,14 @@ def import_time(
         f"Modules of switchml: {', '.join(times.own)}.",
     ]
     above = [f"{rounds} rounds, median [minimum maximum]; a difference is the median of the rounds' own"]
-    show(text_console(json), above, import_table(times), below)
-    write_json({"benchmark": "import", "machine": machine_facts(), "results": times.as_json()}, json)
+    publish("import", json, above, import_table(times), below, results=times.as_json())
 
 
 @bench_app.command()
 def quantize(
     sizes: Sizes = "64K:16M:16",
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds; in each, every kernel runs one batch.")] = 15,
-    min_time: Annotated[float, typer.Option(help="Seconds that a batch lasts at least, about.")] = 0.05,
+    rounds: Rounds = 15,
+    min_time: MinTime = 0.05,
     payload: Payload = "1024",
     json: Json = "",
 ) -> None:
@@ -360,18 +344,13 @@ def quantize(
     quantize: exponent of every block of --payload bytes, scaling, rounding and byte order, float32 to packets. dequantize: the
     way back. ratio: memcpy's time over the kernel's, median of the rounds' own ratios; 1 is memcpy's speed.
     """
-    from switchml.bench.kernels import measure_kernels
-    from switchml.bench.machine import machine_facts
-    from switchml.bench.output import check_writable, show, text_console, write_json
-    from switchml.bench.quantities import parse_sizes
-    from switchml.bench.tables import kernel_table
+    from switchml.bench.quantize import measure_kernels
+    from switchml.bench.report import kernel_table
 
     check_writable(json)
     found = measure_kernels(parse_sizes(sizes), _payload(payload), rounds, min_time)
     above = [f"Block of {payload} bytes, one thread, {rounds} rounds, median [minimum maximum]"]
-    show(text_console(json), above, kernel_table(found), [])
-    results = [one.as_json() for one in found]
-    write_json({"benchmark": "quantize", "machine": machine_facts(), "results": results}, json)
+    publish("quantize", json, above, kernel_table(found), results=[one.as_json() for one in found])
 
 
 @bench_app.command()
@@ -382,14 +361,14 @@ def packets(
     elements: Annotated[str, typer.Option(help="Elements a packet: 64,256.")] = "64,256",
     workers: Annotated[int, typer.Option(help="Workers of the job.")] = 2,
     window: Annotated[int, typer.Option(help="Slots of the job, all at work at once.")] = 16,
-    rounds: Annotated[int, typer.Option(help="Rounds; in each, every switch runs one batch.")] = 7,
-    min_time: Annotated[float, typer.Option(help="Seconds that a batch lasts at least, about.")] = 0.5,
+    rounds: Rounds = 7,
+    min_time: MinTime = 0.5,
     programs: Annotated[Path, typer.Option(help="Folder of the compiled P4 programs.")] = Path("p4/build"),
     bmv2: Annotated[
         str, typer.Option(envvar="SWITCHML_BMV2", help="Folder of simple_switch and its CLI; default: PATH.")
     ] = "",
     json: Json = "",
-    plot: Annotated[str, typer.Option(metavar="FILE", help="Draw the rates: .png, .svg or .pdf.")] = "",
+    plot: Plot = "",
 ) -> None:
     """Measure packets a second of the switches: native pipeline, P4 program in the emulator, BMv2. Needs root for links.
 
@@ -404,23 +383,18 @@ def packets(
 
     times X: this switch's rate over that of X, which is bmv2 if it takes part: median of the rounds' own ratios.
 
-    Examples:
+    For instance:
 
     sudo switchml bench packets --bmv2 /opt/bmv2/bin --json packets.json --plot packets.png
 
     switchml bench packets --switches p4-memory --elements 256
     """
-    from switchml.bench.machine import machine_facts
-    from switchml.bench.output import check_writable, show, text_console, write_json
-    from switchml.bench.packets import PacketPlan, measure_packets
-    from switchml.bench.packets import steps as packet_steps
-    from switchml.bench.quantities import parse_counts, parse_names
+    from switchml.bench.packet_rate import PacketPlan, measure_packets
+    from switchml.bench.packet_rate import steps as packet_steps
+    from switchml.bench.report import packet_table
     from switchml.bench.systems.packet_switches import SWITCHES
-    from switchml.bench.tables import packet_table
-    from switchml.progress import progress_bar
     from switchml.stf.bmv2 import find_bmv2
     from switchml.stf.bmv2_cli import Bmv2Error
-    from switchml.termination import orderly_end
 
     names = parse_names(switches) or list(SWITCHES)
     found_bmv2, below = None, []
@@ -441,12 +415,18 @@ def packets(
         f"One job of {workers} workers, {window} slots; {rounds} rounds, median [minimum maximum]; "
         f"{facts['processor']}, {facts['cores']} cores, load average {facts['load_average']:.1f}"
     ]
-    show(text_console(json), above, packet_table(found, plan.reference), below)
-    described = {**dataclasses.asdict(plan), "programs": str(programs)}
-    results = [one.as_json() for one in found]
-    write_json({"benchmark": "packets", "machine": facts, "plan": described, "results": results}, json)
+    publish(
+        "packets",
+        json,
+        above,
+        packet_table(found, plan.reference),
+        below,
+        results=[one.as_json() for one in found],
+        machine=facts,
+        plan={**dataclasses.asdict(plan), "programs": str(programs)},
+    )
     if plot:
-        from switchml.bench.packets_plot import draw_packets
+        from switchml.bench.plots import draw_packets
 
         draw_packets(found, Path(plot))
     if any(one.wrong for one in found):
@@ -454,7 +434,6 @@ def packets(
 
 
 def _variants(names: str, transport: str, multicast: bool | None) -> list[Entry]:
-    from switchml.bench.quantities import parse_names
     from switchml.bench.systems.catalogue import VARIANTS, find, variants_of
 
     chosen = parse_names(names) if names else variants_of(transport, multicast)
@@ -462,9 +441,6 @@ def _variants(names: str, transport: str, multicast: bool | None) -> list[Entry]
 
 
 def _baselines(names: str | None) -> list[Entry]:
-    import importlib.util
-
-    from switchml.bench.quantities import parse_names
     from switchml.bench.systems.catalogue import BASELINES, find
 
     if names is None:
@@ -473,7 +449,6 @@ def _baselines(names: str | None) -> list[Entry]:
 
 
 def _payload(text: str) -> int:
-    from switchml.bench.quantities import parse_size
 
     return 0 if text == "0" else parse_size(text)
 

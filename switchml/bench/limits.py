@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SWITCHML_HEADER = 10
+from switchml.protocol.header import HEADER_BYTES
+
 UDP_IPV4_HEADER = 28
 TCP_IPV4_HEADER = 52  # with the timestamps that Linux always sends
 ETHERNET_HEADER = 14
@@ -29,7 +30,7 @@ SHAPED = Framing(ETHERNET_HEADER, "tbf counts the Ethernet header only: 14 bytes
 
 def goodput_limit(rate: int, payload: int, framing: Framing = WIRE) -> float:
     """Payload bytes a second that a link of `rate` bit/s carries in packets of `payload` bytes."""
-    packet = payload + SWITCHML_HEADER + UDP_IPV4_HEADER + framing.overhead
+    packet = payload + HEADER_BYTES + UDP_IPV4_HEADER + framing.overhead
     return rate / 8 * payload / packet
 
 

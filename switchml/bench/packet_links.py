@@ -6,13 +6,14 @@ import contextlib
 import select
 import socket
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
 from pyroute2 import IPRoute
+from typing_extensions import override
 
-from switchml.bench.errors import BenchError
-from switchml.bench.packet_load import Station
+from switchml.bench.packet_load import Station, Wire
+from switchml.closing import Closing
+from switchml.errors import BenchError
+from switchml.protocol.messages import UDP_PORT_FIRST
 from switchml.testbed.namespace import Namespace
 from switchml.testbed.star import BRIDGE, HUB_ADDRESS, WORKER_INTERFACE, Star, worker_address
 
@@ -22,28 +23,36 @@ _ETH_P_IP = 0x0800
 _BUFFER = 4 << 20
 _LARGEST = 2048
 _BATCH = 32
-_SWITCH_PORT = 0xBEE0
 _WORKER_PORT = 0xC000
 
 
-class PacketLinks:
+class PacketLinks(Closing, Wire):
     """A `Wire` over virtual Ethernet links, one a worker; a context manager.
 
-    bridged: the switch's ends lie under a bridge that has the switch's address, for a switch on the kernel's UDP. Otherwise they
-    are free, for one that takes frames. ports: the ends' names in `namespace`, by port number.
-
-    Raises:
-        TestbedError: without root.
+    Attributes:
+        switch: where packets to the switch go.
+        workers: where the workers are, by rank.
+        ports: names of the switch's ends in `namespace`, by port number.
     """
 
     def __init__(self, workers: int, *, bridged: bool) -> None:
+        """Build the links.
+
+        Args:
+            workers: how many.
+            bridged: whether the switch's ends lie under a bridge that has the switch's address, for a switch on the kernel's UDP.
+                Otherwise they are free, for one that takes frames.
+
+        Raises:
+            TestbedError: without root.
+        """
         self._star = Star(workers)
         self._sockets: list[socket.socket] = []
         self._poll = select.epoll()
         self._ranks: dict[int, int] = {}
         self.ports = {rank + 1: f"port{rank}" for rank in range(workers)}
         try:
-            self.switch = Station(self.namespace.call(_mac, BRIDGE), HUB_ADDRESS, _SWITCH_PORT)
+            self.switch = Station(self.namespace.call(_mac, BRIDGE), HUB_ADDRESS, UDP_PORT_FIRST)
             self.workers = tuple(
                 Station(namespace.call(_mac, WORKER_INTERFACE), worker_address(rank), _WORKER_PORT + rank)
                 for rank, namespace in enumerate(self._star.workers)
@@ -66,6 +75,7 @@ class PacketLinks:
         """Where the switch runs."""
         return self._star.hub
 
+    @override
     def send(self, rank: int, frame: bytearray) -> None:
         try:
             self._sockets[rank].send(frame)
@@ -74,6 +84,7 @@ class PacketLinks:
         except OSError as error:
             raise BenchError(f"worker {rank} cannot send: {error.strerror}") from error
 
+    @override
     def receive(self, seconds: float) -> Sequence[tuple[int, bytes]]:
         found = []
         for descriptor, _ in self._poll.poll(seconds):
@@ -84,20 +95,12 @@ class PacketLinks:
                     found.append((rank, receive(_LARGEST)))
         return found
 
+    @override
     def close(self) -> None:
-        """Idempotent."""
         for sock in self._sockets:
             sock.close()
         self._poll.close()
         self._star.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _mac(interface: str) -> int:

@@ -7,7 +7,6 @@ are made beforehand: nothing is quantized, and what is measured is the switch.
 from __future__ import annotations
 
 import ipaddress
-import struct
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,16 +14,15 @@ from typing import Protocol
 
 import numpy as np
 
-from switchml.bench.errors import BenchError
 from switchml.control.target import JobProgram, WorkerProgram
+from switchml.errors import BenchError
+from switchml.protocol.header import HEADER_BYTES, PLACES, Header, build_header
 from switchml.protocol.messages import ELEMENT_BYTES, SUM, size_code
+from switchml.switch_emulator.ports.ethernet import HEADERS_BYTES, UdpHeaders
 
 JOB = 5
 _SEED = 20210412
-_HEADERS = 14 + 20 + 8  # Ethernet, IPv4, UDP
-_SWITCHML = struct.Struct("!BBIHbb")
-_TSI = struct.Struct("!I")
-_TSI_AT = _HEADERS + 2
+_TSI = slice(HEADERS_BYTES + PLACES["tsi"].offset, HEADERS_BYTES + PLACES["tsi"].offset + PLACES["tsi"].width)
 _AGAIN_SECONDS = 1.0  # longer than a busy machine may pause
 _AGAIN_AT_ONCE = 4
 
@@ -40,7 +38,14 @@ class Station:
 
 @dataclass(frozen=True)
 class Traffic:
-    """A job: `elements` int32 a packet, `window` slots. workers: by rank."""
+    """A job's packets.
+
+    Attributes:
+        elements: int32 a packet.
+        window: slots.
+        switch: where the packets go.
+        workers: where they come from, by rank.
+    """
 
     elements: int
     window: int
@@ -75,12 +80,23 @@ class Wire(Protocol):
 
 
 class Load:
-    """A job under full load, from batch to batch. patience: seconds without any result after which the switch is given up.
+    """A job under full load, from batch to batch.
 
-    retransmissions: packets sent again since the beginning. wrong: results that were not the sum.
+    Attributes:
+        traffic: its packets.
+        retransmissions: packets sent again since the beginning.
+        wrong: results that were not the sum.
     """
 
     def __init__(self, traffic: Traffic, wire: Wire, name: str, patience: float = 10.0) -> None:
+        """Make the frames of both versions of every slot.
+
+        Args:
+            traffic: the job.
+            wire: the workers' ends of the links.
+            name: of the switch, for messages.
+            patience: seconds without any result after which the switch is given up.
+        """
         self.traffic = traffic
         self.retransmissions = self.wrong = 0
         self._wire = wire
@@ -118,9 +134,9 @@ class Load:
                 continue
             heard = time.monotonic()
             for rank, frame in frames:
-                if len(frame) < _HEADERS + _SWITCHML.size:
+                if len(frame) < HEADERS_BYTES + HEADER_BYTES:
                     continue
-                (chunk,) = _TSI.unpack_from(frame, _TSI_AT)
+                chunk = int.from_bytes(frame[_TSI], "big")
                 if chunk not in waiting[rank]:
                     continue  # the answer to a packet that was sent twice
                 del waiting[rank][chunk]
@@ -134,7 +150,7 @@ class Load:
 
     def _send(self, rank: int, chunk: int) -> None:
         frame = self._frames[rank][chunk % (2 * self.traffic.window)]
-        _TSI.pack_into(frame, _TSI_AT, chunk)
+        frame[_TSI] = chunk.to_bytes(_TSI.stop - _TSI.start, "big")
         self._wire.send(rank, frame)
 
     def _send_again(self, waiting: list[dict[int, None]], heard: float) -> None:
@@ -154,19 +170,16 @@ def _frame(
 ) -> bytes:
     """A frame with elements, its `tsi` still to be filled in. place: version * window + slot."""
     version, slot = divmod(place, traffic.window)
-    kind = SUM << 4 | size_code(ELEMENT_BYTES * traffic.elements)
-    elements: bytes = words.astype(">u4").tobytes()
-    packet = _SWITCHML.pack(kind, JOB, 0, version << 15 | slot, 0, 0) + elements
+    size = size_code(ELEMENT_BYTES * traffic.elements)
+    header = Header(SUM, size=size, job_number=JOB, version=version, slot=slot)
+    packet = build_header(header) + words.astype(">u4").tobytes()
     worker, switch = traffic.workers[rank], traffic.switch
-    datagram = struct.pack("!HHHH", worker.udp_port, switch.udp_port, 8 + len(packet), 0) + packet
-    addresses = b"".join(ipaddress.IPv4Address(one.address).packed for one in (worker, switch))
-    header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(datagram), 0, 0x4000, 64, 17, 0) + addresses
-    header = header[:10] + _checksum(header) + header[12:]
-    return switch.mac.to_bytes(6, "big") + worker.mac.to_bytes(6, "big") + b"\x08\0" + header + datagram
-
-
-def _checksum(header: bytes) -> bytes:
-    """Of an IPv4 header (RFC 791)."""
-    total: int = sum(struct.unpack("!10H", header))
-    total = (total & 0xFFFF) + (total >> 16)
-    return (~((total & 0xFFFF) + (total >> 16)) & 0xFFFF).to_bytes(2, "big")
+    layers = UdpHeaders(
+        worker.mac.to_bytes(6, "big"),
+        switch.mac.to_bytes(6, "big"),
+        ipaddress.IPv4Address(worker.address).packed,
+        ipaddress.IPv4Address(switch.address).packed,
+        worker.udp_port,
+        switch.udp_port,
+    )
+    return layers.build(len(packet)) + packet

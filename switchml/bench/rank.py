@@ -1,6 +1,6 @@
 """One rank of a system under test: a process that waits for commands and sleeps in the kernel meanwhile.
 
-`python -m switchml.bench.rank` is started by `switchml.bench.team`, directly or through mpiexec.
+`python -m switchml.bench.rank` is started by `switchml.bench.rank_group`, directly or through mpiexec.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ import threading
 import time
 import traceback
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from switchml.bench import messages
-from switchml.bench.patterns import (
+from switchml.bench import rank_protocol
+from switchml.bench.rank_protocol import MemoryReading, Resident
+from switchml.bench.systems.catalogue import Place, System, load
+from switchml.bench.verification import (
     Array,
     Expected,
     Verdict,
@@ -30,9 +33,25 @@ from switchml.bench.patterns import (
     timed_table,
     verify,
 )
-from switchml.bench.resident import MemoryReading, Resident, reset_peak, resident
-from switchml.bench.systems.system import Place, System, load
 from switchml.errors import SwitchMLError
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+def resident() -> Resident:
+    """This process, now (/proc/self/status)."""
+    fields = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines() if ":" in line)
+
+    def size(name: str) -> int:
+        return int(fields[name].split()[0]) * 1024
+
+    return Resident(size("RssAnon"), size("RssFile"), size("RssShmem"), size("VmHWM"))
+
+
+def reset_peak() -> None:
+    """Let `Resident.peak` start anew from what is resident now."""
+    _CLEAR.write_text("5")
 
 
 class Rank:
@@ -51,15 +70,15 @@ class Rank:
     def answer(self, command: Any) -> Any:
         """The answer to one command other than `Stop`."""
         match command:
-            case messages.Prepare(count, dtype, op):
+            case rank_protocol.Prepare(count, dtype, op):
                 return self._prepare(count, dtype, op)
-            case messages.Batch(iterations, refill):
+            case rank_protocol.Batch(iterations, refill):
                 return self._batch(iterations, refill)
-            case messages.Check():
+            case rank_protocol.Check():
                 return self._check()
-            case messages.Counters():
+            case rank_protocol.Counters():
                 return self._system.counters()
-            case messages.MeasureMemory(count, dtype, op, warm_up):
+            case rank_protocol.MeasureMemory(count, dtype, op, warm_up):
                 return self._measure_memory(count, dtype, op, warm_up)
             case _:
                 raise TypeError(f"not a command: {command!r}")
@@ -120,26 +139,26 @@ def serve(connection: Connection) -> None:
         try:
             return connection.recv()
         except EOFError:
-            return messages.Stop()  # the parent has died or given up: so do we
+            return rank_protocol.Stop()  # the parent has died or given up: so do we
 
     try:
         timed_table(element_type("float32"), "sum", 0, 1)  # numpy's own lazy parts are not the system's
         before = resident()
         join = next_command()
-        if isinstance(join, messages.Stop):
+        if isinstance(join, rank_protocol.Stop):
             return
         system = load(join.system)
         loaded = resident()
         system.open(join.place)
         rank = Rank(system, join.place, before, loaded)
-        connection.send(messages.Ready(system.describe()))
-        while not isinstance(command := next_command(), messages.Stop):
+        connection.send(rank_protocol.Ready(system.describe()))
+        while not isinstance(command := next_command(), rank_protocol.Stop):
             connection.send(rank.answer(command))
         system.close()
     except Exception as error:
         trace = "" if isinstance(error, SwitchMLError) else "\n" + traceback.format_exc()
         with contextlib.suppress(OSError):  # nobody listens any more
-            connection.send(messages.Failure(type(error).__name__, str(error), trace))
+            connection.send(rank_protocol.Failure(type(error).__name__, str(error), trace))
 
 
 def _end_with(link: socket.socket) -> None:
@@ -155,14 +174,14 @@ def _end_with(link: socket.socket) -> None:
 
 
 def main() -> None:
-    """Arguments: the parent's Unix socket and the rank ("mpi" = Open MPI's number)."""
+    """Serve the parent whose Unix socket the first argument names; the second is the rank ("mpi" = Open MPI's number)."""
     parent, rank = sys.argv[1:]
     link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     link.connect(parent)
     _end_with(link)
     connection = Connection(link.detach())
     connection.send(
-        messages.Hello(int(os.environ["OMPI_COMM_WORLD_RANK"] if rank == "mpi" else rank), os.getpid())
+        rank_protocol.Hello(int(os.environ["OMPI_COMM_WORLD_RANK"] if rank == "mpi" else rank), os.getpid())
     )
     serve(connection)
     connection.close()

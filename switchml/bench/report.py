@@ -1,16 +1,25 @@
-"""The benchmark's table and the words around it."""
+"""The benchmarks' tables and the words around them."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from switchml.bench.allreduce import Plan
 from switchml.bench.limits import SHAPED, WIRE, goodput_limit, ring_limit
-from switchml.bench.quantities import show_rate, show_size
-from switchml.bench.results import Measurement
-from switchml.bench.spread import Spread
+from switchml.bench.results import Measurement, Spread
+from switchml.bench.units import show_rate, show_size
+
+if TYPE_CHECKING:
+    from switchml.bench.allreduce import Plan
+    from switchml.bench.import_time import ImportTimes
+    from switchml.bench.memory_use import MemoryUse
+    from switchml.bench.packet_rate import PacketRate
+    from switchml.bench.quantize import KernelTimes
+    from switchml.bench.training_step import StepTimes
+
+_MIB = 1 << 20
 
 EXPLANATION = """\
 time: milliseconds of one all-reduce, median of the rounds [minimum maximum]; systems take turns in every round.
@@ -141,3 +150,97 @@ def _figure(value: float) -> str:
         if value >= limit:
             return f"{value:.{digits}f}"
     return f"{value:.5f}"
+
+
+def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, head in enumerate(heads):
+        table.add_column(head, justify="left" if number == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _spread(spread: Spread, scale: float, digits: int) -> str:
+    median, low, high = (
+        f"{value * scale:.{digits}f}" for value in (spread.median, spread.minimum, spread.maximum)
+    )
+    return f"{median} \\[{low} {high}]"
+
+
+def memory_table(found: list[MemoryUse]) -> Table:
+    """A row a system and size, in MiB."""
+    return _table(
+        ("system", "workers", "tensor (B)", "grows by", "keeps", "extra", "libraries", "peak"),
+        (
+            (
+                use.system,
+                str(use.workers),
+                show_size(use.size),
+                *(
+                    f"{size / _MIB:.1f}"
+                    for size in (use.growth, use.held, use.extra, use.libraries, use.peak)
+                ),
+            )
+            for use in found
+        ),
+    )
+
+
+def import_table(times: ImportTimes) -> Table:
+    """Milliseconds without and with autoload, and the difference."""
+    sides = (("without autoload", False), ("with autoload", True))
+    rows = [
+        (name, *(_spread(Spread.of(kind[side]), 1e3, 1) for kind in (times.elapsed, times.processor)))
+        for name, side in sides
+    ]
+    both = (times.difference, times.processor_difference)
+    rows.append(("difference", *(_spread(spread, 1e3, 1) for spread in both)))
+    rows.append(("entry points alone", _spread(Spread.of(times.alone), 1e3, 1), ""))
+    return _table(("import torch", "ms [min max]", "ms of processor time"), rows)
+
+
+def kernel_table(found: list[KernelTimes]) -> Table:
+    """A row a kernel and size: bytes of float32 a second, and the ratio to memcpy."""
+    return _table(
+        ("kernel", "size (B)", "GB/s", "of memcpy"),
+        (
+            (one.kernel, show_size(one.size), _spread(one.speed, 1e-9, 2), _spread(one.ratio, 1.0, 2))
+            for one in found
+        ),
+    )
+
+
+def training_table(found: list[StepTimes]) -> Table:
+    """A row a system: milliseconds, and the other systems' times over its own."""
+    names = list(dict.fromkeys(one.system for one in found))
+    return _table(
+        ("system", "workers", "ms", *(f"{name} / this" for name in names)),
+        (
+            (
+                one.system,
+                str(one.workers),
+                _spread(one.time, 1e3, 1),
+                *(_spread(one.against[name], 1.0, 2) if name in one.against else "" for name in names),
+            )
+            for one in found
+        ),
+    )
+
+
+def packet_table(found: list[PacketRate], reference: str) -> Table:
+    """A row a switch and number of elements: packets a second, and its rate over the reference's."""
+    return _table(
+        ("switch", "elements", "packets/s", f"times {reference}", "retrans", "#wrong"),
+        (
+            (
+                one.switch,
+                str(one.elements),
+                _spread(one.rate, 1.0, 0),
+                _spread(one.against[reference], 1.0, 2) if reference in one.against else "",
+                str(one.retransmissions),
+                str(one.wrong),
+            )
+            for one in found
+        ),
+    )

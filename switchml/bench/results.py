@@ -3,21 +3,73 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from switchml.bench.patterns import Verdict
-from switchml.bench.spread import Spread, paired_ratio
+from switchml.bench.verification import Verdict
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median with the extremes it was taken from."""
+
+    median: float
+    minimum: float
+    maximum: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of at least one value.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if not values:
+            raise ValueError("a spread needs at least one value")
+        return cls(statistics.median(values), min(values), max(values))
+
+
+def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Spread:
+    """Spread of the ratios round by round.
+
+    Both sides of a round ran within a moment of each other, so what the machine did to one it did to the other.
+
+    Raises:
+        ValueError: the rounds do not pair.
+    """
+    return Spread.of([above / below for above, below in zip(numerators, denominators, strict=True)])
+
+
+def interleaved(items: Sequence[_T], rounds: int) -> Iterator[tuple[int, _T]]:
+    """Every item once a round, the order rotating from round to round; with the round's number, from 1."""
+    for number in range(rounds):
+        shift = number % len(items)
+        for item in (*items[shift:], *items[:shift]):
+            yield number + 1, item
 
 
 @dataclass(frozen=True)
 class Measurement:
     """One system at one size and number of workers.
 
-    rounds: seconds of one all-reduce, a value a round: the slowest rank's loop divided by its iterations.
-    counters: what the system counted during the rounds, summed over ranks.
-    limit: bytes a second that the algbw cannot pass on this network; None when no rate is known.
-    ratios: by baseline, its time divided by this system's, round by round: above 1 this system is faster.
+    Attributes:
+        system: its name.
+        workers: number of ranks.
+        size: bytes of the tensor.
+        count: elements of it.
+        dtype: name of the element type.
+        op: name of the reduction.
+        iterations: all-reduces in a batch.
+        rounds: seconds of one all-reduce, a value a round: the slowest rank's loop divided by its iterations.
+        verdict: how sums that are known compared; None = unchecked.
+        counters: what the system counted during the rounds, summed over ranks.
+        facts: what the system says of itself.
+        limit: bytes a second that the algbw cannot pass on this network; None when no rate is known.
+        ratios: by baseline, its time divided by this system's, round by round: above 1 this system is faster.
     """
 
     system: str
@@ -46,7 +98,7 @@ class Measurement:
 
     @property
     def busbw(self) -> float:
-        """algbw times 2 (n - 1) / n: what each link of a ring would have to carry (as nccl-tests defines it)."""
+        """Bytes a second that each link of a ring would have to carry: algbw times 2 (n - 1) / n, as nccl-tests defines it."""
         return self.algbw * 2 * (self.workers - 1) / self.workers
 
     @property
@@ -56,7 +108,7 @@ class Measurement:
 
     @property
     def of_limit(self) -> float | None:
-        """algbw divided by its limit."""
+        """Share of its limit that the algbw reaches; None when no limit is known."""
         return None if self.limit is None else self.algbw / self.limit
 
     def as_json(self) -> dict[str, Any]:

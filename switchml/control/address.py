@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import socket
 
-from switchml.control.messages import DEFAULT_CONTROL_PORT
+from switchml.control.control_messages import DEFAULT_CONTROL_PORT
 from switchml.errors import UsageError
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """Host and port of `host`, `host:port` or `[IPv6]:port`. Raises UsageError."""
+    """Host and port of `host`, `host:port` or `[IPv6]:port`.
+
+    Raises:
+        UsageError: it is none of these.
+    """
     host, separator, port = text.strip().rpartition(":")
     if not separator or text.strip().endswith("]"):
         host, port = text.strip(), str(DEFAULT_CONTROL_PORT)
@@ -22,11 +26,16 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 def join_address(host: str, port: int) -> str:
+    """`host:port`, or `[IPv6]:port`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def resolve_ipv4(host: str) -> str:
-    """Dotted IPv4 of a host name. Raises UsageError when it has none: the data ports speak IPv4."""
+    """Dotted IPv4 of a host name.
+
+    Raises:
+        UsageError: it has none; the data ports speak IPv4.
+    """
     try:
         return str(socket.getaddrinfo(host, None, socket.AF_INET)[0][4][0])
     except OSError as error:

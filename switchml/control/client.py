@@ -13,14 +13,15 @@ from typing import TypeVar
 
 import grpc
 
+from switchml.closing import Closing
 from switchml.control import switch_pb2 as pb
 from switchml.control.address import join_address, parse_address, resolve_ipv4
+from switchml.control.control_messages import JobLayout, JoinOffer, SlotReport, SwitchStatus
 from switchml.control.convert import layout_from_pb, offer_to_pb, slot_from_pb, status_from_pb, target_from_pb
+from switchml.control.error_status import TOKEN_KEY, from_status
 from switchml.control.exits import Stage, close_at_exit
-from switchml.control.failure import TOKEN_KEY, from_status
 from switchml.control.fork_gate import ForkGate
 from switchml.control.heartbeat import Heartbeats
-from switchml.control.messages import JobLayout, JoinOffer, SlotReport, SwitchStatus
 from switchml.control.switch_pb2_grpc import SwitchStub
 from switchml.control.target import TargetDescription
 from switchml.control.tls import ClientTls
@@ -40,17 +41,31 @@ _OPTIONS = [
 ]
 
 
-class ControlClient:
-    """A connection to a switch's control service, and at most one membership of a job. A context manager: `close` on exit.
+class ControlClient(Closing):
+    """A connection to a switch's control service, and at most one membership of a job. A context manager.
 
-    `address` is host:port (port 50551 when left out); `timeout`, in seconds, bounds the connection and every call that does not
-    wait for other ranks. Raises SwitchUnreachableError when nothing answers within it, InvalidTokenError, UsageError.
     After a fork the child may not use it, nor does the child's end disturb the parent's.
+
+    Attributes:
+        address: host:port of the control service.
     """
 
     def __init__(
         self, address: str, *, token: str = "", timeout: float = 10.0, tls: ClientTls | None = None
     ) -> None:
+        """Connect.
+
+        Args:
+            address: host:port; port 50551 when left out.
+            token: the switch's join token.
+            timeout: seconds that bound the connection and every call that does not wait for other ranks.
+            tls: what to trust; None = in the clear.
+
+        Raises:
+            SwitchUnreachableError: nothing answers within `timeout`.
+            InvalidTokenError: the switch has another token.
+            UsageError: an argument cannot be used.
+        """
         if timeout <= 0:
             raise UsageError(f"timeout {timeout}: use a positive number of seconds")
         self._host, port = parse_address(address)
@@ -73,12 +88,6 @@ class ControlClient:
             raise
         _open_clients.add(self)
 
-    def __enter__(self) -> ControlClient:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def discover(self) -> TargetDescription:
         """The switch, as it was when the connection was made; `host` is an address to send packets to."""
         if self._target.host not in ("", "0.0.0.0"):
@@ -86,11 +95,21 @@ class ControlClient:
         return dataclasses.replace(self._target, host=resolve_ipv4(self._host))
 
     def join(self, offer: JoinOffer, *, timeout: float) -> JobLayout:
-        """Blocks until every rank has joined, at most `timeout` seconds. The lease is kept from then on.
+        """Block until every rank has joined. The lease is kept from then on.
 
-        Raises a JoinError: JoinTimeoutError (naming the missing ranks; this rank is withdrawn and may try again),
-        DuplicateRankError, WorldSizeMismatchError, LayoutMismatchError, PoolExhaustedError, InvalidTokenError; or UsageError,
-        SwitchUnreachableError.
+        Args:
+            offer: this rank's wish to join.
+            timeout: seconds to wait at most.
+
+        Raises:
+            JoinTimeoutError: names the ranks that are missing; this rank is withdrawn and may try again.
+            DuplicateRankError: the rank has joined already.
+            WorldSizeMismatchError: the ranks disagree on the world size.
+            LayoutMismatchError: the ranks disagree on payload, window or flags.
+            PoolExhaustedError: the switch has no room for the job.
+            InvalidTokenError: the switch has another token.
+            UsageError: the offer cannot be used, or this client has joined a job.
+            SwitchUnreachableError: the switch does not answer.
         """
         if self._session:
             raise UsageError("this client has joined a job already; leave it first, or use another client")
@@ -113,10 +132,18 @@ class ControlClient:
         return layout
 
     def ready(self, *, multicast: bool, timeout: float) -> bool:
-        """Blocks until every rank is ready, at most `timeout` seconds; `multicast`: results sent to the group reach this worker.
+        """Block until every rank is ready.
 
-        Returns whether results leave by multicast: only when they reach every UDP worker, and there are at least two.
-        Raises JoinTimeoutError, naming the ranks that are not ready, or JobAbortedError when one has left or died.
+        Args:
+            multicast: whether results sent to the job's group reach this worker.
+            timeout: seconds to wait at most.
+
+        Returns:
+            Whether results leave by multicast: only when they reach every UDP worker, and there are at least two.
+
+        Raises:
+            JoinTimeoutError: names the ranks that are not ready.
+            JobAbortedError: a rank has left or died.
         """
         request = pb.ReadyRequest(session=self._membership(), multicast=multicast, timeout=timeout)
         return self._call(self._stub.Ready, request, timeout + _SLACK).multicast
@@ -124,10 +151,13 @@ class ControlClient:
     def start_heartbeats(
         self, on_abort: Callable[[str], None], on_left: Callable[[frozenset[int]], None] | None = None
     ) -> None:
-        """`on_abort(reason)` is called once, when the job ends early or the switch stops answering for a whole lease.
+        """Have the end of the job, and ranks that leave, reported.
 
-        `on_left(ranks)` is called whenever more ranks have left in order, with all that have. Both come from the thread of the
-        heartbeats, or from this call for what has happened already; they must not block.
+        The callbacks come from the heartbeats' thread, or from this call for what has happened already. They must not block.
+
+        Args:
+            on_abort: called once with the reason, when the job ends early or the switch stops answering for a whole lease.
+            on_left: called whenever more ranks have left in order, with all that have.
         """
         self._membership()
         if self._heartbeats is None:
@@ -135,7 +165,11 @@ class ControlClient:
         self._heartbeats.report_to(on_abort, on_left)
 
     def slot(self, tsi: int) -> SlotReport:
-        """Whose packets for chunk `tsi` (modulo 2^32) the switch has seen. Raises JobAbortedError once the job has ended."""
+        """Whose packets for chunk `tsi` (modulo 2^32) the switch has seen.
+
+        Raises:
+            JobAbortedError: the job has ended.
+        """
         request = pb.SlotRequest(session=self._membership(), tsi=tsi & 0xFFFFFFFF)
         with _gate.call():
             return slot_from_pb(self._call(self._stub.Slot, request, self._timeout))

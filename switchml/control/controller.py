@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from switchml.control.control_messages import JobStatus, JoinOffer, MemberStatus, SlotReport, SwitchStatus
 from switchml.control.jobs import (
     Action,
     AddJob,
@@ -26,7 +27,6 @@ from switchml.control.jobs import (
     TargetAction,
     copy_error,
 )
-from switchml.control.messages import JobStatus, JoinOffer, MemberStatus, SlotReport, SwitchStatus
 from switchml.control.target import JobProgram, SwitchTarget, TargetDescription
 from switchml.errors import InvalidTokenError, JobAbortedError, JoinError, SwitchMLError, WorkerClosedError
 from switchml.protocol.slots import slot_of, tsi_distance, version_of
@@ -37,11 +37,7 @@ Reply = Callable[[Answer], None]
 
 
 class Controller:
-    """Jobs, leases, slots, job numbers, multicast groups and the token of one switch. Thread-safe.
-
-    `token`: what a worker must show; "" lets everybody in. `lease`: seconds without a heartbeat after which a job ends.
-    `clock` and `multicast_octet` (the third octet of every group) are for tests and for several controllers on one network.
-    """
+    """Jobs, leases, slots, job numbers, multicast groups and the token of one switch. Thread-safe."""
 
     def __init__(
         self,
@@ -52,6 +48,15 @@ class Controller:
         clock: Callable[[], float] = time.monotonic,
         multicast_octet: int | None = None,
     ) -> None:
+        """Take charge of a switch.
+
+        Args:
+            target: the switch.
+            token: what a worker must show; "" lets everybody in.
+            lease: seconds without a heartbeat after which a job ends.
+            clock: seconds that never run backwards; for tests.
+            multicast_octet: third octet of every group, where several controllers share a network; None = a random one.
+        """
         self._target = target
         self._description = target.describe()
         self._token = token.encode()
@@ -65,10 +70,15 @@ class Controller:
 
     @property
     def lease(self) -> float:
+        """Seconds without a heartbeat after which a job ends."""
         return self._table.lease
 
     def authorize(self, token: str) -> None:
-        """Raises InvalidTokenError unless `token` is this switch's."""
+        """Let nobody go on who does not show the switch's token.
+
+        Raises:
+            InvalidTokenError: `token` is another.
+        """
         if self._token and not hmac.compare_digest(token.encode(), self._token):
             what = "another token" if token else "no token"
             raise InvalidTokenError(
@@ -76,10 +86,22 @@ class Controller:
             )
 
     def describe(self) -> TargetDescription:
+        """The switch, as it was when the controller began."""
         return self._description
 
     def join(self, session: str, offer: JoinOffer, timeout: float, reply: Reply) -> None:
-        """Calls `reply` once, with Joined or Refused, from whichever call settles it: it must not block or call back."""
+        """A rank offers itself.
+
+        Args:
+            session: names the membership from now on; a secret of the worker's.
+            offer: the rank's wish to join.
+            timeout: seconds to wait for the other ranks.
+            reply: called once, with Joined or Refused, from whichever call settles it; it must not block or call back.
+
+        Raises:
+            JoinError: the offer is refused at once.
+            UsageError: the offer cannot be used.
+        """
         with self._lock:
             if self._closed:
                 raise JoinError(f"{self._closed}; nobody can join it any more")
@@ -95,7 +117,14 @@ class Controller:
             self._carry_out(actions)
 
     def heartbeat(self, session: str) -> frozenset[int]:
-        """Renews the lease; returns the ranks that have left. Raises JobAbortedError once the job has ended."""
+        """Renew the lease.
+
+        Returns:
+            The ranks that have left.
+
+        Raises:
+            JobAbortedError: the job has ended.
+        """
         with self._lock:
             return self._table.heartbeat(session, self._clock())
 
@@ -123,7 +152,11 @@ class Controller:
             return None if due is None else max(0.0, due - self._clock())
 
     def slot(self, session: str, tsi: int) -> SlotReport:
-        """Whose packets for chunk `tsi` the switch has seen. Raises JobAbortedError."""
+        """Whose packets for chunk `tsi` the switch has seen.
+
+        Raises:
+            JobAbortedError: the job has ended, or not begun.
+        """
         with self._lock:
             job = self._table.find(session)
             program = job.program
@@ -132,7 +165,11 @@ class Controller:
             return self._read_slot(job, program, tsi)
 
     def last_heard(self, session: str) -> list[float | None]:
-        """Seconds since the last packet of each rank of the session's job. Raises JobAbortedError once it has ended."""
+        """Seconds since the last packet of each rank of the session's job; None = never.
+
+        Raises:
+            JobAbortedError: the job has ended.
+        """
         with self._lock:
             job = self._table.find(session)
             return [None] * job.world_size if job.program is None else self._target.last_heard(job.number)
@@ -140,9 +177,10 @@ class Controller:
     def needed(self) -> bool:
         """Whether there are jobs, or members of a job that has just ended early who have yet to be told why."""
         with self._lock:
-            return bool(self._table.jobs) or self._table.untold(self._clock()) > 0
+            return bool(self._table.jobs) or self._table.unnotified(self._clock()) > 0
 
     def status(self) -> SwitchStatus:
+        """Jobs, members and counters of the whole switch."""
         with self._lock:
             now = self._clock()
             return SwitchStatus(

@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Sequence
 from typing import IO
 
+from switchml.closing import Closing
 from switchml.control.exits import Stage, close_at_exit
 from switchml.errors import SwitchUnreachableError
 
@@ -31,10 +32,14 @@ _SLOW_START = (
 _SHOWN = 4000  # characters of the child's stderr
 
 
-class EmbeddedSwitch:
-    """A running emulator. `address` is its control service, `token` what it asks of workers. A context manager.
+class EmbeddedSwitch(Closing):
+    """A running emulator. A context manager.
 
     It ends by itself when this process does, however that comes about: the pipe on its standard input then closes.
+
+    Attributes:
+        address: host:port of its control service.
+        token: what it asks of workers.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], address: str, token: str, log: IO[bytes]) -> None:
@@ -45,17 +50,13 @@ class EmbeddedSwitch:
         self._owner = os.getpid()
         _running.add(self)
 
-    def __enter__(self) -> EmbeddedSwitch:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     @property
     def pid(self) -> int:
+        """Of its process."""
         return self._process.pid
 
     def running(self) -> bool:
+        """Whether it runs, and is this process's own."""
         return os.getpid() == self._owner and self._process.poll() is None
 
     def log(self) -> str:
@@ -79,16 +80,21 @@ class EmbeddedSwitch:
 def start(
     host: str = "127.0.0.1", *, command: Sequence[str] | None = None, timeout: float = _STARTUP
 ) -> EmbeddedSwitch:
-    """Starts an emulator on free ports of `host`, for workers that know its random token.
+    """Start an emulator on free ports of `host`, for workers that know its random token.
 
-    `command` replaces the emulator's program and options (for tests). Raises SwitchUnreachableError, with what the child wrote
-    to stderr, when it is not ready within `timeout` seconds.
+    Args:
+        host: IPv4 address to listen on.
+        command: program and options that are started in the place of an emulator's.
+        timeout: seconds that it may take to be ready.
+
+    Raises:
+        SwitchUnreachableError: it is not ready in time; with what the child wrote to stderr.
     """
     token = secrets.token_hex(16)
     log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the switch
     try:
         process = subprocess.Popen(
-            list(command) if command is not None else _emulator(host),
+            list(command) if command is not None else emulator(host),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -113,7 +119,8 @@ def start(
     return EmbeddedSwitch(process, address, token, log)
 
 
-def _emulator(host: str) -> list[str]:
+def emulator(host: str) -> list[str]:
+    """The command of an emulator on free ports of `host`, which ends with the process that started it."""
     options = ["--host", host, "--port", "0", "--control-port", "0", "--announce", "-", "--until-eof"]
     return [sys.executable, "-P", "-m", "switchml.switch_emulator", *options]
 

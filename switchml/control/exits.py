@@ -8,6 +8,8 @@ from enum import IntEnum
 
 
 class Stage(IntEnum):
+    """What is closed first when the interpreter ends."""
+
     CLIENTS = 0
     SWITCHES = 1
 

@@ -17,6 +17,8 @@ _LONGEST_HOLD = 1.0
 
 
 class ForkGate:
+    """Open to calls, but for the time of a fork."""
+
     def __init__(self) -> None:
         self._reset()
 
@@ -52,4 +54,5 @@ class ForkGate:
         self._closing = False
 
     def register(self) -> None:
+        """Close and open it around every fork of this process from now on."""
         os.register_at_fork(before=self.close, after_in_parent=self.open, after_in_child=self._reset)

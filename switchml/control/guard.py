@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 import grpc.aio
 
 from switchml.control.controller import Controller
-from switchml.control.failure import TOKEN_KEY, to_status
+from switchml.control.error_status import TOKEN_KEY, to_status
 from switchml.errors import SwitchMLError
 
 Context = grpc.aio.ServicerContext[Any, Any]

@@ -19,8 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from switchml.control.messages import (
-    MAX_JOB_NUMBER,
+from switchml.control.control_messages import (
     SMALLEST_DEFAULT_WINDOW,
     EndedJob,
     JobLayout,
@@ -39,6 +38,7 @@ from switchml.errors import (
     UsageError,
     WorldSizeMismatchError,
 )
+from switchml.protocol.header import MAX_JOB_NUMBER
 
 _ENDED_SHOWN = 16
 # How long the members of an ended job are told why, in leases.
@@ -47,17 +47,23 @@ _REMEMBERED = 10
 
 @dataclass(frozen=True)
 class AddJob:
+    """To the switch: aggregate a job."""
+
     program: JobProgram
 
 
 @dataclass(frozen=True)
 class SetMulticast:
+    """To the switch: send a job's results to its group, or to each worker."""
+
     job_number: int
     enabled: bool
 
 
 @dataclass(frozen=True)
 class RemoveJob:
+    """To the switch: forget a job."""
+
     job_number: int
 
 
@@ -91,6 +97,8 @@ Action = Answer | TargetAction
 
 
 class JobState(StrEnum):
+    """How far a job is."""
+
     JOINING = "joining"
     PROGRAMMED = "programmed"
     RUNNING = "running"
@@ -98,6 +106,8 @@ class JobState(StrEnum):
 
 @dataclass
 class Member:
+    """One rank of a job, known by its session. Times are the table's, in seconds."""
+
     session: str
     offer: JoinOffer
     heard: float
@@ -108,15 +118,19 @@ class Member:
 
     @property
     def rank(self) -> int:
+        """Its number."""
         return self.offer.rank
 
     @property
     def state(self) -> str:
+        """One of "joined", "ready" and "left", as a status shows it."""
         return "left" if self.left else "joined" if self.vote is None else "ready"
 
 
 @dataclass
 class Job:
+    """A job, from its first rank's offer to its end."""
+
     name: str
     world_size: int
     since: float
@@ -132,6 +146,7 @@ class Job:
         return 0 if self.program is None else self.program.job_number
 
     def left(self) -> frozenset[int]:
+        """The ranks that have left in order."""
         return frozenset(rank for rank, member in self.members.items() if member.left)
 
 
@@ -164,7 +179,11 @@ class JobTable:
     # Events of workers.
 
     def join(self, session: str, offer: JoinOffer, timeout: float, now: float) -> list[Action]:
-        """A rank offers itself. Raises what refuses it; else its answer comes as Joined or Refused, by `now + timeout`."""
+        """A rank offers itself; its answer comes as Joined or Refused, by `now + timeout`.
+
+        Raises:
+            SwitchMLError: what refuses it at once.
+        """
         self._observe(now)
         timeout = check_timeout(timeout)
         if not session or session in self._members or session in self._orphans:
@@ -183,7 +202,12 @@ class JobTable:
         return self._program(job, now) if len(job.members) == job.world_size else []
 
     def ready(self, session: str, multicast: bool, timeout: float, now: float) -> list[Action]:
-        """A rank's transport works. Raises JobAbortedError; else its answer comes as Started or Refused."""
+        """A rank's transport works; its answer comes as Started or Refused, by `now + timeout`.
+
+        Raises:
+            JobAbortedError: the job has ended.
+            UsageError: the rank has not been told that all have joined.
+        """
         self._observe(now)
         timeout = check_timeout(timeout)
         job, member = self._member(session)
@@ -196,7 +220,14 @@ class JobTable:
         return self._start(job) if all(each.vote is not None for each in job.members.values()) else []
 
     def heartbeat(self, session: str, now: float) -> frozenset[int]:
-        """Renews the lease; returns the ranks that have left. Raises JobAbortedError once the job has ended."""
+        """Renew the lease.
+
+        Returns:
+            The ranks that have left.
+
+        Raises:
+            JobAbortedError: the job has ended.
+        """
         self._observe(now)
         job, member = self._member(session)
         member.heard = now
@@ -266,13 +297,15 @@ class JobTable:
 
     @property
     def jobs(self) -> tuple[Job, ...]:
+        """The jobs that have not ended, oldest first."""
         return tuple(self._jobs)
 
     @property
     def free_slots(self) -> int:
+        """Slots of the pool that no job holds."""
         return self._pool.free()
 
-    def untold(self, now: float) -> int:
+    def unnotified(self, now: float) -> int:
         """Members of jobs that ended without them, as long as they can be expected to ask and be told why."""
         return sum(now < ended.at + self.lease / 2 for ended in self._orphans.values())
 
@@ -284,7 +317,11 @@ class JobTable:
         )
 
     def find(self, session: str) -> Job:
-        """The job of a member. Raises JobAbortedError, with the reason, when it has ended."""
+        """The job of a member.
+
+        Raises:
+            JobAbortedError: it has ended; with the reason.
+        """
         return self._member(session)[0]
 
     # Joining.

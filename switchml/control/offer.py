@@ -5,16 +5,24 @@ from __future__ import annotations
 import ipaddress
 import math
 
-from switchml.control.messages import MAX_WINDOW, PAYLOADS, JoinOffer
+from switchml.control.control_messages import JoinOffer
 from switchml.control.target import TargetDescription
 from switchml.errors import LayoutMismatchError, PoolExhaustedError, UsageError, WorldSizeMismatchError
+from switchml.protocol.header import MAX_WINDOW
+from switchml.protocol.messages import PAYLOADS
 
 _MAX_NAME = 255
 _LONGEST_WAIT = 7 * 24 * 3600.0
 
 
 def check_offer(offer: JoinOffer, target: TargetDescription) -> None:
-    """Raises UsageError, WorldSizeMismatchError or PoolExhaustedError when no job of this switch could take the offer."""
+    """Whether a job of this switch could take the offer.
+
+    Raises:
+        UsageError: a value cannot be used.
+        WorldSizeMismatchError: the rank is outside the world size.
+        PoolExhaustedError: the switch has fewer slots.
+    """
     if not offer.job or len(offer.job) > _MAX_NAME or not offer.job.isprintable():
         raise UsageError(f"a job's name has 1 to {_MAX_NAME} printable characters, not {offer.job[:40]!r}")
     if not 1 <= offer.world_size <= target.max_workers:
@@ -46,14 +54,22 @@ def check_offer(offer: JoinOffer, target: TargetDescription) -> None:
 
 
 def check_timeout(seconds: float) -> float:
-    """`seconds`, held to a week. Raises UsageError unless positive."""
+    """`seconds`, held to a week.
+
+    Raises:
+        UsageError: not positive.
+    """
     if math.isnan(seconds) or seconds <= 0:
         raise UsageError(f"timeout {seconds}: use a positive number of seconds")
     return min(seconds, _LONGEST_WAIT)
 
 
 def check_same_layout(offer: JoinOffer, other: JoinOffer, target: TargetDescription) -> None:
-    """Raises LayoutMismatchError, naming both values, unless two ranks of one job ask for the same layout."""
+    """Whether two ranks of one job ask for the same layout.
+
+    Raises:
+        LayoutMismatchError: they don't; names both values.
+    """
     for what, mine, theirs in (
         ("payload", resolved_payload(offer, target), resolved_payload(other, target)),
         ("window", offer.window, other.window),

@@ -25,7 +25,11 @@ class RangeAllocator:
         return None
 
     def release(self, base: int) -> None:
-        """Frees the range that starts at `base`. Raises KeyError when none does."""
+        """Free the range that starts at `base`.
+
+        Raises:
+            KeyError: none does.
+        """
         for index, (start, _) in enumerate(self._taken):
             if start == base:
                 del self._taken[index]

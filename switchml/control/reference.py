@@ -22,17 +22,17 @@ from typing import Any
 import grpc
 
 from switchml.control import reference_pb2 as pb
+from switchml.control.control_messages import JoinOffer
 from switchml.control.controller import Controller
 from switchml.control.guard import Context, guarded
 from switchml.control.jobs import Answer, Joined, Refused
-from switchml.control.meeting import Barriers, Broadcasts
-from switchml.control.messages import JoinOffer
+from switchml.control.synchronization import Barriers, Broadcasts
 from switchml.errors import JobAbortedError, JoinError, JoinTimeoutError, SwitchMLError, UsageError
+from switchml.protocol.messages import UDP_PORT_FIRST
 
 _log = logging.getLogger(__name__)
 
 CLIENT_PORT = 4000
-SWITCH_PORT = 48864
 PATIENCE = 600.0
 """Seconds that callers wait for each other."""
 IDLE = 3600.0
@@ -44,7 +44,14 @@ _SMALLEST_PAYLOAD = 128
 
 @dataclass
 class _Session:
-    """members: by rank, the session names of our own control plane. answers: by rank, what its join came to."""
+    """A session of reference clients.
+
+    Attributes:
+        world_size: number of workers.
+        began: when, in seconds of the clock.
+        members: by rank, the session names of our own control plane.
+        answers: by rank, what its join came to.
+    """
 
     world_size: int
     began: float
@@ -68,7 +75,11 @@ class Sessions:
         self._sessions: dict[int, _Session] = {}
 
     def add(self, request: pb.UdpSessionRequest) -> None:
-        """A worker of a session. With its last worker the job begins. Raises a SwitchMLError when it can't."""
+        """A worker of a session. With its last worker the job begins.
+
+        Raises:
+            SwitchMLError: it can't.
+        """
         number, rank = request.session_id, request.rank
         offer = JoinOffer(
             job=f"reference session {number}",
@@ -157,11 +168,12 @@ class ReferenceService:
 
     @guarded
     async def UdpSession(self, request: pb.UdpSessionRequest, context: Context) -> pb.UdpSessionResponse:
+        """Session.UdpSession: a worker joins; answers with the switch's addresses."""
         target = self.controller.describe()
-        if target.udp_port != SWITCH_PORT:
+        if target.udp_port != UDP_PORT_FIRST:
             raise UsageError(
-                f"clients of the public SwitchML program send to UDP port {SWITCH_PORT}, but this switch takes packets at "
-                f"{target.udp_port}; start it with --port {SWITCH_PORT}"
+                f"clients of the public SwitchML program send to UDP port {UDP_PORT_FIRST}, but this switch takes packets at "
+                f"{target.udp_port}; start it with --port {UDP_PORT_FIRST}"
             )
         host = _facing(target.host, str(ipaddress.IPv4Address(request.ipv4)))
         self.sessions.add(request)
@@ -171,6 +183,7 @@ class ReferenceService:
 
     @guarded
     async def RdmaSession(self, request: pb.RdmaSessionRequest, context: Context) -> pb.RdmaSessionResponse:
+        """Session.RdmaSession: refused, there is no RDMA."""
         await context.abort(
             grpc.StatusCode.UNIMPLEMENTED, "this switch has no RDMA; build the client with DPDK=1 and use UDP"
         )
@@ -178,23 +191,25 @@ class ReferenceService:
 
     @guarded
     async def Barrier(self, request: pb.BarrierRequest, context: Context) -> pb.BarrierResponse:
-        gathering = self._barriers.arrive(_checked(request.num_workers))
+        """Sync.Barrier: answers once as many workers as it names have called."""
+        barrier = self._barriers.arrive(_checked(request.num_workers))
         try:
-            await _patiently(gathering.done, f"a barrier of {request.num_workers} workers")
+            await _patiently(barrier.done, f"a barrier of {request.num_workers} workers")
         finally:
-            self._barriers.depart(gathering)
+            self._barriers.depart(barrier)
         return pb.BarrierResponse()
 
     @guarded
     async def Broadcast(self, request: pb.BroadcastRequest, context: Context) -> pb.BroadcastResponse:
+        """Sync.Broadcast: answers with the root's value once the root has called."""
         workers, rank, root = _checked(request.num_workers), request.rank, request.root
         if rank >= workers or root >= workers:
             raise UsageError(f"rank {rank} or root {root} is outside {workers} workers")
-        telling = self._broadcasts.arrive(request.value, rank, workers, root)
+        broadcast = self._broadcasts.arrive(request.value, rank, workers, root)
         try:
-            value = await _patiently(telling.value, f"a broadcast of {workers} workers")
+            value = await _patiently(broadcast.value, f"a broadcast of {workers} workers")
         finally:
-            self._broadcasts.depart(telling, rank, workers, root)
+            self._broadcasts.depart(broadcast, rank, workers, root)
         return pb.BroadcastResponse(value=value)
 
 
@@ -218,7 +233,7 @@ def _facing(host: str, worker: str) -> str:
         return host
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
-            sock.connect((worker, SWITCH_PORT))
+            sock.connect((worker, UDP_PORT_FIRST))
         except OSError as error:
             raise UsageError(f"there is no way to the worker at {worker}: {error.strerror}") from error
         return str(sock.getsockname()[0])

@@ -26,7 +26,7 @@ from switchml.control.tls import ServerTls
 
 
 class ControlServer(ServiceThread):
-    """A running control service; made by `serve`. A context manager: `stop` on exit."""
+    """A running control service; made by `serve`. A context manager."""
 
     name = "control"
 
@@ -40,10 +40,10 @@ class ControlServer(ServiceThread):
         }
         super().__init__(host, port, tls, options)
 
-    def stop(self, grace: float | None = None) -> None:
+    def close(self, grace: float | None = None) -> None:
         """Ends every job, lets calls finish for `grace` seconds, then ends the thread. Idempotent."""
         self._controller.close()
-        super().stop(grace)
+        super().close(grace)
 
     @asynccontextmanager
     async def serving(self, server: grpc.aio.Server) -> AsyncIterator[None]:
@@ -68,9 +68,17 @@ class ControlServer(ServiceThread):
 def serve(
     controller: Controller, host: str = "127.0.0.1", port: int = 0, *, tls: ServerTls | None = None
 ) -> ControlServer:
-    """Starts the control service of `controller` on `host:port` (port 0: a free one).
+    """Start the control service of `controller`.
 
-    Raises PortInUseError when the port is taken, UsageError when the host is not an address of this machine.
+    Args:
+        controller: what it serves.
+        host: address to listen on.
+        port: 0 = a free one.
+        tls: the switch's certificate; None = in the clear.
+
+    Raises:
+        PortInUseError: the port is taken.
+        UsageError: the host is not an address of this machine, or a file of `tls` can't be read.
     """
     return ControlServer(controller, host, port, tls)
 

@@ -9,11 +9,12 @@ import socket
 import threading
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import grpc
 import grpc.aio
 
+from switchml.closing import Closing
 from switchml.control.address import join_address
 from switchml.control.tls import ServerTls
 from switchml.errors import PortInUseError, SwitchMLError, UsageError
@@ -23,8 +24,8 @@ _log = logging.getLogger(__name__)
 _STARTUP = 10.0  # seconds
 
 
-class ServiceThread:
-    """Serves from construction to `stop`. A context manager: `stop` on exit.
+class ServiceThread(Closing):
+    """Serves from construction to `close`. A context manager.
 
     A subclass sets `name` and implements `serving`, and calls this constructor last.
     """
@@ -32,13 +33,20 @@ class ServiceThread:
     name: ClassVar[str]
     """What the service is called in messages."""
     grace: ClassVar[float] = 1.0
-    """Seconds that calls get to finish in, unless `stop` says otherwise."""
+    """Seconds that calls get to finish in, unless `close` says otherwise."""
 
     def __init__(self, host: str, port: int, tls: ServerTls | None, options: dict[str, int]) -> None:
-        """options: gRPC's channel arguments.
+        """Start the thread and wait until the service can be reached.
 
-        Raises PortInUseError when the port is taken, UsageError when the host is not an address of this machine or a file
-        of `tls` can't be read.
+        Args:
+            host: address to listen on.
+            port: 0 = a free one.
+            tls: certificate and key; None = in the clear.
+            options: gRPC's channel arguments.
+
+        Raises:
+            PortInUseError: the port is taken.
+            UsageError: the host is not an address of this machine, or a file of `tls` can't be read.
         """
         self._credentials = tls.credentials() if tls else None
         self._host = host
@@ -55,25 +63,19 @@ class ServiceThread:
         try:
             self.port = self._started.result(_STARTUP)
         except BaseException:
-            self.stop(0)
+            self.close(0)
             raise
 
     def serving(self, server: grpc.aio.Server) -> AbstractAsyncContextManager[None]:
         """On the event loop: adds the services to `server` on entry, ends what they began on exit."""
         raise NotImplementedError
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
     @property
     def address(self) -> str:
         """`host:port` of the service."""
         return join_address(self._host, self.port)
 
-    def stop(self, grace: float | None = None) -> None:
+    def close(self, grace: float | None = None) -> None:
         """Ends all streams, lets calls finish for `grace` seconds, then ends the thread. Idempotent."""
         self._stop_grace = self.grace if grace is None else grace
         with contextlib.suppress(RuntimeError):  # the loop has ended
@@ -133,6 +135,6 @@ class ServiceThread:
 
 
 def _ignore_idle_wakeups(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """gRPC wakes the loops of all servers in a process for one event; those that find nothing complain (1.60, not 1.85)."""
+    """Complain of other errors only: gRPC wakes the loops of all servers in a process for one event (1.60, not 1.85)."""
     if not isinstance(context.get("exception"), BlockingIOError):
         loop.default_exception_handler(context)

@@ -64,17 +64,24 @@ class SlotReading:
 class SwitchTarget(Protocol):
     """A switch as its controller sees it. Calls come from one thread at a time and should not block."""
 
-    def describe(self) -> TargetDescription: ...
+    def describe(self) -> TargetDescription:
+        """Addresses and limits, which stay as they are."""
 
     def add_job(self, job: JobProgram) -> None:
-        """Starts to aggregate a job, results by unicast. Raises PoolExhaustedError when there is no memory for it."""
+        """Start to aggregate a job, results by unicast.
+
+        Raises:
+            PoolExhaustedError: there is no memory for it.
+        """
 
     def set_multicast(self, job_number: int, enabled: bool) -> None:
         """Sends results once to the job's group, or once to each worker."""
 
-    def remove_job(self, job_number: int) -> None: ...
+    def remove_job(self, job_number: int) -> None:
+        """Forget a job; its packets are dropped from now on."""
 
-    def read_slot(self, job_number: int, slot: int, version: int) -> SlotReading: ...
+    def read_slot(self, job_number: int, slot: int, version: int) -> SlotReading:
+        """What one version of a slot holds; slots count from the job's first."""
 
     def last_heard(self, job_number: int) -> list[float | None]:
         """Seconds since the last packet, by rank; None = never."""
@@ -82,4 +89,5 @@ class SwitchTarget(Protocol):
     def counters(self) -> dict[str, int]:
         """Counters of the whole switch."""
 
-    def job_counters(self, job_number: int) -> dict[str, int]: ...
+    def job_counters(self, job_number: int) -> dict[str, int]:
+        """Counters of one job."""

@@ -12,14 +12,24 @@ from switchml.errors import UsageError
 
 @dataclass(frozen=True)
 class ServerTls:
-    """The switch's certificate chain and private key; with `client_ca`, workers must show a certificate signed by it."""
+    """The switch's side.
+
+    Attributes:
+        certificate: PEM of its certificate chain.
+        key: PEM of its private key.
+        client_ca: with one, workers must show a certificate that it signed.
+    """
 
     certificate: Path
     key: Path
     client_ca: Path | None = None
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Raises UsageError when a file cannot be read."""
+        """For gRPC.
+
+        Raises:
+            UsageError: a file cannot be read.
+        """
         ca = None if self.client_ca is None else _read(self.client_ca)
         return grpc.ssl_server_credentials(
             [(_read(self.key), _read(self.certificate))],
@@ -30,9 +40,13 @@ class ServerTls:
 
 @dataclass(frozen=True)
 class ClientTls:
-    """What a worker trusts (`ca`; None = the system's authorities) and, for a switch that asks, its own certificate.
+    """A worker's side.
 
-    `server_name`: the name in the switch's certificate, where it differs from the host it is reached by.
+    Attributes:
+        ca: whom it trusts; None = the system's authorities.
+        certificate: its own, for a switch that asks.
+        key: of that certificate.
+        server_name: the name in the switch's certificate, where it differs from the host it is reached by.
     """
 
     ca: Path | None = None
@@ -41,7 +55,11 @@ class ClientTls:
     server_name: str = ""
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """Raises UsageError when a file cannot be read, or a certificate comes without its key."""
+        """For gRPC.
+
+        Raises:
+            UsageError: a file cannot be read, or a certificate comes without its key.
+        """
         if (self.certificate is None) != (self.key is None):
             raise UsageError("a TLS client certificate and its key go together: give both files or neither")
         return grpc.ssl_channel_credentials(

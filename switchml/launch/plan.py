@@ -8,11 +8,11 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from switchml.cli_options import NATIVE
 from switchml.errors import UsageError
 
 LOOPBACK = "127.0.0.1"
 TRANSPORTS = ("auto", "udp", "shm")
-NATIVE = "native"
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,15 @@ class RunPlan:
 
     @property
     def world_size(self) -> int:
+        """Workers on all machines."""
         return self.workers * self.nodes.count
 
     def check(self) -> None:
-        """Raises UsageError for what cannot work, before anything is started."""
+        """Before anything is started: whether the run can work.
+
+        Raises:
+            UsageError: it can't.
+        """
         if self.workers < 1 or self.nodes.count < 1 or not 0 <= self.nodes.rank < self.nodes.count:
             raise UsageError(
                 f"{self.workers} workers on node {self.nodes.rank} of {self.nodes.count}: use at least 1 worker, "
@@ -107,7 +112,7 @@ class RunPlan:
             raise UsageError(f"there is no script {self.script!r} here")
 
     def command(self) -> list[str]:
-        """torch's elastic launcher with the script."""
+        """The command of torch's elastic launcher with the script."""
         if self.nodes.count == 1:
             meeting = ["--standalone", "--local-addr", LOOPBACK]
         else:

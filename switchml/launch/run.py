@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from typing_extensions import override
 
+from switchml.cli_options import NATIVE
+from switchml.closing import Closing
 from switchml.control import embedded
 from switchml.errors import SwitchMLError
-from switchml.launch.plan import LOOPBACK, NATIVE, Faults, RunPlan
+from switchml.launch.plan import LOOPBACK, Faults, RunPlan
 from switchml.launch.screen import Progress, summary
-from switchml.launch.traffic import Meter, Traffic
+from switchml.launch.throughput import Meter, Traffic
 from switchml.launch.training import Training
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ class Account:
     traffic: Traffic | None
 
     def as_json(self) -> dict[str, Any]:
+        """Plain values: seconds, bytes."""
         traffic = self.traffic
         return {
             "script": [self.plan.script, *self.plan.arguments],
@@ -60,9 +64,18 @@ class Account:
 
 
 def carry_out(plan: RunPlan, *, account_file: Path | None = None) -> int:
-    """Runs the plan to its end; returns the training's exit code. Leaves no process behind.
+    """Run the plan to its end. Leaves no process behind.
 
-    Raises UsageError, SwitchUnreachableError or PortInUseError when it cannot be started.
+    Args:
+        plan: the run.
+        account_file: where the closing summary goes as JSON; None = nowhere.
+
+    Returns:
+        The training's exit code.
+
+    Raises:
+        UsageError: it cannot be started as it is.
+        SwitchUnreachableError: its switch does not start.
     """
     plan.check()
     console = Console(stderr=True)
@@ -70,7 +83,7 @@ def carry_out(plan: RunPlan, *, account_file: Path | None = None) -> int:
         begin = time.monotonic()
         with Training(plan.command(), plan.environment(address, token), piped=progress.piped) as training:
             progress.relay((training.process.stdout, training.process.stderr))
-            with contextlib.closing(_Readings(address, token, plan.world_size)) as readings:
+            with _Readings(address, token, plan.world_size) as readings:
                 exit_code = training.wait(
                     _EVERY, lambda: progress.show(time.monotonic() - begin, readings.take())
                 )
@@ -102,19 +115,20 @@ def _switch(plan: RunPlan) -> Iterator[tuple[str, str]]:
 
 
 def emulator(faults: Faults, pipeline: str = NATIVE) -> list[str]:
-    """An emulator on free ports of this machine, which ends with the process that started it.
+    """The command of an emulator that ends with its starter.
 
-    pipeline: "native" or the file of a P4 program.
+    Args:
+        faults: what it does to packets.
+        pipeline: "native" or the file of a P4 program.
     """
     return [
-        *(sys.executable, "-P", "-m", "switchml.switch_emulator"),
-        *("--host", LOOPBACK, "--port", "0", "--control-port", "0", "--announce", "-", "--until-eof"),
+        *embedded.emulator(LOOPBACK),
         *(["--pipeline", pipeline] if pipeline != NATIVE else []),
         *(faults.options() if faults else []),
     ]
 
 
-class _Readings:
+class _Readings(Closing):
     """The switch's counters, read over its control service. A switch that does not answer is asked again later."""
 
     def __init__(self, address: str, token: str, world_size: int) -> None:
@@ -138,6 +152,7 @@ class _Readings:
                 return self._meter.read(counters, now)
         return self.traffic or Traffic({}, self._world_size)
 
+    @override
     def close(self) -> None:
         if self._client is not None:
             self._client.close()

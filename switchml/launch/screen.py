@@ -5,21 +5,22 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable
-from types import TracebackType
-from typing import IO
+from typing import IO, Self
 
 from rich.console import Console
 from rich.filesize import decimal
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+from typing_extensions import override
 
-from switchml.launch.traffic import Traffic
+from switchml.closing import Closing
+from switchml.launch.throughput import Traffic
 
 _DRAIN = 2.0
 
 
-class Progress:
+class Progress(Closing):
     """A live line below what the workers print. Does nothing unless stderr is a terminal."""
 
     def __init__(self, console: Console) -> None:
@@ -56,14 +57,14 @@ class Progress:
                 refresh=True,
             )
 
-    def __enter__(self) -> Progress:
+    @override
+    def __enter__(self) -> Self:
         if self._live is not None:
             self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    @override
+    def close(self) -> None:
         for thread in self._relays:
             thread.join(_DRAIN)
         if self._live is not None:

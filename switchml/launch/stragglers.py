@@ -14,6 +14,7 @@ _POLL = 0.02
 
 
 def new_mark() -> str:
+    """A value that no other run has."""
     return uuid.uuid4().hex
 
 

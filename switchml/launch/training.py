@@ -11,7 +11,10 @@ import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
+from typing_extensions import override
+
 from switchml import termination
+from switchml.closing import Closing
 from switchml.errors import UsageError
 from switchml.launch import stragglers
 
@@ -20,11 +23,8 @@ _PR_SET_PDEATHSIG = 1
 _POLL = 0.1
 
 
-class Training:
-    """A running launcher with its workers; a context manager, which leaves none of their processes behind.
-
-    `grace`: seconds that it has to end after the first signal; the second signal ends it at once.
-    """
+class Training(Closing):
+    """A running launcher with its workers; a context manager, which leaves none of their processes behind."""
 
     def __init__(
         self,
@@ -34,6 +34,17 @@ class Training:
         grace: float = 10.0,
         piped: Sequence[int] = (),
     ) -> None:
+        """Start the launcher.
+
+        Args:
+            command: program and arguments.
+            environment: variables added to our own.
+            grace: seconds that it has to end after the first signal; the second signal ends it at once.
+            piped: which of its outputs (1, 2) come through pipes.
+
+        Raises:
+            UsageError: it did not start.
+        """
         self._mark = stragglers.new_mark()
         self._grace = grace
         self._deadline: float | None = None
@@ -68,10 +79,8 @@ class Training:
             preexec_fn=end_with_parent,  # there are no threads yet that it could meet half-way
         )
 
-    def __enter__(self) -> Training:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    @override
+    def close(self) -> None:
         try:
             if self.process.poll() is None or self._signal is not None or self.process.returncode < 0:
                 stragglers.end_marked(self._mark)
@@ -81,9 +90,14 @@ class Training:
             self._restore_handlers()
 
     def wait(self, every: float, tick: Callable[[], None]) -> int:
-        """Waits for the end, calling `tick` now and then; returns the exit code, 128 + N after signal N.
+        """Wait for the end.
 
-        A tick must be short: what a signal sets off waits for it.
+        Args:
+            every: seconds between ticks.
+            tick: called now and then; must be short, for what a signal sets off waits for it.
+
+        Returns:
+            The exit code; 128 + N after signal N.
         """
         due = time.monotonic() + every
         while True:

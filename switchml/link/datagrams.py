@@ -8,14 +8,14 @@ one destination or to several from the same memory.
 from __future__ import annotations
 
 import socket
-from typing import Any, NamedTuple
+from typing import Annotated, NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from switchml.link import libc
-from switchml.link.handle import part
-from switchml.protocol.jit import compiled, inlined
+from switchml.link.records import Int16, Int32, Int64, Records, UInt16, UInt32, UInt64, new_records
+from switchml.protocol.jit import compiled
 
 Bytes = npt.NDArray[np.uint8]
 Longs = npt.NDArray[np.int64]
@@ -24,36 +24,56 @@ UDP_SEGMENT = 103
 UDP_GRO = 104
 _SOL_UDP = 17
 
-IOVEC = np.dtype([("base", np.int64), ("length", np.int64)])
-MMSGHDR = np.dtype(
-    [
-        ("name", np.int64),
-        ("name_length", np.int32),
-        ("pad0", np.int32),
-        ("iov", np.int64),
-        ("iov_count", np.int64),
-        ("control", np.int64),
-        ("control_length", np.int64),
-        ("flags", np.int32),
-        ("pad1", np.int32),
-        ("length", np.int32),
-        ("pad2", np.int32),
-    ]
-)
-SOCKADDR = np.dtype([("family", np.uint16), ("port", np.uint16), ("address", np.uint32), ("zero", np.uint64)])
-"""struct sockaddr_in; port and address as they lie in memory, in network order."""
 
-_CONTROL = np.dtype(
-    [
-        ("length", np.int64),
-        ("level", np.int32),
-        ("type", np.int32),
-        ("value", np.int32),
-        ("pad", np.int32, (3,)),
-    ]
-)
+class Iovec(TypedDict):
+    """`struct iovec`."""
+
+    base: Int64
+    length: Int64
+
+
+class MessageHeader(TypedDict):
+    """`struct mmsghdr`, the `struct msghdr` in it spread out."""
+
+    name: Int64
+    name_length: Int32
+    iov: Int64
+    iov_count: Int64
+    control: Int64
+    control_length: Int64
+    flags: Int32
+    pad: Int32
+    length: Int32
+
+
+class SocketAddress(TypedDict):
+    """`struct sockaddr_in`; port and address as they lie in memory, in network order."""
+
+    family: UInt16
+    port: UInt16
+    address: UInt32
+    zero: UInt64
+
+
+class _Control(TypedDict):
+    """A `struct cmsghdr` with one number, and room for more."""
+
+    length: Int64
+    level: Int32
+    type: Int32
+    value: Int32
+    rest: Annotated[npt.NDArray[np.int32], (3,)]
+
+
+class _Pollfd(TypedDict):
+    """`struct pollfd`."""
+
+    fd: Int32
+    events: Int16
+    revents: Int16
+
+
 _CONTROL_SEGMENT_BYTES = 16 + 2
-_POLLFD = np.dtype([("fd", np.int32), ("events", np.int16), ("revents", np.int16)])
 
 TRAIN_BYTES = 65507
 """Largest UDP payload over IPv4, and so the longest train."""
@@ -80,38 +100,16 @@ class Datagrams(NamedTuple):
 
     registers: Longs
     rx_memory: Bytes
-    rx_messages: npt.NDArray[Any]
-    rx_iov: npt.NDArray[Any]
-    rx_names: npt.NDArray[Any]
-    rx_control: npt.NDArray[Any]
+    rx_messages: Records[MessageHeader]
+    rx_iov: Records[Iovec]
+    rx_names: Records[SocketAddress]
+    rx_control: Records[_Control]
     tx_memory: Bytes
-    tx_messages: npt.NDArray[Any]
-    tx_iov: npt.NDArray[Any]
-    tx_control: npt.NDArray[Any]
-    poll: npt.NDArray[Any]
+    tx_messages: Records[MessageHeader]
+    tx_iov: Records[Iovec]
+    tx_control: Records[_Control]
+    poll: Records[_Pollfd]
     scratch: Longs
-
-
-DATAGRAMS_PARTS = 12
-
-
-@inlined
-def datagrams_at(handle: int, first: int) -> Datagrams:
-    """The Datagrams whose arrays begin at entry `first` of a table (link/handle.py)."""
-    return Datagrams(
-        part(handle, first, np.int64),
-        part(handle, first + 1, np.uint8),
-        part(handle, first + 2, MMSGHDR),
-        part(handle, first + 3, IOVEC),
-        part(handle, first + 4, SOCKADDR),
-        part(handle, first + 5, _CONTROL),
-        part(handle, first + 6, np.uint8),
-        part(handle, first + 7, MMSGHDR),
-        part(handle, first + 8, IOVEC),
-        part(handle, first + 9, _CONTROL),
-        part(handle, first + 10, _POLLFD),
-        part(handle, first + 11, np.int64),
-    )
 
 
 def _try_offload(sock: socket.socket) -> bool:
@@ -142,7 +140,9 @@ def enlarge_buffers(sock: socket.socket, size: int) -> None:
 def open_datagrams(sock: socket.socket | None, *, offload: bool = True) -> Datagrams:
     """Buffers around a bound UDP socket, which the caller keeps open. None gives a stand-in that is never used for I/O.
 
-    offload: False forbids segmentation offload, to measure or test the other path.
+    Args:
+        sock: bound.
+        offload: False forbids segmentation offload, to measure or test the other path.
     """
     offload = offload and sock is not None and _try_offload(sock)
     count, size = (_RX_TRAINS, _BUFFER) if offload else (_RX_SINGLES, _BUFFER // 3)
@@ -151,34 +151,36 @@ def open_datagrams(sock: socket.socket | None, *, offload: bool = True) -> Datag
     link = Datagrams(
         registers=np.zeros(_REGISTERS, np.int64),
         rx_memory=np.zeros(count * size, np.uint8),
-        rx_messages=np.zeros(count, MMSGHDR),
-        rx_iov=np.zeros(count, IOVEC),
-        rx_names=np.zeros(count, SOCKADDR),
-        rx_control=np.zeros(count, _CONTROL),
+        rx_messages=new_records(MessageHeader, count),
+        rx_iov=new_records(Iovec, count),
+        rx_names=new_records(SocketAddress, count),
+        rx_control=new_records(_Control, count),
         tx_memory=np.zeros(_BUFFER if sock is not None else 64, np.uint8),
-        tx_messages=np.zeros(_TX_BATCH, MMSGHDR),
-        tx_iov=np.zeros(_TX_BATCH, IOVEC),
-        tx_control=np.zeros(1, _CONTROL),
-        poll=np.zeros(4, _POLLFD),
+        tx_messages=new_records(MessageHeader, _TX_BATCH),
+        tx_iov=new_records(Iovec, _TX_BATCH),
+        tx_control=new_records(_Control, 1),
+        poll=new_records(_Pollfd, 4),
         scratch=np.zeros(4, np.int64),
     )
     link.registers[FD] = sock.fileno() if sock is not None else -1
     link.registers[OFFLOAD] = offload
     link.registers[_RX_BUFFER] = size
     for index in range(count):
-        link.rx_iov[index] = (link.rx_memory.ctypes.data + index * size, size)
+        link.rx_iov[index]["base"] = link.rx_memory.ctypes.data + index * size
+        link.rx_iov[index]["length"] = size
         message = link.rx_messages[index]
         message["name"] = link.rx_names[index:].ctypes.data
         message["iov"] = link.rx_iov[index:].ctypes.data
         message["iov_count"] = 1
         message["control"] = link.rx_control[index:].ctypes.data
-    link.tx_control[0] = (_CONTROL_SEGMENT_BYTES, _SOL_UDP, UDP_SEGMENT, 0, 0)
+    control = link.tx_control[0]
+    control["length"], control["level"], control["type"] = _CONTROL_SEGMENT_BYTES, _SOL_UDP, UDP_SEGMENT
     return link
 
 
-def socket_address(host: str, port: int) -> npt.NDArray[Any]:
-    """One SOCKADDR for a dotted IPv4 address and a port."""
-    name = np.zeros(1, SOCKADDR)
+def socket_address(host: str, port: int) -> Records[SocketAddress]:
+    """One SocketAddress for a dotted IPv4 address and a port."""
+    name = new_records(SocketAddress, 1)
     name[0]["family"] = socket.AF_INET
     name[0]["port"] = socket.htons(port)
     name[0]["address"] = np.frombuffer(socket.inet_aton(host), np.uint32)[0]
@@ -204,6 +206,7 @@ def message_start(link: Datagrams, index: int) -> int:
 
 @compiled
 def message_bytes(link: Datagrams, index: int) -> int:
+    """Length of a message: of a train, all its datagrams."""
     return int(link.rx_messages[index]["length"])
 
 
@@ -254,11 +257,13 @@ def train_segments(link: Datagrams) -> int:
 
 @compiled
 def train_bytes(link: Datagrams) -> int:
+    """Length of the train being built."""
     return int(link.registers[_FILLED])
 
 
 @compiled
 def clear_train(link: Datagrams) -> None:
+    """Begin a train anew."""
     registers = link.registers
     registers[_FILLED] = 0
     registers[_SEGMENTS] = 0
@@ -291,7 +296,7 @@ def _submit(link: Datagrams, count: int) -> int:
             waits += 1
             _wait_writable(link)
         elif (error == libc.EINTR or error == libc.ECONNREFUSED) and refusals < 3:
-            # ECONNREFUSED reports an earlier datagram's fate and clears it.
+            # ECONNREFUSED reports what became of an earlier datagram, and clears it.
             refusals += 1
         elif (error == libc.EIO or error == libc.EINVAL or error == libc.EMSGSIZE) and messages[done][
             "control_length"
@@ -354,8 +359,13 @@ def _send_singly(link: Datagrams, name: int) -> int:
 def send_train(link: Datagrams, names: int, count: int) -> int:
     """Send the train to `count` destinations and begin a new one.
 
-    names: address of `count` SOCKADDRs, or 0 (and count 1) for a connected socket. Returns the number of datagrams that did not
-    leave; whoever sent them finds out as with any loss on the way.
+    Args:
+        link: whose train it is.
+        names: address of `count` SocketAddresses, or 0 (and count 1) for a connected socket.
+        count: destinations.
+
+    Returns:
+        The number of datagrams that did not leave; whoever sent them finds out as with any loss on the way.
     """
     if link.registers[_SEGMENTS] == 0:
         return 0

@@ -63,6 +63,7 @@ def monotonic_ns(scratch: Longs) -> int:
 
 @compiled
 def errno() -> int:
+    """Why the last call of this thread failed."""
     return int(bytes_at(_errno_location(), 4).view(np.int32)[0])
 
 
@@ -84,4 +85,5 @@ def futex_wait(address: int, expected: int, timeout_ns: int, scratch: Longs) -> 
 
 @compiled
 def futex_wake_all(address: int) -> None:
+    """Wake all that sleep on the 32-bit word at `address`."""
     _syscall(_SYS_FUTEX, address, _FUTEX_WAKE, _ALL, 0, 0, 0)

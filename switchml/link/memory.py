@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
@@ -23,42 +22,49 @@ Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint32]
 Longs = npt.NDArray[np.int64]
 
+
+def build_array(context: Any, builder: Any, array_type: Any, address: Any, shape: list[Any]) -> Any:
+    """For intrinsics: the array of a type and shape that lies at an address, in C order."""
+    array = context.make_array(array_type)(context, builder)
+    size = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(array_type.dtype)))
+    strides = [size]
+    for length in shape[:0:-1]:
+        strides.insert(0, builder.mul(strides[0], length))
+    data = builder.inttoptr(address, array.data.type)
+    _populate(array, data=data, shape=shape, strides=strides, itemsize=size, meminfo=None)
+    return array._getvalue()
+
+
 if DISABLED:
 
     def bytes_at(address: int, length: int) -> Bytes:
+        """In plain Python."""
         # ctypes refuses numpy's integers, which addresses in records are.
         return np.frombuffer(memoryview((ctypes.c_uint8 * int(length)).from_address(int(address))), np.uint8)
 
-    def load_long(address: int) -> int:
-        return ctypes.c_int64.from_address(int(address)).value
-
     def array_at(address: int, count: int, dtype: Any) -> Any:
+        """In plain Python."""
         return bytes_at(address, count * np.dtype(dtype).itemsize).view(dtype)
 
     def load_acquire(array: Longs, index: int) -> int:
+        """In plain Python."""
         return int(array[index])
 
     def store_release(array: Longs, index: int, value: int) -> None:
+        """In plain Python."""
         array[index] = value
 
     def fetch_add(array: Longs, index: int, value: int) -> int:
+        """In plain Python."""
         before = int(array[index])
         array[index] = before + value
         return before
 
     def fence() -> None:
+        """In plain Python."""
         return None
 
 else:
-
-    @intrinsic
-    def load_long(typing_context: Any, address: Any) -> Any:
-        """The int64 at an address."""
-
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return builder.load(builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()))
-
-        return types.int64(types.intp), generate
 
     @intrinsic
     def array_at(typing_context: Any, address: Any, count: Any, dtype: Any) -> Any:
@@ -66,13 +72,7 @@ else:
         array_type = types.Array(dtype.dtype, 1, "C")
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            array = context.make_array(array_type)(context, builder)
-            data = builder.inttoptr(arguments[0], array.data.type)
-            size = context.get_constant(
-                types.intp, context.get_abi_sizeof(context.get_data_type(dtype.dtype))
-            )
-            _populate(array, data=data, shape=[arguments[1]], strides=[size], itemsize=size, meminfo=None)
-            return array._getvalue()
+            return build_array(context, builder, array_type, arguments[0], [arguments[1]])
 
         return array_type(types.intp, types.intp, dtype), generate
 

@@ -63,26 +63,34 @@ class RingLayout(NamedTuple):
         return -(-size // PAGE) * PAGE
 
 
+@compiled
 def ring_layout(workers: int, window: int, payload: int, copies: int = 1) -> RingLayout:
     """The layout for a job; room for one window up a worker and two windows down.
 
-    copies: a power of two, how often a result may be sent down in separate entries.
+    Args:
+        workers: of the job.
+        window: slots, a power of two.
+        payload: bytes of a packet's elements.
+        copies: a power of two, how often a result may be sent down in separate entries.
     """
     return RingLayout(workers, LINE + payload, window, 2 * window * copies)
 
 
 @compiled
 def up_head(worker: int) -> int:
+    """Index of the head of a worker's uplink, in the region as int64."""
     return (2 + 3 * worker) * _LONGS_A_LINE
 
 
 @compiled
 def up_tail(worker: int) -> int:
+    """Index of the tail of a worker's uplink."""
     return (3 + 3 * worker) * _LONGS_A_LINE
 
 
 @compiled
 def down_tail(worker: int) -> int:
+    """Index of the tail of the downlink at a worker."""
     return (4 + 3 * worker) * _LONGS_A_LINE
 
 
@@ -102,6 +110,14 @@ def down_entry(layout: RingLayout, count: int) -> int:
 
 @compiled
 def set_entry(region: Bytes, entry: int, length: int, destination: int) -> None:
+    """Write the preamble of the entry at a byte of the region.
+
+    Args:
+        region: of the job.
+        entry: from `up_entry` or `down_entry`.
+        length: of the packet, in bytes.
+        destination: a rank, or EVERYONE.
+    """
     words = region[entry : entry + 8].view(np.int32)
     words[0] = length
     words[1] = destination
@@ -109,11 +125,13 @@ def set_entry(region: Bytes, entry: int, length: int, destination: int) -> None:
 
 @compiled
 def entry_length(region: Bytes, entry: int) -> int:
+    """Length of the packet in the entry at a byte of the region."""
     return int(region[entry : entry + 8].view(np.int32)[0])
 
 
 @compiled
 def entry_destination(region: Bytes, entry: int) -> int:
+    """The rank that the entry at a byte of the region is for, or EVERYONE."""
     return int(region[entry : entry + 8].view(np.int32)[1])
 
 

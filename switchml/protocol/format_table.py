@@ -27,15 +27,15 @@ def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def header_table() -> str:
     """One row per field of the header: bytes, bits within them (7 or 15 = the highest), name, type, meaning."""
     rows = []
-    for field in header.FIELDS:
-        place = header.PLACES[field.name]
+    for name, field in header.FIELDS.items():
+        place = header.PLACES[name]
         last = place.offset + place.width - 1
         span = str(place.offset) if place.width == 1 else f"{place.offset}-{last}"
         if field.bits < 8 * place.width:
             high = place.shift + field.bits - 1
             span += f", bit {high}" if field.bits == 1 else f", bits {high}-{place.shift}"
         kind = f"{'int' if field.signed else 'uint'}{field.bits}"
-        rows.append((span, f"`{field.name}`", kind, field.meaning))
+        rows.append((span, f"`{name}`", kind, field.meaning))
     rows.append((f"{header.HEADER_BYTES}-", "elements", "int32 each", "the payload; as many as `size` says"))
     return markdown(("bytes", "field", "type", "meaning"), rows)
 

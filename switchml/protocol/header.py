@@ -1,46 +1,62 @@
-"""The packet header, as one table.
+"""The packet header, declared once: `Header`.
 
-The numpy dtype, the compiled pack and parse functions, the scapy layer and the format table of the documentation are all
-made from `FIELDS`. Format: the UDP variant of SwitchML's public P4 program; network byte order; elements follow.
+The table `FIELDS`, the codec, the compiled functions that read and write packets (header_access.py), the scapy layer, the
+documentation's table and the P4 programs' header are all made from it. Format: the UDP variant of SwitchML's public P4
+program; network byte order; elements follow.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple, get_type_hints
 
-import numpy as np
-import numpy.typing as npt
-
-from switchml.protocol.jit import compiled
-
-Bytes = npt.NDArray[np.uint8]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 class Field(NamedTuple):
-    name: str
+    """Width and meaning of a field. A reserved one is always 0."""
+
     bits: int
-    signed: bool
-    word: str
-    """The whole bytes the field lies in; fields of one word stand next to each other, highest bits first."""
     meaning: str
+    signed: bool = False
+    reserved: bool = False
+
+    def limits(self) -> tuple[int, int]:
+        """The smallest and the largest value."""
+        low = -(1 << (self.bits - 1)) if self.signed else 0
+        return low, low + (1 << self.bits) - 1
 
 
-FIELDS: tuple[Field, ...] = (
-    Field("msg_type", 4, False, "kind", "message type (table below)"),
-    Field("reserved", 1, False, "kind", "0"),
-    Field("size", 3, False, "kind", "payload size of the job (table below)"),
-    Field("job_number", 8, False, "job_number", "job on this switch"),
-    Field("tsi", 32, False, "tsi", "sequence number of the chunk in its stream"),
-    Field("version", 1, False, "pool_index", "which of the slot's two copies"),
-    Field("unused", 1, False, "pool_index", "0"),
-    Field("slot", 14, False, "pool_index", "slot, counted from the start of the job's range"),
-    Field("e0", 8, True, "e0", "exponent; the switch answers with the maximum over the workers"),
-    Field("e1", 8, True, "e1", "second exponent, treated like the first; 0 in this version"),
-)
+class Header(NamedTuple):
+    """A header in host terms: the fields in the order of the wire, highest bits first."""
+
+    msg_type: Annotated[int, Field(4, "message type (table below)")] = 0
+    reserved: Annotated[int, Field(1, "0", reserved=True)] = 0
+    size: Annotated[int, Field(3, "payload size of the job (table below)")] = 0
+    job_number: Annotated[int, Field(8, "job on this switch")] = 0
+    tsi: Annotated[int, Field(32, "sequence number of the chunk in its stream")] = 0
+    version: Annotated[int, Field(1, "which of the slot's two copies")] = 0
+    unused: Annotated[int, Field(1, "0", reserved=True)] = 0
+    slot: Annotated[int, Field(14, "slot, counted from the start of the job's range")] = 0
+    e0: Annotated[
+        int, Field(8, "exponent; the switch answers with the maximum over the workers", signed=True)
+    ] = 0
+    e1: Annotated[
+        int, Field(8, "second exponent, treated like the first; 0 in this version", signed=True)
+    ] = 0
+
+
+FIELDS: dict[str, Field] = {
+    name: hint.__metadata__[0] for name, hint in get_type_hints(Header, include_extras=True).items()
+}
+RESERVED = tuple(name for name, field in FIELDS.items() if field.reserved)
+HEADER_BYTES = sum(field.bits for field in FIELDS.values()) // 8
 
 
 class Place(NamedTuple):
-    """Where a field lies: the word's first byte and length in bytes, the shift inside it and the mask after it."""
+    """Where a field lies: the first byte and the length of the whole bytes that hold it, the shift inside them and the mask
+    after it."""
 
     offset: int
     width: int
@@ -49,160 +65,30 @@ class Place(NamedTuple):
 
 
 def _places() -> dict[str, Place]:
-    words: dict[str, int] = {}
-    for field in FIELDS:
-        words[field.word] = words.get(field.word, 0) + field.bits
     places: dict[str, Place] = {}
+    word: list[str] = []
     offset = 0
-    for word, bits in words.items():
-        if bits % 8:
-            raise AssertionError(f"header word {word} is not whole bytes")
-        shift = bits
-        for field in FIELDS:
-            if field.word == word:
-                shift -= field.bits
-                places[field.name] = Place(offset, bits // 8, shift, (1 << field.bits) - 1)
-        offset += bits // 8
+    for name in FIELDS:
+        word.append(name)
+        left = sum(FIELDS[other].bits for other in word)
+        if left % 8 == 0:
+            width = left // 8
+            for other in word:
+                left -= FIELDS[other].bits
+                places[other] = Place(offset, width, left, (1 << FIELDS[other].bits) - 1)
+            offset += width
+            word = []
+    if word:
+        raise AssertionError(f"the header ends within a byte: {', '.join(word)}")
     return places
 
 
 PLACES = _places()
-HEADER_BYTES = sum(field.bits for field in FIELDS) // 8
-
-
-def _dtype() -> np.dtype[Any]:
-    kinds: dict[str, str] = {}
-    for field in FIELDS:
-        width = PLACES[field.name].width
-        kinds[field.word] = f">{'i' if field.signed else 'u'}{width}"
-    return np.dtype(list(kinds.items()))
-
-
-HEADER_DTYPE = _dtype()
-
-_KIND_AT = PLACES["msg_type"].offset
-_TYPE_SHIFT, _TYPE_MASK = PLACES["msg_type"].shift, PLACES["msg_type"].mask
-_SIZE_SHIFT, _SIZE_MASK = PLACES["size"].shift, PLACES["size"].mask
-_RESERVED_SHIFT, _RESERVED_MASK = PLACES["reserved"].shift, PLACES["reserved"].mask
-_JOB_AT = PLACES["job_number"].offset
-_TSI_AT = PLACES["tsi"].offset
-_POOL_AT = PLACES["slot"].offset
-_VERSION_SHIFT, _VERSION_MASK = PLACES["version"].shift, PLACES["version"].mask
-_UNUSED_SHIFT, _UNUSED_MASK = PLACES["unused"].shift, PLACES["unused"].mask
-_SLOT_SHIFT, _SLOT_MASK = PLACES["slot"].shift, PLACES["slot"].mask
-_E0_AT = PLACES["e0"].offset
-_E1_AT = PLACES["e1"].offset
-
 MAX_WINDOW = PLACES["slot"].mask + 1
+MAX_JOB_NUMBER = PLACES["job_number"].mask
 
 
-class Header(NamedTuple):
-    """A header in host terms, one value per field of `FIELDS`."""
-
-    msg_type: int
-    reserved: int
-    size: int
-    job_number: int
-    tsi: int
-    version: int
-    unused: int
-    slot: int
-    e0: int
-    e1: int
-
-
-@compiled
-def pack_header(
-    packet: Bytes,
-    at: int,
-    msg_type: int,
-    size: int,
-    job: int,
-    tsi: int,
-    version: int,
-    slot: int,
-    e0: int,
-    e1: int,
-) -> None:
-    """Write a header at `packet[at:]`; reserved bits are 0."""
-    packet[at + _KIND_AT] = (msg_type << _TYPE_SHIFT) | (size << _SIZE_SHIFT)
-    packet[at + _JOB_AT] = job
-    packet[at + _TSI_AT] = (tsi >> 24) & 0xFF
-    packet[at + _TSI_AT + 1] = (tsi >> 16) & 0xFF
-    packet[at + _TSI_AT + 2] = (tsi >> 8) & 0xFF
-    packet[at + _TSI_AT + 3] = tsi & 0xFF
-    pool = (version << _VERSION_SHIFT) | (slot << _SLOT_SHIFT)
-    packet[at + _POOL_AT] = pool >> 8
-    packet[at + _POOL_AT + 1] = pool & 0xFF
-    packet[at + _E0_AT] = e0 & 0xFF
-    packet[at + _E1_AT] = e1 & 0xFF
-
-
-@compiled
-def set_exponents(packet: Bytes, at: int, e0: int, e1: int) -> None:
-    """Overwrite the two exponents of the header at `packet[at:]`."""
-    packet[at + _E0_AT] = e0 & 0xFF
-    packet[at + _E1_AT] = e1 & 0xFF
-
-
-@compiled
-def read_msg_type(packet: Bytes, at: int) -> int:
-    return (int(packet[at + _KIND_AT]) >> _TYPE_SHIFT) & _TYPE_MASK
-
-
-@compiled
-def read_size(packet: Bytes, at: int) -> int:
-    return (int(packet[at + _KIND_AT]) >> _SIZE_SHIFT) & _SIZE_MASK
-
-
-@compiled
-def reserved_bits_set(packet: Bytes, at: int) -> bool:
-    """True when a bit that must be 0 is not."""
-    first = (int(packet[at + _KIND_AT]) >> _RESERVED_SHIFT) & _RESERVED_MASK
-    second = (
-        ((int(packet[at + _POOL_AT]) << 8) | int(packet[at + _POOL_AT + 1])) >> _UNUSED_SHIFT
-    ) & _UNUSED_MASK
-    return (first | second) != 0
-
-
-@compiled
-def read_job(packet: Bytes, at: int) -> int:
-    return int(packet[at + _JOB_AT])
-
-
-@compiled
-def read_tsi(packet: Bytes, at: int) -> int:
-    return (
-        (int(packet[at + _TSI_AT]) << 24)
-        | (int(packet[at + _TSI_AT + 1]) << 16)
-        | (int(packet[at + _TSI_AT + 2]) << 8)
-        | int(packet[at + _TSI_AT + 3])
-    )
-
-
-@compiled
-def read_version(packet: Bytes, at: int) -> int:
-    return (
-        ((int(packet[at + _POOL_AT]) << 8) | int(packet[at + _POOL_AT + 1])) >> _VERSION_SHIFT
-    ) & _VERSION_MASK
-
-
-@compiled
-def read_slot(packet: Bytes, at: int) -> int:
-    return (((int(packet[at + _POOL_AT]) << 8) | int(packet[at + _POOL_AT + 1])) >> _SLOT_SHIFT) & _SLOT_MASK
-
-
-@compiled
-def read_e0(packet: Bytes, at: int) -> int:
-    return ((int(packet[at + _E0_AT]) + 128) & 0xFF) - 128
-
-
-@compiled
-def read_e1(packet: Bytes, at: int) -> int:
-    return ((int(packet[at + _E1_AT]) + 128) & 0xFF) - 128
-
-
-def parse_header(packet: bytes | Bytes) -> Header:
+def parse_header(packet: bytes | npt.NDArray[np.uint8]) -> Header:
     """The header at the start of a packet.
 
     Raises:
@@ -211,14 +97,12 @@ def parse_header(packet: bytes | Bytes) -> Header:
     data = bytes(packet[:HEADER_BYTES])
     if len(data) < HEADER_BYTES:
         raise ValueError(f"{len(data)} bytes are no header: it has {HEADER_BYTES}")
+    rest = int.from_bytes(data, "big")
     values: dict[str, int] = {}
-    for field in FIELDS:
-        place = PLACES[field.name]
-        word = int.from_bytes(data[place.offset : place.offset + place.width], "big")
-        value = (word >> place.shift) & place.mask
-        values[field.name] = (
-            value - (1 << field.bits) if field.signed and value >> (field.bits - 1) else value
-        )
+    for name, field in reversed(FIELDS.items()):
+        value = rest & PLACES[name].mask
+        values[name] = value - (1 << field.bits) if value > field.limits()[1] else value
+        rest >>= field.bits
     return Header(**values)
 
 
@@ -228,17 +112,10 @@ def build_header(header: Header) -> bytes:
     Raises:
         ValueError: a value that does not fit its field.
     """
-    words = bytearray(HEADER_BYTES)
-    for field, value in zip(FIELDS, header, strict=True):
-        low, high = (
-            (-(1 << (field.bits - 1)), (1 << (field.bits - 1)) - 1)
-            if field.signed
-            else (0, (1 << field.bits) - 1)
-        )
+    number = 0
+    for (name, field), value in zip(FIELDS.items(), header, strict=True):
+        low, high = field.limits()
         if not low <= value <= high:
-            raise ValueError(f"{field.name} = {value} does not fit {field.bits} bits")
-        place = PLACES[field.name]
-        word = int.from_bytes(words[place.offset : place.offset + place.width], "big")
-        word |= (value & place.mask) << place.shift
-        words[place.offset : place.offset + place.width] = word.to_bytes(place.width, "big")
-    return bytes(words)
+            raise ValueError(f"{name} = {value} does not fit {field.bits} bits")
+        number = number << field.bits | value & PLACES[name].mask
+    return number.to_bytes(HEADER_BYTES, "big")

@@ -34,6 +34,7 @@ class PayloadSize(NamedTuple):
 
 
 PAYLOAD_SIZES: tuple[PayloadSize, ...] = tuple(PayloadSize(code, 128 << code, code < 4) for code in range(8))
+PAYLOADS = tuple(size.payload for size in PAYLOAD_SIZES)
 
 
 def _code(name: str) -> int:
@@ -54,5 +55,4 @@ def size_code(payload: int) -> int:
     for size in PAYLOAD_SIZES:
         if size.payload == payload:
             return size.code
-    choices = ", ".join(str(size.payload) for size in PAYLOAD_SIZES)
-    raise ValueError(f"a payload of {payload} bytes is none of {choices}")
+    raise ValueError(f"a payload of {payload} bytes is none of {', '.join(map(str, PAYLOADS))}")

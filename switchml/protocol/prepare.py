@@ -1,58 +1,96 @@
-"""Compile the big loops before they are needed, once on a machine however many processes start together."""
+"""Compile the big loops before they are needed, once in an installation however many processes start together."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
-import socket
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
-from switchml.protocol.jit import DISABLED
+from numba.core import event
+
+from switchml.protocol.jit import DISABLED, cache_folder
 
 _PATIENCE = 180.0
 _LOOK = 0.1
-_SILENT = 3.0
+_SILENT = 2.0
+
+
+class _Progress(event.Listener):
+    """Says on stderr that functions are compiled, once it takes long; a terminal sees how many."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._begin = time.monotonic()
+        self._told = False
+        self.functions = 0
+
+    def on_start(self, event: Any) -> None:
+        self.functions += 1
+        if time.monotonic() - self._begin < _SILENT:
+            return
+        if not self._told:
+            self._say(
+                f"compiling the {self._name} for this machine, once; this takes about half a minute", "\n"
+            )
+            self._told = True
+        if sys.stderr.isatty():
+            self._say(f"{self.functions} functions", "\r")
+
+    def on_end(self, event: Any) -> None:
+        """Nothing to say at the end of one function."""
+
+    def close(self) -> None:
+        """Say what came of it, where something was said before."""
+        if self._told:
+            seconds = time.monotonic() - self._begin
+            self._say(f"compiled {self.functions} functions in {seconds:.0f} s", "\n")
+
+    def _say(self, what: str, end: str) -> None:
+        print(f"switchml: {what}", end=end, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
-def _alone(name: str) -> Iterator[None]:
-    """Hold a lock that the kernel frees when this process ends, and that is no file: an abstract socket's name."""
-    deadline = time.monotonic() + _PATIENCE
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as lock:
+def _alone(folder: str | None) -> Iterator[None]:
+    """Hold a lock beside the machine code. The kernel frees it when this process ends, and who cannot have it goes on without."""
+    if folder is None:
+        yield
+        return
+    file = os.open(f"{folder}/switchml-compile.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        deadline = time.monotonic() + _PATIENCE
         while time.monotonic() < deadline:
             try:
-                lock.bind(f"\0switchml-compile-{os.getuid()}-{name}")
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except OSError:
                 time.sleep(_LOOK)
         yield
+    finally:
+        os.close(file)
 
 
-def _tell(name: str) -> None:
-    print(
-        f"switchml: compiling the {name} for this machine; this happens once and takes about half a minute",
-        file=sys.stderr,
-        flush=True,
-    )
+def prepare(function: Any, name: str, *arguments: Any) -> int:
+    """Compile `function` for arguments like these, or load it from the cache; what it calls as well.
 
+    Args:
+        function: made by `jit.compiled`.
+        name: what it is called in a notice on stderr, which is given when something has to be compiled and that takes long.
+        arguments: of the types that it will be called with.
 
-def prepare(function: Any, name: str, *arguments: Any) -> None:
-    """Compile `function` for arguments like these, or load it from the cache. Says so on stderr when it takes long."""
+    Returns:
+        How many functions were compiled: 0 when all came from the cache.
+    """
     if DISABLED:
-        return
+        return 0
     import numba
 
     typeof: Any = numba.typeof
-
-    notice = threading.Timer(_SILENT, _tell, (name,))
-    notice.daemon = True
-    with _alone(name.replace(" ", "-")):
-        notice.start()
-        try:
-            function.compile(tuple(typeof(argument) for argument in arguments))
-        finally:
-            notice.cancel()
+    progress = _Progress(name)
+    with _alone(cache_folder(function)), event.install_listener("numba:compile", progress):
+        function.compile(tuple(typeof(argument) for argument in arguments))
+    progress.close()
+    return progress.functions

@@ -10,6 +10,7 @@ Use it to look at packets on an interface:
 from __future__ import annotations
 
 import struct
+from itertools import starmap
 from typing import Any
 
 from scapy.fields import BitEnumField, BitField, FieldListField, SignedByteField, SignedIntField
@@ -35,18 +36,18 @@ class Elements(FieldListField):
         return s[end:], list(struct.unpack(f">{count}i", s[:end]))
 
 
-def _scapy_field(field: Field) -> Any:
-    if field.name == "msg_type":
+def _scapy_field(name: str, field: Field) -> Any:
+    if name == "msg_type":
         return BitEnumField(
-            field.name, messages.SUM, field.bits, {kind.code: kind.name for kind in messages.MESSAGE_TYPES}
+            name, messages.SUM, field.bits, {kind.code: kind.name for kind in messages.MESSAGE_TYPES}
         )
-    if field.name == "size":
-        return BitField(field.name, None, field.bits)
+    if name == "size":
+        return BitField(name, None, field.bits)
     if not field.signed:
-        return BitField(field.name, 0, field.bits)
+        return BitField(name, 0, field.bits)
     if field.bits != 8:
-        raise AssertionError(f"no scapy field for {field.bits} signed bits: {field.name}")
-    return SignedByteField(field.name, 0)
+        raise AssertionError(f"no scapy field for {field.bits} signed bits: {name}")
+    return SignedByteField(name, 0)
 
 
 class SwitchML(Packet):
@@ -57,7 +58,10 @@ class SwitchML(Packet):
     """
 
     name = "SwitchML"
-    fields_desc = [*map(_scapy_field, header.FIELDS), Elements("elements", [], SignedIntField("element", 0))]  # noqa: RUF012
+    fields_desc = [  # noqa: RUF012
+        *starmap(_scapy_field, header.FIELDS.items()),
+        Elements("elements", [], SignedIntField("element", 0)),
+    ]
 
     def post_build(self, pkt: bytes, pay: bytes) -> bytes:
         if self.size is None:

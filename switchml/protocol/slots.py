@@ -6,10 +6,11 @@ is a power of two, so that slot and version follow from `tsi` alone even where i
 
 from __future__ import annotations
 
-from switchml.protocol.header import MAX_WINDOW
+from switchml.protocol.header import MAX_WINDOW, PLACES
 from switchml.protocol.jit import compiled
 
-TSI_MASK = 0xFFFFFFFF
+TSI_MASK = PLACES["tsi"].mask
+_HALF = TSI_MASK // 2 + 1
 
 
 def check_window(window: int) -> None:
@@ -31,4 +32,4 @@ def version_of(position: int, window: int) -> int:
 @compiled
 def tsi_distance(tsi: int, stamp: int) -> int:
     """`tsi - stamp` as a signed 32-bit number: positive when `tsi` is the newer of the two."""
-    return (((tsi - stamp) + 0x80000000) & TSI_MASK) - 0x80000000
+    return (((tsi - stamp) + _HALF) & TSI_MASK) - _HALF

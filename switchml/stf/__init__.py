@@ -6,5 +6,5 @@ names.py      what a BMv2 JSON declares; short names as p4c's own runner resolve
 binding.py    statements -> operations of `switch_emulator.runtime`, names and widths resolved
 comparison.py expected and received packets
 emulator.py, bmv2.py   the targets
-runner.py     a script on a target -> report;  suite.py  a folder of them;  command.py  `switchml stf`
+runner.py     a script on a target -> report;  suite.py  a folder of them;  cli.py  `switchml stf`
 """

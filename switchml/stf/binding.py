@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from switchml.errors import SwitchMLError
+from switchml.p4runtime.entries import ActionCall, Match, MatchKind, MeterRates
+from switchml.stf.declarations import DeclaredTable
 from switchml.stf.language import Call, integer
-from switchml.stf.names import DeclaredTable
 from switchml.stf.values import match_of
-from switchml.switch_emulator.runtime import ActionCall, Match, MatchKind, MeterRates
 
 
 class BindingError(SwitchMLError):

@@ -14,20 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+from switchml.p4runtime.entries import ActionCall, CounterValue, Match, MatchKind, MeterRates, TableEntry
 from switchml.stf.bmv2_cli import Bmv2Error, RuntimeCli, end
 from switchml.stf.bmv2_files import PacketFiles
+from switchml.stf.declarations import DeclaredCounter, DeclaredTable
 from switchml.stf.language import Expect, Packet, Statement
-from switchml.stf.names import DeclaredCounter, DeclaredTable
 from switchml.stf.runner import ports_of
-from switchml.stf.target import Frames
-from switchml.switch_emulator.runtime import (
-    ActionCall,
-    CounterValue,
-    Match,
-    MatchKind,
-    MeterRates,
-    TableEntry,
-)
+from switchml.stf.script_target import Frames
 
 _START_SECONDS = 30.0
 _TAKE_SECONDS = 60.0

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from switchml.errors import SwitchMLError
+from switchml.p4runtime.entries import CounterValue, TableEntry
 from switchml.stf.binding import BindingError, EntryKey, bind_call, bind_key, bind_rates
 from switchml.stf.comparison import Difference, compare
+from switchml.stf.declarations import DeclaredCounter, Names
 from switchml.stf.language import (
     Add,
     CheckCounter,
@@ -24,9 +26,7 @@ from switchml.stf.language import (
     Wait,
     integer,
 )
-from switchml.stf.names import DeclaredCounter, Names
-from switchml.stf.target import Frames, Target
-from switchml.switch_emulator.runtime import CounterValue, TableEntry
+from switchml.stf.script_target import Frames, Target
 
 
 @dataclass(frozen=True)

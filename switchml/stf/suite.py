@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from switchml.errors import SwitchMLError, UsageError
-from switchml.stf.session import run_files
-from switchml.switch_emulator.p4.errors import UnsupportedProgramError
+from switchml.errors import SwitchMLError, UnsupportedProgramError, UsageError
+from switchml.stf.script_files import run_files
 
 PASSED, FAILED, REFUSED = "passed", "failed", "refused"
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from switchml.p4runtime.entries import Match, MatchKind
 from switchml.stf.language import integer
-from switchml.switch_emulator.runtime import Match, MatchKind
 
 _BITS = {"0x": 4, "0b": 1, "0o": 3}
 

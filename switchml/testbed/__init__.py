@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from switchml.testbed.errors import TestbedError
+from switchml.errors import TestbedError
 from switchml.testbed.namespace import Namespace
 from switchml.testbed.probe import why_unavailable
 from switchml.testbed.shape import LinkShape

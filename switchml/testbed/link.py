@@ -11,7 +11,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.nftables.main import NFTables
 
-from switchml.testbed.errors import TestbedError
+from switchml.errors import TestbedError
 from switchml.testbed.shape import LinkShape
 
 _LOSS_STEPS = 1_000_000

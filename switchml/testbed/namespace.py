@@ -14,10 +14,10 @@ import os
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Any, TypeVar
 
-from switchml.testbed.errors import TestbedError
+from switchml.closing import Closing
+from switchml.errors import TestbedError
 
 T = TypeVar("T")
 
@@ -63,10 +63,11 @@ def _create() -> int:
     return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
-class Namespace:
-    """A network namespace of its own, with the loopback interface down and no other.
+class Namespace(Closing):
+    """A network namespace of its own, with the loopback interface down and no other. A context manager.
 
-    Raises `TestbedError` when the process may not create one.
+    Raises:
+        TestbedError: the process may not create one.
     """
 
     def __init__(self, label: str = "") -> None:
@@ -76,7 +77,11 @@ class Namespace:
 
     @classmethod
     def of_process(cls, pid: int, label: str = "") -> Namespace:
-        """The namespace that a process is in. Closing lets go of it; whoever made it keeps it."""
+        """The namespace that a process is in. Closing lets go of it; whoever made it keeps it.
+
+        Raises:
+            TestbedError: the process is gone, or another user's.
+        """
         found = cls.__new__(cls)
         found.label = label
         found._children = []
@@ -97,7 +102,11 @@ class Namespace:
         return f"/proc/{os.getpid()}/fd/{self._fd}"
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
-        """`function(*args)` inside the namespace. Sockets it opens stay there; the caller does not move."""
+        """`function(*args)` inside the namespace. Sockets it opens stay there; the caller does not move.
+
+        Raises:
+            TestbedError: the namespace is closed.
+        """
         if self._fd < 0:
             raise TestbedError(f"namespace {self.label or '?'} is closed")
 
@@ -134,14 +143,6 @@ class Namespace:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-    def __enter__(self) -> Namespace:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"Namespace({self.label!r}, fd={self._fd})"

@@ -7,7 +7,7 @@ import fcntl
 import socket
 import struct
 
-from switchml.testbed.errors import TestbedError
+from switchml.errors import TestbedError
 
 _SIOCETHTOOL = 0x8946
 _SET_TX_CHECKSUM, _SET_TSO, _SET_GSO, _SET_GRO = 0x17, 0x1F, 0x24, 0x2C

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from switchml.testbed.errors import TestbedError
+from switchml.errors import TestbedError
 from switchml.testbed.shape import LinkShape
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from switchml.testbed.errors import TestbedError
+from switchml.errors import TestbedError
 
 # The longest train of a UDP or TCP segmentation offload is 64 KiB of payload and up to 64 headers. A bucket
 # that holds it lets tbf pass it whole; a smaller one makes the kernel cut every train into packets.
@@ -16,14 +16,18 @@ QUEUE_BYTES = 4 * 1024 * 1024
 class LinkShape:
     """What every link of a network does, in both directions.
 
-    rate: bits a second, counted by tbf over Ethernet frames without preamble, checksum and gap; 0 = unshaped.
-    burst: bytes that may pass at once after idling: the figures of a run shorter than some hundred bursts are
-        flattered by burst / bytes. At least `TRAIN_BYTES`, or segmentation trains are cut.
-    queue: bytes that may wait. The slot protocol never has more than window * (payload + 52) bytes on their
-        way to one receiver, so a queue of that size cannot drop; the default holds a window of 512 packets of
-        1 KiB seven times over.
-    loss: probability that a packet entering an interface is dropped (each direction on its own).
-    delay: seconds added to each direction; needs the kernel's netem.
+    Attributes:
+        rate: bits a second, counted by tbf over Ethernet frames without preamble, checksum and gap; 0 = unshaped.
+        burst: bytes that may pass at once after idling: the figures of a run shorter than some hundred bursts are
+            flattered by burst / bytes. At least `TRAIN_BYTES`, or segmentation trains are cut.
+        queue: bytes that may wait. The slot protocol never has more than window * (payload + 52) bytes on their
+            way to one receiver, so a queue of that size cannot drop; the default holds a window of 512 packets of
+            1 KiB seven times over.
+        loss: probability that a packet entering an interface is dropped (each direction on its own).
+        delay: seconds added to each direction; needs the kernel's netem.
+
+    Raises:
+        TestbedError: a value cannot be used.
     """
 
     rate: int = 0

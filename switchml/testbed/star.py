@@ -14,13 +14,13 @@ import atexit
 import contextlib
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from switchml.testbed.errors import TestbedError
+from switchml.closing import Closing
+from switchml.errors import TestbedError
 from switchml.testbed.link import drop_at_random, shape_egress
 from switchml.testbed.namespace import Namespace
 from switchml.testbed.shape import LinkShape
@@ -45,10 +45,15 @@ def _hardware_address(host: int) -> str:
     return f"02:00:0a:53:00:{host:02x}"
 
 
-class Star:
+class Star(Closing):
     """A star of `workers` links. A context manager; also taken down when the interpreter ends.
 
-    Raises `TestbedError` without root, or when the kernel lacks what the shape asks for.
+    Attributes:
+        hub: the switch's namespace.
+        workers: the workers' namespaces, by rank.
+
+    Raises:
+        TestbedError: without root, or when the kernel lacks what the shape asks for.
     """
 
     interface = WORKER_INTERFACE
@@ -137,14 +142,6 @@ class Star:
         atexit.unregister(self.close)
         self._stack.close()
 
-    def __enter__(self) -> Star:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
 
 def _index(route: IPRoute, name: str) -> int:
     found: list[int] = list(route.link_lookup(ifname=name))
@@ -159,8 +156,11 @@ def _pin_neighbour(route: IPRoute, index: int, address: str, host: int) -> None:
 
 
 def _await_carrier(names: list[str], deadline: float) -> None:
-    """Return when the interfaces pass frames: the kernel notices a new link up to a second later, and until then a
-    bridge port forwards nothing and a queue drops what it is given."""
+    """Return when the interfaces pass frames.
+
+    The kernel notices a new link up to a second later, and until then a bridge port forwards nothing and a queue drops what it is
+    given.
+    """
     with IPRoute() as route:
         for name in names:
             index = _index(route, name)

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from switchml.bench.patterns import ELEMENT_TYPES, OPERATIONS
-from switchml.bench.systems.system import Entry
+from switchml.bench.systems.catalogue import Entry
+from switchml.bench.verification import ELEMENT_TYPES, OPERATIONS
 
 FAKE = '''
 import os, pickle, time
 from multiprocessing.connection import Client, Listener
 from pathlib import Path
 import numpy as np
-from switchml.bench.patterns import element_type, from_float64, to_float64
+from switchml.bench.verification import element_type, from_float64, to_float64
 from switchml.errors import UsageError
 
 FOLDS = {"sum": np.add, "avg": np.add, "prod": np.multiply, "min": np.minimum, "max": np.maximum,

@@ -11,15 +11,12 @@ import pytest
 from rich.console import Console
 
 from switchml.bench.allreduce import Plan, measure, steps
-from switchml.bench.errors import BenchError
 from switchml.bench.limits import SHAPED, goodput_limit, ring_limit
-from switchml.bench.patterns import Verdict
 from switchml.bench.report import build_table, closing, heading
-from switchml.bench.results import Measurement, with_ratios
-from switchml.bench.spread import Spread
-from switchml.bench.systems.catalogue import BASELINES, VARIANTS, find, variants_of
-from switchml.bench.systems.system import Entry
-from switchml.errors import UsageError
+from switchml.bench.results import Measurement, Spread, with_ratios
+from switchml.bench.systems.catalogue import BASELINES, VARIANTS, Entry, find, variants_of
+from switchml.bench.verification import Verdict
+from switchml.errors import BenchError, UsageError
 from switchml.testbed import LinkShape, why_unavailable
 
 pytestmark = pytest.mark.timeout(120)

@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 
 from switchml.bench import cli
 from switchml.bench.cli import bench_app
-from switchml.bench.imports import measure_import
-from switchml.bench.plot import draw
-from switchml.bench.resident import reset_peak, resident
+from switchml.bench.import_time import measure_import
+from switchml.bench.plots import draw
+from switchml.bench.rank import reset_peak, resident
 from switchml.bench.results import Measurement, with_ratios
-from switchml.bench.systems.system import Entry
+from switchml.bench.systems.catalogue import Entry
 from switchml.errors import SwitchMLError, UsageError
 
 pytestmark = pytest.mark.timeout(120)

@@ -1,7 +1,4 @@
-"""Frames of the conformance scripts: who is where, and Ethernet, ARP, IPv4, ICMP and UDP around what they say.
-
-Written with `struct` alone, apart from the code under test.
-"""
+"""Frames of the conformance scripts: who is where, and Ethernet, ARP, IPv4, ICMP and UDP around what they say."""
 
 from __future__ import annotations
 
@@ -9,13 +6,15 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from switchml.protocol.header import Header, build_header
+from switchml.protocol.messages import UDP_PORT_FIRST
+from switchml.protocol.slots import TSI_MASK
+from switchml.switch_emulator.ports.ethernet import checksum
+
 SWITCH_MAC = bytes.fromhex("02534d4c0001")
 SWITCH_IP = bytes([10, 0, 0, 254])
-SWITCH_PORT = 0xBEE0
-SUM, EXPONENTS, PROBE = 1, 2, 3
+SWITCH_PORT = UDP_PORT_FIRST
 _TTL = 64
-_SWITCHML = struct.Struct(">BBIHbb")
-SWITCHML_BYTES = _SWITCHML.size
 
 
 @dataclass(frozen=True)
@@ -32,14 +31,6 @@ def worker(job: int, rank: int, first_port: int = 1) -> Station:
     """Where the rank of a job is."""
     mac = bytes([2, 1, 0, 0, job, rank])
     return Station(first_port + rank, mac, bytes([10, 0, job, rank + 1]), 0xC000 + rank)
-
-
-def checksum(data: bytes) -> int:
-    """The Internet checksum (RFC 1071)."""
-    total = sum(struct.unpack(f">{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total ^ 0xFFFF
 
 
 def ethernet(destination: bytes, source: bytes, kind: int, payload: bytes) -> bytes:
@@ -82,15 +73,15 @@ def switchml(
     e0: int = -128,
     e1: int = -128,
     values: Sequence[int] = (),
-    *,
-    reserved: int = 0,
-    unused: int = 0,
+    **others: int,
 ) -> bytes:
-    """A packet of the protocol (docs/protocol.md); values: int32 or uint32."""
-    head = _SWITCHML.pack(
-        kind << 4 | reserved << 3 | size, job, tsi & 0xFFFFFFFF, version << 15 | unused << 14 | slot, e0, e1
+    """A packet of the protocol (docs/protocol.md); values: int32 or uint32; others: fields of the header."""
+    header = Header(
+        kind, size=size, job_number=job, tsi=tsi & TSI_MASK, version=version, slot=slot, e0=e0, e1=e1
     )
-    return head + struct.pack(f">{len(values)}I", *(value & 0xFFFFFFFF for value in values))
+    return build_header(header._replace(**others)) + struct.pack(
+        f">{len(values)}I", *(value & 0xFFFFFFFF for value in values)
+    )
 
 
 def arp(operation: int, sender: tuple[bytes, bytes], target: tuple[bytes, bytes]) -> bytes:

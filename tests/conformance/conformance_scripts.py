@@ -11,9 +11,6 @@ from itertools import pairwise
 from pathlib import Path
 
 from conformance_frames import (
-    EXPONENTS,
-    PROBE,
-    SUM,
     SWITCH_IP,
     SWITCH_MAC,
     Station,
@@ -27,6 +24,9 @@ from conformance_frames import (
     udp,
     worker,
 )
+
+from switchml.protocol.header import MAX_WINDOW, RESERVED
+from switchml.protocol.messages import EXPONENTS, PROBE, SUM
 
 FOLDER = Path(__file__).with_name("scripts")
 SIZE_CODES = {64: 1, 256: 3}
@@ -132,10 +132,9 @@ class Script:
         slot: int | None = None,
         size: int | None = None,
         number: int | None = None,
-        reserved: int = 0,
-        unused: int = 0,
+        **others: int,
     ) -> bytes:
-        """A packet of the protocol, right unless told otherwise. number: what it gives as job."""
+        """A packet of the protocol, right unless told otherwise. number: what it gives as job. others: fields of the header."""
         window = self._jobs[job][1]
         right_slot, right_version = tsi % window, tsi // window % 2
         return switchml(
@@ -148,8 +147,7 @@ class Script:
             e0,
             e1,
             data,
-            reserved=reserved,
-            unused=unused,
+            **others,
         )
 
     def send(
@@ -542,10 +540,10 @@ def bad_header(s: Script) -> None:
     s.job(5, 2)
     for kind in (0, 4, 15):
         s.send(5, 0, s.message(5, 0, s.values(0, 0), kind=kind))
-    s.send(5, 0, s.message(5, 0, s.values(0, 0), reserved=1))
-    s.send(5, 0, s.message(5, 0, s.values(0, 0), unused=1))
-    s.send(5, 0, s.message(5, 0, kind=PROBE, reserved=1))
-    s.count("dropped_bad_header", 5, 6)
+    for name in RESERVED:
+        s.send(5, 0, s.message(5, 0, s.values(0, 0), **{name: 1}))
+    s.send(5, 0, s.message(5, 0, kind=PROBE, **{RESERVED[0]: 1}))
+    s.count("dropped_bad_header", 5, 4 + len(RESERVED))
     s.chunk(5, 0, 0)
     s.chunk(5, 1, 0, gives=total(s.values(0, 0), s.values(1, 0)))
 
@@ -555,7 +553,7 @@ def wrong_slot(s: Script) -> None:
     """Slots outside the job's range; slots and versions that do not follow from the sequence number."""
     s.job(5, 2, window=4)
     s.chunk(5, 0, 4, slot=4)
-    s.chunk(5, 0, 0, slot=0x3FFF)
+    s.chunk(5, 0, 0, slot=MAX_WINDOW - 1)
     s.count("dropped_wrong_slot", 5, 2)
     s.chunk(5, 0, 0, slot=1)
     s.chunk(5, 0, 0, version=1)

@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from conformance_frames import checksum
 from slot_switch import SLOTS
 
-from switchml.stf.names import Names, load_names
-from switchml.switch_emulator.runtime import ActionCall, CounterValue, Match, MatchKind, Runtime, TableEntry
+from switchml.p4runtime.entries import ActionCall, CounterValue, Match, MatchKind, TableEntry
+from switchml.stf.declarations import Names, load_names
+from switchml.switch_emulator.ports.ethernet import checksum
+from switchml.switch_emulator.runtime import Runtime
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = {elements: ROOT / "p4" / "build" / f"switchml_{elements}.json" for elements in (64, 256)}
@@ -120,8 +121,8 @@ class NativeMachine:
     def __init__(self, elements: int) -> None:
         from google.protobuf import text_format
 
-        from switchml.p4runtime_stubs import p4info_pb2
-        from switchml.switch_emulator.target import EmulatorTarget
+        from switchml.p4runtime.stubs import p4info_pb2
+        from switchml.switch_emulator.native_target import EmulatorTarget
 
         info = text_format.Parse(
             PROGRAMS[elements].with_suffix(".p4info.txtpb").read_text(), p4info_pb2.P4Info()

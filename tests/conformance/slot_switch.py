@@ -14,9 +14,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from conformance_frames import EXPONENTS, PROBE, SUM, SWITCHML_BYTES, checksum
 
-from switchml.switch_emulator.runtime import ActionCall, CounterValue, Match, Replica, TableEntry
+from switchml.p4runtime.entries import ActionCall, CounterValue, Match, Replica, TableEntry
+from switchml.protocol.header import HEADER_BYTES, RESERVED, build_header, parse_header
+from switchml.protocol.messages import ELEMENT_BYTES, EXPONENTS, PROBE, SUM, size_code
+from switchml.switch_emulator.ports.ethernet import HEADERS_BYTES, checksum
 from switchml.switch_emulator.slot_machine import (
     COMPLETE,
     DUPLICATE,
@@ -32,8 +34,6 @@ from switchml.switch_emulator.slot_machine import (
 
 SLOTS = 1024
 NO_JOB = 256
-_ETHERNET, _IPV4, _UDP = 14, 20, 8
-_HEADERS = _ETHERNET + _IPV4 + _UDP
 
 
 class Member(NamedTuple):
@@ -54,7 +54,7 @@ class SlotSwitch:
     """A switch of packets with `elements` int32."""
 
     def __init__(self, elements: int) -> None:
-        self._elements, self._size = elements, {64: 1, 256: 3}[elements]
+        self._elements, self._size = elements, size_code(ELEMENT_BYTES * elements)
         self._pool = new_pool(SLOTS, 2 * SLOTS * elements)
         self._epochs = np.zeros(2 * SLOTS, np.uint8)
         self._tables: dict[str, dict[tuple[int, ...], tuple[int, ...]]] = {}
@@ -122,7 +122,7 @@ class SlotSwitch:
             return []
         job = known[0]
         self._count("packets_received", job)
-        packet = np.frombuffer(frame[_HEADERS:], np.uint8).copy()
+        packet = np.frombuffer(frame[HEADERS_BYTES:], np.uint8).copy()
         reason, found = self._take(job, (address, source, job), packet)
         if reason:
             self._count(reason, job)
@@ -146,7 +146,7 @@ class SlotSwitch:
     def _addressed(self, frame: bytes, answer: bytes, own: int, worker: tuple[int, ...]) -> bytes:
         """The answer behind the headers of the packet that brought it about, turned round."""
         mac, address, port = worker
-        head = bytearray(frame[:_HEADERS])
+        head = bytearray(frame[:HEADERS_BYTES])
         head[0:6], head[6:12] = mac.to_bytes(6, "big"), own.to_bytes(6, "big")
         head[22] = 64
         head[26:30], head[30:34] = frame[30:34], address.to_bytes(4, "big")
@@ -159,23 +159,21 @@ class SlotSwitch:
         self, job: int, sender: tuple[int, int, int], packet: Any
     ) -> tuple[str, tuple[Member, bytes, bool] | None]:
         """Why it is dropped, or what is answered, and whether to everyone."""
-        if packet.size < SWITCHML_BYTES:
+        if packet.size < HEADER_BYTES:
             return "dropped_truncated", None
-        kind, reserved, size = packet[0] >> 4, packet[0] >> 3 & 1, packet[0] & 7
-        tsi = int.from_bytes(packet[2:6].tobytes(), "big")
-        place = int.from_bytes(packet[6:8].tobytes(), "big")
-        version, unused, slot = place >> 15, place >> 14 & 1, place & 0x3FFF
-        if kind not in (SUM, EXPONENTS, PROBE) or reserved or unused:
+        header = parse_header(packet)
+        kind, tsi, slot, version = header.msg_type, header.tsi, header.slot, header.version
+        if kind not in (SUM, EXPONENTS, PROBE) or any(getattr(header, name) for name in RESERVED):
             return "dropped_bad_header", None
-        if packet[1] != job:
+        if header.job_number != job:
             return "dropped_wrong_job", None
         member = Member(*self._tables["job_table"][sender])
         if kind == PROBE:
             self._count("probes_answered", job)
             return "", (member, packet.tobytes(), False)
         elements = self._elements if kind == SUM else 0
-        payload = packet.size - SWITCHML_BYTES
-        if size != self._size or payload > 4 * elements:
+        payload = packet.size - HEADER_BYTES
+        if header.size != self._size or payload > 4 * elements:
             return "dropped_wrong_size", None
         if payload < 4 * elements:
             return "dropped_truncated", None
@@ -183,9 +181,8 @@ class SlotSwitch:
             return "dropped_wrong_slot", None
         if not member.paper and (slot, version) != (tsi % member.window, tsi // member.window % 2):
             return "dropped_wrong_version", None
-        e0, e1 = (int(value) for value in packet[8:10].view(np.int8))
         return self._aggregate(
-            job, member, 2 * (member.pool_base + slot) + version, tsi, elements, e0, e1, packet
+            job, member, 2 * (member.pool_base + slot) + version, tsi, elements, header.e0, header.e1, packet
         )
 
     def _aggregate(
@@ -203,7 +200,7 @@ class SlotSwitch:
         if verdict in refused:
             return refused[verdict], None
         self._epochs[index] = member.epoch
-        words = packet[SWITCHML_BYTES:].copy().view(np.uint32)
+        words = packet[HEADER_BYTES:].copy().view(np.uint32)
         out = np.zeros(elements, np.uint32)
         first = index * self._elements
         if elements:
@@ -216,8 +213,8 @@ class SlotSwitch:
             return "", None
         if verdict >= COMPLETE:
             self._count("chunks_completed", job)
-        packet[8:10] = np.array([slots[index]["e0"], slots[index]["e1"]], np.int8).view(np.uint8)
-        return "", (member, packet[:SWITCHML_BYTES].tobytes() + out.tobytes(), verdict >= COMPLETE)
+        header = parse_header(packet)._replace(e0=int(slots[index]["e0"]), e1=int(slots[index]["e1"]))
+        return "", (member, build_header(header) + out.tobytes(), verdict >= COMPLETE)
 
     def _count(self, name: str, row: int) -> None:
         self._counters.setdefault(name, Counter())[row] += 1

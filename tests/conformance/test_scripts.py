@@ -9,10 +9,10 @@ import pytest
 from conformance_scripts import FOLDER, FORWARDING, SCRIPTS, elements_of, made
 from conformance_targets import MACHINES, PROGRAMS, Machine
 
-from switchml.stf.command import described
-from switchml.stf.emulator import EmulatorSwitch
+from switchml.stf.cli import described
+from switchml.stf.declarations import load_names
+from switchml.stf.emulator_target import EmulatorSwitch
 from switchml.stf.language import parse_file
-from switchml.stf.names import load_names
 from switchml.stf.runner import run_script
 
 
@@ -47,7 +47,7 @@ def test_script(name: str, target: str, machines: Callable[[str, int], Machine])
 @pytest.mark.usefixtures("bmv2")
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_script_on_bmv2(name: str) -> None:
-    from switchml.stf.session import run_files
+    from switchml.stf.script_files import run_files
 
     report = run_files(PROGRAMS[elements_of(name)], _script(name), "bmv2")
     assert report.passed, "\n" + "\n".join(described(_script(name), report))

@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 import pytest
-from conformance_frames import PROBE
 from conformance_scripts import LARGE, NO_JOB, SMALL
 from conformance_targets import PROGRAMS, Machine
 from hypothesis import HealthCheck, given, settings
 from traces import Event, Trace, traces
 
+from switchml.protocol.messages import PROBE
 from switchml.stf.bmv2 import Bmv2Switch
-from switchml.stf.emulator import EmulatorSwitch
+from switchml.stf.declarations import load_names
+from switchml.stf.emulator_target import EmulatorSwitch
 from switchml.stf.language import parse
-from switchml.stf.names import load_names
 from switchml.stf.runner import run_script
 
 Machines = Callable[[str, int], Machine]

@@ -8,9 +8,6 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from conformance_frames import (
-    EXPONENTS,
-    PROBE,
-    SUM,
     SWITCH_MAC,
     Station,
     ethernet,
@@ -20,6 +17,9 @@ from conformance_frames import (
 )
 from conformance_scripts import SIZE_CODES, Script
 from hypothesis import strategies as st
+
+from switchml.protocol.header import MAX_WINDOW, RESERVED
+from switchml.protocol.messages import EXPONENTS, PROBE, SUM
 
 _SEQUENCE = 1 << 32
 _EDGES = (0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
@@ -47,8 +47,9 @@ class Job:
 class Event:
     """A packet of worker `rank` of the trace's job `job`, at `position` of its stream; then what is wrong with it.
 
-    seed: of its elements and exponents. cut: bytes of the datagram that are left; more: that follow it. stranger: 0, or how the
-    sender is none the switch knows. frame_cut, checksum, addressed: damage to the frame, which only a whole switch sees.
+    seed: of its elements and exponents. reserved: a field that is not 0 as it should be. cut: bytes of the datagram that are
+    left; more: that follow it. stranger: 0, or how the sender is none the switch knows. frame_cut, checksum, addressed: damage
+    to the frame, which only a whole switch sees.
     """
 
     job: int
@@ -59,8 +60,7 @@ class Event:
     slot: int = 0
     version: int = 0
     size: int = 0
-    reserved: int = 0
-    unused: int = 0
+    reserved: str = ""
     number: int = 0
     cut: int | None = None
     more: int = 0
@@ -134,8 +134,7 @@ def _datagram(event: Event, job: Job, elements: int) -> bytes:
         chance.randint(-128, 127),
         chance.randint(-128, 127),
         values if event.kind not in (EXPONENTS, PROBE) else (),
-        reserved=event.reserved,
-        unused=event.unused,
+        **({event.reserved: 1} if event.reserved else {}),
     )
     message += bytes(event.more)
     return message[: event.cut]
@@ -185,11 +184,10 @@ def _spoiled(packet: Event) -> st.SearchStrategy[Event]:
     """The same packet with something that a switch has to refuse, or at least to look at."""
     wrong = st.one_of(
         st.fixed_dictionaries({"kind": st.sampled_from([0, PROBE, 4, 15])}),
-        st.fixed_dictionaries({"slot": st.sampled_from([1, 2, 3, 4, 8, 0x3FFF])}),
+        st.fixed_dictionaries({"slot": st.sampled_from([1, 2, 3, 4, 8, MAX_WINDOW - 1])}),
         st.fixed_dictionaries({"version": st.just(1)}),
         st.fixed_dictionaries({"size": st.integers(1, 7)}),
-        st.fixed_dictionaries({"reserved": st.just(1)}),
-        st.fixed_dictionaries({"unused": st.just(1)}),
+        st.fixed_dictionaries({"reserved": st.sampled_from(RESERVED)}),
         st.fixed_dictionaries({"number": st.integers(1, 255)}),
         st.fixed_dictionaries({"cut": st.sampled_from([0, 1, 9, 10, 11, 14, 100, 265])}),
         st.fixed_dictionaries({"more": st.sampled_from([1, 4, 256])}),

@@ -17,9 +17,9 @@ import grpc
 import pytest
 
 from switchml.control.client import ControlClient
+from switchml.control.control_messages import JobLayout, JoinOffer
 from switchml.control.controller import Controller
 from switchml.control.convert import offer_to_pb
-from switchml.control.messages import JobLayout, JoinOffer
 from switchml.control.server import ControlServer, serve
 from switchml.control.switch_pb2_grpc import SwitchStub
 from switchml.control.target import SlotReading
@@ -235,7 +235,7 @@ def test_a_client_closed_while_it_waits_is_withdrawn(
 JOINING = """
 import sys
 from switchml.control.client import ControlClient
-from switchml.control.messages import JoinOffer
+from switchml.control.control_messages import JoinOffer
 client = ControlClient(sys.argv[1])
 print("joining", flush=True)
 client.join(JoinOffer("job", 0, int(sys.argv[2]), address="127.0.0.1", port=2000), timeout=60)
@@ -305,10 +305,10 @@ def test_a_switch_that_is_stopped_says_so(
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(waiting_client.join, offer(0, 2, "waiting"), timeout=WAIT)
         wait_until(lambda: len(running.status().jobs) == 2)
-        server.stop()
+        server.close()
         with pytest.raises(JobAbortedError, match="the switch is shutting down"):
             waiting.result()
-    server.stop()
+    server.close()
 
 
 def test_a_switch_that_falls_silent_is_reported_after_a_lease(server: ControlServer) -> None:
@@ -409,7 +409,7 @@ def test_several_switches_in_one_process(
                 client.join(offer(0, 1), timeout=WAIT)
     finally:
         for server in servers:
-            server.stop(0)
+            server.close(0)
     assert [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")] == []
     assert not [thread for thread in threading.enumerate() if thread.name == "switchml-control"]
 
@@ -433,7 +433,7 @@ def test_a_process_that_forks_keeps_its_membership(
 FORKING = """
 import gc, multiprocessing, os, sys, threading, time
 from switchml.control.client import ControlClient
-from switchml.control.messages import JoinOffer
+from switchml.control.control_messages import JoinOffer
 from switchml.errors import WorkerClosedError
 
 client = ControlClient(sys.argv[1])

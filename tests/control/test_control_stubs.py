@@ -38,7 +38,7 @@ def test_the_stubs_load_under_old_and_new_runtimes() -> None:
 
 def test_grpc_loads_only_where_it_is_used() -> None:
     code = (
-        "import sys, switchml, switchml.errors, switchml.control, switchml.control.messages, switchml.control.embedded;"
+        "import sys, switchml, switchml.errors, switchml.control, switchml.control.control_messages, switchml.control.embedded;"
         "assert not {'grpc', 'numba', 'google.protobuf'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,8 +7,8 @@ import pytest
 import trustme
 
 from switchml.control.client import ControlClient
+from switchml.control.control_messages import JoinOffer
 from switchml.control.controller import Controller
-from switchml.control.messages import JoinOffer
 from switchml.control.server import serve
 from switchml.control.tls import ClientTls, ServerTls
 from switchml.errors import SwitchUnreachableError, UsageError

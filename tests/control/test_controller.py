@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from switchml.control.control_messages import JoinOffer
 from switchml.control.controller import Controller
 from switchml.control.jobs import Answer, Joined, Refused, Started
-from switchml.control.messages import MAX_WINDOW, JoinOffer
 from switchml.control.target import SlotReading
 from switchml.errors import (
     InvalidTokenError,
@@ -19,7 +19,6 @@ from switchml.errors import (
     SwitchMLError,
     WorkerClosedError,
 )
-from switchml.protocol import header
 
 
 class Bench:
@@ -194,7 +193,3 @@ def test_tokens(target: Any) -> None:
     for token in ("", "Secret", "sécret"):
         with pytest.raises(InvalidTokenError, match="SWITCHML_TOKEN"):
             guarded.authorize(token)
-
-
-def test_the_largest_window_is_the_headers() -> None:
-    assert MAX_WINDOW == header.MAX_WINDOW

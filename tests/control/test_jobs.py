@@ -9,6 +9,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from switchml.control.control_messages import JoinOffer
 from switchml.control.jobs import (
     Action,
     AddJob,
@@ -20,7 +21,6 @@ from switchml.control.jobs import (
     SetMulticast,
     Started,
 )
-from switchml.control.messages import JoinOffer
 from switchml.control.target import JobProgram, TargetDescription
 from switchml.errors import (
     DuplicateRankError,
@@ -365,11 +365,11 @@ def test_members_of_an_ended_job_are_waited_for_until_they_know() -> None:
     start_all(table, world_size=3)
     pass_time(table, 0.0, LEASE - 1.0, "a0", "a1")
     table.expire(LEASE)
-    assert (table.jobs, table.untold(LEASE)) == ((), 3)
+    assert (table.jobs, table.unnotified(LEASE)) == ((), 3)
     for session in ("a0", "a1"):
         table.leave(session, LEASE)
-    assert table.untold(LEASE) == 1  # the silent one might still come
-    assert table.untold(1.5 * LEASE) == 0
+    assert table.unnotified(LEASE) == 1  # the silent one might still come
+    assert table.unnotified(1.5 * LEASE) == 0
 
 
 def test_a_job_that_all_ranks_left_keeps_nobody_waiting() -> None:
@@ -378,7 +378,7 @@ def test_a_job_that_all_ranks_left_keeps_nobody_waiting() -> None:
     start_all(table)
     for session in ("a0", "a1"):
         table.leave(session, 1.0)
-    assert table.untold(1.0) == 0
+    assert table.unnotified(1.0) == 0
 
 
 def test_time_in_which_the_controller_was_stopped_counts_against_nobody() -> None:

@@ -19,10 +19,11 @@ import pytest
 
 from switchml.control import reference_pb2 as pb
 from switchml.control.client import ControlClient
-from switchml.control.messages import JobStatus
-from switchml.control.reference import CLIENT_PORT, SWITCH_PORT
+from switchml.control.control_messages import JobStatus
+from switchml.control.reference import CLIENT_PORT
 from switchml.control.reference_pb2_grpc import SessionStub, SyncStub
 from switchml.errors import PortInUseError
+from switchml.protocol.messages import UDP_PORT_FIRST
 from switchml.switch_emulator.emulator import Emulator
 
 Switch = TypeVar("Switch")
@@ -65,7 +66,7 @@ class Client:
         if self.rank == 0:
             self.barrier()
         assert answer.session_id == self.session
-        self.switch = (str(ipaddress.IPv4Address(answer.ipv4)), SWITCH_PORT)
+        self.switch = (str(ipaddress.IPv4Address(answer.ipv4)), UDP_PORT_FIRST)
         self.barrier()
 
     def allreduce(self, tensor: Sequence[int], job: int, outstanding: int = 4) -> list[int]:
@@ -119,12 +120,12 @@ def on_their_port(switch_on: Callable[[str], Switch]) -> Switch:
             return switch_on(f"127.7.0.{octet}")
         except PortInUseError:
             continue
-    pytest.fail(f"UDP port {SWITCH_PORT} is taken on 20 addresses")
+    pytest.fail(f"UDP port {UDP_PORT_FIRST} is taken on 20 addresses")
 
 
 @pytest.fixture
 def emulator() -> Iterator[Emulator]:
-    with on_their_port(lambda address: Emulator(address, udp_port=SWITCH_PORT)) as switch:
+    with on_their_port(lambda address: Emulator(address, udp_port=UDP_PORT_FIRST)) as switch:
         yield switch
 
 
@@ -145,13 +146,16 @@ def test_its_clients_sum_tensors(clients: list[Client], emulator: Emulator) -> N
 
 @pytest.mark.timeout(120)
 def test_the_p4_program_serves_them_too() -> None:
-    pytest.importorskip("p4", reason="P4Runtime's stubs are missing: pip install 'switchml[p4runtime]'")
+    pytest.importorskip(
+        "google.rpc.status_pb2",
+        reason="the extra p4runtime is not installed: pip install 'switchml[p4runtime]'",
+    )
     from switchml.switch_emulator.p4_emulator import P4UdpEmulator, read_program
 
     program = read_program(Path(__file__).parents[2] / "p4" / "build" / "switchml_64.json")
     with ExitStack() as stack:
         switch = stack.enter_context(
-            on_their_port(lambda address: P4UdpEmulator(program, address, udp_port=SWITCH_PORT))
+            on_their_port(lambda address: P4UdpEmulator(program, address, udp_port=UDP_PORT_FIRST))
         )
         clients = [
             stack.enter_context(closing(Client(switch.control_address, f"127.7.1.{rank + 1}", rank, 3)))

@@ -106,7 +106,10 @@ class P4Switch:
 
 @pytest.fixture(scope="module")
 def p4_switch() -> Iterator[P4Switch]:
-    pytest.importorskip("p4", reason="P4Runtime's stubs are missing: pip install 'switchml[p4runtime]'")
+    pytest.importorskip(
+        "google.rpc.status_pb2",
+        reason="the extra p4runtime is not installed: pip install 'switchml[p4runtime]'",
+    )
     from switchml.errors import PortInUseError
     from switchml.switch_emulator.p4_emulator import P4Emulator, read_program
     from switchml.switch_emulator.ports.udp import UdpPorts
@@ -126,11 +129,14 @@ def p4_switch() -> Iterator[P4Switch]:
 
 @pytest.fixture
 def switch() -> Iterator[NativeSwitch]:
-    pytest.importorskip("p4", reason="P4Runtime's stubs are missing: pip install 'switchml[p4runtime]'")
+    pytest.importorskip(
+        "google.rpc.status_pb2",
+        reason="the extra p4runtime is not installed: pip install 'switchml[p4runtime]'",
+    )
     from switchml.errors import PortInUseError
     from switchml.switch_emulator.native_runtime import NativeDevice
-    from switchml.switch_emulator.p4runtime.server import serve
-    from switchml.switch_emulator.target import EmulatorTarget
+    from switchml.switch_emulator.native_target import EmulatorTarget
+    from switchml.switch_emulator.p4runtime.p4runtime_server import serve
 
     native = None
     for port in range(0xBEE1, 0xBEF0):  # the ports that the P4 program serves

@@ -14,7 +14,9 @@ import pytest
 import trustme
 from typer.testing import CliRunner
 
-pytest.importorskip("p4", reason="P4Runtime's stubs are missing: pip install 'switchml[p4runtime]'")
+pytest.importorskip(
+    "google.rpc.status_pb2", reason="the extra p4runtime is not installed: pip install 'switchml[p4runtime]'"
+)
 
 from switchml.cli import app
 from switchml.control.client import ControlClient
@@ -99,7 +101,7 @@ def test_it_ends_when_the_switch_does(
     controller: Controller, switch: Any, program_files: tuple[Path, Path]
 ) -> None:
     with controller(switch, *program_options(program_files)) as (process, _):
-        switch.server.stop()
+        switch.server.close()
         _, said = process.communicate(timeout=20)
         assert process.returncode == 1
         assert "no P4Runtime switch can be reached" in said

@@ -150,7 +150,10 @@ def _await_listener(namespace: Namespace, address: str, process: subprocess.Pope
 
 @pytest.fixture(params=[bmv2, emulator])
 def wires(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Wires]:
-    pytest.importorskip("p4", reason="P4Runtime's stubs are missing: pip install 'switchml[p4runtime]'")
+    pytest.importorskip(
+        "google.rpc.status_pb2",
+        reason="the extra p4runtime is not installed: pip install 'switchml[p4runtime]'",
+    )
     command = request.param([word for port in PORTS for word in ("-i", f"{port}@port{port}")])
     with contextlib.ExitStack() as stack:
         wired = Wires(stack)

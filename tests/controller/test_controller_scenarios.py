@@ -135,7 +135,7 @@ def test_the_next_controller_finds_nothing_of_a_killed_one(controller: Controlle
     ("end", "reason", "code"),
     [
         (lambda process, switch: process.terminate(), "the controller was told to end", 0),
-        (lambda process, switch: switch.server.stop(), "no P4Runtime switch can be reached", 1),
+        (lambda process, switch: switch.server.close(), "no P4Runtime switch can be reached", 1),
     ],
     ids=["SIGTERM", "the switch is gone"],
 )

@@ -12,7 +12,9 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is in the extra `examples`")
 pytest.importorskip("sklearn", reason="scikit-learn is in the extra `examples`")
-pytest.importorskip("p4", reason="P4Runtime's stubs are missing: pip install 'switchml[p4runtime]'")
+pytest.importorskip(
+    "google.rpc.status_pb2", reason="the extra p4runtime is not installed: pip install 'switchml[p4runtime]'"
+)
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits.py"
 

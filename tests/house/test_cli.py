@@ -6,14 +6,16 @@ import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 import switchml
-from switchml.cli import COMMANDS
-from switchml.control.messages import EndedJob, JobStatus, MemberStatus, SwitchStatus
+from switchml.cli import COMMANDS, load
+from switchml.control.control_messages import EndedJob, JobStatus, MemberStatus, SwitchStatus
 from switchml.control.target import TargetDescription
 from switchml.status import tables
 
@@ -39,6 +41,26 @@ def test_every_command_exists_and_explains_itself(name: str) -> None:
     done = _run(name, "--help")
     assert done.returncode == 0
     assert f"switchml {name}" in done.stdout
+
+
+def _options(command: Any, path: str) -> Iterator[tuple[str, Any]]:
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from _options(inner, f"{path} {name}")
+    yield from ((f"{path} {option}", each) for each in command.params for option in each.opts)
+
+
+def test_a_token_can_always_come_from_the_environment() -> None:
+    found = dict(pair for name in COMMANDS for pair in _options(load(name), name))
+    tokens = {path: each.envvar for path, each in found.items() if path.endswith(" --token")}
+    assert set(tokens.values()) == {"SWITCHML_TOKEN"}
+    assert {path.partition(" ")[0] for path in tokens} == {
+        "bench",
+        "controller",
+        "doctor",
+        "run",
+        "status",
+        "switch",
+    }
 
 
 def test_version_names_itself_and_what_it_stands_on() -> None:

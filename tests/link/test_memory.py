@@ -1,15 +1,12 @@
-"""Arrays over addresses, ordered access, and states behind one number."""
+"""Arrays over addresses, and ordered access."""
 
 from __future__ import annotations
 
 import threading
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pytest
 
-from switchml.link import handle as handles
 from switchml.link import libc, ring
 from switchml.link.memory import (
     array_at,
@@ -78,38 +75,6 @@ def test_bytes_are_copied() -> None:
     out = np.zeros(4, np.uint8)
     copy_bytes(memory[10:], out)
     assert out.tolist() == [10, 11, 12, 13]
-
-
-class Inner(NamedTuple):
-    numbers: npt.NDArray[np.int16]
-    size: int
-
-
-class Outer(NamedTuple):
-    bytes: npt.NDArray[np.uint8]
-    inner: Inner
-    longs: Longs
-
-
-@compiled
-def _open(handle: int) -> int:
-    numbers = handles.part(handle, 1, np.int16)
-    longs = handles.part(handle, 3, np.int64)
-    longs[0] = numbers[2] * 100 + handles.word(handle, 2)
-    return int(numbers.size * 10 + longs.size)
-
-
-def test_a_handle_opens_to_the_same_arrays() -> None:
-    state = Outer(np.zeros(3, np.uint8), Inner(np.array([1, 2, 3], np.int16), 77), np.zeros(2, np.int64))
-    table = handles.table_of(state)
-    assert table.reshape(-1, 2)[:, 1].tolist() == [3, 3, 0, 2]
-    assert _open(table.ctypes.data) == 32
-    assert state.longs.tolist() == [377, 0]
-
-
-def test_what_has_no_single_address_is_refused() -> None:
-    with pytest.raises(ValueError, match="contiguous"):
-        handles.table_of((np.zeros(10)[::2],))
 
 
 def test_a_futex_sleeps_until_its_word_changes_or_time_is_over() -> None:

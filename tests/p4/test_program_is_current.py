@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -16,10 +17,12 @@ from google.protobuf import text_format
 
 from switchml.control.p4runtime.program import FLOOD_GROUP
 from switchml.protocol.counters import SWITCH_COUNTERS
-from switchml.protocol.header import FIELDS
+from switchml.protocol.header import FIELDS, HEADER_BYTES
 from switchml.protocol.messages import MESSAGE_TYPES, SUM, UDP_PORT_FIRST, UDP_PORT_LAST, size_code
 
-pytest.importorskip("p4", reason="P4Runtime's stubs are missing: pip install 'switchml[p4runtime]'")
+pytest.importorskip(
+    "google.rpc.status_pb2", reason="the extra p4runtime is not installed: pip install 'switchml[p4runtime]'"
+)
 
 P4 = Path(__file__).parents[2] / "p4"
 COMPILER = os.environ.get("P4C") or "p4c-bm2-ss"
@@ -82,7 +85,7 @@ def _program(elements: int) -> dict[str, Any]:
 
 @functools.cache
 def _p4info(elements: int) -> Any:
-    from switchml.p4runtime_stubs import p4info_pb2
+    from switchml.p4runtime.stubs import p4info_pb2
 
     text = (P4 / "build" / f"switchml_{elements}.p4info.txtpb").read_text()
     return text_format.Parse(text, p4info_pb2.P4Info())
@@ -127,7 +130,7 @@ def test_the_control_plane_can_tell_when_a_worker_was_last_heard(elements: int) 
 def test_the_header_is_that_of_the_protocol(elements: int) -> None:
     types = {kind["name"]: kind["fields"] for kind in _program(elements)["header_types"]}
     assert [tuple(field[:2]) for field in types["switchml_t"]] == [
-        (field.name, field.bits) for field in FIELDS
+        (name, field.bits) for name, field in FIELDS.items()
     ]
     assert [field[1] for field in types["elements_t"]] == [32] * elements
 
@@ -139,8 +142,7 @@ def test_ports_sizes_and_message_types_are_those_of_the_protocol(elements: int) 
     assert (first, first | ~mask & 0xFFFF) == (UDP_PORT_FIRST, UDP_PORT_LAST)
     # What it looks at: message type and UDP length, in whole bytes.
     looked_at = int(_transition(states["parse_switchml"], "parse_elements")["value"], 16)
-    header = sum(field.bits for field in FIELDS) // 8
-    assert looked_at == SUM << 16 | 8 + header + 4 * elements
+    assert looked_at == SUM << 16 | 8 + HEADER_BYTES + 4 * elements
     refused_unless = {field: _compared(elements, "switchml", field) for field in ("size", "msg_type")}
     assert refused_unless["size"] == {size_code(4 * elements)}
     assert refused_unless["msg_type"] == {message.code for message in MESSAGE_TYPES}
@@ -212,3 +214,36 @@ def test_what_is_committed_is_what_p4c_makes_of_the_source(elements: int, tmp_pa
     for name in (target.name, f"switchml_{elements}.p4info.txtpb"):
         fresh, committed = (tmp_path / name).read_text(), (P4 / "build" / name).read_text()
         assert fresh == committed, f"p4/build/{name} is not current: run make -C p4"
+
+
+def test_the_json_tells_where_its_parts_stand_in_the_source(elements: int, tmp_path: Path) -> None:
+    """As far as can be told without p4c: each piece of source in the JSON stands in the line and column that it names."""
+    if shutil.which("cpp") is None:
+        pytest.skip("no cpp here, by which p4c reads its source")
+    for name in ("core.p4", "v1model.p4"):
+        (tmp_path / name).touch()
+    flags = [
+        "-C",
+        "-undef",
+        "-nostdinc",
+        "-x",
+        "assembler-with-cpp",
+        f"-I{tmp_path}",
+        f"-DELEMENTS={elements}",
+    ]
+    lines: dict[tuple[str, int], str] = {}
+    file, number = "", 0
+    text = subprocess.run(
+        ["cpp", *flags, "switchml.p4"], cwd=P4, check=True, capture_output=True, text=True
+    ).stdout
+    for line in text.splitlines():
+        if marker := re.match(r'# (\d+) "([^"]*)"', line):
+            number, file = int(marker[1]), marker[2]
+        else:
+            lines[file, number] = line
+            number += 1
+    places = [node["source_info"] for node in _nodes(_program(elements)) if node.get("source_info")]
+    assert len(places) > 700
+    for place in places:
+        start = place["source_fragment"].removesuffix(" ...")
+        assert lines[place["filename"], place["line"]][place["column"] :].startswith(start), place

@@ -11,7 +11,7 @@ from memory_ports import MemoryPorts
 
 from switchml.switch_emulator.forwarding import Forwarding
 from switchml.switch_emulator.ports import Frame, Ports
-from switchml.switch_emulator.ports.faulty import FaultyPorts, Mischief
+from switchml.switch_emulator.ports.faulty import FaultRates, FaultyPorts
 
 
 class Cable:
@@ -100,7 +100,7 @@ def test_a_packet_out_leaves_at_once() -> None:
 
 def test_a_frame_that_is_held_back_leaves_when_nothing_moves() -> None:
     inner = MemoryPorts()
-    with forwarding(Cable(), FaultyPorts(inner, Mischief(reorder=1.0, seed=1))):
+    with forwarding(Cable(), FaultyPorts(inner, FaultRates(reorder=1.0, seed=1))):
         inner.put(1, b"held")
         until(lambda: len(inner.sent) == 3)
 

@@ -15,11 +15,11 @@ from scapy.utils import rdpcap
 from switchml.errors import PortInUseError
 from switchml.switch_emulator.emulator import Emulator
 from switchml.switch_emulator.p4_emulator import P4UdpEmulator, Wrapping, read_program
-from switchml.switch_emulator.ports.faulty import Mischief
+from switchml.switch_emulator.ports.faulty import FaultRates
 from switchml.worker import Worker
 
 pytest.importorskip(
-    "p4.v1", reason="the package p4runtime is not installed: pip install 'switchml[p4runtime]'"
+    "google.rpc.status_pb2", reason="the extra p4runtime is not installed: pip install 'switchml[p4runtime]'"
 )
 
 PROGRAM = Path(__file__).parents[2] / "p4" / "build" / "switchml_64.json"
@@ -46,7 +46,7 @@ def summed(switch: Emulator | P4UdpEmulator) -> list[np.ndarray[tuple[int], np.d
 def test_sums_are_those_of_the_native_pipeline_bit_for_bit_under_faults(tmp_path: Path) -> None:
     lines: list[str] = []
     capture = tmp_path / "wire.pcap"
-    wrapping = Wrapping(Mischief(0.02, 0.02, 0.02, seed=7), str(capture), lines.append)
+    wrapping = Wrapping(FaultRates(0.02, 0.02, 0.02, seed=7), str(capture), lines.append)
     threads = set(threading.enumerate())
     with P4UdpEmulator(read_program(PROGRAM), wrapping=wrapping) as switch:
         results = summed(switch)

@@ -17,7 +17,7 @@ from switchml.switch_emulator.ports.pcap_files import PcapFilePorts
 from switchml.switch_emulator.ports.udp import SWITCH_MAC
 
 pytest.importorskip(
-    "p4.v1", reason="the package p4runtime is not installed: pip install 'switchml[p4runtime]'"
+    "google.rpc.status_pb2", reason="the extra p4runtime is not installed: pip install 'switchml[p4runtime]'"
 )
 
 PROGRAM = Path(__file__).parents[2] / "p4" / "build" / "switchml_64.json"
@@ -36,8 +36,8 @@ def questions(tmp_path: Path) -> None:
 
 
 def test_a_controller_makes_the_switch_answer_and_forward(tmp_path: Path) -> None:
-    from switchml.control.p4runtime.client import P4RuntimeClient
-    from switchml.control.p4runtime.target import P4RuntimeTarget
+    from switchml.control.p4runtime.p4runtime_client import P4RuntimeClient
+    from switchml.control.p4runtime.p4runtime_target import P4RuntimeTarget
 
     ports = PcapFilePorts({1: tmp_path / "left", 2: tmp_path / "right"})
     with (

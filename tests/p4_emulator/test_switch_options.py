@@ -38,7 +38,7 @@ def test_workers_need_a_program_with_p4info(tmp_path: Path) -> None:
     program.write_text("{}")
     assert "--p4info FILE" in refused("--pipeline", str(program))
     (tmp_path / "bare.p4info.txtpb").write_text("this is no P4Info {")
-    pytest.importorskip("p4.v1", reason="the package p4runtime is not installed")
+    pytest.importorskip("google.rpc.status_pb2", reason="the extra p4runtime is not installed")
     assert "no P4Info" in refused("--pipeline", str(program))
 
 

@@ -19,7 +19,7 @@ from switchml.switch_emulator.forwarding import Forwarding
 from switchml.switch_emulator.p4_emulator import Wrapping
 from switchml.switch_emulator.ports import Ports
 from switchml.switch_emulator.ports.ethernet import UdpHeaders
-from switchml.switch_emulator.ports.faulty import Mischief
+from switchml.switch_emulator.ports.faulty import FaultRates
 from switchml.switch_emulator.ports.interfaces import InterfacePorts
 from switchml.switch_emulator.ports.pcap import PcapWriter, read_pcap
 from switchml.switch_emulator.ports.pcap_files import PcapFilePorts
@@ -141,7 +141,7 @@ def test_faults_capture_and_trace_go_around_every_kind(
     kind: Callable[[Path], contextlib.AbstractContextManager[Kind]], tmp_path: Path
 ) -> None:
     lines: list[str] = []
-    wrapping = Wrapping(Mischief(0.1, 0.1, 0.1, seed=2), str(tmp_path / "all.pcap"), lines.append)
+    wrapping = Wrapping(FaultRates(0.1, 0.1, 0.1, seed=2), str(tmp_path / "all.pcap"), lines.append)
     with kind(tmp_path) as (bare, play, heard):
         ports = wrapping.around(bare)
         with Forwarding(ports, Echo()):

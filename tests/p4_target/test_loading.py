@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from switchml.errors import UsageError
+from switchml.errors import P4AssertionError, UsageError
+from switchml.p4runtime.entries import ActionCall, Match, MatchKind, TableEntry
+from switchml.p4runtime.refusals import RuntimeRequestError
 from switchml.switch_emulator.p4 import P4Device, P4Switch, UnsupportedProgramError, load_program
-from switchml.switch_emulator.p4.errors import P4AssertionError
 from switchml.switch_emulator.p4.support import format_message
-from switchml.switch_emulator.runtime import ActionCall, Match, MatchKind, RuntimeRequestError, TableEntry
 
 
 def _sending(builder: Any) -> Any:

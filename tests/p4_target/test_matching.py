@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from switchml.switch_emulator.p4 import P4Switch
-from switchml.switch_emulator.runtime import (
+from switchml.p4runtime.entries import (
     ActionCall,
     CounterValue,
     GroupMember,
@@ -18,9 +17,10 @@ from switchml.switch_emulator.runtime import (
     MatchKind,
     MemberRef,
     OneShot,
-    RuntimeRequestError,
     TableEntry,
 )
+from switchml.p4runtime.refusals import RuntimeRequestError
+from switchml.switch_emulator.p4 import P4Switch
 
 BYTE = st.integers(0, 255)
 MISSED = 511

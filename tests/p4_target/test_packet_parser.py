@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from switchml.switch_emulator.runtime import Match, MatchKind
+from switchml.p4runtime.entries import Match, MatchKind
 
 
 def _reports_error(program: Any) -> None:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from switchml.p4runtime.entries import ActionCall, Match, MatchKind, TableEntry
 from switchml.switch_emulator.p4 import UnsupportedProgramError
-from switchml.switch_emulator.runtime import ActionCall, Match, MatchKind, TableEntry
 
 # kind, then the nodes it can go on with, as distances ahead.
 NODE = st.tuples(

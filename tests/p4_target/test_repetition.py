@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from switchml.switch_emulator.runtime import CloneSession, Digest, Replica
+from switchml.p4runtime.entries import CloneSession, Digest, Replica
 
 COUNT = 20
 WORDS = st.lists(st.integers(0, 2**32 - 1), min_size=COUNT, max_size=COUNT)

@@ -10,17 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from switchml.p4runtime.entries import ActionCall, CounterValue, Match, MatchKind, MeterRates, TableEntry
+from switchml.p4runtime.refusals import RuntimeRequestError
 from switchml.switch_emulator.p4 import PipelineError
 from switchml.switch_emulator.p4.hashes import ALGORITHMS
-from switchml.switch_emulator.runtime import (
-    ActionCall,
-    CounterValue,
-    Match,
-    MatchKind,
-    MeterRates,
-    RuntimeRequestError,
-    TableEntry,
-)
 
 
 def test_registers_keep_their_width_and_ignore_what_is_out_of_range(builder: Any) -> None:

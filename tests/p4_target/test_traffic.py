@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from switchml.errors import UsageError
-from switchml.switch_emulator.p4 import P4Switch
-from switchml.switch_emulator.runtime import (
+from switchml.p4runtime.entries import (
     ActionCall,
     CloneSession,
     Digest,
@@ -16,9 +15,10 @@ from switchml.switch_emulator.runtime import (
     MatchKind,
     PacketIn,
     Replica,
-    RuntimeRequestError,
     TableEntry,
 )
+from switchml.p4runtime.refusals import RuntimeRequestError
+from switchml.switch_emulator.p4 import P4Switch
 
 NORMAL, INGRESS_CLONE, EGRESS_CLONE, RECIRCULATED, REPLICATED, RESUBMITTED = 0, 1, 2, 4, 5, 6
 
@@ -274,7 +274,7 @@ def test_exit_ends_the_pipeline_but_not_the_packet(builder: Any) -> None:
 def test_controller_headers_are_those_of_the_p4info(builder: Any) -> None:
     """packet_in: port and reason before the frame; packet_out: the port it shall leave by."""
     pytest.importorskip("p4", reason="the P4Runtime stubs are not installed")
-    from switchml.p4runtime_stubs import p4info_pb2
+    from switchml.p4runtime.stubs import p4info_pb2
 
     info = p4info_pb2.P4Info()
     for name, fields in (

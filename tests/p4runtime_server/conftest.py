@@ -11,16 +11,13 @@ from typing import Any
 import grpc
 import pytest
 
-pytest.importorskip("p4", reason="the package p4runtime is not installed: pip install 'switchml[p4runtime]'")
+pytest.importorskip(
+    "google.rpc.status_pb2", reason="the extra p4runtime is not installed: pip install 'switchml[p4runtime]'"
+)
 
 from google.protobuf import text_format
 
-from switchml.p4runtime_stubs import p4info_pb2, p4runtime_pb2_grpc
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
-from switchml.switch_emulator.p4runtime.p4info import P4InfoIndex
-from switchml.switch_emulator.p4runtime.pipeline import Pipeline
-from switchml.switch_emulator.p4runtime.server import P4RuntimeServer, serve
-from switchml.switch_emulator.runtime import (
+from switchml.p4runtime.entries import (
     ActionCall,
     CloneSession,
     CounterValue,
@@ -30,10 +27,15 @@ from switchml.switch_emulator.runtime import (
     MeterRates,
     PacketIn,
     Replica,
-    Runtime,
-    RuntimeRequestError,
     TableEntry,
 )
+from switchml.p4runtime.refusals import RuntimeRequestError
+from switchml.p4runtime.schema import Schema
+from switchml.p4runtime.stubs import p4info_pb2, p4runtime_pb2_grpc
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
+from switchml.switch_emulator.p4runtime.context import PipelineContext
+from switchml.switch_emulator.p4runtime.p4runtime_server import P4RuntimeServer, serve
+from switchml.switch_emulator.runtime import Runtime
 
 DEVICE_ID = 7
 PATIENCE = 30.0  # seconds
@@ -361,8 +363,8 @@ def info() -> Any:
 
 
 @pytest.fixture
-def pipeline(info: Any) -> Pipeline:
-    return Pipeline(P4InfoIndex(info), MemoryRuntime(info))
+def pipeline(info: Any) -> PipelineContext:
+    return PipelineContext(Schema(info), MemoryRuntime(info))
 
 
 @pytest.fixture

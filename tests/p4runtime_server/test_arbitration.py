@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from switchml.p4runtime.refusals import RuntimeRequestError
 from switchml.switch_emulator.p4runtime.arbitration import Arbiter, Notice
-from switchml.switch_emulator.runtime import RuntimeRequestError
 
 
 def told(notices: list[Notice]) -> dict[object, tuple[int | None, str]]:

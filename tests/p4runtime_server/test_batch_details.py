@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
-from switchml.p4runtime_stubs import status_pb2
-from switchml.switch_emulator.p4runtime.status import batch_details, code_number
-from switchml.switch_emulator.runtime import RuntimeRequestError
+from switchml.p4runtime.refusals import RuntimeRequestError
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
+from switchml.p4runtime.stubs import status_pb2
+from switchml.switch_emulator.p4runtime.grpc_status import batch_details, code_number
 
 outcomes = st.lists(
     st.one_of(

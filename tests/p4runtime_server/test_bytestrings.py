@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from switchml.switch_emulator.p4runtime.bytestrings import decode, decode_signed, encode, encode_signed
-from switchml.switch_emulator.runtime import RuntimeRequestError
+from switchml.p4runtime.bytestrings import decode, decode_signed, encode, encode_signed
+from switchml.p4runtime.refusals import RuntimeRequestError
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from switchml.p4runtime.refusals import RuntimeRequestError
 from switchml.switch_emulator.p4runtime import digests
 from switchml.switch_emulator.p4runtime.digests import DigestBuffers, DigestConfig
-from switchml.switch_emulator.runtime import RuntimeRequestError
 
 
 def test_at_once_without_a_timeout() -> None:

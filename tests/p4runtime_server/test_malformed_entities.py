@@ -10,11 +10,11 @@ from google.protobuf.message import DecodeError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
+from switchml.p4runtime.refusals import RuntimeRequestError
+from switchml.p4runtime.schema import Schema
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
+from switchml.switch_emulator.p4runtime.context import PipelineContext
 from switchml.switch_emulator.p4runtime.entities import read_entity, write_update
-from switchml.switch_emulator.p4runtime.p4info import P4InfoIndex
-from switchml.switch_emulator.p4runtime.pipeline import Pipeline
-from switchml.switch_emulator.runtime import RuntimeRequestError
 
 ACTION = (
     r'action { action_id: 16777217 params { param_id: 1 value: "\5" } params { param_id: 2 value: "\6" } }'
@@ -61,7 +61,7 @@ def damaged(draw: st.DrawFn) -> Any:
 
 
 @pytest.mark.parametrize("sound", MESSAGES, ids=range(len(MESSAGES)))
-def test_the_sound_ones_are_known(pipeline: Pipeline, sound: bytes) -> None:
+def test_the_sound_ones_are_known(pipeline: PipelineContext, sound: bytes) -> None:
     """The messages above do mean something, or the next test would say little."""
     entity = pb.Entity.FromString(sound)
     kind = entity.WhichOneof("entity")
@@ -75,9 +75,9 @@ def test_the_sound_ones_are_known(pipeline: Pipeline, sound: bytes) -> None:
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["INSERT", "MODIFY", "DELETE", "READ"]), damaged()), max_size=8))
 def test_damage_is_carried_out_or_refused(
-    info: Any, pipeline: Pipeline, requests: list[tuple[str, Any]]
+    info: Any, pipeline: PipelineContext, requests: list[tuple[str, Any]]
 ) -> None:
-    fresh = Pipeline(P4InfoIndex(info), type(pipeline.runtime)(info))  # type: ignore[call-arg]
+    fresh = PipelineContext(Schema(info), type(pipeline.runtime)(info))  # type: ignore[call-arg]
     refusals = []
     for kind, entity in requests:
         try:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
-from switchml.switch_emulator.p4runtime.matches import as_ternary, canonical_key, key_messages, parse_key
-from switchml.switch_emulator.p4runtime.p4info import FieldInfo
-from switchml.switch_emulator.runtime import Match, MatchKind
+from switchml.p4runtime.codec import as_ternary, canonical_key, key_messages, parse_key
+from switchml.p4runtime.entries import Match, MatchKind
+from switchml.p4runtime.schema import FieldInfo
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
 
 widths = st.integers(1, 130)
 

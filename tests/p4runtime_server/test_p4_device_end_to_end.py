@@ -10,10 +10,10 @@ import grpc
 import pytest
 from google.protobuf import text_format
 
-from switchml.p4runtime_stubs import code_pb2, p4info_pb2, status_pb2
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
+from switchml.p4runtime.stubs import code_pb2, p4info_pb2, status_pb2
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
 from switchml.switch_emulator.p4.device import P4Device
-from switchml.switch_emulator.p4runtime.server import serve
+from switchml.switch_emulator.p4runtime.p4runtime_server import serve
 
 PROGRAM = Path(__file__).parents[2] / "p4" / "build" / "switchml_64.json"
 P4INFO = PROGRAM.with_suffix(".p4info.txtpb")

@@ -9,14 +9,15 @@ from google.protobuf import text_format
 from hypothesis import given
 from hypothesis import strategies as st
 
-from switchml.p4runtime_stubs import p4data_pb2, p4info_pb2, p4types_pb2
-from switchml.switch_emulator.p4runtime.data_types import DataType, data_type, encode_all
-from switchml.switch_emulator.p4runtime.p4info import P4InfoIndex
-from switchml.switch_emulator.runtime import MatchKind, RuntimeRequestError
+from switchml.p4runtime.data_types import DataType, data_type, encode_all
+from switchml.p4runtime.entries import MatchKind
+from switchml.p4runtime.refusals import RuntimeRequestError
+from switchml.p4runtime.schema import Schema
+from switchml.p4runtime.stubs import p4data_pb2, p4info_pb2, p4types_pb2
 
 
 def test_objects_by_id_and_name(info: Any) -> None:
-    index = P4InfoIndex(info)
+    index = Schema(info)
     table = index.tables.get(33554433)
     assert table is index.tables.by_name["Ingress.exact"]
     assert (table.counter, table.meter, table.idle_timeout, table.const_default) == (
@@ -80,7 +81,7 @@ def test_objects_by_id_and_name(info: Any) -> None:
 )
 def test_what_can_not_be_served_is_refused(text: str, code: str) -> None:
     with pytest.raises(RuntimeRequestError) as refusal:
-        P4InfoIndex(text_format.Parse(text, p4info_pb2.P4Info()))
+        Schema(text_format.Parse(text, p4info_pb2.P4Info()))
     assert refusal.value.code == code
 
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from google.protobuf import text_format
 
-from switchml.p4runtime_stubs import p4info_pb2
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
+from switchml.p4runtime.refusals import RuntimeRequestError
+from switchml.p4runtime.stubs import p4info_pb2
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
+from switchml.switch_emulator.p4runtime.context import PipelineContext
 from switchml.switch_emulator.p4runtime.entities import read_entity, write_update
-from switchml.switch_emulator.p4runtime.forwarding import Forwarding
-from switchml.switch_emulator.p4runtime.pipeline import Pipeline
-from switchml.switch_emulator.runtime import RuntimeRequestError
+from switchml.switch_emulator.p4runtime.pipeline_config import Forwarding
 
 ACTION = (
     r'action { action_id: 16777217 params { param_id: 1 value: "\5" } params { param_id: 2 value: "\6" } }'
@@ -87,11 +87,11 @@ def entity(text: str) -> Any:
     return text_format.Parse(text, pb.Entity())
 
 
-def write(pipeline: Pipeline, kind: str, text: str) -> None:
+def write(pipeline: PipelineContext, kind: str, text: str) -> None:
     write_update(pipeline, pb.Update(type=kind, entity=entity(text)))
 
 
-def everything(pipeline: Pipeline) -> list[Any]:
+def everything(pipeline: PipelineContext) -> list[Any]:
     return [found for query in QUERIES for found in read_entity(pipeline, entity(query))]
 
 
@@ -148,7 +148,7 @@ def test_all_state_is_carried_over(forwarding: Forwarding, staging_device: Any, 
     info.actions.add().preamble.CopyFrom(p4info_pb2.Preamble(id=16777300, name="Ingress.other"))
     forwarding.set("RECONCILE_AND_COMMIT", config(info, b"new"))
     assert staging_device.config == b"new"
-    assert len(forwarding.pipeline().index.actions.by_id) == len(info.actions)
+    assert len(forwarding.pipeline().schema.actions.by_id) == len(info.actions)
     assert everything(forwarding.pipeline()) == before
 
 

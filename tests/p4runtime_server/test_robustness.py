@@ -12,10 +12,10 @@ from typing import Any
 import grpc
 import pytest
 
-from switchml.p4runtime_stubs import code_pb2, status_pb2
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
-from switchml.switch_emulator.p4runtime.server import P4RuntimeServer, serve
-from switchml.switch_emulator.runtime import PacketIn
+from switchml.p4runtime.entries import PacketIn
+from switchml.p4runtime.stubs import code_pb2, status_pb2
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
+from switchml.switch_emulator.p4runtime.p4runtime_server import P4RuntimeServer, serve
 
 TABLE = 33554433
 PATIENCE = 20.0  # seconds
@@ -150,7 +150,7 @@ def test_many_clients_at_once(connect: Any, primary: Any, info: Any) -> None:
 
 LISTENER = """
 import sys, grpc
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb, p4runtime_pb2_grpc
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb, p4runtime_pb2_grpc
 request = pb.StreamMessageRequest()
 request.arbitration.device_id = 7
 request.arbitration.election_id.low = 9
@@ -200,7 +200,7 @@ def test_stop_has_a_deadline(device: Any, info: Any, connect: Any) -> None:
         responses = stream(requests())
         next(responses)
         began = time.monotonic()
-        server.stop(0.2)
+        server.close(0.2)
         took = time.monotonic() - began
         done.set()
         responses.cancel()

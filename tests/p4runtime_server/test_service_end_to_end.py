@@ -13,10 +13,10 @@ import trustme
 
 from switchml.control.tls import ServerTls
 from switchml.errors import PortInUseError, UsageError
-from switchml.p4runtime_stubs import code_pb2, p4runtime_pb2_grpc, status_pb2
-from switchml.p4runtime_stubs import p4runtime_pb2 as pb
-from switchml.switch_emulator.p4runtime.server import P4RuntimeServer, serve
-from switchml.switch_emulator.runtime import ActionCall, Digest, Match, MatchKind, PacketIn, TableEntry
+from switchml.p4runtime.entries import ActionCall, Digest, Match, MatchKind, PacketIn, TableEntry
+from switchml.p4runtime.stubs import code_pb2, p4runtime_pb2_grpc, status_pb2
+from switchml.p4runtime.stubs import p4runtime_pb2 as pb
+from switchml.switch_emulator.p4runtime.p4runtime_server import P4RuntimeServer, serve
 
 TABLE = 33554433
 DIGEST = 385875969
@@ -418,8 +418,8 @@ def test_tls(device: Any, tmp_path: Path) -> None:
 def test_stop_ends_streams_and_frees_the_port(device: Any, connect: Any, server: P4RuntimeServer) -> None:
     client = connect()
     client.arbitrate(1)
-    server.stop()
-    server.stop()
+    server.close()
+    server.close()
     with pytest.raises(grpc.RpcError):
         client.receive()
     with socket.socket() as probe:

@@ -23,10 +23,10 @@ from switchml.errors import PortInUseError
 from switchml.protocol.header import HEADER_BYTES, Header, build_header, parse_header
 from switchml.protocol.messages import SUM, size_code
 from switchml.switch_emulator.native_runtime import NativeDevice
+from switchml.switch_emulator.native_target import EmulatorTarget
 from switchml.switch_emulator.p4.device import P4Device
-from switchml.switch_emulator.p4runtime.server import P4RuntimeServer, serve
+from switchml.switch_emulator.p4runtime.p4runtime_server import P4RuntimeServer, serve
 from switchml.switch_emulator.ports.ethernet import HEADERS_BYTES, UdpHeaders, mac_bytes
-from switchml.switch_emulator.target import EmulatorTarget
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -292,7 +292,7 @@ def test_a_job_set_up_by_hand_reduces(shell_python: str, tmp_path: Path, switch:
         )
         assert "SwitchIngress.packets_received" in output
 
-        header = Header(SUM, 0, size_code(4 * ELEMENTS), JOB, 0, 0, 0, 0, -3, -128)
+        header = Header(SUM, size=size_code(4 * ELEMENTS), job_number=JOB, e0=-3, e1=-128)
         datagrams = [
             build_header(header._replace(e0=e0))
             + struct.pack(f">{ELEMENTS}i", *range(first, first + ELEMENTS))

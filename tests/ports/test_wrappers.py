@@ -15,7 +15,7 @@ from switchml.protocol.header import Header, build_header
 from switchml.protocol.messages import SUM
 from switchml.switch_emulator.ports.capture import CapturedPorts
 from switchml.switch_emulator.ports.ethernet import UdpHeaders
-from switchml.switch_emulator.ports.faulty import FaultyPorts, Mischief
+from switchml.switch_emulator.ports.faulty import FaultRates, FaultyPorts
 from switchml.switch_emulator.ports.numbering import parse_interfaces
 from switchml.switch_emulator.ports.pcap import read_pcap
 from switchml.switch_emulator.ports.summary import summary
@@ -76,7 +76,7 @@ def test_frames_that_are_sent_together_pass_every_wrapper(tmp_path: Path) -> Non
     lines: list[str] = []
     inner = MemoryPorts()
     captured = CapturedPorts(TracedPorts(inner, lines.append), tmp_path / "all.pcap")
-    with FaultyPorts(captured, Mischief(duplicate=1.0)) as ports:
+    with FaultyPorts(captured, FaultRates(duplicate=1.0)) as ports:
         ports.send_all([(1, b"one" * 20), (2, b"two" * 20)])
         assert ports.counters()["fault_duplicated"] == 2
     twice = [b"one" * 20] * 2 + [b"two" * 20] * 2
@@ -88,7 +88,7 @@ def test_frames_that_are_sent_together_pass_every_wrapper(tmp_path: Path) -> Non
 def test_a_trace_decodes_our_header() -> None:
     lines: list[str] = []
     inner = MemoryPorts()
-    packet = build_header(Header(SUM, 0, 1, 7, 70000, 1, 0, 3, -5, 0)) + bytes(256)
+    packet = build_header(Header(SUM, size=1, job_number=7, tsi=70000, version=1, slot=3, e0=-5)) + bytes(256)
     with TracedPorts(inner, lines.append) as ports:
         inner.put(1, udp_frame(packet), 3_600_000_000_000 + 1_500)
         ports.receive(now())
@@ -120,18 +120,18 @@ def test_every_frame_has_a_summary(frame: bytes, said: str) -> None:
 
 
 def test_a_summary_of_any_prefix_and_any_byte_does_not_fail() -> None:
-    frame = udp_frame(build_header(Header(SUM, 0, 1, 7, 1, 1, 0, 3, 0, 0)))
+    frame = udp_frame(build_header(Header(SUM, size=1, job_number=7, tsi=1, version=1, slot=3)))
     for length in range(len(frame)):
         assert summary(frame[:length])
     for at in range(len(frame)):
         assert summary(frame[:at] + b"\xff" + frame[at + 1 :])
 
 
-def drive(mischief: Mischief, count: int = 2000) -> tuple[list[bytes], list[bytes], dict[str, int]]:
+def drive(rates: FaultRates, count: int = 2000) -> tuple[list[bytes], list[bytes], dict[str, int]]:
     """What of `count` frames came in and went out."""
     inner = MemoryPorts()
     come: list[bytes] = []
-    with FaultyPorts(inner, mischief) as ports:
+    with FaultyPorts(inner, rates) as ports:
         for data in numbered(count):
             inner.put(1, data)
             for frame in ports.receive(now()):
@@ -145,20 +145,20 @@ def drive(mischief: Mischief, count: int = 2000) -> tuple[list[bytes], list[byte
 
 
 def test_without_faults_everything_passes_in_order() -> None:
-    come, gone, counters = drive(Mischief(seed=3))
+    come, gone, counters = drive(FaultRates(seed=3))
     assert come == gone == numbered(2000)
     assert set(counters.values()) == {0}
 
 
 def test_loss_falls_on_both_ways_and_is_counted() -> None:
-    come, gone, counters = drive(Mischief(loss=0.1, seed=5))
+    come, gone, counters = drive(FaultRates(loss=0.1, seed=5))
     assert 120 < 2000 - len(come) < 280
     assert 100 < len(come) - len(gone) < 260
     assert counters["fault_lost"] == 2000 - len(gone)
 
 
 def test_doubling_and_reordering_lose_nothing() -> None:
-    come, gone, counters = drive(Mischief(duplicate=0.1, reorder=0.1, seed=6))
+    come, gone, counters = drive(FaultRates(duplicate=0.1, reorder=0.1, seed=6))
     assert set(come) == set(numbered(2000))
     assert set(gone) == set(numbered(2000))
     assert len(gone) == 2000 + counters["fault_duplicated"]
@@ -169,14 +169,14 @@ def test_doubling_and_reordering_lose_nothing() -> None:
 
 
 def test_a_seed_repeats_the_faults() -> None:
-    mischief = Mischief(loss=0.05, duplicate=0.05, reorder=0.05, seed=9)
-    assert drive(mischief) == drive(mischief)
-    assert drive(mischief)[0] != drive(mischief._replace(seed=10))[0]
+    rates = FaultRates(loss=0.05, duplicate=0.05, reorder=0.05, seed=9)
+    assert drive(rates) == drive(rates)
+    assert drive(rates)[0] != drive(rates._replace(seed=10))[0]
 
 
 def test_a_probability_is_checked() -> None:
     with MemoryPorts() as inner, pytest.raises(UsageError, match=r"loss = 1\.5"):
-        FaultyPorts(inner, Mischief(loss=1.5))
+        FaultyPorts(inner, FaultRates(loss=1.5))
 
 
 def test_ports_are_numbered_as_bmv2_does() -> None:

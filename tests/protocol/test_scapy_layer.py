@@ -21,11 +21,10 @@ int32 = st.integers(-(2**31), 2**31 - 1)
 
 
 def _values(field: header.Field) -> st.SearchStrategy[int]:
-    low = -(1 << (field.bits - 1)) if field.signed else 0
-    return st.integers(low, low + (1 << field.bits) - 1)
+    return st.integers(*field.limits())
 
 
-headers = st.builds(header.Header, *map(_values, header.FIELDS))
+headers = st.builds(header.Header, *map(_values, header.FIELDS.values()))
 
 
 @given(headers)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from switchml.protocol.header import MAX_WINDOW
 from switchml.protocol.slots import TSI_MASK, check_window, slot_of, tsi_distance, version_of
 
-windows = st.integers(0, 14).map(lambda bits: 1 << bits)
+windows = st.integers(0, MAX_WINDOW.bit_length() - 1).map(lambda bits: 1 << bits)
 positions = st.one_of(st.integers(0, 2**20), st.integers(2**32 - 2**16, 2**32 + 2**16), st.integers(0, 2**48))
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from switchml.protocol.header import HEADER_BYTES, parse_header, set_exponents
+from switchml.protocol.header import HEADER_BYTES, parse_header
+from switchml.protocol.header_access import set_exponents
 from switchml.protocol.messages import size_code
 from switchml.switch_emulator.slot_machine import (
     COMPLETE,
@@ -27,17 +28,16 @@ from switchml.switch_emulator.slot_machine import (
     new_pool,
 )
 from switchml.worker.chunks import build_packet, packet_bytes, take_result
+from switchml.worker.recovery import Recovery, expire, new_recovery, packet_sent, sample_round_trip
 from switchml.worker.window import (
     RING,
     Window,
     advance,
-    expire,
     lay,
     mark_sent,
     match,
     new_window,
     next_ready,
-    sample_round_trip,
 )
 
 Array = npt.NDArray[Any]
@@ -61,7 +61,8 @@ class NetworkConditions:
 @dataclass(frozen=True)
 class Task:
     """One transfer of every rank. kind: worker.window.BLOCKS (float32) or WORDS (uint32). sources: by rank.
-    firsts: WORDS, where each rank's words begin. count: elements in all."""
+    firsts: WORDS, where each rank's words begin. count: elements in all.
+    """
 
     kind: int
     count: int
@@ -72,6 +73,7 @@ class Task:
 @dataclass
 class _Rank:
     window: Window
+    recovery: Recovery
     results: list[Array]
     flags: list[Array]
     memory: Array
@@ -110,23 +112,31 @@ class VirtualNetwork:
         window = new_window(
             rank=rank, workers=self.workers, window=self.window,
             elements=self._elements, size=size_code(self.payload),
+        )  # fmt: skip
+        recovery = new_recovery(
             initial_timeout=1_000 * _MICROSECOND, floor=200 * _MICROSECOND,
             quiet_floor=100 * _MICROSECOND, ceiling=50_000 * _MICROSECOND,
         )  # fmt: skip
         results = [np.zeros_like(task.sources[rank], shape=task.count) for task in self.tasks]
         flags = [np.zeros(max(1, -(-task.count // self._elements)), np.uint8) for task in self.tasks]
         memory = np.zeros(HEADER_BYTES + self.payload, np.uint8)
-        state = _Rank(window, results, flags, memory, np.zeros(self._elements, np.uint32))
+        state = _Rank(window, recovery, results, flags, memory, np.zeros(self._elements, np.uint32))
         for index, task in enumerate(self.tasks):
             source = task.sources[rank]
             first = task.firsts[rank] if task.firsts else 0
             entry = window.transfers[index % RING]
-            for name, value in {
-                "kind": task.kind, "count": task.count, "chunks": -(-task.count // self._elements), "source": source.ctypes.data,
-                "destination": results[index].ctypes.data, "flags": flags[index].ctypes.data, "first": first,
-                "last": first + source.size, "deadline": _LIMIT, "signature": np.full(4, 7 + index, np.uint32),
-            }.items():  # fmt: skip
-                entry[name] = value
+            entry["kind"], entry["count"], entry["chunks"] = (
+                task.kind,
+                task.count,
+                -(-task.count // self._elements),
+            )
+            entry["source"], entry["destination"] = source.ctypes.data, results[index].ctypes.data
+            entry["flags"], entry["first"], entry["last"] = (
+                flags[index].ctypes.data,
+                first,
+                first + source.size,
+            )
+            entry["deadline"], entry["signature"] = _LIMIT, np.full(4, 7 + index, np.uint32)
         window.stream[0]["queued"] = len(self.tasks)
         return state
 
@@ -147,7 +157,7 @@ class VirtualNetwork:
         for rank in range(self.workers):
             self._pump(rank)
         while not all(self._finished(rank) for rank in range(self.workers)):
-            timers = [int(rank.window.stream[0]["next_expiry"]) for rank in self._ranks]
+            timers = [int(rank.recovery[0]["next_expiry"]) for rank in self._ranks]
             soonest = min(timers)
             if self._events and self._events[0][0] <= soonest:
                 self.now, _, place, packet = heapq.heappop(self._events)
@@ -158,7 +168,7 @@ class VirtualNetwork:
             else:
                 self.now = max(self.now, soonest)
                 rank = timers.index(soonest)
-                expire(self._ranks[rank].window, self.now)
+                expire(self._ranks[rank].recovery, self._ranks[rank].window, self.now)
                 self._pump(rank)
             assert self.now < self.limit, f"seed {self.seed}: no progress"
 
@@ -186,6 +196,7 @@ class VirtualNetwork:
             length = packet_bytes(state.window, slot)
             build_packet(state.window, slot, state.memory, 0)
             mark_sent(state.window, slot, self.now)
+            packet_sent(state.recovery, state.window, slot, self.now)
             self._send(self.workers + rank, state.memory[:length].tobytes())
 
     def _at_worker(self, rank: int, packet: bytes) -> None:
@@ -197,7 +208,7 @@ class VirtualNetwork:
         memory = np.frombuffer(packet, np.uint8)
         agrees = take_result(state.window, slot, header.e0, memory, 0, state.descriptor)
         assert agrees, f"seed {self.seed}: rank {rank} saw a mismatch"
-        sample_round_trip(state.window, slot, self.now)
+        sample_round_trip(state.recovery, state.window, slot, self.now)
         advance(state.window, slot, header.e0)
         # The exact exchange itself is the stream's; here it only must not hold up what follows.
         state.window.transfers["released"] = 1

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from switchml.stf.names import Names, read_names
-from switchml.switch_emulator.runtime import (
+from switchml.p4runtime.entries import (
     ActionCall,
     CloneSession,
     CounterValue,
     Match,
     MeterRates,
     Replica,
-    RuntimeRequestError,
     TableEntry,
 )
+from switchml.p4runtime.refusals import RuntimeRequestError
+from switchml.stf.declarations import Names, read_names
 
 NAMES: Names = read_names(
     {

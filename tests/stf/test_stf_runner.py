@@ -7,11 +7,7 @@ from typing import Any
 import pytest
 from stf_fakes import NAMES, FakeRuntime
 
-from switchml.stf.command import described
-from switchml.stf.emulator import Clock, EmulatorSwitch
-from switchml.stf.language import StfError, parse
-from switchml.stf.runner import Report, run_script
-from switchml.switch_emulator.runtime import (
+from switchml.p4runtime.entries import (
     ActionCall,
     CloneSession,
     CounterValue,
@@ -21,6 +17,10 @@ from switchml.switch_emulator.runtime import (
     Replica,
     TableEntry,
 )
+from switchml.stf.cli import described
+from switchml.stf.emulator_target import Clock, EmulatorSwitch
+from switchml.stf.language import StfError, parse
+from switchml.stf.runner import Report, run_script
 
 
 def play(text: str, runtime: Any = None) -> Report:

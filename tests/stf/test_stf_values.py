@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from switchml.p4runtime.entries import Match, MatchKind
 from switchml.stf.values import match_of
-from switchml.switch_emulator.runtime import Match, MatchKind
 
 EXACT, LPM, TERNARY = MatchKind.EXACT, MatchKind.LPM, MatchKind.TERNARY
 RANGE, OPTIONAL = MatchKind.RANGE, MatchKind.OPTIONAL

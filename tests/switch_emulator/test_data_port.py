@@ -9,12 +9,12 @@ from collections.abc import Iterator
 import pytest
 
 from switchml.control.target import JobProgram, WorkerProgram
-from switchml.protocol.header import HEADER_BYTES, Header, build_header, parse_header
+from switchml.protocol.header import HEADER_BYTES, MAX_WINDOW, RESERVED, Header, build_header, parse_header
 from switchml.protocol.messages import EXPONENTS, PROBE, SUM
-from switchml.switch_emulator.target import EmulatorTarget
+from switchml.switch_emulator.native_target import EmulatorTarget
 
 JOB, WINDOW, PAYLOAD = 5, 4, 128
-GOOD = Header(SUM, 0, 0, JOB, 0, 0, 0, 0, 1, 2)
+GOOD = Header(SUM, job_number=JOB, e0=1, e1=2)
 ELEMENTS = bytes(range(PAYLOAD))
 
 
@@ -99,12 +99,11 @@ BAD = {
     "exponents with elements": (0, _packet(msg_type=EXPONENTS), "dropped_wrong_size"),
     "message type 0": (0, _packet(msg_type=0), "dropped_bad_header"),
     "message type 4": (0, _packet(msg_type=4), "dropped_bad_header"),
-    "reserved bit": (0, _packet(reserved=1), "dropped_bad_header"),
-    "unused bit": (0, _packet(unused=1), "dropped_bad_header"),
+    **{f"{name} bit": (0, _packet(**{name: 1}), "dropped_bad_header") for name in RESERVED},
     "another job": (0, _packet(job_number=JOB + 1), "dropped_wrong_job"),
     "another job's probe": (0, _packet(b"", msg_type=PROBE, job_number=0), "dropped_wrong_job"),
     "slot beyond the window": (0, _packet(slot=WINDOW, tsi=WINDOW), "dropped_wrong_slot"),
-    "the last slot there is": (0, _packet(slot=0x3FFF), "dropped_wrong_slot"),
+    "the last slot there is": (0, _packet(slot=MAX_WINDOW - 1), "dropped_wrong_slot"),
     "slot not the sequence number's": (0, _packet(slot=1), "dropped_wrong_version"),
     "version not the sequence number's": (0, _packet(version=1), "dropped_wrong_version"),
     "sequence number of the other version": (0, _packet(tsi=WINDOW), "dropped_wrong_version"),

@@ -14,8 +14,8 @@ import torch
 from host_stream import HostStream
 
 from switchml.errors import WorkerClosedError
-from switchml.torch_backend.cuda import collectives
-from switchml.torch_backend.cuda.collectives import DeviceWork
+from switchml.torch_backend.cuda import device_collectives
+from switchml.torch_backend.cuda.device_collectives import DeviceWork
 from switchml.torch_backend.cuda.staged import Streams
 
 
@@ -36,8 +36,8 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         made.extend([streams.down, streams.up])  # type: ignore[list-item]
         return streams
 
-    session = functools.partial(collectives.Session, open_streams=open_streams)
-    monkeypatch.setattr(collectives, "Session", session)
+    reductions = functools.partial(device_collectives.DeviceReductions, open_streams=open_streams)
+    monkeypatch.setattr(device_collectives, "DeviceReductions", reductions)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     yield
     for stream in made:

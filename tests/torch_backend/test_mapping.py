@@ -33,10 +33,10 @@ def test_timeouts_and_notification_reach_the_worker(ranks: Any) -> None:
         ("allreduce sum float32 1", 20.0, True),
         ("allreduce sum float32 1", 3.0, False),
         ("allreduce max float32 1", 4.0, True),
-        ("broadcast 1 float32 1", 8.0, True),
-        ("barrier", 5.0, True),
-        ("barrier", 6.0, True),
-        ("allgather float32 1", 7.0, True),
+        ("broadcast none bytes 4", 8.0, True),
+        ("barrier none bytes 0", 5.0, True),
+        ("barrier none bytes 0", 6.0, True),
+        ("allgather none bytes 4", 7.0, True),
     ]
 
 
@@ -149,8 +149,8 @@ def test_coalesced_gathers_are_queued_back_to_back(ranks: Any) -> None:
     ]
     assert ranks.run(2, body) == [expected] * 2
     assert [call for call, _, _ in ranks.workers[1].calls] == [
-        "allgather float32 2",
-        "allgather float64 3",
+        "allgather none bytes 8",
+        "allgather none bytes 24",
     ] * 2
 
 
@@ -230,4 +230,6 @@ def test_names(ranks: Any) -> None:
         )
 
     expected = ("switchml", "switchml", "named", "described")
-    assert ranks.run(2, body) == [(*expected, rank, 2, "nowhere:1", {"packets_sent": 0}) for rank in range(2)]
+    assert ranks.run(2, body) == [
+        (*expected, rank, 2, "nowhere:1", {"packets_sent": 0, "bytes_sent": 0}) for rank in range(2)
+    ]

@@ -147,3 +147,4 @@ def test_gloo_gets_a_call_as_it_is_only_where_it_takes_it() -> None:
     assert not taken_by_gloo("all_gather_single", [torch.tensor(1.0)], [torch.empty(2)], 2)
     assert not taken_by_gloo("reduce", [plain], [], 2)  # it spoils the tensors of the other ranks
     assert taken_by_gloo("reduce", [plain.to_sparse()], [], 2)
+    assert taken_by_gloo("scatter", [turned], [], 2)  # torch's own, which refuses it

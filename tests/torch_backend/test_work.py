@@ -15,7 +15,7 @@ import torch
 
 from switchml.errors import CollectiveMismatchError, CollectiveTimeoutError
 from switchml.torch_backend.completion_pool import CompletionPool
-from switchml.torch_backend.work import SwitchWork
+from switchml.torch_backend.switch_work import SwitchWork
 
 
 class Part:

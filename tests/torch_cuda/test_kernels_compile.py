@@ -13,7 +13,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.compiler import compile as compile_kernel
 
-from switchml.torch_backend.cuda import kernels
+from switchml.torch_backend.cuda import triton_kernels as kernels
 
 TENSORS = {
     "values": "*fp32", "words": "*i32", "exponents": "*i8", "agreed": "*i8", "sums": "*i32", "out": "*fp32",

@@ -97,7 +97,7 @@ _INTERPRETED = """
 import sys
 sys.path[:0] = sys.argv[1:]
 import test_kernels_of_torch as tests
-from switchml.torch_backend.cuda import kernels
+from switchml.torch_backend.cuda import triton_kernels as kernels
 for seed in range(40):
     workers = [1, 2, 3, 8, 64, 256][seed % 6]
     tests.check(kernels, tests.samples(seed, 1 + 37 * seed), workers, seed % 10)
@@ -130,7 +130,7 @@ def test_triton_gives_the_bits_of_the_worker() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_gives_the_bits_of_the_worker() -> None:
-    from switchml.torch_backend.cuda import kernels
+    from switchml.torch_backend.cuda import triton_kernels as kernels
 
     class OnDevice:
         """The kernels over copies on the GPU."""

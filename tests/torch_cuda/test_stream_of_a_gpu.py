@@ -11,8 +11,8 @@ import torch
 if not torch.cuda.is_available():
     pytest.skip("no CUDA device", allow_module_level=True)
 
+from switchml.torch_backend.cuda.side_stream import CudaStream
 from switchml.torch_backend.cuda.staged import Streams
-from switchml.torch_backend.cuda.stream import CudaStream
 
 DEVICE = torch.device("cuda", 0)
 

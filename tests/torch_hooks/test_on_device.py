@@ -17,9 +17,9 @@ from torch._C._distributed_c10d import AllgatherOptions, ReduceScatterOptions
 
 from switchml.errors import CollectiveTimeoutError, UsageError
 from switchml.torch_backend.cuda import reductions, staged
-from switchml.torch_backend.cuda.collectives import DeviceCollectives, DeviceWork
-from switchml.torch_backend.cuda.placement import on_device
+from switchml.torch_backend.cuda.device_collectives import DeviceCollectives, DeviceWork
 from switchml.torch_backend.gloo_group import GlooGroup
+from switchml.torch_backend.tensors import on_device
 
 COUNTS = [1000, 3, 257, 5000]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -40,14 +40,14 @@ def several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_reductions(ranks: Any, dtype: Any, average: bool) -> None:
     """Many in flight, and in one step a block of each that goes exactly."""
 
-    def body(session: Any, rank: int) -> list[Any]:
+    def body(averager: Any, rank: int) -> list[Any]:
         flights = []
         for step in range(3):
             for bucket in range(len(COUNTS)):
                 tensor = gradient(rank, bucket, step, dtype)
                 if step == 1 and rank == 1:
                     tensor[0] = torch.inf
-                flights.append(session.reduce_on_device(tensor, average=average, value=tensor))
+                flights.append(averager.reduce_on_device(tensor, average=average, value=tensor))
         return [flight.future.wait() for flight in flights]
 
     results = ranks.run(3, "float32", body)
@@ -66,11 +66,11 @@ def test_the_caller_does_not_wait_for_the_network(ranks: Any) -> None:
     """Rank 0 has queued everything before rank 1 begins."""
     queued = threading.Event()
 
-    def body(session: Any, rank: int) -> list[Any]:
+    def body(averager: Any, rank: int) -> list[Any]:
         if rank == 1:
             assert queued.wait(20)
         tensors = [gradient(rank, bucket, 0) for bucket in range(len(COUNTS))]
-        flights = [session.reduce_on_device(tensor, average=False, value=tensor) for tensor in tensors]
+        flights = [averager.reduce_on_device(tensor, average=False, value=tensor) for tensor in tensors]
         if rank == 0:
             assert not any(flight.ended.is_set() or flight.future.done() for flight in flights)
             queued.set()
@@ -82,9 +82,9 @@ def test_the_caller_does_not_wait_for_the_network(ranks: Any) -> None:
 
 
 def test_tensors_of_any_layout(ranks: Any) -> None:
-    def body(session: Any, rank: int) -> Any:
+    def body(averager: Any, rank: int) -> Any:
         tensor = torch.arange(24.0).view(4, 6).t()[1:]
-        session.reduce_on_device(tensor, average=False, value=[tensor]).future.wait()
+        averager.reduce_on_device(tensor, average=False, value=[tensor]).future.wait()
         return tensor
 
     for found in ranks.run(2, "float32", body):
@@ -95,22 +95,22 @@ def test_tensors_of_any_layout(ranks: Any) -> None:
 def test_a_failure_becomes_nan_and_is_raised_by_the_next_call(ranks: Any, sizes: tuple[int, int]) -> None:
     """Ranks with tensors of different sizes."""
 
-    def body(session: Any, rank: int) -> Any:
+    def body(averager: Any, rank: int) -> Any:
         tensor = torch.ones(sizes[rank])
-        flight = session.reduce_on_device(tensor, average=False, value=tensor)
+        flight = averager.reduce_on_device(tensor, average=False, value=tensor)
         flight.future.wait()
         assert flight.ended.wait(20)
         assert "ranks disagree" in str(flight.error)
         with pytest.raises(RuntimeError, match="ranks disagree"):
-            session.reduce_on_device(tensor, average=False, value=tensor)
+            averager.reduce_on_device(tensor, average=False, value=tensor)
         return tensor
 
     assert all(found.isnan().all() for found in ranks.run(2, "float32", body))
 
 
 def test_a_failure_after_the_exponents_becomes_nan_where_nothing_has_come(ranks: Any) -> None:
-    def body(session: Any, rank: int) -> Any:
-        submit, calls = session.device._words, []
+    def body(averager: Any, rank: int) -> Any:
+        submit, calls = averager._jobs.reduce_values, []
 
         def fail_second(array: Any, op: str) -> Any:
             calls.append(op)
@@ -118,9 +118,9 @@ def test_a_failure_after_the_exponents_becomes_nan_where_nothing_has_come(ranks:
                 raise RuntimeError("the second chunk is lost")
             return submit(array, op)
 
-        session.device._words = fail_second
+        averager._jobs.reduce_values = fail_second
         tensor = torch.ones(12 * staged.BLOCK)
-        flight = session.reduce_on_device(tensor, average=False, value=tensor)
+        flight = averager.reduce_on_device(tensor, average=False, value=tensor)
         flight.future.wait()
         assert flight.ended.wait(20)
         assert "second chunk" in str(flight.error)
@@ -133,40 +133,40 @@ def test_a_failure_after_the_exponents_becomes_nan_where_nothing_has_come(ranks:
 def test_rooms_are_used_again_and_not_kept_for_ever(ranks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reductions, "IDLE_ROOMS", 3)
 
-    def body(session: Any, rank: int) -> tuple[int, bool]:
+    def body(averager: Any, rank: int) -> tuple[int, bool]:
         def reduce(count: int) -> None:
             tensor = torch.ones(count)
-            flight = session.reduce_on_device(tensor, average=False, value=tensor)
+            flight = averager.reduce_on_device(tensor, average=False, value=tensor)
             flight.future.wait()
             assert flight.ended.wait(20)
             deadline = time.monotonic() + 20
-            while not any(room.count == count for _, room in list(session.device._rooms.values())):
+            while not any(room.count == count for _, room in list(averager._reductions._rooms.values())):
                 assert time.monotonic() < deadline
                 time.sleep(0.001)
 
         reduce(700)
-        before = set(session.device._rooms)
+        before = set(averager._reductions._rooms)
         reduce(700)
-        again = set(session.device._rooms) == before
+        again = set(averager._reductions._rooms) == before
         for count in (1, 2, 3, 4, 5):
             reduce(count)
-        return len(session.device._rooms), again
+        return len(averager._reductions._rooms), again
 
     assert ranks.run(2, "float32", body) == [(3, True)] * 2
 
 
 def test_short_wires_are_refused(ranks: Any) -> None:
-    def body(session: Any, rank: int) -> None:
+    def body(averager: Any, rank: int) -> None:
         with pytest.raises(UsageError, match="float32"):
-            session.reduce_on_device(torch.ones(3), average=True, value=None)
+            averager.reduce_on_device(torch.ones(3), average=True, value=None)
 
     ranks.run(1, "int8", body)
 
 
-def collectives(session: Any, rank: int, world_size: int, store: Any) -> DeviceCollectives:
+def collectives(averager: Any, rank: int, world_size: int, store: Any) -> DeviceCollectives:
     """What does not go quantized goes over gloo here."""
     group = GlooGroup(dist.PrefixStore("host", store), rank, world_size, timedelta(seconds=20))
-    return DeviceCollectives(session, group.group)
+    return DeviceCollectives(averager._reductions, group.group)
 
 
 def options(kind: Any, **fields: Any) -> Any:
@@ -180,8 +180,8 @@ def test_collectives_of_a_group(ranks: Any) -> None:
     """Each kind of method, all in flight at once; a receive is called before the other rank's send."""
     store = dist.HashStore()
 
-    def body(session: Any, rank: int) -> dict[str, Any]:
-        calls = collectives(session, rank, 2, store)
+    def body(averager: Any, rank: int) -> dict[str, Any]:
+        calls = collectives(averager, rank, 2, store)
         total = dist.AllreduceOptions
         found = {
             "float": torch.full((600,), rank + 0.5),
@@ -231,8 +231,8 @@ def test_collectives_of_a_group(ranks: Any) -> None:
 def test_a_collective_that_fails_on_the_host(ranks: Any) -> None:
     store = dist.HashStore()
 
-    def body(session: Any, rank: int) -> None:
-        calls = collectives(session, rank, 1, store)
+    def body(averager: Any, rank: int) -> None:
+        calls = collectives(averager, rank, 1, store)
         tensor = torch.ones(3)
         work = calls.call("broadcast", ([tensor], options(dist.BroadcastOptions, rootRank=5)), {})
         work.get_future().wait()
@@ -249,11 +249,11 @@ def test_a_collective_that_fails_on_the_host(ranks: Any) -> None:
 def test_a_wait_with_a_timeout(ranks: Any) -> None:
     waited = threading.Event()
 
-    def body(session: Any, rank: int) -> Any:
+    def body(averager: Any, rank: int) -> Any:
         if rank == 1:
             assert waited.wait(20)
         tensor = torch.ones(10)
-        flight = session.reduce_on_device(tensor, average=False, value=[tensor])
+        flight = averager.reduce_on_device(tensor, average=False, value=[tensor])
         work = DeviceWork("allreduce", [tensor], flight)
         if rank == 0:
             with pytest.raises(CollectiveTimeoutError, match=r"0\.05 s"):

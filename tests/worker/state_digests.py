@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from virtual_network import NetworkConditions, Task, VirtualNetwork
 
-from switchml.protocol.header import HEADER_BYTES, pack_header
+from switchml.protocol.header import HEADER_BYTES, MAX_WINDOW, Header, parse_header
+from switchml.protocol.header_access import pack_header
 from switchml.protocol.jit import DISABLED
 from switchml.protocol.numerics import exponent_of_magnitude, headroom, scale_exponent
 from switchml.protocol.slots import slot_of, tsi_distance, version_of
@@ -80,6 +81,7 @@ class _Watched(VirtualNetwork):
             transfers.view(np.uint8),
             window.exponents,
             window.fifo,
+            self._ranks[rank].recovery.view(np.uint8),
         )
         late = int(overdue_transfer(window, self.now))
         twice = int(match(window, *self._where(packet)))
@@ -87,8 +89,8 @@ class _Watched(VirtualNetwork):
 
     @staticmethod
     def _where(packet: bytes) -> tuple[int, int, int]:
-        pool = int.from_bytes(packet[6:8], "big")
-        return int.from_bytes(packet[2:6], "big"), pool & 0x3FFF, pool >> 15
+        header = parse_header(packet)
+        return header.tsi, header.slot, header.version
 
 
 def window_steps(seed: int) -> Iterator[str]:
@@ -138,7 +140,17 @@ def kernel_steps(seed: int) -> Iterator[str]:
         yield f"{step} bfloat16 {_digest(halves)} {_digest(wide)}"
         first, second = int(bits[0]), int(bits[1])
         packet = np.zeros(HEADER_BYTES + 3, np.uint8)
-        pack_header(packet, 3, 1, step % 8, step, first, step % 2, second % 2**14, -step, step)
+        header = Header(
+            1,
+            size=step % 8,
+            job_number=step,
+            tsi=first,
+            version=step % 2,
+            slot=second % MAX_WINDOW,
+            e0=-step,
+            e1=step,
+        )
+        pack_header(packet, 3, header)
         yield f"{step} {int(tsi_distance(first, second))} {int(exponent_of_magnitude(second >> 1))} {_digest(packet)}"
 
 

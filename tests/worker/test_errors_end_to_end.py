@@ -322,7 +322,7 @@ def test_an_unreachable_switch() -> None:
 
 
 def test_a_data_port_that_does_not_answer(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("switchml.worker.connection._DOOR_SECONDS", 0.5)
+    monkeypatch.setattr("switchml.worker.connection._ANSWER_SECONDS", 0.5)
     monkeypatch.setattr("switchml.worker.connection.PROBE", 9)
     with pytest.raises(SwitchUnreachableError, match="firewall"):
         Worker.join(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from switchml.link.records import new_records
 from switchml.worker.collectives import (
     BroadcastBytes,
     Converted,
@@ -22,7 +23,7 @@ from switchml.worker.collectives import (
 )
 from switchml.worker.signature import Signature
 from switchml.worker.transfer import Listed, Transfer
-from switchml.worker.window import BLOCKS, TRANSFER_DTYPE, WORDS
+from switchml.worker.window import BLOCKS, WORDS, TransferRecord
 
 SIGNATURE = Signature("allreduce", "float32", "sum", 10, 1, 5)
 _STAGING = 1 << 20
@@ -192,7 +193,7 @@ def test_a_direct_transfer_is_over_the_caller_s_memory() -> None:
     pipeline = Pipeline(Direct(Part(BLOCKS, 10, array, array)), SIGNATURE, 77, lambda _: None, pytest.fail)
     transfer = pipeline.pull()
     assert transfer is not None
-    record = np.zeros(1, TRANSFER_DTYPE)
+    record = new_records(TransferRecord, 1)
     record[0] = transfer.record(4)
     entry = record[0]
     assert entry["source"] == entry["destination"] == array.ctypes.data

@@ -7,23 +7,17 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.futures import Future
 
-from switchml.torch_backend.completion_pool import CompletionPool
-from switchml.torch_backend.cuda.staged import BLOCK, Reduce, StagedReduction, Streams, Trip
-from switchml.torch_backend.cuda.stream import CudaStream
+from switchml.torch_backend.cuda.side_stream import CudaStream
+from switchml.torch_backend.cuda.staged import BLOCK, StagedReduction, Streams, Trip
+from switchml.torch_backend.job_pair import JobPair
 
 IDLE_ROOMS = 64
 """Rooms kept for the next tensor of their size: a model has few buckets. Each holds 8 bytes a value, half of it pinned."""
-
-
-class Queue(Protocol):
-    """Runs tasks one after the other; see `hooks.ordered.OrderedTasks`."""
-
-    def submit(self, task: Callable[[], None]) -> None: ...
 
 
 def cuda_streams(device: torch.device, workers: int) -> Streams:
@@ -70,23 +64,12 @@ class DeviceReductions:
     call raises.
 
     Args:
-        scales, words: submit all-reduces, of two jobs: exponents of the next tensor must not wait for words of this one.
-        order: one thread, on which everything of these two jobs is submitted.
-        pool: threads that wait for results.
+        jobs: used by this alone, or else with all that waits for exponents on `jobs.ordered`.
+        open_streams: makes the streams of a device.
     """
 
-    def __init__(
-        self,
-        workers: int,
-        scales: Reduce,
-        words: Reduce,
-        *,
-        order: Queue,
-        pool: Callable[[], CompletionPool],
-        open_streams: OpenStreams = cuda_streams,
-    ) -> None:
-        self._workers, self._scales, self._words = workers, scales, words
-        self._order, self._pool, self._open_streams = order, pool, open_streams
+    def __init__(self, jobs: JobPair, open_streams: OpenStreams = cuda_streams) -> None:
+        self.jobs, self._open_streams = jobs, open_streams
         self._streams: dict[torch.device, Streams] = {}
         self._lock = threading.Lock()
         self._rooms: OrderedDict[int, tuple[torch.device, StagedReduction]] = OrderedDict()  # idle ones
@@ -98,17 +81,21 @@ class DeviceReductions:
             raise self._failure
 
     def failed(self, error: BaseException) -> None:
+        """Let the next collective raise `error`, unless an earlier one is to be raised."""
         self._failure = self._failure or error
 
     def streams(self, device: torch.device) -> Streams:
+        """The two streams of a device; made at its first use."""
         if device not in self._streams:
-            self._streams[device] = self._open_streams(device, self._workers)
+            self._streams[device] = self._open_streams(device, self.jobs.world_size)
         return self._streams[device]
 
     def reduce(self, tensor: torch.Tensor, *, average: bool, value: Any) -> Flight:
         """Sum or average `tensor`, dense and floating point, over the ranks, in place and in float32.
 
         Args:
+            tensor: on a GPU; must be left alone until the future is done.
+            average: divide by the number of ranks.
             value: of the future.
 
         Raises:
@@ -130,16 +117,16 @@ class DeviceReductions:
         future = streams.up.future()
         flight = Flight(future, threading.Event())
         streams.up.run(functools.partial(future.set_result, value))
-        self._order.submit(functools.partial(self._send, trip, room, tensor.device, flight))
+        self.jobs.ordered.submit(functools.partial(self._send, trip, room, tensor.device, flight))
         return flight
 
     def _send(self, trip: Trip, room: StagedReduction, device: torch.device, flight: Flight) -> None:
         try:
-            trip.send(self._scales, self._words)
+            trip.send(self.jobs.reduce_exponents, self.jobs.reduce_values)
         except Exception as error:
-            self._pool().submit(functools.partial(self._end, trip, room, device, flight, error))
+            self.jobs.pool.submit(functools.partial(self._end, trip, room, device, flight, error))
         else:
-            self._pool().submit(functools.partial(self._receive, trip, room, device, flight))
+            self.jobs.pool.submit(functools.partial(self._receive, trip, room, device, flight))
 
     def _receive(self, trip: Trip, room: StagedReduction, device: torch.device, flight: Flight) -> None:
         failure: BaseException | None = None
@@ -174,4 +161,4 @@ class DeviceReductions:
                 if place == device and room.count == count:
                     del self._rooms[key]
                     return room
-        return StagedReduction(streams, device, count, self._workers)
+        return StagedReduction(streams, device, count, self.jobs.world_size)

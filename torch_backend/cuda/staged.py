@@ -27,11 +27,11 @@ import numpy.typing as npt
 import torch
 
 from switchml.protocol.numerics import EXACT_EXPONENT
-from switchml.torch_backend.cuda.stream import Mark, SideStream
-from switchml.torch_backend.worker_port import PendingCollective
+from switchml.torch_backend.cuda.side_stream import Mark, SideStream
+from switchml.worker.work import Work
 
 Array = npt.NDArray[Any]
-Reduce = Callable[[Array, str], PendingCollective]
+Reduce = Callable[[Array, str], Work]
 
 BLOCK = 256
 """Values that share an exponent: 1024 bytes of words, as a packet of the reference."""
@@ -127,8 +127,8 @@ class Trip:
     def __init__(self, staged: StagedReduction, measured: Mark, copied: list[Mark], reduction: str) -> None:
         self._staged, self._measured, self._copied, self._reduction = staged, measured, copied, reduction
         self._words: Array = staged.host_words.numpy()
-        self._sums: list[PendingCollective] = []
-        self._rest: PendingCollective | None = None
+        self._sums: list[Work] = []
+        self._rest: Work | None = None
         self._strange: list[slice] = []  # blocks that do not fit the scheme
         self._agreed, self._arrived = False, 0
 

@@ -10,23 +10,7 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from switchml.torch_backend.hooks.hook import switchml_hook as switchml_hook
-    from switchml.torch_backend.hooks.state import SwitchState as SwitchState
-
-_LAZY = {
-    "SwitchState": "switchml.torch_backend.hooks.state",
-    "switchml_hook": "switchml.torch_backend.hooks.hook",
-}
+from switchml.torch_backend.hooks.hook import switchml_hook
+from switchml.torch_backend.hooks.state import SwitchState
 
 __all__ = ["SwitchState", "switchml_hook"]
-
-
-def __getattr__(name: str) -> object:
-    module = _LAZY.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(module), name)

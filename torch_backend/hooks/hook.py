@@ -17,4 +17,4 @@ def switchml_hook(state: SwitchState, bucket: GradBucket) -> Future[torch.Tensor
     All ranks get bitwise the same gradients. What goes wrong comes out of `backward` as a RuntimeError that tells what.
     """
     layout = tuple(parameter.data_ptr() for parameter in bucket.parameters())
-    return state.session().average(bucket.index(), layout, bucket.buffer())
+    return state.averager().average(bucket.index(), layout, bucket.buffer())

@@ -103,7 +103,14 @@ WIRES = {wire.name: wire for wire in (Wire("float16", 16), Wire("int8", 8))}
 
 @compiled
 def accumulate(gradient: Floats, residual: Floats, exponents: Exponents, block: int) -> None:
-    """residual += gradient, and the exponent of every block of the result."""
+    """Add the gradient to the residual in place, and find the exponent of every block of the result.
+
+    Args:
+        gradient: float32 (count,).
+        residual: float32 (count,).
+        exponents: int8, one a block, filled.
+        block: values in a block.
+    """
     for number in range(exponents.size):
         begin = number * block
         part = residual[begin : begin + block]
@@ -119,8 +126,14 @@ def quantize_lanes(
 ) -> None:
     """Round `values` stochastically into `lanes`, and leave in `values` what rounding took.
 
-    noise: uniform in [0, 1), as many as values. exponents: of the blocks, agreed on. Blocks that are exchanged exactly become 0
-    in both.
+    Args:
+        values: float32 (count,). Blocks that are exchanged exactly become 0, here and in `lanes`.
+        noise: uniform in [0, 1), as many as values.
+        lanes: unsigned, one a value, filled; `middle` stands for 0.
+        exponents: of the blocks, agreed on.
+        limit: see `Wire.limit`.
+        middle: see `Wire.middle`.
+        block: values in a block.
     """
     share = np.float32(1.0) / np.float32(limit)
     for number in range(exponents.size):

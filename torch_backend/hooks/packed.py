@@ -82,7 +82,14 @@ class PackedBucket:
     def unpack(
         self, sums: npt.NDArray[np.int32], agreed: Exponents, exact: Floats | None, out: Floats
     ) -> None:
-        """The averages into `out`. exact: averages of the blocks of `exact`, or None if there were none. Consumes `sums`."""
+        """The averages.
+
+        Args:
+            sums: what the switch made of all ranks' `pack`; consumed.
+            agreed: exponents, as given to `pack`.
+            exact: averages of the blocks of `exact`; None if there were none.
+            out: float32, filled.
+        """
         words = sums.view(np.uint32)
         words += np.uint32(self._wire.bias)
         dequantize_lanes(

@@ -8,8 +8,9 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore
 
 from switchml.errors import UsageError
+from switchml.torch_backend.hooks.averager import Averager
 from switchml.torch_backend.hooks.lanes import WIRES
-from switchml.torch_backend.hooks.session import Session
+from switchml.torch_backend.job_pair import JobPair
 from switchml.torch_backend.options import Options
 
 FLOAT32 = "float32"
@@ -49,37 +50,37 @@ class SwitchState:
         self.seed = seed
         self._process_group = process_group
         self._options = options
-        self._session: Session | None = None
+        self._averager: Averager | None = None
 
-    def session(self) -> Session:
-        """The membership in the job; the first call joins it, together with all other ranks of the group.
+    def averager(self) -> Averager:
+        """What averages on the switch; the first call joins it, together with all other ranks of the group.
 
         Raises:
             SwitchMLError: joining failed.
         """
-        if self._session is None:
+        if self._averager is None:
             group = self._process_group or dist.group.WORLD
             if group is None:
                 raise UsageError("switchml_hook needs a process group: call init_process_group first")
             options = self._options or Options()
-            self._session = Session(
+            jobs = JobPair(
                 PrefixStore("switchml-hook", dist.distributed_c10d._get_process_group_store(group)),
                 dist.get_rank(group),
                 dist.get_world_size(group),
-                wire=WIRES.get(self.wire),
-                feedback=self.error_feedback,
-                seed=self.seed,
                 timeout=options.timeout or _TIMEOUT,
                 options=options,
             )
-        return self._session
+            self._averager = Averager(
+                jobs, wire=WIRES.get(self.wire), feedback=self.error_feedback, seed=self.seed
+            )
+        return self._averager
 
     def counters(self) -> dict[str, int]:
         """This rank's packets, bytes and retransmissions, as `switchml.worker.Worker.counters`; empty before the first bucket."""
-        return {} if self._session is None else self._session.counters()
+        return {} if self._averager is None else self._averager.counters()
 
     def close(self) -> None:
         """Leave the switch; buckets in flight fail. Idempotent. The end of the program does it as well."""
-        session, self._session = self._session, None
-        if session is not None:
-            session.close()
+        averager, self._averager = self._averager, None
+        if averager is not None:
+            averager.close()

@@ -1,12 +1,115 @@
-"""Every system that `switchml bench` knows, in one table."""
+"""Every system under test: what one rank's end of it is to the benchmark, and the table of all that there are."""
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, cast
 
-from switchml.bench.patterns import ELEMENT_TYPES, OPERATIONS
-from switchml.bench.systems.system import Entry
+from switchml.bench.verification import ELEMENT_TYPES, OPERATIONS, Array
 from switchml.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a rank runs and how it finds the others.
+
+    Attributes:
+        rank: its number.
+        world_size: number of ranks.
+        rendezvous: a folder that all ranks of the group share.
+        interface: the network interface that leads to the other ranks.
+        options: of the system.
+    """
+
+    rank: int
+    world_size: int
+    rendezvous: str
+    interface: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class System(Protocol):
+    """One rank of a system. Created, opened, used and closed in a process of its own."""
+
+    def open(self, place: Place) -> None:
+        """Join the other ranks; returns when all are there."""
+
+    def allreduce(self, buffer: Array, dtype: str, op: str) -> None:
+        """Reduce the one-dimensional buffer in place over all ranks and return when it is done."""
+
+    def barrier(self) -> None:
+        """Return when all ranks have called it."""
+
+    def error_bound(self) -> float:
+        """What block floating point may have added to an element of the last reduction; 0 without it."""
+
+    def counters(self) -> dict[str, int]:
+        """Packets and the like since `open`; {} when the system counts nothing."""
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for the header of the report: versions, payload, transport in use."""
+
+    def close(self) -> None:
+        """Leave. Not called when another rank has failed."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A system in the catalogue.
+
+    Attributes:
+        name: what it is called.
+        rank: "module:Class" of its `System`, loaded in the rank's process only.
+        launcher: how ranks are started: as plain processes or by Open MPI's mpiexec.
+        requires: modules that must be installed.
+        extra: where they come from.
+        in_namespaces: whether its ranks can run in network namespaces of their own.
+        ring: whether its traffic on a network is that of a ring over TCP.
+        dtypes: names of the element types that it can reduce.
+        operations: names of the reductions that it has.
+        options: what its `System` is told.
+        environment: variables of its ranks.
+        mpi_options: arguments of mpiexec.
+    """
+
+    name: str
+    rank: str
+    launcher: Literal["processes", "mpiexec"]
+    requires: tuple[str, ...]
+    extra: str
+    in_namespaces: bool
+    ring: bool
+    dtypes: frozenset[str]
+    operations: frozenset[str]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    mpi_options: tuple[str, ...] = ()
+
+    def check_usable(self, dtype: str, op: str, *, namespaces: bool) -> None:
+        """Whether this system can take part.
+
+        Raises:
+            UsageError: it cannot; says why.
+        """
+        missing = [module for module in self.requires if importlib.util.find_spec(module) is None]
+        if missing:
+            raise UsageError(f"{self.name} needs {', '.join(missing)}: pip install 'switchml[{self.extra}]'")
+        if dtype not in self.dtypes:
+            raise UsageError(f"{self.name} cannot reduce {dtype}; leave it out or choose another --dtype")
+        if op not in self.operations:
+            raise UsageError(f"{self.name} has no {op!r}; leave it out or choose another --op")
+        if namespaces and not self.in_namespaces:
+            raise UsageError(f"{self.name} works on one host only; leave it out with --rate or --loss")
+
+
+def load(reference: str) -> System:
+    """A new object of the class named "module:Class"."""
+    module, _, name = reference.partition(":")
+    return cast(System, getattr(importlib.import_module(module), name)())
+
 
 _MPI_COMMON = ("--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "--mca", "pml", "ob1")
 _WITHOUT_AVG = frozenset(OPERATIONS) - {"avg"}
@@ -79,7 +182,16 @@ VARIANTS = {
 
 
 def find(names: list[str], table: dict[str, Entry], what: str) -> list[Entry]:
-    """Entries by name, in the order given. Raises `UsageError` for an unknown or repeated name."""
+    """Entries by name, in the order given.
+
+    Args:
+        names: of the entries.
+        table: where to look.
+        what: what the table holds, for messages.
+
+    Raises:
+        UsageError: a name is unknown or comes twice.
+    """
     unknown = [name for name in names if name not in table]
     if unknown:
         raise UsageError(f"{what} {', '.join(unknown)}: choose from {', '.join(table)}")
@@ -89,7 +201,11 @@ def find(names: list[str], table: dict[str, Entry], what: str) -> list[Entry]:
 
 
 def variants_of(transport: str, multicast: bool | None) -> list[str]:
-    """Variant names for --transport and --multicast. Raises `UsageError`."""
+    """Variant names for --transport and --multicast.
+
+    Raises:
+        UsageError: there is no such transport, or it has no multicast.
+    """
     if transport == "all":
         return ["shm", "udp-multicast", "udp-unicast"]
     if transport == "udp" and multicast is not None:

@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from switchml.bench.patterns import Array
-from switchml.bench.systems.system import Place
+from switchml.bench.systems.catalogue import Place
+from switchml.bench.verification import Array
 
 WIDTH = 2048
 _LAYER = WIDTH * WIDTH + WIDTH

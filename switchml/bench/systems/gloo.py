@@ -10,8 +10,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from switchml.bench.patterns import Array
-from switchml.bench.systems.system import Place
+from switchml.bench.systems.catalogue import Place
+from switchml.bench.verification import Array
 
 _OPERATIONS = {
     "sum": dist.ReduceOp.SUM,

@@ -10,8 +10,8 @@ mpi4py.rc.threads = False  # the cheapest locking: one thread calls MPI
 
 from mpi4py import MPI  # noqa: E402 - after the setting above
 
-from switchml.bench.patterns import Array  # noqa: E402
-from switchml.bench.systems.system import Place  # noqa: E402
+from switchml.bench.systems.catalogue import Place  # noqa: E402
+from switchml.bench.verification import Array  # noqa: E402
 from switchml.errors import UsageError  # noqa: E402
 
 _OPERATIONS = {
@@ -29,7 +29,11 @@ class OpenMPI:
     """One rank of MPI_COMM_WORLD."""
 
     def open(self, place: Place) -> None:
-        """mpiexec has joined the ranks already; checks that they are as many as asked for."""
+        """Check that the ranks, which mpiexec has joined already, are as many as asked for.
+
+        Raises:
+            UsageError: they are not.
+        """
         self._world = MPI.COMM_WORLD
         if self._world.size != place.world_size or self._world.rank != place.rank:
             raise UsageError(f"mpiexec made rank {self._world.rank} of {self._world.size}")

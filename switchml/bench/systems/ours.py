@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from switchml.bench.errors import BenchError
-from switchml.bench.patterns import Array
-from switchml.bench.systems.system import Place
+from switchml.bench.systems.catalogue import Place
+from switchml.bench.verification import Array
+from switchml.errors import BenchError
 from switchml.worker import Worker
 
 
@@ -17,7 +17,11 @@ class SwitchML:
     """
 
     def open(self, place: Place) -> None:
-        """Join the job. Raises `BenchError` when the transport asked for was not granted."""
+        """Join the job.
+
+        Raises:
+            BenchError: the transport asked for was not granted.
+        """
         options = place.options
         multicast = options["multicast"]
         self._worker = Worker.join(

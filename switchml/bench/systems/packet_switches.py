@@ -1,4 +1,7 @@
-"""The switches whose packets a second are measured: each with a load of its own, in a network of its own."""
+"""The switches whose packets a second are measured: each with a load of its own, in a network of its own.
+
+Emulated ones run in a process of their own, in the namespace of their links: this module as `__main__`, with an order in JSON.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
-from switchml.bench.errors import BenchError
 from switchml.bench.packet_load import Load, Station, Traffic
 from switchml.bench.systems.p4_job import entries, group, program_file, set_up
-from switchml.switch_emulator.runtime import ActionCall
+from switchml.errors import BenchError
+from switchml.p4runtime.entries import ActionCall
+from switchml.protocol.messages import UDP_PORT_FIRST
 from switchml.testbed.namespace import Namespace
 
 START_SECONDS = 120.0
@@ -30,7 +34,15 @@ _POLL_SECONDS = 0.02
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What a switch is started for. programs: the folder of the compiled P4 programs. bmv2: simple_switch and its CLI."""
+    """What a switch is started for.
+
+    Attributes:
+        elements: int32 a packet.
+        workers: of the job.
+        window: slots.
+        programs: the folder of the compiled P4 programs.
+        bmv2: paths of simple_switch and its CLI.
+    """
 
     elements: int
     workers: int
@@ -45,7 +57,11 @@ class PacketSwitch(Protocol):
     load: Load
 
     def seconds(self, chunks: int) -> float:
-        """Time in which the switch dealt with the packets of so many chunks. Raises `BenchError`."""
+        """Time in which the switch dealt with the packets of so many chunks.
+
+        Raises:
+            BenchError: it did not answer.
+        """
 
 
 class _Linked:
@@ -73,7 +89,7 @@ class _InMemory:
             for rank in range(setting.workers)
         )
         traffic = Traffic(
-            setting.elements, setting.window, Station(0x02_0000_00FE, "10.83.0.254", 0xBEE0), workers
+            setting.elements, setting.window, Station(0x02_0000_00FE, "10.83.0.254", UDP_PORT_FIRST), workers
         )
         set_up(traffic, path, self._switch)
         self._coming: deque[tuple[int, bytes]] = deque()
@@ -118,7 +134,7 @@ def _emulated(kind: str, setting: Setting, stack: contextlib.ExitStack) -> Packe
     order = {
         "kind": kind, "traffic": dataclasses.asdict(traffic), "ports": links.ports, "program": str(program.resolve())
     }  # fmt: skip
-    argv = [sys.executable, "-P", "-m", "switchml.bench.systems.packet_switch_process", json.dumps(order)]
+    argv = [sys.executable, "-P", "-m", "switchml.bench.systems.packet_switches", json.dumps(order)]
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="switchml-bench-")))
     said = stack.enter_context((folder / "said").open("w+b"))
     process = links.namespace.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said)
@@ -208,3 +224,48 @@ SWITCHES: dict[str, Callable[[Setting, contextlib.ExitStack], PacketSwitch]] = {
     "bmv2": _bmv2,
 }
 ON_LINKS = ("native", "p4", "bmv2")
+
+
+def main(order: dict[str, Any]) -> None:
+    """Run the switch that the order describes until standard input closes; print a line when it forwards."""
+    stated = order["traffic"]
+    traffic = Traffic(
+        stated["elements"],
+        stated["window"],
+        Station(**stated["switch"]),
+        tuple(Station(**worker) for worker in stated["workers"]),
+    )
+    with contextlib.ExitStack() as stack:
+        if order["kind"] == "native":
+            _run_native(traffic, stack)
+        else:
+            _run_p4(
+                traffic,
+                {int(port): name for port, name in order["ports"].items()},
+                Path(order["program"]),
+                stack,
+            )
+        print("ready", flush=True)
+        sys.stdin.read()
+
+
+def _run_native(traffic: Traffic, stack: contextlib.ExitStack) -> None:
+    from switchml.switch_emulator.native_target import EmulatorTarget
+
+    # Without offload a packet is a frame, as for the others.
+    target = EmulatorTarget(traffic.switch.address, traffic.switch.udp_port, offload=False)
+    stack.callback(target.close)
+    target.add_job(traffic.job())
+
+
+def _run_p4(traffic: Traffic, ports: dict[int, str], path: Path, stack: contextlib.ExitStack) -> None:
+    from switchml.switch_emulator.p4_emulator import P4Emulator, Program
+    from switchml.switch_emulator.ports.interfaces import InterfacePorts
+
+    emulator = stack.enter_context(P4Emulator(InterfacePorts(ports), Program(path.read_bytes(), b"")))
+    set_up(traffic, path, emulator.device.runtime)
+    emulator.start()
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from switchml.control.p4runtime.catalog import Action, Catalog, Entry, MatchValue
-from switchml.control.p4runtime.errors import UnknownNameError
+from switchml.control.p4runtime.p4runtime_client import Row
 from switchml.control.target import JobProgram, WorkerProgram
+from switchml.p4runtime.entries import Match, MatchKind, TableEntry
+from switchml.p4runtime.refusals import not_found
+from switchml.p4runtime.schema import Schema
 from switchml.protocol.counters import SWITCH_COUNTERS
 from switchml.protocol.messages import ELEMENT_BYTES
 
@@ -60,30 +63,26 @@ class Shape:
     max_workers: int
 
 
-def shape(catalog: Catalog) -> Shape:
-    """Sizes, from the registers and parameters that the program declares. Raises UnknownNameError for another program."""
-    elements = sum(bool(_SUM.fullmatch(name)) for name in catalog.names("registers"))
+def shape(schema: Schema) -> Shape:
+    """Sizes, from the registers and parameters that the program declares. Raises NOT_FOUND for another program."""
+    elements = sum(bool(_SUM.fullmatch(name)) for name in schema.registers.by_name)
     if not elements:
-        raise UnknownNameError(
+        raise not_found(
             "the switch's program has no registers SwitchIngress.sum_0, sum_1, ...: it does not aggregate; "
-            "load p4/build/switchml_256.json with its P4Info",
-            "NOT_FOUND",
+            "load p4/build/switchml_256.json with its P4Info"
         )
+    widths = {parameter.name: parameter.width for parameter in schema.actions.named(SET_WORKER).parameters}
     return Shape(
-        slots=catalog.find("registers", STAMP).size // 2,
+        slots=schema.registers.named(STAMP).size // 2,
         payload=elements * ELEMENT_BYTES,
-        max_workers=catalog.parameters(SET_WORKER)["everyone"],
+        max_workers=widths["everyone"],
     )
 
 
-def counter_arrays(catalog: Catalog) -> dict[str, str]:
+def counter_arrays(schema: Schema) -> dict[str, str]:
     """The program's counters that the protocol has a name for: that name, by full name."""
-    arrays = {}
-    for full in catalog.names("counters"):
-        name = full.rpartition(".")[2]
-        if name in _NAMES:
-            arrays[full] = name
-    return arrays
+    names = {full: full.rpartition(".")[2] for full in schema.counters.by_name}
+    return {full: name for full, name in names.items() if name in _NAMES}
 
 
 def group_of(job_number: int) -> int:
@@ -91,73 +90,73 @@ def group_of(job_number: int) -> int:
     return job_number + 1
 
 
-def own_address(catalog: Catalog, address: str, mac: int) -> Entry:
-    field = catalog.fields(OWN_ADDRESS)[0]
-    return Entry(OWN_ADDRESS, {field: _ipv4(address)}, Action(IS_OURS, {"mac": mac}))
+def own_address(schema: Schema, address: str, mac: int) -> Row:
+    (field,) = schema.tables.named(OWN_ADDRESS).fields.values()
+    return _row(schema, OWN_ADDRESS, {field.name: _ipv4(address)}, IS_OURS, {"mac": mac})
 
 
-def sender(job: JobProgram, worker: WorkerProgram) -> Entry:
-    return Entry(SENDER_TABLE, _sender_key(worker), Action(KNOWN_SENDER, {"job": job.job_number}))
+def sender(schema: Schema, job: JobProgram, worker: WorkerProgram) -> Row:
+    return _row(schema, SENDER_TABLE, _sender_key(worker), KNOWN_SENDER, {"job": job.job_number})
 
 
-def sender_of(entry: Entry) -> tuple[MatchValue, ...]:
+def sender_of(key: Mapping[str, Match]) -> tuple[int, int]:
     """Address and port in the key of an entry of sender_table or job_table."""
-    return entry.key["hdr.ipv4.src_addr"], entry.key["hdr.udp.src_port"]
+    return key["hdr.ipv4.src_addr"].value, key["hdr.udp.src_port"].value
 
 
-def membership(job: JobProgram, worker: WorkerProgram, epoch: int) -> list[Entry]:
+def membership(schema: Schema, job: JobProgram, worker: WorkerProgram, epoch: int) -> list[Row]:
     """An entry for each number that the worker's packets may carry."""
     workers = len(job.workers)
-    action = Action(
-        SET_WORKER,
-        {
-            "worker": worker.rank,
-            "bit_of_worker": 1 << worker.rank,
-            "workers": workers,
-            "everyone": (1 << workers) - 1,
-            "pool_base": job.pool_base,
-            "window": job.window,
-            "paper": int(job.paper),
-            "epoch": epoch,
-            # A worker that is alone is answered like the sender of a retransmission.
-            "multicast_group": group_of(job.job_number) if workers > 1 else 0,
-        },
-    )
-    numbers = range(JOB_NUMBERS) if job.any_number else [job.job_number]
-    return [
-        Entry(JOB_TABLE, {**_sender_key(worker), "hdr.switchml.job_number": number}, action)
-        for number in numbers
-    ]
-
-
-def reachable(job: JobProgram, worker: WorkerProgram) -> Entry:
-    return Entry(WORKER_PORT, _worker_key(job, worker), Action(REACHABLE))
-
-
-def rewrite(job: JobProgram, worker: WorkerProgram, mac: int) -> Entry:
-    action = Action(TO_WORKER, {"mac": mac, "addr": _ipv4(worker.address), "udp_port": worker.port})
-    return Entry(WORKER_REWRITE, _worker_key(job, worker), action)
-
-
-def station(mac: int, port: int) -> Entry:
-    key: dict[str, MatchValue] = {
-        "hdr.ethernet.src_addr": mac,
-        "standard_metadata.ingress_port": port,
+    arguments = {
+        "worker": worker.rank,
+        "bit_of_worker": 1 << worker.rank,
+        "workers": workers,
+        "everyone": (1 << workers) - 1,
+        "pool_base": job.pool_base,
+        "window": job.window,
+        "paper": int(job.paper),
+        "epoch": epoch,
+        # A worker that is alone is answered like the sender of a retransmission.
+        "multicast_group": group_of(job.job_number) if workers > 1 else 0,
     }
-    return Entry(STATION, key, Action(KNOWN_STATION))
+    numbers = range(JOB_NUMBERS) if job.any_number else [job.job_number]
+    keys = [{**_sender_key(worker), "hdr.switchml.job_number": number} for number in numbers]
+    return [_row(schema, JOB_TABLE, key, SET_WORKER, arguments) for key in keys]
 
 
-def forward(mac: int, port: int) -> Entry:
-    return Entry(FORWARD, {"hdr.ethernet.dst_addr": mac}, Action(SEND_TO, {"port": port}))
+def reachable(schema: Schema, job: JobProgram, worker: WorkerProgram) -> Row:
+    return _row(schema, WORKER_PORT, _worker_key(job, worker), REACHABLE, {})
+
+
+def rewrite(schema: Schema, job: JobProgram, worker: WorkerProgram, mac: int) -> Row:
+    arguments = {"mac": mac, "addr": _ipv4(worker.address), "udp_port": worker.port}
+    return _row(schema, WORKER_REWRITE, _worker_key(job, worker), TO_WORKER, arguments)
+
+
+def station(schema: Schema, mac: int, port: int) -> Row:
+    key = {"hdr.ethernet.src_addr": mac, "standard_metadata.ingress_port": port}
+    return _row(schema, STATION, key, KNOWN_STATION, {})
+
+
+def forward(schema: Schema, mac: int, port: int) -> Row:
+    return _row(schema, FORWARD, {"hdr.ethernet.dst_addr": mac}, SEND_TO, {"port": port})
+
+
+def _row(
+    schema: Schema, table: str, key: Mapping[str, int], action: str, arguments: Mapping[str, int]
+) -> Row:
+    """All keys of the program are exact."""
+    matches = {name: Match(MatchKind.EXACT, value) for name, value in key.items()}
+    return table, TableEntry(matches, schema.actions.named(action).call(arguments))
 
 
 def _ipv4(address: str) -> int:
     return int(ipaddress.IPv4Address(address))
 
 
-def _sender_key(worker: WorkerProgram) -> dict[str, MatchValue]:
+def _sender_key(worker: WorkerProgram) -> dict[str, int]:
     return {"hdr.ipv4.src_addr": _ipv4(worker.address), "hdr.udp.src_port": worker.port}
 
 
-def _worker_key(job: JobProgram, worker: WorkerProgram) -> dict[str, MatchValue]:
+def _worker_key(job: JobProgram, worker: WorkerProgram) -> dict[str, int]:
     return {"meta.job_number": job.job_number, "meta.worker": worker.rank}

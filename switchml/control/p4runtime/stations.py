@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from switchml.control.p4runtime import program
-from switchml.control.p4runtime.catalog import Catalog
-from switchml.control.p4runtime.client import Change, Update
+from switchml.control.p4runtime.p4runtime_client import Change, P4RuntimeClient, Update
 
 _MULTICAST = 1 << 40
 
@@ -15,19 +14,20 @@ class Stations:
     def __init__(self) -> None:
         self._ports: dict[int, int] = {}
 
-    def learn(self, catalog: Catalog, mac: int, port: int) -> list[Update]:
+    def learn(self, client: P4RuntimeClient, mac: int, port: int) -> list[Update]:
         """Updates of the tables `forward` and `station`; none for what is known, or for no station's address."""
         known = self._ports.get(mac)
         if known == port or mac == 0 or mac & _MULTICAST:
             return []
         self._ports[mac] = port
-        new = (Change.INSERT, catalog.entity(program.station(mac, port)))
+        schema = client.schema
+        forward, station = program.forward(schema, mac, port), program.station(schema, mac, port)
         if known is None:
-            return [(Change.INSERT, catalog.entity(program.forward(mac, port))), new]
+            return client.updates(Change.INSERT, [forward, station])
         return [
-            (Change.MODIFY, catalog.entity(program.forward(mac, port))),
-            (Change.DELETE, catalog.entity(program.station(mac, known))),
-            new,
+            *client.updates(Change.MODIFY, [forward]),
+            *client.updates(Change.DELETE, [program.station(schema, mac, known)]),
+            *client.updates(Change.INSERT, [station]),
         ]
 
     def forget(self, mac: int) -> None:

@@ -1,0 +1,35 @@
+// The wire format (docs/protocol.md). Made by `make docs` from the tables in switchml/protocol: do not edit.
+
+#if ELEMENTS == 32
+#define SIZE_CODE 0
+#elif ELEMENTS == 64
+#define SIZE_CODE 1
+#elif ELEMENTS == 128
+#define SIZE_CODE 2
+#elif ELEMENTS == 256
+#define SIZE_CODE 3
+#endif
+
+const bit<16> FIRST_PORT_MASK = 0xFFF0;   // UDP ports 0xBEE0-0xBEEF
+const bit<16> FIRST_PORT = 0xBEE0;
+const bit<16> SWITCHML_BYTES = 10;
+
+typedef bit<4> msg_type_t;
+const msg_type_t MSG_SUM = 1;
+const msg_type_t MSG_EXPONENTS = 2;
+const msg_type_t MSG_PROBE = 3;
+
+#define RESERVED_BITS_SET hdr.switchml.reserved != 0 || hdr.switchml.unused != 0
+
+header switchml_t {
+    msg_type_t msg_type;          // message type
+    bit<1> reserved;              // 0
+    bit<3> size;                  // payload size of the job
+    bit<8> job_number;            // job on this switch
+    bit<32> tsi;                  // sequence number of the chunk in its stream
+    bit<1> version;               // which of the slot's two copies
+    bit<1> unused;                // 0
+    bit<14> slot;                 // slot, counted from the start of the job's range
+    bit<8> e0;                    // int8: exponent; the switch answers with the maximum over the workers
+    bit<8> e1;                    // int8: second exponent, treated like the first; 0 in this version
+}

@@ -1,0 +1,400 @@
+"""The emulator as a controller sees it: programs the tables of the native pipeline and runs its loop in a thread."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from switchml.control.ranges import RangeAllocator
+from switchml.control.target import JobProgram, SlotReading, TargetDescription, WorkerProgram
+from switchml.errors import PoolExhaustedError, PortInUseError, SwitchMLError
+from switchml.link.datagrams import SocketAddress, enlarge_buffers, open_datagrams, socket_address
+from switchml.link.libc import monotonic_ns
+from switchml.link.records import new_records, table_of
+from switchml.link.ring import down_tail, ring_layout
+from switchml.protocol.counters import SWITCH_COUNTERS, named
+from switchml.protocol.messages import ELEMENT_BYTES, PAYLOAD_SIZES, size_code
+from switchml.protocol.prepare import prepare
+from switchml.switch_emulator.fabric import Fabric, MemoryServer, Region
+from switchml.switch_emulator.faults import Faults, new_faults
+from switchml.switch_emulator.pipeline import Switch, SwitchRecord, run
+from switchml.switch_emulator.slot_machine import MAX_WORKERS, clear_slots, is_seen, new_pool
+from switchml.switch_emulator.tables import (
+    MAX_JOBS,
+    MAX_SENDERS,
+    Job,
+    Sender,
+    index_senders,
+    member,
+    new_tables,
+)
+
+T = TypeVar("T")
+
+POOL_SLOTS = 16384
+_POOL_ELEMENTS = 64 << 20  # sparse: only what is used takes memory
+_SOCKET_BUFFER = 16 << 20
+_ANSWER_SECONDS = 10.0
+_SPIN_NS = 50_000
+# On loopback no frame limits a packet, and fewer, larger ones are twice as fast; half the slots keep the pool in the cache.
+_LOOPBACK_PAYLOAD = 4096
+_LOOPBACK_WINDOW = 256
+_SIOCGIFADDR, _SIOCGIFHWADDR = 0x8915, 0x8927
+_IP_MULTICAST_ALL = 49  # 0: only groups this socket joined itself
+MAX_PAYLOAD = PAYLOAD_SIZES[-1].payload
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
+    try:
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        raise PortInUseError(
+            f"cannot listen on UDP {host}:{port} ({error.strerror}): choose another --port, or 0 for a free one"
+        ) from error
+    # Workers of this host bind the same port for their multicast group. Not before bind: two switches must not share it.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    enlarge_buffers(sock, _SOCKET_BUFFER)
+    if host != "0.0.0.0":
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(host))
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 1)
+    return sock
+
+
+class EmulatorTarget:
+    """A `SwitchTarget` over the native pipeline. Its loop runs from construction to `close`.
+
+    Raises:
+        PortInUseError: the UDP port is taken.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        udp_port: int = 0,
+        *,
+        faults: Faults | None = None,
+        offload: bool = True,
+    ) -> None:
+        self._socket = _listen(host, udp_port)
+        prepare(run, "switch's pipeline", 0, 0)
+        self._host = host
+        self._port: int = self._socket.getsockname()[1]
+        self._fabric = Fabric()
+        state = new_records(SwitchRecord, 1)
+        state[0]["doorbell"] = self._fabric.doorbell
+        self._switch = Switch(
+            state=state,
+            tables=new_tables(),
+            pool=new_pool(POOL_SLOTS, _POOL_ELEMENTS),
+            counters=np.zeros((MAX_JOBS + 1, len(SWITCH_COUNTERS)), np.int64),
+            link=open_datagrams(self._socket, offload=offload),
+            fabric=self._fabric.memory,
+            faults=faults or new_faults(),
+            flag=np.zeros(1, np.int64),
+            spare=np.zeros(MAX_PAYLOAD + 4096, np.uint8),
+            scratch=np.zeros(4, np.int64),
+        )
+        self._handle = table_of(self._switch)
+        self._ended = np.zeros(len(SWITCH_COUNTERS), np.int64)
+        self._elements = RangeAllocator(_POOL_ELEMENTS)
+        self._sums: dict[int, int] = {}
+        self._jobs: dict[int, JobProgram] = {}
+        self._tickets: dict[str, int] = {}
+        self._commands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._stopping = False
+        self._broken: BaseException | None = None
+        self._thread = threading.Thread(target=self._loop, name="switchml-pipeline", daemon=True)
+        self._thread.start()
+        self._memory_server = MemoryServer(self._fabric, self._attach)
+
+    def describe(self) -> TargetDescription:
+        description = TargetDescription(
+            self._host, self._port, self._memory_server.name, POOL_SLOTS, MAX_PAYLOAD, MAX_WORKERS,
+            mac=hardware_address(self._host),
+        )  # fmt: skip
+        if self._host.startswith("127."):
+            return replace(description, default_payload=_LOOPBACK_PAYLOAD, default_window=_LOOPBACK_WINDOW)
+        return description
+
+    def add_job(self, job: JobProgram) -> None:
+        self.between_packets(lambda: self._add_job(job))
+
+    def set_multicast(self, job_number: int, enabled: bool) -> None:
+        def switch_over() -> None:
+            self._switch.tables.jobs[job_number]["multicast"] = enabled
+
+        self.between_packets(switch_over)
+
+    def remove_job(self, job_number: int) -> None:
+        self.between_packets(lambda: self._remove_job(job_number))
+
+    def read_slot(self, job_number: int, slot: int, version: int) -> SlotReading:
+        job = self._jobs[job_number]
+        index = 2 * (job.pool_base + slot) + version
+
+        def read() -> SlotReading:
+            slots = self._switch.pool.slots
+            seen = frozenset(worker.rank for worker in job.workers if is_seen(slots, index, worker.rank))
+            return SlotReading(int(slots[index]["stamp"]), bool(slots[index]["used"]), seen)
+
+        return self.between_packets(read)
+
+    def last_heard(self, job_number: int) -> list[float | None]:
+        tables = self._switch.tables
+        now = monotonic_ns(np.zeros(4, np.int64))
+        heard: list[float | None] = []
+        for rank in range(len(self._jobs[job_number].workers)):
+            at = int(tables.senders[member(tables, job_number, rank)]["last_heard"])
+            heard.append(None if at == 0 else max(0.0, (now - at) / 1e9))
+        return heard
+
+    def counters(self) -> dict[str, int]:
+        return named(SWITCH_COUNTERS, self._switch.counters.sum(axis=0) + self._ended)
+
+    def job_counters(self, job_number: int) -> dict[str, int]:
+        return named(SWITCH_COUNTERS, self._switch.counters[job_number])
+
+    def close(self) -> None:
+        """End the loop and free what it held. Idempotent."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self._memory_server.close()
+        self._interrupt()
+        self._thread.join(_ANSWER_SECONDS)
+        self._socket.close()
+        self._fabric.close()
+
+    def _loop(self) -> None:
+        try:
+            while not self._stopping:
+                run(self._handle.ctypes.data, _SPIN_NS)
+                self._switch.flag[0] = 0
+                self._obey()
+        except BaseException as error:
+            self._broken = error
+            self._obey()
+            raise
+
+    def _obey(self) -> None:
+        """Run the commands of the control plane."""
+        while self._commands:
+            command, future = self._commands.popleft()
+            if self._broken is not None:
+                future.set_exception(SwitchMLError(f"the switch's pipeline has broken: {self._broken!r}"))
+                continue
+            try:
+                future.set_result(command())
+            except BaseException as error:  # the caller's to handle
+                future.set_exception(error)
+
+    def _interrupt(self) -> None:
+        self._switch.flag[0] = 1
+        os.eventfd_write(self._fabric.doorbell, 1)
+
+    def between_packets(self, command: Callable[[], T]) -> T:
+        """Run `command` in the loop's thread while no packet is being processed. Raises what it raises."""
+        if threading.current_thread() is self._thread:
+            return command()
+        future: Future[T] = Future()
+        self._commands.append((command, future))
+        self._interrupt()
+        if self._broken is not None:
+            self._obey()
+        return future.result(_ANSWER_SECONDS)
+
+    # What follows runs between packets.
+
+    @property
+    def switch(self) -> Switch:
+        """The pipeline's state."""
+        return self._switch
+
+    def open_job(self, program: JobProgram, world_size: int) -> None:
+        """Begin a job of UDP workers, which `admit` and `dismiss` bring in and take out one by one. Counters go on."""
+        self._reserve(program, world_size)
+
+    def close_job(self, number: int) -> None:
+        """End a job of `open_job`'s."""
+        self._release(number)
+
+    def admit(self, number: int, worker: WorkerProgram) -> None:
+        """Raises PoolExhaustedError when the switch has no room for another worker."""
+        if not np.any(self._switch.tables.senders["used"] == 0):
+            raise _no_room_for_workers()
+        self._enter(number, worker)
+        self._list_workers(number)
+
+    def dismiss(self, number: int, rank: int) -> None:
+        self._strike(number, rank)
+        self._list_workers(number)
+
+    def readdress(self, number: int, rank: int, address: str, port: int) -> None:
+        """Send a worker's results somewhere else than where its packets come from."""
+        tables = self._switch.tables
+        tables.names[member(tables, number, rank)] = socket_address(address, port)[0]
+        self._list_workers(number)
+
+    def _add_job(self, program: JobProgram) -> None:
+        tables, number = self._switch.tables, program.job_number
+        if np.count_nonzero(tables.senders["used"] == 0) < len(program.workers):
+            raise _no_room_for_workers()
+        self._reserve(program, len(program.workers))
+        if program.multicast_group:
+            tables.groups[number] = socket_address(program.multicast_group, program.multicast_port)[0]
+        for worker in program.workers:
+            self._enter(number, worker)
+        self._list_workers(number)
+        self._switch.counters[number] = 0
+
+    def _reserve(self, program: JobProgram, world_size: int) -> None:
+        """A job's memory and its entry, with no workers yet."""
+        number, elements = program.job_number, program.payload // ELEMENT_BYTES
+        tables = self._switch.tables
+        for other in self._jobs.values():
+            apart = (
+                program.pool_base + program.window <= other.pool_base
+                or other.pool_base + other.window <= program.pool_base
+            )
+            if other.job_number == number or not apart:
+                raise PoolExhaustedError(
+                    f"job {other.job_number} has this number or these slots already: two controllers must not share a switch"
+                )
+        sums = self._elements.allocate(2 * program.window * elements)
+        if sums is None:
+            raise PoolExhaustedError(
+                f"the switch has no memory for {program.window} slots of {program.payload} bytes: "
+                "wait for other jobs to end, or ask for a smaller window or payload"
+            )
+        # With faults every worker's copy of a result goes its own way.
+        faulty = self._switch.faults.settings[0]["active"] != 0
+        copies = 2 << (world_size - 1).bit_length() if faulty else 1
+        layout = ring_layout(world_size, program.window, program.payload, copies)
+        shared = [worker for worker in program.workers if worker.transport == "shm"]
+        region = self._fabric.allocate(layout.total_bytes) if shared else 0
+        if region is None:
+            self._elements.release(sums)
+            raise PoolExhaustedError(
+                "the switch has no shared memory left: join with transport 'udp', or wait for other jobs to end"
+            )
+        tables.jobs[number] = new_records(Job, 1)[0]
+        entry = tables.jobs[number]
+        entry["used"], entry["paper"], entry["any_number"] = 1, program.paper, program.any_number
+        entry["size"], entry["elements"] = size_code(program.payload), elements
+        entry["window"], entry["pool_base"], entry["sums_base"] = program.window, program.pool_base, sums
+        entry["workers"], entry["shm_workers"], entry["copies"] = world_size, len(shared), copies
+        entry["region"], entry["region_bytes"] = region, layout.total_bytes if shared else 0
+        tables.groups[number] = new_records(SocketAddress, 1)[0]
+        if shared:
+            longs = self._fabric.memory[region : region + layout.total_bytes].view(np.int64)
+            for worker in program.workers:
+                if worker.transport != "shm":
+                    # Reads nothing there, so never holds the others up.
+                    longs[down_tail(worker.rank)] = np.iinfo(np.int64).max // 2
+        clear_slots(self._switch.pool.slots, program.pool_base, program.window)
+        self._sums[number] = sums
+        self._jobs[number] = program
+
+    def _enter(self, number: int, worker: WorkerProgram) -> None:
+        """Make a worker known, in a free place of the senders."""
+        tables = self._switch.tables
+        index = int(np.flatnonzero(tables.senders["used"] == 0)[0])
+        tables.senders[index] = new_records(Sender, 1)[0]
+        sender = tables.senders[index]
+        sender["used"], sender["job"], sender["worker"] = 1, number, worker.rank
+        tables.members[number * MAX_WORKERS + worker.rank] = index
+        if worker.transport == "shm":
+            sender["shm"] = 1
+            self._tickets[worker.ticket] = index
+            return
+        name = socket_address(worker.address, worker.port)[0]
+        sender["address"], sender["port"] = name["address"], name["port"]
+        tables.names[index] = name
+
+    def _strike(self, number: int, rank: int) -> None:
+        tables = self._switch.tables
+        index = member(tables, number, rank)
+        if index >= 0:
+            tables.senders[index]["used"] = 0
+            tables.senders[index]["attached"] = 0
+            tables.members[number * MAX_WORKERS + rank] = -1
+
+    def _list_workers(self, number: int) -> None:
+        """Bring what is derived from a job's members up to date."""
+        tables = self._switch.tables
+        members = tables.members[number * MAX_WORKERS : (number + 1) * MAX_WORKERS]
+        present = members[members >= 0]
+        by_udp = present[tables.senders["shm"][present] == 0]
+        first = number * MAX_WORKERS
+        tables.unicast[first : first + by_udp.size] = tables.names[by_udp]
+        tables.jobs[number]["udp_workers"] = by_udp.size
+        index_senders(tables)
+
+    def _attach(self, ticket: str) -> Region | None:
+        def attach() -> Region | None:
+            index = self._tickets.pop(ticket, None)
+            if index is None:
+                return None
+            tables = self._switch.tables
+            sender = tables.senders[index]
+            sender["attached"] = 1
+            index_senders(tables)
+            job = tables.jobs[sender["job"]]
+            return Region(
+                int(job["region"]), int(job["region_bytes"]), int(sender["worker"]), int(job["copies"])
+            )
+
+        return self.between_packets(attach)
+
+    def _remove_job(self, number: int) -> None:
+        if number in self._jobs:
+            self._release(number)
+            self._ended += self._switch.counters[number]
+            self._switch.counters[number] = 0
+
+    def _release(self, number: int) -> None:
+        """Give back all that a job has."""
+        del self._jobs[number]
+        tables = self._switch.tables
+        entry = tables.jobs[number]
+        for rank in range(int(entry["workers"])):
+            self._strike(number, rank)
+        self._tickets = {t: index for t, index in self._tickets.items() if tables.senders[index]["used"]}
+        index_senders(tables)
+        self._elements.release(self._sums.pop(number))
+        if entry["region_bytes"]:
+            self._fabric.release(int(entry["region"]), int(entry["region_bytes"]))
+        entry["used"] = 0
+
+
+def _no_room_for_workers() -> PoolExhaustedError:
+    return PoolExhaustedError(
+        f"the switch knows {MAX_SENDERS} workers and has room for no more: wait for other jobs to end"
+    )
+
+
+def hardware_address(address: str) -> int:
+    """The MAC address of the interface that has this IPv4 address; 0 where there is none, as on loopback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for _, name in socket.if_nameindex():
+            request = struct.pack("16s240x", name.encode())
+            try:
+                found = fcntl.ioctl(sock, _SIOCGIFADDR, request)
+            except OSError:  # it has no IPv4 address
+                continue
+            if socket.inet_ntoa(found[20:24]) == address:
+                return int.from_bytes(fcntl.ioctl(sock, _SIOCGIFHWADDR, request)[18:24], "big")
+    return 0

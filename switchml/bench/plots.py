@@ -1,0 +1,157 @@
+"""Pictures of all-reduce and packet runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from switchml.bench.results import Measurement
+from switchml.bench.units import show_size
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from switchml.bench.packet_rate import PacketRate
+
+_MARKERS = "osD^vPX"
+_GROUP_WIDTH = 0.8
+
+
+def draw(measured: list[Measurement], baselines: list[str], path: Path, *, conditions: str = "") -> None:
+    """Times above, ratios to the first baseline below, one column a number of workers. Nothing is shown on a screen.
+
+    Args:
+        measured: a run's measurements.
+        baselines: names of the systems that are drawn dashed.
+        path: where the picture goes; the format follows from the suffix.
+        conditions: what the title says of the network.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    workers = sorted({one.workers for one in measured})
+    systems = list(dict.fromkeys(one.system for one in measured))
+    reference = next((name for name in baselines if any(one.system == name for one in measured)), None)
+    colours = {name: f"C{number}" for number, name in enumerate(systems)}
+    markers = {name: _MARKERS[number % len(_MARKERS)] for number, name in enumerate(systems)}
+    rows = 2 if reference is not None else 1
+    figure, grid = pyplot.subplots(
+        rows,
+        len(workers),
+        figsize=(max(7.6, 2.2 + 4.2 * len(workers)), 3.4 * rows + 0.6),
+        squeeze=False,
+        sharex="col",
+        sharey="row",
+        layout="constrained",
+    )
+    for column, number in enumerate(workers):
+        here = [one for one in measured if one.workers == number]
+        top: Axes = grid[0][column]
+        top.set_title(f"{number} worker{'s' if number != 1 else ''}")
+        _limit(top, [one for one in here if one.system not in baselines])
+        for system in systems:
+            style = {"color": colours[system], "marker": markers[system], "label": system}
+            style["linestyle"] = "--" if system in baselines else "-"
+            _times(top, [one for one in here if one.system == system], style)
+            if reference is not None:
+                _ratios(grid[1][column], [one for one in here if one.system == system], reference, style)
+        _size_axis(grid[-1][column], sorted({one.size for one in here}))
+        if reference is not None:
+            grid[1][column].axhline(1.0, color=colours[reference], linewidth=1.0, linestyle="--")
+    grid[0][0].set_ylabel("time of one all-reduce (ms)")
+    if reference is not None:
+        grid[1][0].set_ylabel(f"time of {reference} / time of system")
+    first = measured[0]
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", frameon=False)
+    title = [
+        f"all-reduce, {first.dtype} {first.op}",
+        conditions,
+        "median of rounds, band from minimum to maximum",
+    ]
+    figure.suptitle("\n".join(line for line in title if line), fontsize="medium")
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
+def _times(axes: Axes, series: list[Measurement], style: dict[str, Any]) -> None:
+    sizes = [one.size for one in series]
+    axes.plot(sizes, [one.time.median * 1e3 for one in series], markersize=4, **style)
+    low, high = [one.time.minimum * 1e3 for one in series], [one.time.maximum * 1e3 for one in series]
+    if len(series) > 1:
+        axes.fill_between(sizes, low, high, color=style["color"], alpha=0.18, linewidth=0)
+    else:  # no band can be seen at a single point
+        axes.vlines(sizes, low, high, color=style["color"], alpha=0.5)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.grid(True, which="major", alpha=0.3)
+
+
+def _limit(axes: Axes, here: list[Measurement]) -> None:
+    """The time below which the links' rate lets nobody pass, where it is known."""
+    times = {one.size: one.size / one.limit * 1e3 for one in here if one.limit is not None}
+    if times:
+        axes.plot(
+            list(times),
+            list(times.values()),
+            color="black",
+            linestyle=":",
+            marker="_",
+            label="limit of a link",
+        )
+
+
+def _ratios(axes: Axes, series: list[Measurement], reference: str, style: dict[str, Any]) -> None:
+    pairs = [(one.size, one.ratios[reference]) for one in series if reference in one.ratios]
+    sizes = [size for size, _ in pairs]
+    axes.plot(sizes, [ratio.median for _, ratio in pairs], markersize=4, **style)
+    low, high = [ratio.minimum for _, ratio in pairs], [ratio.maximum for _, ratio in pairs]
+    axes.fill_between(sizes, low, high, color=style["color"], alpha=0.18, linewidth=0)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.grid(True, which="major", alpha=0.3)
+
+
+def _size_axis(axes: Axes, sizes: list[int]) -> None:
+    axes.set_xlabel("size of the tensor (B)")
+    axes.set_xticks(sizes, [show_size(size) for size in sizes], rotation=45)
+    axes.minorticks_off()
+
+
+def draw_packets(found: list[PacketRate], path: Path) -> None:
+    """A group of bars a number of elements, a bar a switch; the format follows from the path's suffix."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    switches = list(dict.fromkeys(one.switch for one in found))
+    sizes = list(dict.fromkeys(one.elements for one in found))
+    width = _GROUP_WIDTH / len(switches)
+    figure, axes = pyplot.subplots(
+        figsize=(2.5 + 1.0 * len(sizes) * len(switches), 3.6), layout="constrained"
+    )
+    for number, switch in enumerate(switches):
+        own = [one for one in found if one.switch == switch]
+        places = [sizes.index(one.elements) - _GROUP_WIDTH / 2 + (number + 0.5) * width for one in own]
+        medians = [one.rate.median for one in own]
+        below = [one.rate.median - one.rate.minimum for one in own]
+        above = [one.rate.maximum - one.rate.median for one in own]
+        bars = axes.bar(places, medians, width * 0.92, yerr=(below, above), capsize=3, label=switch)
+        axes.bar_label(bars, [f"{median:,.0f}" for median in medians], padding=2, fontsize=8)
+    axes.set_yscale("log")
+    axes.set_xticks(range(len(sizes)), [f"{size} elements" for size in sizes])
+    axes.set_ylabel("packets a second taken in")
+    axes.margins(y=0.15)
+    axes.grid(True, which="major", axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.set_title(
+        f"One job of {found[0].workers} workers: median of rounds, bar from minimum to maximum", fontsize=10
+    )
+    figure.legend(loc="outside right upper", frameon=False)
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)

@@ -1,0 +1,118 @@
+"""Options that several subcommands share: name, environment variable, range and help, declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+NATIVE = "native"
+"""The value of --pipeline that stands for the compiled aggregation pipeline."""
+
+P4 = "P4 pipeline"
+SWITCH = "Switch"
+WORKERS = "Workers"
+_FAULTS = "Faults on purpose, made by the emulator"
+
+SwitchAddress = Annotated[
+    str,
+    typer.Option(
+        "--switch",
+        envvar="SWITCHML_SWITCH",
+        metavar="HOST:PORT",
+        help="Control address of a running switch; where no default is shown, one is started instead.",
+        rich_help_panel=SWITCH,
+    ),
+]
+SwitchToken = Annotated[
+    str,
+    typer.Option(
+        "--token",
+        envvar="SWITCHML_TOKEN",
+        show_default=False,
+        help="That switch's join token.",
+        rich_help_panel=SWITCH,
+    ),
+]
+SwitchTimeout = Annotated[
+    float,
+    typer.Option(
+        "--timeout", metavar="SECONDS", help="How long to wait for the switch.", rich_help_panel=SWITCH
+    ),
+]
+Window = Annotated[
+    int,
+    typer.Option(
+        min=0, help="Slots in flight, a power of two; 0: the switch's default.", rich_help_panel=SWITCH
+    ),
+]
+
+JoinToken = Annotated[
+    str,
+    typer.Option(
+        "--token",
+        envvar="SWITCHML_TOKEN",
+        help="What workers must show to join; empty lets everybody in.",
+        rich_help_panel=WORKERS,
+    ),
+]
+Lease = Annotated[
+    float,
+    typer.Option(
+        help="Seconds without a heartbeat after which a worker is given up.", rich_help_panel=WORKERS
+    ),
+]
+
+EmulatedPipeline = Annotated[
+    str,
+    typer.Option(
+        "--pipeline",
+        metavar="native|FILE.json",
+        help="What runs in the emulator: the compiled aggregation pipeline, or a P4 program as BMv2's JSON. "
+        "For switchml switch also none: until a controller sets one.",
+        rich_help_panel=P4,
+    ),
+]
+P4Info = Annotated[
+    Path | None,
+    typer.Option(
+        "--p4info",
+        metavar="FILE",
+        help="The program's P4Info as text; by default FILE.p4info.txtpb beside it.",
+        rich_help_panel=P4,
+    ),
+]
+DeviceId = Annotated[int, typer.Option(help="The switch's id for P4Runtime.", rich_help_panel=P4)]
+Trace = Annotated[
+    bool,
+    typer.Option(
+        "--trace", help="Tell on standard error what the emulator does with every packet.", rich_help_panel=P4
+    ),
+]
+Capture = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.pcap", help="Write all packets, in and out, to this file.", rich_help_panel=P4
+    ),
+]
+
+Loss = Annotated[
+    float,
+    typer.Option(min=0, max=1, help="Probability that a packet is lost, each way.", rich_help_panel=_FAULTS),
+]
+Duplicate = Annotated[
+    float, typer.Option(min=0, max=1, help="Probability that it is doubled.", rich_help_panel=_FAULTS)
+]
+Reorder = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Probability that it is held back, so that later ones overtake it.",
+        rich_help_panel=_FAULTS,
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Seed of these choices.", rich_help_panel=_FAULTS)]
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]

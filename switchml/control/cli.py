@@ -1,0 +1,222 @@
+"""`switchml controller`: the control plane of a P4 switch, as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from switchml import termination
+from switchml.cli_options import P4, SWITCH, WORKERS, DeviceId, JoinToken, Lease, P4Info
+from switchml.errors import SwitchMLError, UsageError
+from switchml.protocol.messages import UDP_PORT_FIRST
+
+if TYPE_CHECKING:
+    from switchml.control.controller import Controller
+    from switchml.control.p4runtime.p4runtime_target import P4RuntimeTarget, PipelineConfig
+    from switchml.control.tls import ServerTls
+
+_SCHEME = "p4runtime://"
+_LOOK_SECONDS = 0.1
+
+
+def controller_command(
+    target: Annotated[
+        str,
+        typer.Option(
+            metavar="p4runtime://HOST:PORT",
+            help="P4Runtime service of the switch to program.",
+            rich_help_panel=SWITCH,
+        ),
+    ],
+    data_address: Annotated[
+        str,
+        typer.Option(
+            metavar="IP[:PORT]",
+            help="IPv4 address that the switch takes packets of workers at, and their UDP port: 48864 (default) to 48879.",
+            rich_help_panel=SWITCH,
+        ),
+    ],
+    pipeline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="Load this program first, as BMv2's JSON; without it the switch has to have it.",
+            rich_help_panel=P4,
+        ),
+    ] = None,
+    p4info: P4Info = None,
+    mac: Annotated[
+        str,
+        typer.Option(metavar="MAC", help="MAC address of --data-address, for ARP.", rich_help_panel=SWITCH),
+    ] = "02:53:4d:4c:00:01",
+    ports: Annotated[
+        str,
+        typer.Option(
+            metavar="NUMBERS",
+            help="The switch's ports that are wired, as in 1-4,7: frames for stations it does not know go to all of them.",
+            rich_help_panel=SWITCH,
+        ),
+    ] = "0-15",
+    device_id: DeviceId = 0,
+    election_id: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Of several controllers of a switch the one with the highest has it.",
+            rich_help_panel=P4,
+        ),
+    ] = 1,
+    listen: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where workers join; port 0 takes a free one.",
+            rich_help_panel=WORKERS,
+        ),
+    ] = "0.0.0.0:50551",
+    token: JoinToken = "",
+    lease: Lease = 10.0,
+    tls_certificate: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="PEM: serve workers over TLS.", rich_help_panel=WORKERS),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="PEM: its key.", rich_help_panel=WORKERS)
+    ] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="PEM: workers must show a certificate that it signed.",
+            rich_help_panel=WORKERS,
+        ),
+    ] = None,
+    announce: Annotated[
+        str,
+        typer.Option(
+            metavar="-", help="'-': one line of JSON on standard output when ready, and nothing else there."
+        ),
+    ] = "",
+) -> None:
+    """Program a P4 switch over P4Runtime, and let workers join jobs on it.
+
+    The switch runs the program in p4/: BMv2's simple_switch_grpc, or switchml switch. When this ends, so do its jobs.
+    """
+    address = _p4runtime_address(target)
+    host, port = _host_port(listen, "--listen")
+    data_host, data_port = _host_port(
+        data_address if ":" in data_address else f"{data_address}:{UDP_PORT_FIRST}", "--data-address"
+    )
+    number, port_set = _mac(mac), _ports(ports)
+    tls = _tls(tls_certificate, tls_key, tls_client_ca)
+    program = _pipeline(pipeline, p4info)
+
+    from switchml.control.controller import Controller
+    from switchml.control.p4runtime.p4runtime_client import P4RuntimeClient
+    from switchml.control.p4runtime.p4runtime_target import P4RuntimeTarget
+    from switchml.control.server import serve
+
+    stop, hurry = threading.Event(), threading.Event()
+
+    def ask(signal_number: int, frame: FrameType | None) -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    def report(line: str) -> None:
+        print(line, file=sys.stderr if announce else sys.stdout, flush=True)
+
+    with P4RuntimeClient(address, device_id=device_id, election_id=election_id) as client:
+        switch = P4RuntimeTarget(
+            client, data_host, data_port, mac=number, pipeline=program, ports=port_set, report=report
+        )
+        # Only now: before, these signals may end the process at once, which leaves nothing.
+        termination.listen((signal.SIGTERM, signal.SIGINT), ask)
+        try:
+            controller = Controller(switch, token=token, lease=lease)
+            with serve(controller, host, port, tls=tls) as server:
+                report(f"controller ready: workers join at {server.address}; Ctrl-C ends it")
+                if announce:
+                    line = {
+                        "control": server.address,
+                        "udp": f"{data_host}:{data_port}",
+                        "p4runtime": client.address,
+                        "pid": os.getpid(),
+                    }
+                    print(json.dumps(line), flush=True)
+                _keep(controller, switch, stop, hurry)
+        finally:
+            switch.close()
+
+
+def _keep(
+    controller: Controller, switch: P4RuntimeTarget, stop: threading.Event, hurry: threading.Event
+) -> None:
+    """Until `stop`, or until the switch is gone: then raises. Workers are told why at their next heartbeat."""
+    failure: SwitchMLError | None = None
+    try:
+        while not stop.wait(_LOOK_SECONDS):
+            switch.check()
+    except SwitchMLError as error:
+        failure = error
+    controller.close(str(failure or "the controller was told to end"))
+    while controller.needed() and not hurry.wait(_LOOK_SECONDS):
+        pass
+    if failure is not None:
+        raise failure
+
+
+def _p4runtime_address(target: str) -> str:
+    if not target.startswith(_SCHEME):
+        raise UsageError(f"--target {target}: write p4runtime://HOST:PORT, as in p4runtime://127.0.0.1:9559")
+    return target.removeprefix(_SCHEME).rstrip("/")
+
+
+def _host_port(text: str, option: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise UsageError(f"{option} {text}: write HOST:PORT")
+    return host.strip("[]"), int(port)
+
+
+def _mac(text: str) -> int:
+    if not re.fullmatch(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}", text):
+        raise UsageError(f"--mac {text}: write six bytes in hexadecimal, as in 02:53:4d:4c:00:01")
+    return int(text.replace(":", ""), 16)
+
+
+def _ports(text: str) -> set[int]:
+    found: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if not first.strip().isdecimal() or not (last or first).strip().isdecimal():
+            raise UsageError(f"--ports {text}: write numbers and ranges, as in 1-4,7")
+        found |= set(range(int(first), int(last or first) + 1))
+    return found
+
+
+def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> ServerTls | None:
+    if certificate is None and key is None and client_ca is None:
+        return None
+    if certificate is None or key is None:
+        raise UsageError("TLS needs both --tls-certificate and --tls-key")
+    from switchml.control.tls import ServerTls
+
+    return ServerTls(certificate, key, client_ca)
+
+
+def _pipeline(config: Path | None, p4info: Path | None) -> PipelineConfig | None:
+    if config is None:
+        if p4info is not None:
+            raise UsageError("--p4info describes a program: give --pipeline as well")
+        return None
+    from switchml.control.p4runtime.p4runtime_target import read_pipeline
+
+    return read_pipeline(config, p4info)

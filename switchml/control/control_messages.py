@@ -1,0 +1,111 @@
+"""What workers, operators and the controller say to each other, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from switchml.control.target import TargetDescription
+
+DEFAULT_CONTROL_PORT = 50551
+SMALLEST_DEFAULT_WINDOW = 16
+
+
+@dataclass(frozen=True)
+class JoinOffer:
+    """One rank's wish to join a job, and how the switch reaches it."""
+
+    job: str
+    rank: int
+    world_size: int
+    transport: str = "udp"  # or "shm"
+    address: str = (
+        ""  # dotted IPv4 of the worker's socket; "" or 0.0.0.0 = as the control service sees it; "" for shm
+    )
+    port: int = 0
+    ticket: str = ""  # what the worker shows when it attaches to shared memory
+    payload: int = 0  # bytes, one of protocol.messages.PAYLOADS; 0 = the switch's default
+    window: int = 0  # slots, a power of two; 0 = the switch's default
+    paper: bool = False  # the published slot machine, without stamps
+    token: str = ""  # "" = the client's
+    any_number: bool = False  # its packets carry job numbers of its own; offers over the network never say so
+
+
+@dataclass(frozen=True)
+class JobLayout:
+    """What every rank of a job must agree on, as the controller settled it."""
+
+    job_number: int
+    window: int  # slots
+    payload: int  # bytes
+    paper: bool
+    multicast_group: str  # "" = none
+    multicast_port: int
+    lease: float  # seconds without a heartbeat after which the job ends
+
+
+@dataclass(frozen=True)
+class SlotReport:
+    """Whose packets for one chunk the switch has seen."""
+
+    seen: frozenset[int]
+    missing: tuple[int, ...]
+    last_heard: list[float | None]  # seconds since the last packet, by rank; None = never
+    stamp: int  # the chunk that the slot holds now
+    left: frozenset[int] = frozenset()  # ranks that have left the job
+
+
+@dataclass(frozen=True)
+class MemberStatus:
+    """One rank of a job."""
+
+    rank: int
+    transport: str
+    address: str
+    port: int
+    state: str  # "joined", "ready" or "left"
+    heartbeat: float | None  # seconds since the last one; None while the rank waits for others to join
+    packet: float | None  # seconds since the last packet; None = never
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """One job, and its members by rank."""
+
+    name: str
+    job_number: int  # 0 while the job gathers its ranks
+    world_size: int
+    state: str  # "joining", "programmed" or "running"
+    pool_base: int
+    window: int
+    payload: int
+    paper: bool
+    multicast_group: str
+    multicast_port: int
+    multicast: bool  # results leave by multicast
+    members: tuple[MemberStatus, ...]
+    counters: dict[str, int]
+    age: float  # seconds since the first rank joined
+
+
+@dataclass(frozen=True)
+class EndedJob:
+    """A job that is over."""
+
+    name: str
+    job_number: int
+    world_size: int
+    reason: str
+    ended: float  # seconds ago
+
+
+@dataclass(frozen=True)
+class SwitchStatus:
+    """A switch, its jobs and its counters."""
+
+    target: TargetDescription
+    jobs: tuple[JobStatus, ...]
+    ended: tuple[EndedJob, ...]  # the latest, newest first
+    counters: dict[str, int]  # of the whole switch
+    free_slots: int
+    lease: float  # seconds
+    uptime: float = field(compare=False)  # seconds

@@ -1,0 +1,90 @@
+"""The command line of `switchml run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from switchml.cli_options import (
+    NATIVE,
+    SWITCH,
+    Duplicate,
+    EmulatedPipeline,
+    Loss,
+    Reorder,
+    Seed,
+    SwitchAddress,
+    SwitchToken,
+    Window,
+)
+from switchml.launch.plan import LOOPBACK, Faults, Nodes, RunPlan
+
+_NODES = "Several machines"
+
+
+def run(
+    script: Annotated[
+        str, typer.Argument(metavar="SCRIPT", help="The training script, or a module's name with -m.")
+    ],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[ARGS]...", help="The script's own arguments.")
+    ] = None,
+    workers: Annotated[
+        int, typer.Option("-n", "--nproc-per-node", min=1, help="Workers on this machine.")
+    ] = 2,
+    module: Annotated[bool, typer.Option("-m", "--module", help="SCRIPT is the name of a module.")] = False,
+    switch: SwitchAddress = "",
+    token: SwitchToken = "",
+    transport: Annotated[
+        str,
+        typer.Option(
+            help="auto (shared memory on the switch's host, else UDP), udp or shm.", rich_help_panel=SWITCH
+        ),
+    ] = "auto",
+    payload: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Bytes of elements in a packet; 0: the switch's default.", rich_help_panel=SWITCH
+        ),
+    ] = 0,
+    window: Window = 0,
+    pipeline: EmulatedPipeline = NATIVE,
+    loss: Loss = 0.0,
+    duplicate: Duplicate = 0.0,
+    reorder: Reorder = 0.0,
+    seed: Seed = 0,
+    nnodes: Annotated[
+        int, typer.Option(min=1, help="Machines that run the script together.", rich_help_panel=_NODES)
+    ] = 1,
+    node_rank: Annotated[int, typer.Option(min=0, help="Which of them this is.", rich_help_panel=_NODES)] = 0,
+    master_addr: Annotated[
+        str, typer.Option(help="Address of machine 0.", rich_help_panel=_NODES)
+    ] = LOOPBACK,
+    master_port: Annotated[int, typer.Option(help="A free port there.", rich_help_panel=_NODES)] = 29500,
+    account: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the closing summary there.")
+    ] = None,
+) -> None:
+    """Start a switch and, over it, SCRIPT in several workers, through torch's own launcher.
+
+    The script asks for the backend: torch.distributed.init_process_group("switchml"). It need not import switchml.
+    """
+    from switchml.launch.run import carry_out
+
+    plan = RunPlan(
+        script=script,
+        arguments=tuple(arguments or ()),
+        workers=workers,
+        module=module,
+        nodes=Nodes(nnodes, node_rank, master_addr, master_port),
+        switch=switch,
+        token=token,
+        transport=transport,
+        payload=payload,
+        window=window,
+        pipeline=pipeline,
+        faults=Faults(loss, duplicate, reorder, seed),
+    )
+    raise typer.Exit(carry_out(plan, account_file=account))

@@ -1,0 +1,332 @@
+"""The objects of a P4Info by id and by name, with what requests are checked against (P4Runtime specification, section 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from switchml.p4runtime.data_types import DataType, data_type
+from switchml.p4runtime.entries import ActionCall, MatchKind
+from switchml.p4runtime.refusals import invalid, not_found, unimplemented
+from switchml.p4runtime.stubs import p4info_pb2
+
+_KINDS = {
+    p4info_pb2.MatchField.EXACT: MatchKind.EXACT,
+    p4info_pb2.MatchField.LPM: MatchKind.LPM,
+    p4info_pb2.MatchField.TERNARY: MatchKind.TERNARY,
+    p4info_pb2.MatchField.RANGE: MatchKind.RANGE,
+    p4info_pb2.MatchField.OPTIONAL: MatchKind.OPTIONAL,
+}
+NEED_PRIORITY = frozenset({MatchKind.TERNARY, MatchKind.RANGE, MatchKind.OPTIONAL})
+
+
+@dataclass(frozen=True)
+class FieldInfo:
+    """A field of a key, or of a packet's metadata."""
+
+    id: int
+    name: str
+    width: int
+    kind: MatchKind = MatchKind.EXACT
+
+
+@dataclass(frozen=True)
+class ParameterInfo:
+    id: int
+    name: str
+    width: int
+
+
+@dataclass(frozen=True)
+class ActionInfo:
+    id: int
+    name: str
+    parameters: tuple[ParameterInfo, ...]
+
+    def call(self, arguments: Mapping[str, int]) -> ActionCall:
+        """A call with arguments by name. Raises INVALID_ARGUMENT when they are not the action's."""
+        names = [parameter.name for parameter in self.parameters]
+        if set(names) != set(arguments):
+            raise invalid(
+                f"action {self.name} takes {', '.join(names) or 'no parameters'}, not {', '.join(arguments)}"
+            )
+        return ActionCall(self.name, tuple(arguments[name] for name in names))
+
+    def arguments(self, call: ActionCall) -> dict[str, int]:
+        """The arguments of a call by name."""
+        return dict(zip((parameter.name for parameter in self.parameters), call.arguments, strict=True))
+
+
+@dataclass(frozen=True)
+class ProfileInfo:
+    """size: members, 0 = no limit. max_group_size: 0 = no limit; of weights, or of members when `sums_members`."""
+
+    id: int
+    name: str
+    selector: bool
+    table_ids: tuple[int, ...]
+    size: int
+    max_group_size: int
+    sums_members: bool
+    max_member_weight: int
+    weights_disallowed: bool
+
+
+@dataclass(frozen=True)
+class TableInfo:
+    """actions: by id, with the place they may stand (`TABLE_AND_DEFAULT`, `TABLE_ONLY`, `DEFAULT_ONLY`). default: the
+    program's own default action."""
+
+    id: int
+    name: str
+    fields: Mapping[int, FieldInfo]
+    actions: Mapping[int, tuple[ActionInfo, str]]
+    const_default: bool
+    profile: ProfileInfo | None
+    counter: int  # id of the direct counter, 0 = none
+    meter: int  # id of the direct meter, 0 = none
+    idle_timeout: bool
+    const: bool
+    size: int
+    default: ActionCall
+
+    @property
+    def needs_priority(self) -> bool:
+        return any(field.kind in NEED_PRIORITY for field in self.fields.values())
+
+
+@dataclass(frozen=True)
+class ArrayInfo:
+    """A counter or a meter. kind: the meter's type by name, "" for counters."""
+
+    id: int
+    name: str
+    size: int
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class RegisterInfo:
+    id: int
+    name: str
+    size: int
+    type: DataType
+
+
+@dataclass(frozen=True)
+class ValueSetInfo:
+    id: int
+    name: str
+    size: int
+    fields: Mapping[int, FieldInfo]
+
+
+@dataclass(frozen=True)
+class DigestInfo:
+    """fields: names of a struct's fields; those of a tuple are their numbers."""
+
+    id: int
+    name: str
+    type: DataType
+    fields: tuple[str, ...]
+
+
+class _Object(Protocol):
+    @property
+    def id(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+
+
+_T = TypeVar("_T", bound=_Object)
+
+
+class Objects(Generic[_T]):
+    """The objects of one kind, by id and by name. kind: as it is called in messages."""
+
+    def __init__(self, kind: str, objects: Iterable[_T]) -> None:
+        self.kind = kind
+        self.by_id: dict[int, _T] = {}
+        self.by_name: dict[str, _T] = {}
+        for found in objects:
+            if found.id == 0 or found.id in self.by_id or found.name in self.by_name:
+                raise invalid(f"P4Info: {kind} {found.name!r} with id {found.id:#x}: no id, or a second one")
+            self.by_id[found.id] = found
+            self.by_name[found.name] = found
+
+    def get(self, object_id: int) -> _T:
+        """Raises NOT_FOUND; INVALID_ARGUMENT for 0, which is no id."""
+        if object_id == 0:
+            raise invalid(f"the {self.kind} id is not set")
+        try:
+            return self.by_id[object_id]
+        except KeyError:
+            raise not_found(f"there is no {self.kind} with id {object_id:#x} in the P4Info") from None
+
+    def named(self, name: str) -> _T:
+        """Raises NOT_FOUND."""
+        try:
+            return self.by_name[name]
+        except KeyError:
+            raise not_found(
+                f"the switch's program has no {self.kind} {name}; load the P4 program that this controller is for"
+            ) from None
+
+    def select(self, object_id: int) -> list[_T]:
+        """One object; all for 0, as wildcard reads have it."""
+        return list(self.by_id.values()) if object_id == 0 else [self.get(object_id)]
+
+
+class Schema:
+    """All of a P4Info. Raises RuntimeRequestError INVALID_ARGUMENT when it contradicts itself, UNIMPLEMENTED for
+    types that are not supported: values translated to strings (`@p4runtime_translation(..., string)`)."""
+
+    def __init__(self, info: Any) -> None:
+        self.message = info
+        self.actions = Objects("action", map(_action, info.actions))
+        self.profiles = Objects("action profile", map(_profile, info.action_profiles))
+        self._direct_counters = {counter.preamble.id: counter for counter in info.direct_counters}
+        self._direct_meters = {meter.preamble.id: meter for meter in info.direct_meters}
+        self.tables = Objects("table", map(self._table, info.tables))
+        self.counters = Objects(
+            "counter", (ArrayInfo(c.preamble.id, c.preamble.name, c.size) for c in info.counters)
+        )
+        self.meters = Objects(
+            "meter", (ArrayInfo(m.preamble.id, m.preamble.name, m.size, meter_kind(m)) for m in info.meters)
+        )
+        self.registers = Objects(
+            "register",
+            (
+                RegisterInfo(r.preamble.id, r.preamble.name, r.size, data_type(r.type_spec, info.type_info))
+                for r in info.registers
+            ),
+        )
+        self.value_sets = Objects(
+            "value set",
+            (
+                ValueSetInfo(v.preamble.id, v.preamble.name, v.size, _fields(v.match, v.preamble.name))
+                for v in info.value_sets
+            ),
+        )
+        self.digests = Objects(
+            "digest",
+            (
+                DigestInfo(
+                    d.preamble.id,
+                    d.preamble.name,
+                    data_type(d.type_spec, info.type_info),
+                    _digest_fields(d.type_spec, info.type_info),
+                )
+                for d in info.digests
+            ),
+        )
+        headers = {header.preamble.name: header for header in info.controller_packet_metadata}
+        self.packet_in = _metadata(headers.get("packet_in"))
+        self.packet_out = _metadata(headers.get("packet_out"))
+
+    @classmethod
+    def parse(cls, serialised: bytes) -> Schema:
+        return cls(p4info_pb2.P4Info.FromString(serialised))
+
+    def meter_kind_of(self, table: TableInfo) -> str:
+        """The type of a table's direct meter, by name."""
+        return meter_kind(self._direct_meters[table.meter])
+
+    def _table(self, table: Any) -> TableInfo:
+        name = table.preamble.name
+        resources = list(table.direct_resource_ids)
+        profile = None
+        if table.implementation_id:
+            profile = self.profiles.by_id.get(table.implementation_id)
+            if profile is None:
+                raise invalid(f"P4Info: table {name}: no action profile {table.implementation_id:#x}")
+        actions = {}
+        for reference in table.action_refs:
+            action = self.actions.by_id.get(reference.id)
+            if action is None:
+                raise invalid(f"P4Info: table {name}: no action {reference.id:#x}")
+            actions[reference.id] = (action, p4info_pb2.ActionRef.Scope.Name(reference.scope))
+        return TableInfo(
+            id=table.preamble.id,
+            name=name,
+            fields=_fields(table.match_fields, name),
+            actions=actions,
+            const_default=table.const_default_action_id != 0,
+            profile=profile,
+            counter=next((key for key in resources if key in self._direct_counters), 0),
+            meter=next((key for key in resources if key in self._direct_meters), 0),
+            idle_timeout=table.idle_timeout_behavior == p4info_pb2.Table.NOTIFY_CONTROL,
+            const=table.is_const_table,
+            size=table.size,
+            default=self._default(table),
+        )
+
+    def _default(self, table: Any) -> ActionCall:
+        """Where the P4Info does not say: NoAction, or else the last of the table's actions."""
+        if table.HasField("initial_default_action"):
+            initial = table.initial_default_action
+            arguments = tuple(int.from_bytes(argument.value, "big") for argument in initial.arguments)
+            return ActionCall(self.actions.get(initial.action_id).name, arguments)
+        names = [self.actions.get(reference.id).name for reference in table.action_refs]
+        return ActionCall("NoAction" if "NoAction" in names or not names else names[-1])
+
+
+def meter_kind(meter: Any) -> str:
+    """The type by name: TWO_RATE_THREE_COLOR or another."""
+    return str(p4info_pb2.MeterSpec.Type.Name(meter.spec.type))
+
+
+def _digest_fields(spec: Any, type_info: Any) -> tuple[str, ...]:
+    if spec.HasField("struct"):
+        return tuple(member.name for member in type_info.structs[spec.struct.name].members)
+    return tuple(str(index) for index in range(len(spec.tuple.members) or 1))
+
+
+def _action(action: Any) -> ActionInfo:
+    name = action.preamble.name
+    return ActionInfo(
+        action.preamble.id,
+        name,
+        tuple(ParameterInfo(p.id, p.name, _width(p, f"action {name}")) for p in action.params),
+    )
+
+
+def _profile(profile: Any) -> ProfileInfo:
+    sums_members = profile.HasField("sum_of_members")
+    return ProfileInfo(
+        id=profile.preamble.id,
+        name=profile.preamble.name,
+        selector=profile.with_selector,
+        table_ids=tuple(profile.table_ids),
+        size=profile.size,
+        max_group_size=profile.max_group_size,
+        sums_members=sums_members,
+        max_member_weight=profile.sum_of_members.max_member_weight if sums_members else 0,
+        weights_disallowed=profile.weights_disallowed,
+    )
+
+
+def _fields(fields: Any, owner: str) -> dict[int, FieldInfo]:
+    found = {}
+    for each in fields:
+        kind = _KINDS.get(each.match_type)
+        if kind is None:
+            raise unimplemented(f"P4Info: {owner}: field {each.name} has a match kind that is not supported")
+        found[each.id] = FieldInfo(each.id, each.name, _width(each, owner), kind)
+    return found
+
+
+def _metadata(header: Any) -> tuple[FieldInfo, ...]:
+    if header is None:
+        return ()
+    return tuple(FieldInfo(m.id, m.name, _width(m, header.preamble.name)) for m in header.metadata)
+
+
+def _width(field: Any, owner: str) -> int:
+    """Bits; a translated type's are those that it has towards the control plane."""
+    if field.bitwidth <= 0:
+        raise unimplemented(
+            f"P4Info: {owner}: {field.name} has no bit width: values translated to strings are not supported"
+        )
+    return int(field.bitwidth)

@@ -1,0 +1,80 @@
+"""The account of a run, from made-up counters."""
+
+from __future__ import annotations
+
+import pytest
+from rich.console import Console
+
+from switchml.launch.screen import summary
+from switchml.launch.throughput import Meter, Traffic
+
+
+def test_only_what_came_after_the_first_reading_counts() -> None:
+    meter = Meter({"packets_received": 100, "elements_added": 4000}, 10.0, world_size=4)
+    traffic = meter.read({"packets_received": 160, "elements_added": 4800}, 12.0)
+    assert traffic.counters == {"packets_received": 60, "elements_added": 800}
+    assert traffic.packet_rate == pytest.approx(30)
+    assert traffic.elements == 200
+    assert traffic.elements_per_second == pytest.approx(100)
+
+
+def test_idle_time_does_not_lower_the_rate() -> None:
+    meter = Meter({}, 0.0, world_size=1)
+    meter.read({"elements_added": 0}, 5.0)
+    meter.read({"elements_added": 100}, 6.0)
+    traffic = meter.read({"elements_added": 100}, 60.0)
+    assert traffic.active == pytest.approx(1.0)
+    assert traffic.elements_per_second == pytest.approx(100)
+    assert traffic.packet_rate == 0
+
+
+def test_no_sums_is_no_rate() -> None:
+    assert Meter({}, 0.0, 2).read({"elements_added": 0}, 1.0).elements_per_second == 0
+
+
+def test_counters_are_named_in_the_order_of_the_table() -> None:
+    traffic = Traffic(
+        {"fault_lost": 2, "dropped_stale": 3, "dropped_duplicate": 1, "dropped_wrong_job": 0}, 2
+    )
+    assert list(traffic.named("dropped_").items()) == [("dropped_duplicate", 1), ("dropped_stale", 3)]
+    assert traffic.named("fault_") == {"fault_lost": 2}
+
+
+def _shown(traffic: Traffic | None, exit_code: int = 0) -> str:
+    console = Console(width=100)
+    with console.capture() as capture:
+        console.print(summary(traffic, workers=4, seconds=12.34, exit_code=exit_code))
+    return capture.get()
+
+
+def test_the_summary_names_drops_and_faults() -> None:
+    text = _shown(
+        Traffic(
+            {
+                "packets_received": 1000,
+                "bytes_received": 1_034_000,
+                "elements_added": 256_000,
+                "results_retransmitted": 5,
+                "dropped_duplicate": 2,
+                "fault_lost": 11,
+            },
+            world_size=4,
+            active=2.0,
+        )
+    )
+    for words in (
+        "1.0 MB in 1,000 packets",
+        "retransmissions",
+        "dropped duplicate",
+        "on purpose lost",
+        "32,000",
+        "12.3 s",
+    ):
+        assert words in text
+    assert "exit code" not in text
+
+
+def test_the_summary_says_when_nothing_is_known_or_nothing_went_through() -> None:
+    assert "did not answer" in _shown(None, exit_code=3)
+    assert "exit code" in _shown(None, exit_code=3)
+    assert "did the script ask" in _shown(Traffic({"packets_received": 0}, 4))

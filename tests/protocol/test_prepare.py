@@ -1,0 +1,78 @@
+"""Compiling before it is needed: what is said of it, and who waits for whom."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from switchml.protocol import jit, prepare
+
+pytestmark = pytest.mark.skipif(jit.DISABLED, reason="NUMBA_DISABLE_JIT is set: nothing is compiled")
+
+
+def new_function() -> object:
+    """A function that nobody has compiled."""
+
+    def triple(value: int) -> int:
+        return 3 * value
+
+    return jit.compiled(triple)
+
+
+@pytest.fixture(autouse=True)
+def no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(jit._CacheImpl, "_locator_classes", [])
+
+
+def test_what_is_compiled_already_is_not_spoken_of(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(prepare, "_SILENT", 0.0)
+    function = new_function()
+    assert prepare.prepare(function, "tripler", 1) == 1
+    told = capfd.readouterr().err
+    assert told.startswith("switchml: compiling the tripler for this machine")
+    assert told.splitlines()[-1].startswith("switchml: compiled 1 functions in ")
+    assert prepare.prepare(function, "tripler", 1) == 0
+    assert capfd.readouterr().err == ""
+
+
+def test_what_is_quick_is_not_spoken_of(capfd: pytest.CaptureFixture[str]) -> None:
+    assert prepare.prepare(new_function(), "tripler", 1) == 1
+    assert capfd.readouterr().err == ""
+
+
+HOLD = """
+import sys
+from switchml.protocol import prepare
+with prepare._alone(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_the_lock_is_of_one_folder_and_ends_with_its_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "_PATIENCE", 0.3)
+    naps: list[float] = []
+    monkeypatch.setattr(prepare.time, "sleep", naps.append)
+    (tmp_path / "other").mkdir()
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with prepare._alone(str(tmp_path / "other")):
+            assert naps == []
+        with prepare._alone(str(tmp_path)):
+            assert naps  # waited, and went on without
+        holder.kill()
+        holder.wait()
+        naps.clear()
+        with prepare._alone(str(tmp_path)):
+            assert naps == []

@@ -1,0 +1,55 @@
+"""Ranks meet in torch's rendezvous store; who does not come is named."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from torch._C._distributed_c10d import Store
+
+from switchml.errors import JoinTimeoutError
+
+# Seconds between two looks at the store.
+FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.05
+
+
+def gather_ranks(
+    store: Store, rank: int, world_size: int, timeout: float, *, deadline: float | None = None
+) -> None:
+    """Return when all ranks have called this on `store`.
+
+    Args:
+        store: for this meeting alone.
+        rank: this process's in the group.
+        world_size: ranks of the group.
+        timeout: seconds from now.
+        deadline: where some of `timeout` have passed already: its end by `time.monotonic`.
+
+    Raises:
+        JoinTimeoutError: names the missing ranks.
+    """
+    keys = [f"here/{other}" for other in range(world_size)]
+    store.set(keys[rank], "1")
+    if wait_for_keys(store, keys, time.monotonic() + timeout if deadline is None else deadline):
+        return
+    missing = [str(other) for other, key in enumerate(keys) if not store.check([key])]
+    raise JoinTimeoutError(
+        f"rank {', '.join(missing)} of {world_size} did not come to the group within its timeout of {timeout:.0f} s; see "
+        "whether it is running and creates its groups in the same order, or give it more time"
+    )
+
+
+def wait_for_keys(store: Store, keys: Sequence[str], deadline: float) -> bool:
+    """True once all keys are set, False at the deadline (of `time.monotonic`).
+
+    Asks again and again: the store's own wait cannot be interrupted by Ctrl-C and logs when its time is over.
+    """
+    wanted = list(keys)
+    pause = FIRST_PAUSE
+    while not store.check(wanted):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return False
+        time.sleep(min(pause, left))
+        pause = min(2 * pause, LONGEST_PAUSE)
+    return True

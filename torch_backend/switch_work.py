@@ -1,0 +1,207 @@
+"""The handle that torch gets for a collective on the switch.
+
+Three parties take an interest in it, each at any time and on its own thread: a caller in `wait`, a future that DDP
+chains on, and the switch's worker that finishes it. `_settle` is where they meet; it runs once.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+from torch._C._distributed_c10d import Work
+from torch.futures import Future
+from typing_extensions import override
+
+from switchml.errors import CollectiveTimeoutError
+from switchml.torch_backend.completion_pool import CompletionPool
+from switchml.torch_backend.promise import Promise
+from switchml.torch_backend.reduction import seconds
+from switchml.torch_backend.untraced import untraced
+from switchml.worker.work import Work as Part
+
+Array = np.ndarray[Any, Any]
+Finish = Callable[[Sequence[Array]], None]
+"""Brings the parts' results to where the caller wants them."""
+
+UNLIMITED = timedelta(0)
+
+
+class SwitchWork(Work):
+    """Handle of one call, which may be several collectives on the switch (`parts`).
+
+    Args:
+        name: of the collective, for messages.
+        parts: in order of submission.
+        outputs: the tensors that hold the result; the value of the future. Kept alive, as are inputs that `parts` or
+            `finish` refer to.
+        pool: completes the future.
+        finish: runs once after all parts have succeeded; None if results are in place already.
+        notify: False if parts advance only inside their `wait` (the caller of a synchronous collective waits at once).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        parts: Sequence[Part],
+        outputs: list[torch.Tensor],
+        pool: CompletionPool,
+        *,
+        finish: Finish | None = None,
+        notify: bool = True,
+    ) -> None:
+        super().__init__()
+        self._name = name
+        self._parts: Sequence[Part] = parts
+        self._outputs = outputs
+        self._pool = pool
+        self._finish = finish
+        self._lock = threading.Lock()
+        self._settled = False
+        self._error: BaseException | None = None
+        self._promise: Promise[list[torch.Tensor]] | None = None
+        # Results that have yet to be copied must arrive even if the caller drops this handle.
+        self._watched = finish is not None and notify
+        self._notify = notify
+        if self._watched:
+            self._watch()
+
+    @untraced
+    def wait(self, timeout: timedelta = UNLIMITED) -> bool:
+        """Block until the result is there; 0 = until the collective's own deadline. Raises the collective's error.
+
+        Raises:
+            CollectiveTimeoutError: `timeout` has passed. The collective itself goes on.
+        """
+        if not self._settled:
+            self._wait_for_parts(seconds(timeout))
+            self._settle()
+        self._wait_for_future()
+        if self._error is not None:
+            raise self._error
+        return True
+
+    @override
+    @untraced
+    def is_completed(self) -> bool:
+        if self._settled:
+            return True
+        self._drive()
+        if not all(part.done() for part in self._parts):
+            return False
+        self._settle()
+        return True
+
+    @override
+    @untraced
+    def is_success(self) -> bool:
+        return self.is_completed() and self._error is None
+
+    @override
+    @untraced
+    def exception(self) -> BaseException | None:
+        return self._error if self.is_completed() else None
+
+    @override
+    def result(self) -> list[torch.Tensor]:
+        return self._outputs
+
+    @override
+    @untraced
+    def synchronize(self) -> None:
+        self.wait()
+
+    @override
+    def source_rank(self) -> int:
+        raise RuntimeError(f"{self._name} has no single source rank")
+
+    @untraced
+    def get_future(self) -> Future[list[torch.Tensor]]:
+        """Its value is the list of result tensors; it is completed on a thread of its own."""
+        with self._lock:
+            if self._promise is not None:
+                return self._promise.future
+            promise: Promise[list[torch.Tensor]] = Promise()
+            self._promise = promise
+            settled = self._settled
+            watch = not settled and not self._watched
+            self._watched |= watch
+        if settled:
+            self._end(promise)
+        elif watch:
+            self._watch()
+        return promise.future
+
+    def _end(self, promise: Promise[list[torch.Tensor]]) -> None:
+        if self._error is not None:
+            promise.fail(self._error)
+        else:
+            promise.keep(self._outputs)
+
+    def _wait_for_parts(self, timeout: float | None) -> None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for part in self._parts:
+            try:
+                part.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            except Exception as error:
+                if not part.done():
+                    raise CollectiveTimeoutError(
+                        f"{self._name} is not over after the {timeout} s given to wait(); it goes on until its own "
+                        f"deadline: wait again, or see the other ranks ({error})"
+                    ) from error
+
+    def _wait_for_future(self) -> None:
+        """After `wait` the future is ready, whichever thread completes it."""
+        promise = self._promise
+        if promise is not None and not promise.future.done():
+            try:
+                promise.future.wait()
+            except Exception:
+                return  # the same error as ours
+
+    def _drive(self) -> None:
+        """Let parts advance without a caller in `wait`."""
+        with self._lock:
+            watch = not self._notify and not self._watched
+            self._watched |= watch
+        if watch:
+            self._watch()
+
+    def _watch(self) -> None:
+        if not self._notify or not self._parts:
+            self._pool.submit(self._finish_in_background)
+            return
+        # The parts finish in order, so the last one's end is the end of all, unless an earlier one failed.
+        self._parts[-1].add_done_callback(self._hand_over)
+
+    def _hand_over(self, _: Part) -> None:
+        # On the worker's own thread, which must go on moving packets.
+        self._pool.submit(self._finish_in_background)
+
+    def _finish_in_background(self) -> None:
+        self._wait_for_parts(None)
+        self._settle()
+
+    def _settle(self) -> None:
+        """All parts are done: bring results home and complete the future, once."""
+        with self._lock:
+            if self._settled:
+                return
+            self._error = next(
+                (error for part in self._parts if (error := part.exception()) is not None), None
+            )
+            if self._error is None and self._finish is not None:
+                try:
+                    self._finish([part.wait() for part in self._parts])
+                except Exception as error:
+                    self._error = error
+            self._parts, self._finish = (), None  # their memory is the caller's again
+            self._settled = True
+            promise = self._promise
+        if promise is not None:
+            self._end(promise)
