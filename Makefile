@@ -46,7 +46,7 @@ types: $(VENV)/.dev
 	MYPYPATH=scripts/mininet $(BIN)/mypy scripts/mininet/*.py
 
 pytest: $(VENV)/.dev $(PACKAGE)
-	$(if $(WHEEL),SWITCHML_TEST_INSTALLED=1) $(BIN)/pytest -n $(TEST_JOBS) --dist loadgroup --no-loadscope-reorder $(TEST_ARGS)
+	$(if $(WHEEL),SWITCHML_TEST_INSTALLED=1) $(BIN)/pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
 
 # World sizes 2, 3 and 4; TORCH_ARGS="--world-sizes 2 --json" and others: tests/pytorch_suite/run.py --help.
 test-torch: $(VENV)/.dev $(PACKAGE)

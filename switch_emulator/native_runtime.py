@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from typing_extensions import override
 
 from switchml.control.target import JobProgram, WorkerProgram
 from switchml.errors import SwitchMLError
@@ -112,6 +113,7 @@ class NativeRuntime(Runtime):
 
     # Tables
 
+    @override
     def insert(self, table: str, entry: TableEntry) -> None:
         entries, key = self._find(table), self._key(table, entry.key)
         if key in entries:
@@ -120,17 +122,21 @@ class NativeRuntime(Runtime):
             raise too_many(f"{table} is full: {len(entries)} entries")
         self._put(table, key, entry)
 
+    @override
     def modify(self, table: str, entry: TableEntry) -> None:
         self._existing(table, entry.key)
         self._put(table, self._key(table, entry.key), entry)
 
+    @override
     def delete(self, table: str, key: Mapping[str, Match], priority: int = 0) -> None:
         self._existing(table, key)
         self._put(table, self._key(table, key), None)
 
+    @override
     def entries(self, table: str) -> Sequence[TableEntry]:
         return tuple(self._find(table).values())
 
+    @override
     def set_default(self, table: str, action: ActionCall | None) -> None:
         if action is not None and action != self.default(table):
             self._check_action(table, action)
@@ -138,11 +144,13 @@ class NativeRuntime(Runtime):
                 f"{table}: default actions of the native pipeline are fixed; losses are set at its start (--loss)"
             )
 
+    @override
     def default(self, table: str) -> ActionCall:
         return self._schema.tables.named(table).default
 
     # Packet replication
 
+    @override
     def set_multicast_group(self, group: int, replicas: Sequence[Replica] | None) -> None:
         if replicas is None:
             if self._groups.pop(group, None) is None:
@@ -150,11 +158,13 @@ class NativeRuntime(Runtime):
         else:
             self._groups[group] = tuple(replicas)
 
+    @override
     def multicast_groups(self) -> Mapping[int, Sequence[Replica]]:
         return dict(self._groups)
 
     # State
 
+    @override
     def read_counter(self, counter: str, index: int | None = None) -> Sequence[CounterValue]:
         size = self._schema.counters.named(counter).size
         rows = range(size) if index is None else (_checked(index, size, counter),)
@@ -170,6 +180,7 @@ class NativeRuntime(Runtime):
             values.append(CounterValue(packets, size_at))
         return values
 
+    @override
     def write_counter(self, counter: str, index: int, value: CounterValue) -> None:
         _checked(index, self._schema.counters.named(counter).size, counter)
         column = self._column(counter)
@@ -185,6 +196,7 @@ class NativeRuntime(Runtime):
 
         self._target.between_packets(write)
 
+    @override
     def read_register(self, register: str, index: int | None = None) -> Sequence[int]:
         size = self._schema.registers.named(register).size
         places = list(range(size)) if index is None else [_checked(index, size, register)]
@@ -192,6 +204,7 @@ class NativeRuntime(Runtime):
             lambda: [self._get(register.rpartition(".")[2], at) for at in places]
         )
 
+    @override
     def write_register(self, register: str, index: int | None, value: int) -> None:
         size = self._schema.registers.named(register).size
         places = list(range(size)) if index is None else [_checked(index, size, register)]
@@ -384,7 +397,8 @@ class NativeRuntime(Runtime):
 
 class NativeDevice(Device[NativeRuntime]):
     """Takes our P4 program's P4Info and runs the native pipeline; the program's code is not looked at. What P4Runtime programmed
-    ends with its pipeline; jobs of the switch's own controller go on."""
+    ends with its pipeline; jobs of the switch's own controller go on.
+    """
 
     has_room = False
 
@@ -392,9 +406,11 @@ class NativeDevice(Device[NativeRuntime]):
         super().__init__(device_id)
         self._target = target
 
+    @override
     def stage(self, p4info: bytes, config: bytes) -> NativeRuntime:
         return NativeRuntime(self._target, Schema.parse(p4info))
 
+    @override
     def install(self, p4info: bytes, config: bytes, runtime: NativeRuntime) -> None:
         if self._runtime is not None:
             self._runtime.close()

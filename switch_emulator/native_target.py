@@ -14,9 +14,10 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
+from typing_extensions import override
 
 from switchml.control.ranges import RangeAllocator
-from switchml.control.target import JobProgram, SlotReading, TargetDescription, WorkerProgram
+from switchml.control.target import JobProgram, SlotReading, SwitchTarget, TargetDescription, WorkerProgram
 from switchml.errors import PoolExhaustedError, PortInUseError, SwitchMLError
 from switchml.link.datagrams import SocketAddress, enlarge_buffers, open_datagrams, socket_address
 from switchml.link.libc import monotonic_ns
@@ -73,7 +74,7 @@ def _listen(host: str, port: int) -> socket.socket:
     return sock
 
 
-class EmulatorTarget:
+class EmulatorTarget(SwitchTarget):
     """A `SwitchTarget` over the native pipeline. Its loop runs from construction to `close`.
 
     Raises:
@@ -120,6 +121,7 @@ class EmulatorTarget:
         self._thread.start()
         self._memory_server = MemoryServer(self._fabric, self._attach)
 
+    @override
     def describe(self) -> TargetDescription:
         description = TargetDescription(
             self._host, self._port, self._memory_server.name, POOL_SLOTS, MAX_PAYLOAD, MAX_WORKERS,
@@ -129,18 +131,22 @@ class EmulatorTarget:
             return replace(description, default_payload=_LOOPBACK_PAYLOAD, default_window=_LOOPBACK_WINDOW)
         return description
 
+    @override
     def add_job(self, job: JobProgram) -> None:
         self.between_packets(lambda: self._add_job(job))
 
+    @override
     def set_multicast(self, job_number: int, enabled: bool) -> None:
         def switch_over() -> None:
             self._switch.tables.jobs[job_number]["multicast"] = enabled
 
         self.between_packets(switch_over)
 
+    @override
     def remove_job(self, job_number: int) -> None:
         self.between_packets(lambda: self._remove_job(job_number))
 
+    @override
     def read_slot(self, job_number: int, slot: int, version: int) -> SlotReading:
         job = self._jobs[job_number]
         index = 2 * (job.pool_base + slot) + version
@@ -152,6 +158,7 @@ class EmulatorTarget:
 
         return self.between_packets(read)
 
+    @override
     def last_heard(self, job_number: int) -> list[float | None]:
         tables = self._switch.tables
         now = monotonic_ns(np.zeros(4, np.int64))
@@ -161,9 +168,11 @@ class EmulatorTarget:
             heard.append(None if at == 0 else max(0.0, (now - at) / 1e9))
         return heard
 
+    @override
     def counters(self) -> dict[str, int]:
         return named(SWITCH_COUNTERS, self._switch.counters.sum(axis=0) + self._ended)
 
+    @override
     def job_counters(self, job_number: int) -> dict[str, int]:
         return named(SWITCH_COUNTERS, self._switch.counters[job_number])
 
@@ -239,6 +248,7 @@ class EmulatorTarget:
         self._list_workers(number)
 
     def dismiss(self, number: int, rank: int) -> None:
+        """Take a worker out, if it is there."""
         self._remove_sender(number, rank)
         self._list_workers(number)
 

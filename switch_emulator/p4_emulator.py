@@ -227,6 +227,7 @@ class P4UdpEmulator:
 
     @property
     def p4runtime_address(self) -> str:
+        """host:port of the P4Runtime service."""
         return self.switch.p4runtime_address
 
     def counters(self) -> dict[str, int]:

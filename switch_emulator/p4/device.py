@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from typing_extensions import override
+
 from switchml.errors import SwitchMLError
 from switchml.p4runtime.refusals import RuntimeRequestError, invalid
 from switchml.switch_emulator.p4.loader import load_program
@@ -24,6 +26,7 @@ class P4Device(Device[P4Switch]):
         self._options = options
         self._on_commit = on_commit
 
+    @override
     def stage(self, p4info: bytes, config: bytes) -> P4Switch:
         try:
             return P4Switch(load_program(config), p4info=p4info, **self._options)
@@ -32,6 +35,7 @@ class P4Device(Device[P4Switch]):
         except SwitchMLError as error:
             raise invalid(str(error)) from error
 
+    @override
     def install(self, p4info: bytes, config: bytes, runtime: P4Switch) -> None:
         super().install(p4info, config, runtime)
         if self._on_commit is not None:

@@ -14,7 +14,8 @@ from switchml.switch_emulator.p4runtime.context import PipelineContext
 
 def parse_table_action(pipeline: PipelineContext, table: TableInfo, message: Any) -> TableAction:
     """An entry's action. Raises INVALID_ARGUMENT when it is of another form than the table's implementation wants,
-    NOT_FOUND for a member or group that is not there."""
+    NOT_FOUND for a member or group that is not there.
+    """
     what = f"table {table.name}"
     kind = message.WhichOneof("type")
     if kind is None:
@@ -40,6 +41,7 @@ def parse_table_action(pipeline: PipelineContext, table: TableInfo, message: Any
 
 
 def table_action_message(pipeline: PipelineContext, action: TableAction) -> Any:
+    """The message of an entry's action; None for an action that is not in the P4Info."""
     if isinstance(action, MemberRef):
         return pb.TableAction(action_profile_member_id=action.member)
     if isinstance(action, GroupRef):

@@ -26,7 +26,8 @@ from switchml.p4runtime.refusals import invalid, not_found, precondition, too_ma
 @dataclass(frozen=True)
 class Notice:
     """What a client is told. election_id: the highest seen, None while there was none. status: OK to the primary,
-    ALREADY_EXISTS to a backup, NOT_FOUND to all when there is no primary."""
+    ALREADY_EXISTS to a backup, NOT_FOUND to all when there is no primary.
+    """
 
     client: Hashable
     role: str
@@ -107,6 +108,7 @@ class Arbiter:
         return list(self._notices(role)) if was_primary else []
 
     def has_role(self, role: str) -> bool:
+        """Whether anyone has ever asked for this role."""
         return role in self._roles
 
     def is_primary(self, role: str, election_id: int | None) -> bool:
@@ -120,6 +122,7 @@ class Arbiter:
         )
 
     def is_primary_client(self, client: Hashable) -> bool:
+        """Whether this client is the primary of its role."""
         role = self._role_of.get(client)
         return role is not None and self._roles[role].primary() == client
 

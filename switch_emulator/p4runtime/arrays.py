@@ -21,6 +21,7 @@ from switchml.switch_emulator.p4runtime.updates import only_modify
 
 
 def write_counter(pipeline: PipelineContext, update: str, message: Any) -> None:
+    """Carry out an update of a `CounterEntry` (section 9.3)."""
     only_modify(update, "a counter")
     counter = pipeline.schema.counters.get(message.counter_id)
     cells = _cells(counter, message)
@@ -43,6 +44,7 @@ def read_counters(pipeline: PipelineContext, message: Any) -> Iterator[Any]:
 
 
 def write_meter(pipeline: PipelineContext, update: str, message: Any) -> None:
+    """Carry out an update of a `MeterEntry` (section 9.4)."""
     only_modify(update, "a meter")
     meter = pipeline.schema.meters.get(message.meter_id)
     refuse_colour_counters(message, "counter_data", f"meter {meter.name}")
@@ -66,6 +68,7 @@ def read_meters(pipeline: PipelineContext, message: Any) -> Iterator[Any]:
 
 
 def write_register(pipeline: PipelineContext, update: str, message: Any) -> None:
+    """Carry out an update of a `RegisterEntry` (section 9.7)."""
     only_modify(update, "a register")
     register = pipeline.schema.registers.get(message.register_id)
     cells = _cells(register, message)
@@ -93,7 +96,8 @@ def read_registers(pipeline: PipelineContext, message: Any) -> Iterator[Any]:
 
 def _selected_cells(array: ArrayInfo | RegisterInfo, wanted: int, message: Any) -> tuple[range, int | None]:
     """The cells to read, and the index when it is one. A read of all arrays (`wanted` is 0) means all their cells, whatever
-    its index says."""
+    its index says.
+    """
     cells = _cells(array, message) if wanted else range(array.size)
     return cells, cells.start if wanted and message.HasField("index") else None
 

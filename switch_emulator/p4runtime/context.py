@@ -39,6 +39,8 @@ class Memory:
 
 @dataclass
 class PipelineContext:
+    """What requests need to know of one pipeline."""
+
     schema: Schema
     runtime: Runtime
     digests: DigestBuffers = field(default_factory=DigestBuffers)

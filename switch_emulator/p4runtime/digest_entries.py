@@ -12,6 +12,7 @@ from switchml.switch_emulator.p4runtime.digests import DigestConfig
 
 
 def write(pipeline: PipelineContext, update: str, message: Any) -> None:
+    """Carry out an update of a `DigestEntry`."""
     digest = pipeline.schema.digests.get(message.digest_id)
     if update == "DELETE":
         pipeline.digests.delete(digest.name)

@@ -76,18 +76,22 @@ class DigestBuffers:
         self._next_id = 1
 
     def insert(self, name: str, config: DigestConfig) -> None:
+        """Begin to gather a digest. Raises ALREADY_EXISTS."""
         if name in self._digests:
             raise exists(f"digest {name} is configured already; use MODIFY")
         self._digests[name] = _Digest(config)
 
     def modify(self, name: str, config: DigestConfig) -> None:
+        """Change how a digest gathers. Raises NOT_FOUND."""
         self._get(name).config = config
 
     def delete(self, name: str) -> None:
+        """Gather a digest no longer; what waits is lost. Raises NOT_FOUND."""
         self._get(name)
         del self._digests[name]
 
     def configs(self) -> dict[str, DigestConfig]:
+        """The digests that gather, by name."""
         return {name: digest.config for name, digest in self._digests.items()}
 
     def receive(self, name: str, message: Message, now: int) -> DigestMessages | None:

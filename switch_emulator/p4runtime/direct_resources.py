@@ -22,6 +22,7 @@ from switchml.switch_emulator.p4runtime.updates import only_modify
 
 
 def write_counter(pipeline: PipelineContext, update: str, message: Any) -> None:
+    """Carry out an update of a `DirectCounterEntry`; the table entry must be there."""
     only_modify(update, "a direct counter")
     table, entry = _entry(pipeline, message, "counter")
     if message.HasField("data"):
@@ -40,6 +41,7 @@ def read_counters(pipeline: PipelineContext, message: Any) -> Iterator[Any]:
 
 
 def write_meter(pipeline: PipelineContext, update: str, message: Any) -> None:
+    """Carry out an update of a `DirectMeterEntry`; the table entry must be there."""
     only_modify(update, "a direct meter")
     refuse_colour_counters(message, "counter_data", "direct meter")
     table, entry = _entry(pipeline, message, "meter")

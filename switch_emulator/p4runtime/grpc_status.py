@@ -21,6 +21,7 @@ _FRAME = 48  # bytes of a p4.v1.Error in google.protobuf.Any, without its senten
 
 
 async def abort(context: Context, error: RuntimeRequestError) -> NoReturn:
+    """End a call with a refusal."""
     await context.abort(grpc.StatusCode[error.code], _short(error, _LARGEST_SENTENCE))
     raise AssertionError("abort returned")
 
@@ -64,4 +65,5 @@ def _short(error: RuntimeRequestError, longest: int) -> str:
 
 
 def code_number(name: str) -> int:
+    """The number of a gRPC status."""
     return int(code_pb2.Code.Value(name))

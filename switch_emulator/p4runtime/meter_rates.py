@@ -26,16 +26,19 @@ def parse_rates(config: Any, kind: str, what: str) -> MeterRates:
 
 
 def rates_message(rates: MeterRates) -> Any:
+    """The message of a meter's rates."""
     return pb.MeterConfig(cir=rates.cir, cburst=rates.cburst, pir=rates.pir, pburst=rates.pburst)
 
 
 def parse_counter(data: Any, what: str) -> CounterValue:
+    """The cell that a message gives. Raises INVALID_ARGUMENT for counts below 0."""
     if data.packet_count < 0 or data.byte_count < 0:
         raise invalid(f"{what}: counts can't be below 0")
     return CounterValue(data.packet_count, data.byte_count)
 
 
 def counter_message(value: CounterValue) -> Any:
+    """The message of a counter's cell."""
     return pb.CounterData(packet_count=value.packets, byte_count=value.bytes)
 
 

@@ -147,6 +147,7 @@ class Notifications:
 
 
 def packet_in_message(pipeline: PipelineContext, packet: PacketIn) -> Any:
+    """The StreamMessageResponse that brings a packet."""
     message = pb.StreamMessageResponse()
     message.packet.payload = packet.payload
     for field in pipeline.schema.packet_in:

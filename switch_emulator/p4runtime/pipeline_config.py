@@ -58,7 +58,8 @@ class PipelineConfigs:
 
     def for_requests(self) -> PipelineContext:
         """What Read and Write mean: the pipeline in force or, between a VERIFY_AND_SAVE and its COMMIT, the saved one. Raises
-        as `pipeline`, and UNIMPLEMENTED where the device can't have a saved one."""
+        as `pipeline`, and UNIMPLEMENTED where the device can't have a saved one.
+        """
         if self._saved is None:
             return self.pipeline()
         if self._saved.pipeline is None:

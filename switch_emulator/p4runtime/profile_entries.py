@@ -17,6 +17,7 @@ from switchml.switch_emulator.p4runtime.updates import check_presence
 
 
 def write_member(pipeline: PipelineContext, update: str, message: Any) -> None:
+    """Carry out an update of an `ActionProfileMember` (section 9.2.1)."""
     profile = pipeline.schema.profiles.get(message.action_profile_id)
     member = message.member_id
     what = f"{profile.name}: member {member}"
@@ -54,6 +55,7 @@ def read_members(pipeline: PipelineContext, message: Any) -> Iterator[Any]:
 
 
 def write_group(pipeline: PipelineContext, update: str, message: Any) -> None:
+    """Carry out an update of an `ActionProfileGroup` (section 9.2.2)."""
     profile = pipeline.schema.profiles.get(message.action_profile_id)
     group = message.group_id
     what = f"{profile.name}: group {group}"

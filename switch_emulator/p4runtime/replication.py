@@ -17,6 +17,7 @@ INSTANCE_WIDTH = 16  # bits of egress_rid in v1model
 
 
 def write(pipeline: PipelineContext, update: str, message: Any) -> None:
+    """Carry out an update of a `PacketReplicationEngineEntry`."""
     kind = message.WhichOneof("type")
     if kind == "multicast_group_entry":
         _write_group(pipeline, update, message.multicast_group_entry)

@@ -54,6 +54,7 @@ class P4RuntimeService:
         self._notifications.attach(None)
 
     async def StreamChannel(self, _requests: Any, context: Context) -> None:
+        """Serve one client's stream until it ends (section 16)."""
         stream = Stream()
         self._streams.add(stream)
         writer = asyncio.create_task(stream.write_to(context))
@@ -73,6 +74,7 @@ class P4RuntimeService:
             await abort(context, refusal)
 
     async def SetForwardingPipelineConfig(self, request: Any, context: Context) -> Any:
+        """Verify, save or commit a pipeline (section 14)."""
         # A client that goes away half-way must not let the next request in before the pipeline is there.
         work = asyncio.ensure_future(self._set_pipeline(request))
         refusal = await asyncio.shield(work)
@@ -81,6 +83,7 @@ class P4RuntimeService:
         return pb.SetForwardingPipelineConfigResponse()
 
     async def GetForwardingPipelineConfig(self, request: Any, context: Context) -> Any:
+        """What is in force (section 15)."""
         try:
             self._check_device(request.device_id)
             kind = pb.GetForwardingPipelineConfigRequest.ResponseType
@@ -92,6 +95,7 @@ class P4RuntimeService:
             await abort(context, error)
 
     async def Write(self, request: Any, context: Context) -> Any:
+        """Carry out a batch of updates in order; one that fails stops no other (section 12)."""
         try:
             async with self._exclusive:
                 self._check_primary(request)
@@ -107,6 +111,7 @@ class P4RuntimeService:
         return pb.WriteResponse()
 
     async def Read(self, request: Any, context: Context) -> AsyncIterator[Any]:
+        """Stream the entities that the requests select (section 13)."""
         found: list[Any] = []
         try:
             self._check_device(request.device_id)
@@ -124,6 +129,7 @@ class P4RuntimeService:
             await abort_batch(context, "requests", outcomes)
 
     async def Capabilities(self, request: Any, context: Context) -> Any:
+        """The version of the interface (section 17)."""
         if request.device_id not in (0, self._device.device_id):
             await abort(context, not_found(f"there is no device {request.device_id}"))
         return pb.CapabilitiesResponse(p4runtime_api_version=API_VERSION)

@@ -22,6 +22,7 @@ class Stream:
         self._outgoing: asyncio.Queue[Any] = asyncio.Queue()
 
     def send(self, message: Any) -> None:
+        """Queue a message; one too many is dropped."""
         if self._outgoing.qsize() < _WAITING or message.HasField("arbitration"):
             self._outgoing.put_nowait(message)
 
@@ -39,6 +40,7 @@ def election_id(message: Any) -> int | None:
 
 
 def arbitration_message(device_id: int, notice: Notice) -> Any:
+    """The answer to an arbitration update, and the news of another's."""
     message = pb.StreamMessageResponse()
     update = message.arbitration
     update.device_id = device_id

@@ -22,6 +22,7 @@ from switchml.switch_emulator.p4runtime.meter_rates import (
 
 
 def write(pipeline: PipelineContext, update: str, message: Any) -> None:
+    """Carry out an update of a `TableEntry`."""
     table = pipeline.schema.tables.get(message.table_id)
     if message.is_default_action:
         _write_default(pipeline, table, update, message)

@@ -13,6 +13,7 @@ from switchml.switch_emulator.p4runtime.updates import only_modify
 
 
 def write(pipeline: PipelineContext, update: str, message: Any) -> None:
+    """Carry out an update of a `ValueSetEntry`."""
     only_modify(update, "a value set")
     value_set = pipeline.schema.value_sets.get(message.value_set_id)
     what = f"value set {value_set.name}"

@@ -25,7 +25,8 @@ _WITH_EXTRA = (MatchKind.LPM, MatchKind.TERNARY, MatchKind.RANGE)
 
 def parse_key(fields: Mapping[int, FieldInfo], messages: Iterable[Any], what: str) -> dict[str, Match]:
     """The key of an entry. Raises INVALID_ARGUMENT for an unknown, repeated or missing field, for a match of another kind
-    and for one that is not in its canonical form; OUT_OF_RANGE for a value that does not fit."""
+    and for one that is not in its canonical form; OUT_OF_RANGE for a value that does not fit.
+    """
     key: dict[str, Match] = {}
     for message in messages:
         field = fields.get(message.field_id)
@@ -72,7 +73,8 @@ def key_messages(fields: Mapping[int, FieldInfo], key: Mapping[str, Match]) -> l
 
 def canonical_key(fields: Mapping[int, FieldInfo], key: Mapping[str, Match]) -> dict[str, Match]:
     """A runtime's key in the form that requests have. A program's own entries may spell out a match of anything, give a
-    value bits that do not count, or an optional field as a ternary one."""
+    value bits that do not count, or an optional field as a ternary one.
+    """
     canonical = {}
     for field in fields.values():
         match = key.get(field.name)
@@ -106,6 +108,7 @@ def as_ternary(match: Match, width: int) -> Match:
 
 
 def matches_anything(match: Match, width: int) -> bool:
+    """Whether the match spells out what an omitted field says."""
     if match.kind is MatchKind.RANGE:
         return match.value == 0 and match.extra == (1 << width) - 1
     return match.kind in (MatchKind.LPM, MatchKind.TERNARY) and match.extra == 0
@@ -115,7 +118,8 @@ def parse_action(
     actions: Mapping[int, tuple[ActionInfo, str]], message: Any, what: str, *, default: bool = False
 ) -> ActionCall:
     """An action of a table or profile. Raises INVALID_ARGUMENT for an action or parameter it has not, or that is missing;
-    PERMISSION_DENIED for one out of its place (`default`: the default entry); OUT_OF_RANGE for a value that does not fit."""
+    PERMISSION_DENIED for one out of its place (`default`: the default entry); OUT_OF_RANGE for a value that does not fit.
+    """
     known = actions.get(message.action_id)
     if known is None:
         raise invalid(f"{what} has no action {message.action_id:#x}")

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from typing_extensions import override
+
 from switchml.p4runtime import bytestrings
 from switchml.p4runtime.refusals import invalid, unimplemented
 from switchml.p4runtime.stubs import p4data_pb2
@@ -18,7 +20,8 @@ class DataType(Protocol):
     """leaves: how many integers a value has."""
 
     @property
-    def leaves(self) -> int: ...
+    def leaves(self) -> int:
+        """How many integers a value has."""
 
     def encode(self, values: Iterator[int], data: Any) -> None:
         """Puts the next `leaves` values into a P4Data."""
@@ -28,7 +31,7 @@ class DataType(Protocol):
 
 
 @dataclass(frozen=True)
-class BitType:
+class BitType(DataType):
     """bit<width> and int<width>; a serializable enum travels as its value, in `field`."""
 
     width: int
@@ -36,12 +39,15 @@ class BitType:
     field: str = "bitstring"
     leaves: int = 1
 
+    @override
     def encode(self, values: Iterator[int], data: Any) -> None:
         setattr(data, self.field, self.encode_value(next(values)))
 
     def encode_value(self, value: int) -> bytes:
+        """The bytes of one value."""
         return bytestrings.encode_signed(value, self.width) if self.signed else bytestrings.encode(value)
 
+    @override
     def decode(self, data: Any, what: str) -> list[int]:
         _expect(data, self.field, what)
         read = bytestrings.decode_signed if self.signed else bytestrings.decode
@@ -49,34 +55,41 @@ class BitType:
 
 
 @dataclass(frozen=True)
-class BoolType:
+class BoolType(DataType):
+    """bool: 0 or 1 in the pipeline."""
+
     leaves: int = 1
 
+    @override
     def encode(self, values: Iterator[int], data: Any) -> None:
         data.bool = bool(next(values))
 
+    @override
     def decode(self, data: Any, what: str) -> list[int]:
         _expect(data, "bool", what)
         return [int(data.bool)]
 
 
 @dataclass(frozen=True)
-class StructType:
+class StructType(DataType):
     """A struct or tuple, by the name of its field in P4Data."""
 
     members: tuple[DataType, ...]
     field: str
 
     @property
+    @override
     def leaves(self) -> int:
         return sum(member.leaves for member in self.members)
 
+    @override
     def encode(self, values: Iterator[int], data: Any) -> None:
         struct = getattr(data, self.field)
         struct.SetInParent()
         for member in self.members:
             member.encode(values, struct.members.add())
 
+    @override
     def decode(self, data: Any, what: str) -> list[int]:
         _expect(data, self.field, what)
         given = getattr(data, self.field).members
@@ -90,19 +103,22 @@ class StructType:
 
 
 @dataclass(frozen=True)
-class HeaderType:
+class HeaderType(DataType):
     """A header, always a valid one: a pipeline's message has no leaf for validity."""
 
     members: tuple[BitType, ...]
 
     @property
+    @override
     def leaves(self) -> int:
         return len(self.members)
 
+    @override
     def encode(self, values: Iterator[int], data: Any) -> None:
         data.header.is_valid = True
         data.header.bitstrings.extend(member.encode_value(next(values)) for member in self.members)
 
+    @override
     def decode(self, data: Any, what: str) -> list[int]:
         _expect(data, "header", what)
         if len(data.header.bitstrings) != len(self.members):
@@ -114,16 +130,18 @@ class HeaderType:
 
 
 @dataclass(frozen=True)
-class EnumType:
+class EnumType(DataType):
     """An enum without values of its own: its members' names in P4Data, their places in the pipeline."""
 
     names: tuple[str, ...]
     field: str = "enum"
     leaves: int = 1
 
+    @override
     def encode(self, values: Iterator[int], data: Any) -> None:
         setattr(data, self.field, self.names[next(values)])
 
+    @override
     def decode(self, data: Any, what: str) -> list[int]:
         _expect(data, self.field, what)
         name = getattr(data, self.field)

@@ -22,6 +22,8 @@ class FieldInfo:
 
 @dataclass(frozen=True)
 class ParameterInfo:
+    """A parameter of an action; width: bits."""
+
     id: int
     name: str
     width: int
@@ -29,6 +31,8 @@ class ParameterInfo:
 
 @dataclass(frozen=True)
 class ActionInfo:
+    """An action and its parameters in order."""
+
     id: int
     name: str
     parameters: tuple[ParameterInfo, ...]

@@ -8,6 +8,8 @@ from enum import Enum
 
 
 class MatchKind(Enum):
+    """How a field of a key is matched (section 9.1.1)."""
+
     EXACT = "exact"
     LPM = "lpm"
     TERNARY = "ternary"
@@ -18,7 +20,8 @@ class MatchKind(Enum):
 @dataclass(frozen=True)
 class Match:
     """One field of a key. EXACT, OPTIONAL: value. LPM: value and prefix length `extra`. TERNARY: value and mask
-    `extra`. RANGE: low and high (`extra`), both included. A field that is left out of an entry's key matches anything."""
+    `extra`. RANGE: low and high (`extra`), both included. A field that is left out of an entry's key matches anything.
+    """
 
     kind: MatchKind
     value: int
@@ -70,6 +73,8 @@ class TableEntry:
 
 @dataclass(frozen=True)
 class CounterValue:
+    """A counter's cell."""
+
     packets: int = 0
     bytes: int = 0
 
@@ -102,6 +107,8 @@ class CloneSession:
 
 @dataclass(frozen=True)
 class GroupMember:
+    """A member of a group, and how often it is chosen."""
+
     member: int
     weight: int = 1
 

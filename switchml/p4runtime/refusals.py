@@ -42,32 +42,40 @@ def failure(error: Exception, what: str) -> RuntimeRequestError:
 
 
 def invalid(message: str) -> RuntimeRequestError:
+    """INVALID_ARGUMENT."""
     return RuntimeRequestError("INVALID_ARGUMENT", message)
 
 
 def not_found(message: str) -> RuntimeRequestError:
+    """NOT_FOUND."""
     return RuntimeRequestError("NOT_FOUND", message)
 
 
 def exists(message: str) -> RuntimeRequestError:
+    """ALREADY_EXISTS."""
     return RuntimeRequestError("ALREADY_EXISTS", message)
 
 
 def denied(message: str) -> RuntimeRequestError:
+    """PERMISSION_DENIED."""
     return RuntimeRequestError("PERMISSION_DENIED", message)
 
 
 def too_many(message: str) -> RuntimeRequestError:
+    """RESOURCE_EXHAUSTED."""
     return RuntimeRequestError("RESOURCE_EXHAUSTED", message)
 
 
 def out_of_range(message: str) -> RuntimeRequestError:
+    """OUT_OF_RANGE."""
     return RuntimeRequestError("OUT_OF_RANGE", message)
 
 
 def precondition(message: str) -> RuntimeRequestError:
+    """FAILED_PRECONDITION."""
     return RuntimeRequestError("FAILED_PRECONDITION", message)
 
 
 def unimplemented(message: str) -> RuntimeRequestError:
+    """UNIMPLEMENTED."""
     return RuntimeRequestError("UNIMPLEMENTED", message)

@@ -42,7 +42,8 @@ class ProfileInfo:
 @dataclass(frozen=True)
 class TableInfo:
     """actions: by id, with the place they may stand (`TABLE_AND_DEFAULT`, `TABLE_ONLY`, `DEFAULT_ONLY`). default: the
-    program's own default action."""
+    program's own default action.
+    """
 
     id: int
     name: str
@@ -59,6 +60,7 @@ class TableInfo:
 
     @property
     def needs_priority(self) -> bool:
+        """Whether keys may overlap, so that entries need a priority above 0."""
         return any(field.kind in NEED_PRIORITY for field in self.fields.values())
 
 
@@ -74,6 +76,8 @@ class ArrayInfo:
 
 @dataclass(frozen=True)
 class RegisterInfo:
+    """An array of registers."""
+
     id: int
     name: str
     size: int
@@ -82,6 +86,8 @@ class RegisterInfo:
 
 @dataclass(frozen=True)
 class ValueSetInfo:
+    """A parser's value set; size: the members it may have."""
+
     id: int
     name: str
     size: int
@@ -146,7 +152,8 @@ class Objects(Generic[_T]):
 
 class Schema:
     """All of a P4Info. Raises RuntimeRequestError INVALID_ARGUMENT when it contradicts itself, UNIMPLEMENTED for
-    types that are not supported: values translated to strings (`@p4runtime_translation(..., string)`)."""
+    types that are not supported: values translated to strings (`@p4runtime_translation(..., string)`).
+    """
 
     def __init__(self, info: Any) -> None:
         self.message = info
@@ -193,6 +200,7 @@ class Schema:
 
     @classmethod
     def parse(cls, serialised: bytes) -> Schema:
+        """The schema of a serialised P4Info. Raises INVALID_ARGUMENT when it is none, and as the class."""
         try:
             info = p4info_pb2.P4Info.FromString(serialised)
         except DecodeError as error:

@@ -17,6 +17,8 @@ class BindingError(SwitchMLError):
 
 
 class EntryKey(NamedTuple):
+    """What identifies an entry."""
+
     table: DeclaredTable
     key: Mapping[str, Match]
     priority: int

@@ -14,13 +14,15 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+from typing_extensions import override
+
 from switchml.p4runtime.entries import ActionCall, CounterValue, Match, MatchKind, MeterRates, TableEntry
 from switchml.stf.bmv2_cli import Bmv2Error, RuntimeCli, end
 from switchml.stf.bmv2_files import PacketFiles
 from switchml.stf.language import Expect, Packet, Statement
 from switchml.stf.program_names import DeclaredCounter, DeclaredTable
 from switchml.stf.runner import ports_of
-from switchml.stf.script_target import Frames
+from switchml.stf.script_target import Frames, Target
 
 _START_SECONDS = 30.0
 _TAKE_SECONDS = 60.0
@@ -66,7 +68,7 @@ def own_notifications(switch: str, folder: Path) -> list[str]:
     return [option, f"ipc://{folder}/notifications.ipc"] if option in _options(switch) else []
 
 
-class Bmv2Switch:
+class Bmv2Switch(Target):
     """A `Target`. The script is needed to know which ports there are and how many packets are to come.
 
     capture: called with every frame and its time in microseconds, at the end, in the order of time.
@@ -130,16 +132,19 @@ class Bmv2Switch:
         lines = self._log.read_text(errors="replace").strip().splitlines()
         raise Bmv2Error(f"simple_switch has ended ({status}): {' / '.join(lines[:5]) or 'without a word'}")
 
+    @override
     def packet(self, port: int, frame: bytes) -> None:
         self._sent.append((self._files.put(port, frame), frame))
         self._settled = False
         self._last_port = port
         self._coming[port] -= 1
 
+    @override
     def wait(self, seconds: float) -> None:
         self._settle()
         time.sleep(seconds)
 
+    @override
     def finish(self) -> Frames:
         self._settle()
         received = self._files.received()
@@ -149,6 +154,7 @@ class Bmv2Switch:
                 self._capture(moment, frame)
         return {port: [frame for _, frame in records] for port, records in received.items() if records}
 
+    @override
     def close(self) -> None:
         if self._cli is not None:
             self._cli.close()
@@ -189,6 +195,7 @@ class Bmv2Switch:
         self._settle()
         return self._cli.run(command)
 
+    @override
     def add(self, table: DeclaredTable, entry: TableEntry) -> None:
         if not isinstance(entry.action, ActionCall):
             raise Bmv2Error(f"table {table.name}: only entries with an action of their own can be added")
@@ -206,20 +213,25 @@ class Bmv2Switch:
             raise Bmv2Error(f"table {table} has no such entry")
         return found
 
+    @override
     def remove(self, table: DeclaredTable, key: Mapping[str, Match], priority: int) -> None:
         self._command(f"table_delete {table.name} {self._handle(table.name, key, priority)}")
         del self._handles[table.name, frozenset(key.items()), priority]
 
+    @override
     def clear(self, table: DeclaredTable) -> None:
         self._command(f"table_clear {table.name}")
 
+    @override
     def set_default(self, table: DeclaredTable, action: ActionCall) -> None:
         self._command(f"table_set_default {table.name} {action.name} {' '.join(map(str, action.arguments))}")
 
+    @override
     def replicate(self, verb: str, arguments: Sequence[int]) -> str:
         told = self._command(f"{verb} {' '.join(map(str, arguments))}")
         return told if verb == "mirroring_get" else ""
 
+    @override
     def read_counter(self, counter: DeclaredCounter, index: int) -> CounterValue:
         told = self._command(f"counter_read {counter.name} {index}")
         found = re.search(r"\((\d+) bytes, (\d+) packets\)", told)
@@ -227,21 +239,25 @@ class Bmv2Switch:
             raise Bmv2Error(f"cannot read BMv2's answer {told!r}")
         return CounterValue(int(found[2]), int(found[1]))
 
+    @override
     def read_direct_counter(
         self, counter: DeclaredCounter, key: Mapping[str, Match], priority: int
     ) -> CounterValue:
         return self.read_counter(counter, self._handle(counter.table, key, priority))
 
+    @override
     def write_counter(self, counter: DeclaredCounter, index: int | None, value: CounterValue) -> None:
         if index is None:
             self._command(f"counter_reset {counter.name}")
         else:
             self._command(f"counter_write {counter.name} {index} {value.packets} {value.bytes}")
 
+    @override
     def read_register(self, register: str, index: int | None) -> Sequence[int]:
         told = self._command(f"register_read {register}{'' if index is None else f' {index}'}")
         return [int(number) for number in told.rpartition("=")[2].split(",")]
 
+    @override
     def write_register(self, register: str, index: int | None, value: int) -> None:
         if index is not None:
             self._command(f"register_write {register} {index} {value}")
@@ -250,6 +266,7 @@ class Bmv2Switch:
         if value:
             raise Bmv2Error("BMv2 resets a whole register to 0 only")
 
+    @override
     def set_meter(self, meter: str, index: int, rates: MeterRates) -> None:
         committed, peak = (
             f"{rate / 1e6:.9f}:{burst}"
@@ -257,6 +274,7 @@ class Bmv2Switch:
         )
         self._command(f"meter_set_rates {meter} {index} {committed} {peak}")
 
+    @override
     def get_meter(self, meter: str, index: int) -> MeterRates | None:
         told = self._command(f"meter_get_rates {meter} {index}")
         found = re.findall(r"info rate = ([\d.e+-]+), burst size = (\d+)", told)

@@ -104,13 +104,14 @@ class PacketFiles:
         return {port: _records(self._path(port, "out")) for port in self._ports}
 
     def close(self) -> None:
+        """Close the pipes."""
         for pipe in self._pipes.values():
             os.close(pipe)
         self._pipes.clear()
 
 
 def _records(path: Path) -> list[tuple[int, bytes]]:
-    """The whole records of a pcap file that may still grow. (BMv2 writes no link type, so it is not looked at.)"""
+    """The whole records of a pcap file that may still grow. BMv2 writes no link type, so it is not looked at."""
     data = path.read_bytes() if path.exists() else b""
     found = []
     at = _HEADER.size

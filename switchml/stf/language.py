@@ -38,11 +38,15 @@ class StfError(SwitchMLError):
 
 @dataclass(frozen=True)
 class Statement:
+    """One line of a script; line: its number."""
+
     line: int
 
 
 @dataclass(frozen=True)
 class Packet(Statement):
+    """A frame comes in."""
+
     port: int
     data: bytes
 
@@ -58,11 +62,15 @@ class Expect(Statement):
 
 @dataclass(frozen=True)
 class NoPacket(Statement):
+    """No frame leaves by this port; None: by any."""
+
     port: int | None
 
 
 @dataclass(frozen=True)
 class Wait(Statement):
+    """Time passes; seconds: how much."""
+
     seconds: float
 
 
@@ -87,6 +95,8 @@ class Add(Statement):
 
 @dataclass(frozen=True)
 class SetDefault(Statement):
+    """A table's default action is set."""
+
     table: str
     action: Call
 
@@ -110,6 +120,7 @@ class Condition:
     number: int
 
     def holds(self, value: int) -> bool:
+        """Whether `value` meets it."""
         return OPERATORS[self.operator](value, self.number)
 
     def __str__(self) -> str:
@@ -118,6 +129,8 @@ class Condition:
 
 @dataclass(frozen=True)
 class CheckCounter(Statement):
+    """A counter's cell, or that of the entry with this handle, meets a condition."""
+
     counter: str
     index: str
     condition: Condition | None
@@ -125,6 +138,8 @@ class CheckCounter(Statement):
 
 @dataclass(frozen=True)
 class CheckRegister(Statement):
+    """A register's cell meets a condition."""
+
     register: str
     index: int
     condition: Condition

@@ -32,6 +32,7 @@ class DeclaredTable:
 
     @property
     def prioritised(self) -> bool:
+        """Whether entries have a priority."""
         return self.kind in ("ternary", "range")
 
     def field(self, name: str) -> FieldInfo:
@@ -61,6 +62,7 @@ class DeclaredTable:
         )
 
     def action(self, name: str) -> ActionInfo:
+        """An action of the table by its short name. Raises UnknownNameError."""
         return _find(f"action of table {self.name}", name, {action.name: action for action in self.actions})
 
 
@@ -75,21 +77,27 @@ class DeclaredCounter:
 
 @dataclass(frozen=True)
 class Names:
+    """All that a program declares, by full name; registers and meters: their sizes."""
+
     tables: dict[str, DeclaredTable]
     counters: dict[str, DeclaredCounter]
     registers: dict[str, int]
     meters: dict[str, int]
 
     def table(self, name: str) -> DeclaredTable:
+        """A table by its short name. Raises UnknownNameError."""
         return _find("table", name, self.tables)
 
     def counter(self, name: str) -> DeclaredCounter:
+        """A counter by its short name. Raises UnknownNameError."""
         return _find("counter", name, self.counters)
 
     def register(self, name: str) -> str:
+        """A register's full name by its short one. Raises UnknownNameError."""
         return _find("register", name, {full: full for full in self.registers})
 
     def meter(self, name: str) -> str:
+        """A meter's full name by its short one. Raises UnknownNameError."""
         return _find("meter", name, {full: full for full in self.meters})
 
 

@@ -38,6 +38,7 @@ class Failure:
     difference: Difference | None = None
 
     def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
         told: dict[str, Any] = {"line": self.line, "message": self.message}
         if self.difference is not None:
             told |= {
@@ -59,9 +60,11 @@ class Report:
 
     @property
     def passed(self) -> bool:
+        """Whether all went as the script says."""
         return not self.failures
 
     def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
         return {
             "passed": self.passed,
             "packets_in": self.packets_in,

@@ -24,6 +24,7 @@ class Outcome:
     reason: str = ""
 
     def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
         return asdict(self)
 
 

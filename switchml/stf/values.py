@@ -10,7 +10,8 @@ _BITS = {"0x": 4, "0b": 1, "0o": 3}
 
 def value_and_mask(text: str, width: int) -> tuple[int, int]:
     """A constant of which digits may be `*`. Without one, all bits of the field count; with one, those of the digits
-    written, as p4c's runner has it: 0x2* on 16 bits says nothing of the upper byte."""
+    written, as p4c's runner has it: 0x2* on 16 bits says nothing of the upper byte.
+    """
     if text == "*":
         return 0, 0
     if "*" not in text:

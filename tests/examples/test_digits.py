@@ -79,7 +79,6 @@ def _digests(folder: Path, *options: str) -> list[str]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.xdist_group("digits")
 @pytest.mark.parametrize("path", PATHS)
 def test_parameters_are_bitwise_equal_from_run_to_run(
     path: str, plain_digests: list[str], tmp_path: Path

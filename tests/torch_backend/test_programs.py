@@ -38,7 +38,6 @@ def collectives(launcher: Any) -> list[dict[str, str]]:
     return reports
 
 
-@pytest.mark.xdist_group("collectives")
 @pytest.mark.parametrize("check", checks_of("collectives.py"))
 def test_collectives(collectives: list[dict[str, str]], check: str) -> None:
     for rank, report in enumerate(collectives):
@@ -67,7 +66,6 @@ def training(launcher: Any) -> list[Any]:
     return reports
 
 
-@pytest.mark.xdist_group("training")
 @pytest.mark.parametrize("case", TRAINING)
 def test_training(training: list[Any], case: str) -> None:
     """Parameters are bitwise equal over ranks, and near gloo's where gloo does the same arithmetic."""
@@ -85,7 +83,6 @@ def test_training(training: list[Any], case: str) -> None:
         assert first["seen"] == second["seen"] == 128
 
 
-@pytest.mark.xdist_group("training")
 def test_training_repeats_bit_for_bit(training: list[Any], launcher: Any) -> None:
     again = launcher.run("training.py", 2, "plain", SWITCHML_TRANSPORT="udp")
     assert again[0]["plain"]["digest"] == training[0]["plain"]["digest"]
@@ -109,7 +106,6 @@ def sharded(launcher: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Any
     return reports
 
 
-@pytest.mark.xdist_group("sharded")
 @pytest.mark.parametrize("case", SHARDED)
 def test_sharding_and_checkpoints(sharded: list[Any], case: str) -> None:
     first, second = (report[case] for report in sharded)
@@ -125,7 +121,6 @@ def failures(launcher: Any) -> list[Any]:
     return reports
 
 
-@pytest.mark.xdist_group("failures")
 def test_mismatched_sizes_reach_every_rank(failures: list[Any]) -> None:
     for report in failures:
         assert report["mismatch"]["error"] == "CollectiveMismatchError"
@@ -133,7 +128,6 @@ def test_mismatched_sizes_reach_every_rank(failures: list[Any]) -> None:
         assert "11" in report["mismatch"]["text"]
 
 
-@pytest.mark.xdist_group("failures")
 def test_a_missing_rank_fails_wait_and_future(failures: list[Any]) -> None:
     report = failures[0]["missing_rank"]
     assert report["wait"]["error"] == "CollectiveTimeoutError"
@@ -144,19 +138,16 @@ def test_a_missing_rank_fails_wait_and_future(failures: list[Any]) -> None:
         assert report["turns_of_another_thread"] > 5  # whoever waits does not hold the GIL
 
 
-@pytest.mark.xdist_group("failures")
 def test_a_missing_backward_pass_comes_out_of_ddp(failures: list[Any]) -> None:
     report = failures[0]["missing_backward"]
     assert report["error"] == "RuntimeError"
     assert "rank 1" in report["text"]
 
 
-@pytest.mark.xdist_group("failures")
 def test_a_short_wait_leaves_the_collective_alone(failures: list[Any]) -> None:
     assert failures[0]["impatient_wait"]["error"] == "CollectiveTimeoutError"
 
 
-@pytest.mark.xdist_group("failures")
 def test_a_new_group_works_after_a_failure(failures: list[Any]) -> None:
     assert [report["afterwards"] for report in failures] == [[2.0, 2.0]] * 2
 
@@ -167,19 +158,16 @@ def lifecycle(launcher: Any) -> list[Any]:
     return reports
 
 
-@pytest.mark.xdist_group("lifecycle")
 def test_groups_come_and_go(lifecycle: list[Any]) -> None:
     for report in lifecycle:
         assert report["sums"] == [3.0] * 9
         assert report["after_shutdown"] == "WorkerClosedError"
 
 
-@pytest.mark.xdist_group("lifecycle")
 def test_groups_share_the_embedded_switch_and_join_when_used(lifecycle: list[Any]) -> None:
     assert all(report["one_switch"] and report["unused"] == "" for report in lifecycle)
 
 
-@pytest.mark.xdist_group("lifecycle")
 def test_destroying_the_groups_leaves_nothing(lifecycle: list[Any]) -> None:
     for report in lifecycle:
         assert report["left"] == [{"threads": [], "switches": []}] * 3
@@ -263,7 +251,6 @@ def killed(launcher: Any) -> dict[int, list[Any]]:
     return programs
 
 
-@pytest.mark.xdist_group("killed")
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_rank_ends_the_others_with_an_error(killed: dict[int, list[Any]], victim: int) -> None:
     """Rank 0 owns the embedded switch."""

@@ -194,9 +194,11 @@ class P4RuntimeClient:
             self._call(self._stub.Write, request)
 
     def insert(self, *rows: Row) -> None:
+        """Add entries, in one request. Raises as `write`."""
         self.write(self.updates(Change.INSERT, rows))
 
     def delete(self, *rows: Row) -> None:
+        """Remove the entries that have these keys, in one request. Raises as `write`."""
         self.write(self.updates(Change.DELETE, rows))
 
     def updates(self, change: Change, rows: Iterable[Row]) -> list[Update]:

@@ -25,6 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from switchml.control.p4runtime import program
 from switchml.control.p4runtime.p4runtime_client import (
     Change,
@@ -35,7 +37,7 @@ from switchml.control.p4runtime.p4runtime_client import (
 )
 from switchml.control.p4runtime.program import Location
 from switchml.control.p4runtime.stations import Stations
-from switchml.control.target import JobProgram, SlotReading, TargetDescription
+from switchml.control.target import JobProgram, SlotReading, SwitchTarget, TargetDescription
 from switchml.errors import PoolExhaustedError, SwitchMLError, UsageError
 from switchml.p4runtime.p4info_files import p4info_beside, parse_p4info
 from switchml.p4runtime.refusals import P4RuntimeError
@@ -80,7 +82,7 @@ class _Job:
     heard: dict[int, float] = field(default_factory=dict)  # by rank, when more had come
 
 
-class P4RuntimeTarget:
+class P4RuntimeTarget(SwitchTarget):
     """A `SwitchTarget` over P4Runtime. It takes the whole switch: what its tables held is removed.
 
     address: dotted IPv4 at which the switch takes packets; udp_port: theirs, of the protocol's. mac: of that address, for ARP.
@@ -160,6 +162,7 @@ class P4RuntimeTarget:
         """Raises SwitchUnreachableError or NotPrimaryError once the switch can't be programmed any more."""
         self._client.check()
 
+    @override
     def describe(self) -> TargetDescription:
         return TargetDescription(
             host=self._address,
@@ -175,6 +178,7 @@ class P4RuntimeTarget:
             mac=self._mac,
         )
 
+    @override
     def add_job(self, job: JobProgram) -> None:
         if job.payload != self._shape.payload:
             raise UsageError(f"payload {job.payload}: this switch takes {self._shape.payload} bytes a packet")
@@ -203,6 +207,7 @@ class P4RuntimeTarget:
     def set_multicast(self, job_number: int, enabled: bool) -> None:
         """Nothing to do: the switch replicates results itself, and addresses every copy to its worker."""
 
+    @override
     def remove_job(self, job_number: int) -> None:
         with self._lock:
             if job_number in self._jobs:
@@ -242,9 +247,11 @@ class P4RuntimeTarget:
                 for worker in job.program.workers
             ]
 
+    @override
     def counters(self) -> dict[str, int]:
         return self._totals([(name, None) for name in self._arrays], None)
 
+    @override
     def job_counters(self, job_number: int) -> dict[str, int]:
         now = self._job_totals(job_number)
         with self._lock:

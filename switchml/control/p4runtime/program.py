@@ -91,11 +91,13 @@ def group_of(job_number: int) -> int:
 
 
 def own_address(schema: Schema, address: str, mac: int) -> Row:
+    """The switch answers ARP for this address."""
     (field,) = schema.tables.named(OWN_ADDRESS).fields.values()
     return _row(schema, OWN_ADDRESS, {field.name: _ipv4(address)}, IS_OURS, {"mac": mac})
 
 
 def sender(schema: Schema, job: JobProgram, worker: WorkerProgram) -> Row:
+    """This sender is a worker of this job."""
     return _row(schema, SENDER_TABLE, _sender_key(worker), KNOWN_SENDER, {"job": job.job_number})
 
 
@@ -125,20 +127,24 @@ def membership(schema: Schema, job: JobProgram, worker: WorkerProgram, epoch: in
 
 
 def reachable(schema: Schema, job: JobProgram, worker: WorkerProgram) -> Row:
+    """Packets of this worker go through: the switch knows where it is."""
     return _row(schema, WORKER_PORT, _worker_key(job, worker), REACHABLE, {})
 
 
 def rewrite(schema: Schema, job: JobProgram, worker: WorkerProgram, mac: int) -> Row:
+    """Results for this worker go to this address."""
     arguments = {"mac": mac, "addr": _ipv4(worker.address), "udp_port": worker.port}
     return _row(schema, WORKER_REWRITE, _worker_key(job, worker), TO_WORKER, arguments)
 
 
 def station(schema: Schema, mac: int, port: int) -> Row:
+    """This station is known behind this port."""
     key = {"hdr.ethernet.src_addr": mac, "standard_metadata.ingress_port": port}
     return _row(schema, STATION, key, KNOWN_STATION, {})
 
 
 def forward(schema: Schema, mac: int, port: int) -> Row:
+    """Packets for this station leave by this port."""
     return _row(schema, FORWARD, {"hdr.ethernet.dst_addr": mac}, SEND_TO, {"port": port})
 
 
