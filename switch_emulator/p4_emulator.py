@@ -13,9 +13,9 @@ import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from switchml.closing import Closing
 from switchml.control.tls import ServerTls
 from switchml.errors import PortInUseError, SwitchMLError, UsageError
 from switchml.p4runtime.p4info_files import p4info_beside, parse_p4info
@@ -88,7 +88,7 @@ class Wrapping:
         return ports
 
 
-class P4Emulator:
+class P4Emulator(Closing):
     """A P4 switch that runs until `close`, which also closes `ports`; a context manager.
 
     program: None = none until a controller sets one. p4runtime: where the service listens, host and port (0 = a free one);
@@ -163,16 +163,8 @@ class P4Emulator:
         """End everything. Idempotent."""
         self._stack.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class P4UdpEmulator:
+class P4UdpEmulator(Closing):
     """A P4 switch that workers join as they join the native one (`Emulator`, whose interface this is).
 
     host: the dotted address of its data port and services. udp_port: one of 48864 to 48879, which the program takes; 0 = one of
@@ -240,14 +232,6 @@ class P4UdpEmulator:
     def close(self) -> None:
         """End everything. Idempotent."""
         self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _listen(host: str, port: int) -> UdpPorts:

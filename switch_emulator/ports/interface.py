@@ -8,11 +8,11 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from typing_extensions import override
 
+from switchml.closing import Closing
 from switchml.errors import SwitchMLError
 
 LONGEST_WAIT = 1.0
@@ -34,7 +34,7 @@ class Frame(NamedTuple):
     time: int
 
 
-class Ports(ABC):
+class Ports(Closing, ABC):
     """The ports of a switch. Used by one thread; a context manager."""
 
     @abstractmethod
@@ -75,14 +75,6 @@ class Ports(ABC):
     def longest_wait(self) -> float:
         """Seconds after which `receive` is to be called, whether or not there is something to read."""
         return LONGEST_WAIT
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class WrappedPorts(Ports):

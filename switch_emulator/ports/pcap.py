@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
-from types import TracebackType
 from typing import NamedTuple
 
+from switchml.closing import Closing
 from switchml.switch_emulator.ports.interface import PortsError
 
 _MICROSECONDS = 0xA1B2C3D4
@@ -30,7 +30,7 @@ class Record(NamedTuple):
     data: bytes
 
 
-class PcapWriter:
+class PcapWriter(Closing):
     """Writes a file record by record; each is in the file before the call returns. A context manager.
 
     Raises:
@@ -52,14 +52,6 @@ class PcapWriter:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    def __enter__(self) -> PcapWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def read_pcap(path: str | os.PathLike[str]) -> Iterator[Record]:
