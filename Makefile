@@ -18,6 +18,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PACKAGE := $(VENV)/.$(if $(WHEEL),wheel,editable)
 
 TEST_ARGS ?=
+# Many tests wait, so there are more of them at once than processors; 0: one after another, in pytest's own process.
+TEST_JOBS ?= $(shell echo $$(( ($$(nproc) * 3 + 1) / 2 )))
 TORCH_ARGS ?=
 BENCH_ARGS ?= allreduce --workers 2,4 --sizes 4K:16M:64 --baseline gloo --check
 
@@ -44,7 +46,7 @@ types: $(VENV)/.dev
 	MYPYPATH=scripts/mininet $(BIN)/mypy scripts/mininet/*.py
 
 pytest: $(VENV)/.dev $(PACKAGE)
-	$(if $(WHEEL),SWITCHML_TEST_INSTALLED=1) $(BIN)/pytest $(TEST_ARGS)
+	$(if $(WHEEL),SWITCHML_TEST_INSTALLED=1) $(BIN)/pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
 
 # World sizes 2, 3 and 4; TORCH_ARGS="--world-sizes 2 --json" and others: tests/pytorch_suite/run.py --help.
 test-torch: $(VENV)/.dev $(PACKAGE)

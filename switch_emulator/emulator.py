@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-
+from switchml.closing import Closing
 from switchml.control.controller import Controller
 from switchml.control.server import ControlServer, serve
 from switchml.control.tls import ServerTls
@@ -11,7 +10,7 @@ from switchml.switch_emulator.faults import Faults
 from switchml.switch_emulator.native_target import EmulatorTarget
 
 
-class Emulator:
+class Emulator(Closing):
     """An emulated switch that runs until `close`; a context manager.
 
     Args:
@@ -68,11 +67,3 @@ class Emulator:
         self._server.close()
         self.controller.close()
         self.target.close()
-
-    def __enter__(self) -> Emulator:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -13,9 +13,9 @@ import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from switchml.closing import Closing
 from switchml.control.tls import ServerTls
 from switchml.errors import PortInUseError, SwitchMLError, UsageError
 from switchml.p4runtime.p4info_files import p4info_beside, parse_p4info
@@ -101,7 +101,7 @@ class Wrapping:
         return ports
 
 
-class P4Emulator:
+class P4Emulator(Closing):
     """A P4 switch that runs until `close`, which also closes `ports`; a context manager.
 
     Args:
@@ -178,16 +178,8 @@ class P4Emulator:
         """End everything. Idempotent."""
         self._stack.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class P4UdpEmulator:
+class P4UdpEmulator(Closing):
     """A P4 switch that workers join as they join the native one (`Emulator`, whose interface this is).
 
     The rest as for `Emulator` and `P4Emulator`.
@@ -259,14 +251,6 @@ class P4UdpEmulator:
     def close(self) -> None:
         """End everything. Idempotent."""
         self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _listen(host: str, port: int) -> UdpPorts:

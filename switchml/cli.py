@@ -27,6 +27,7 @@ COMMANDS = {
     "status": ("switchml.status:status", "Show a switch's jobs, workers and counters."),
     "bench": ("switchml.bench.cli:bench_app", "Measure collectives, next to other backends."),
     "stf": ("switchml.stf.cli:stf", "Play a packet script to a P4 program."),
+    "check": ("switchml.check.cli:check", "Search the state machines of worker and switch exhaustively."),
     "version": ("switchml.version:version", "Show the versions of switchml and of what it stands on."),
 }
 """Subcommands by name: where each one's function or `typer.Typer` is, and its line in the help."""

@@ -18,11 +18,24 @@ settings.register_profile(
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
+# The longest files begin, so that none of them ends the run alone.
+LONGEST = (
+    "examples/test_digits.py",
+    "torch_backend/test_programs.py",
+    "launch/test_run.py",
+    "bench/test_allreduce.py",
+    "torch_backend/test_autoload.py",
+    "controller/test_controller_training.py",
+    "p4runtime_server/test_shell_end_to_end.py",
+    "torch_backend/test_doctor.py",
+)
+
 RUN_MARK = f"SWITCHML_TEST_RUN={uuid.uuid4().hex}"
+TESTS = Path(__file__).parent
 LEAVE_GRACE = 5.0
 # Kept by multiprocessing for the life of the parent, one each.
 LONG_LIVED = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
-KERNEL = (0, 2)  # parents of its threads, which have no environment
+KERNEL = (0, 2)  # parents of its threads
 _bare: set[str] = set()  # pids of processes that have none either
 
 os.environ.update([RUN_MARK.split("=")])
@@ -32,33 +45,44 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under pytest-xdist, which gives out whole files in this order."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        places = {TESTS / file: place for place, file in enumerate(LONGEST)}
+        items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
 def _descendants() -> dict[int, str]:
     """Live processes that this run started, by pid: our children, and all that inherited our environment."""
     found = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
+    own, mark = os.getpid(), RUN_MARK.encode()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
-            if state in "ZX":
+            state, parent = _read(pid, "stat").rpartition(b")")[2].split(None, 2)[:2]
+            if state in b"ZX" or int(parent) in KERNEL or int(pid) == own:
                 continue
-            if int(parent) != os.getpid() and RUN_MARK.encode() not in _environment(entry, int(parent)):
+            if int(parent) != own and mark not in _environment(pid):
                 continue
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            command = _read(pid, "cmdline").replace(b"\0", b" ").decode(errors="replace").strip()
         except OSError:
             continue  # ended while we looked, or not ours
         if not any(name in command for name in LONG_LIVED):
-            found[int(entry.name)] = command
+            found[int(pid)] = command
     return found
 
 
-def _environment(process: Path, parent: int) -> bytes:
-    found = (process / "environ").read_bytes()
-    if not found and parent not in KERNEL and process.name not in _bare:
+def _read(pid: str, name: str) -> bytes:
+    with open(f"/proc/{pid}/{name}", "rb", buffering=0) as file:  # twice for every test and process: no Path
+        return file.readall()
+
+
+def _environment(pid: str) -> bytes:
+    found = _read(pid, "environ")
+    if not found and pid not in _bare:
         time.sleep(0.01)  # in the middle of execve there is none
-        found = (process / "environ").read_bytes()
+        found = _read(pid, "environ")
         if not found:
-            _bare.add(process.name)
+            _bare.add(pid)
     return found
 
 

@@ -1,4 +1,4 @@
-"""The worker library: `Worker.join(...)`, then `allreduce`, `broadcast`, `allgather`, `barrier`."""
+"""The worker library: `Worker.join(...)`, then its collectives (`switchml.worker.collectives`)."""
 
 from __future__ import annotations
 

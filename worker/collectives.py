@@ -350,7 +350,7 @@ def _do_nothing() -> None:
     return
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class Call:
     """One collective of one rank, as it is given to whatever carries it.
 

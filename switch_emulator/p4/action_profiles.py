@@ -24,6 +24,7 @@ class Call:
 
     @property
     def request(self) -> ActionCall:
+        """As a control plane asks for it."""
         return ActionCall(self.name, self.arguments)
 
 
@@ -35,7 +36,13 @@ class ActionResolver:
         self._functions = functions
 
     def call(self, allowed: Mapping[str, int], request: ActionCall, where: str) -> Call:
-        """allowed: ids of the actions by name. where: for messages."""
+        """The action that a control plane asks for.
+
+        Args:
+            allowed: ids of the actions by name.
+            request: name and arguments.
+            where: for messages.
+        """
         ident = allowed.get(request.name)
         if ident is None:
             raise RuntimeRequestError("INVALID_ARGUMENT", f"{where} has no action {request.name}")
@@ -86,6 +93,11 @@ class Profile:
         self._resolver = resolver
 
     def insert_member(self, member: int, request: ActionCall) -> None:
+        """Add a member.
+
+        Raises:
+            RuntimeRequestError: there is one of that number, the profile is full, or the action does not fit.
+        """
         if member in self.members:
             raise RuntimeRequestError("ALREADY_EXISTS", f"{self.info.name} has a member {member}")
         if self.info.max_size and len(self.members) >= self.info.max_size:
@@ -95,11 +107,21 @@ class Profile:
         self.members[member] = self._resolver.call(self.allowed, request, self.info.name)
 
     def modify_member(self, member: int, request: ActionCall) -> None:
+        """Give a member another action; entries that use it follow.
+
+        Raises:
+            RuntimeRequestError: no such member, or the action does not fit.
+        """
         self._need_member(member)
         self.members[member] = self._resolver.call(self.allowed, request, self.info.name)
         self._refresh()
 
     def delete_member(self, member: int) -> None:
+        """Remove a member.
+
+        Raises:
+            RuntimeRequestError: no such member, or it is in use.
+        """
         self._need_member(member)
         if any(member == m.member for group in self.groups.values() for m in group) or self._is_used(
             MemberRef(member)
@@ -108,6 +130,11 @@ class Profile:
         del self.members[member]
 
     def insert_group(self, group: int, members: Sequence[GroupMember]) -> None:
+        """Add a group.
+
+        Raises:
+            RuntimeRequestError: there is one of that number, or the profile has no selector or not these members.
+        """
         self._need_selector()
         if group in self.groups:
             raise RuntimeRequestError("ALREADY_EXISTS", f"{self.info.name} has a group {group}")
@@ -115,12 +142,22 @@ class Profile:
         self.groups[group] = tuple(members)
 
     def modify_group(self, group: int, members: Sequence[GroupMember]) -> None:
+        """Give a group other members; entries that use it follow.
+
+        Raises:
+            RuntimeRequestError: no such group, or a member that the profile has not.
+        """
         self._need_group(group)
         self._check_members(members)
         self.groups[group] = tuple(members)
         self._refresh()
 
     def delete_group(self, group: int) -> None:
+        """Remove a group.
+
+        Raises:
+            RuntimeRequestError: no such group, or it is in use.
+        """
         self._need_group(group)
         if self._is_used(GroupRef(group)):
             raise RuntimeRequestError("FAILED_PRECONDITION", f"group {group} of {self.info.name} is in use")
@@ -133,10 +170,16 @@ class Profile:
         return tuple(call for member, call in self.members.items() for _ in range(weights.get(member, 0)))
 
     def member(self, member: int) -> Call:
+        """The action of a member.
+
+        Raises:
+            RuntimeRequestError: no such member.
+        """
         self._need_member(member)
         return self.members[member]
 
     def need_selector(self) -> None:
+        """Raise RuntimeRequestError unless the profile has a selector."""
         self._need_selector()
 
     def _need_selector(self) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from typing_extensions import override
+
 from switchml.errors import UnsupportedProgramError
+from switchml.switch_emulator.p4.expression_code import Scope
 from switchml.switch_emulator.p4.program_model import ActionParam
 from switchml.switch_emulator.p4.unit import Unit
 
 
-class ActionScope:
+class ActionScope(Scope):
     """A function being written for an action (or for a primitive in a parser state): its parameters, and the runs that
-    are open as lists, which are put back before anything needs them whole."""
+    are open as lists, which are put back before anything needs them whole.
+    """
 
     def __init__(
         self, unit: Unit, params: tuple[ActionParam, ...] = (), look: Callable[[int, int], str] | None = None
@@ -26,14 +30,17 @@ class ActionScope:
         self._open: dict[str, str] = {}
         self._dirty: set[str] = set()
 
+    @override
     def param_name(self, index: int) -> str:
         return self._names[index]
 
+    @override
     def lookahead(self, offset: int, width: int) -> str:
         if self._look is None:
             raise UnsupportedProgramError("lookahead outside of the parser")
         return self._look(offset, width)
 
+    @override
     def run_item(self, slot: str, width: int, position: int) -> str:
         if not slot.isidentifier():
             self.close()
@@ -56,6 +63,7 @@ class ActionScope:
         return self._open[slot]
 
     def close(self) -> None:
+        """Write back the runs that have changed: what follows reads them by their slots."""
         for slot in sorted(self._dirty):
             self.unit.out.line(f"f[{slot}] = {self._open[slot]}")
         self._open.clear()

@@ -14,6 +14,8 @@ from switchml.switch_emulator.p4.value_code import Code, field_bounds, stored
 
 
 class CalculationWriter:
+    """Writes the functions of hashes, action selectors and checksums."""
+
     def __init__(self, unit: Unit, expressions: ExpressionWriter, headers: HeaderWriter) -> None:
         self.unit = unit
         self.out = unit.out
@@ -21,6 +23,7 @@ class CalculationWriter:
         self.headers = headers
 
     def write(self) -> None:
+        """All of them."""
         for calculation in self.unit.program.calculations.values():
             self._calculation(calculation)
         for profile in self.unit.program.profiles.values():
@@ -52,7 +55,8 @@ class CalculationWriter:
 
     def _sums(self, inputs: tuple[CalculationInput, ...]) -> list[tuple[str, str]] | None:
         """For every header (or "") a sum of numbers of 16 bits, or of several times as many. None: the input is of
-        another kind, or cannot be divided so."""
+        another kind, or cannot be divided so.
+        """
         sums = []
         for header, group in _by_header(inputs):
             terms: list[str] = []

@@ -1,5 +1,6 @@
 """Translates a loaded program into Python functions, once. The source is meant to be read (`CompiledProgram.source`):
-slots have names there, which are replaced by their numbers before it is compiled."""
+slots have names there, which are replaced by their numbers before it is compiled.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +60,11 @@ _SUPPORT = (
 
 @dataclass
 class CompiledProgram:
-    """The functions of a program and the state they work on. fresh: a packet's slots before parsing."""
+    """The functions of a program and the state they work on.
+
+    Attributes:
+        fresh: a packet's slots before parsing.
+    """
 
     program: Program
     layout: Layout
@@ -82,7 +87,11 @@ class CompiledProgram:
 
 @dataclass(frozen=True)
 class _Translation:
-    """What does not depend on a switch. structs: formats by name."""
+    """What does not depend on a switch.
+
+    Attributes:
+        structs: formats by name.
+    """
 
     unit: Unit
     banks: list[Bank]
@@ -101,7 +110,15 @@ def compile_program(
 ) -> CompiledProgram:
     """A program is translated once, however many switches run it; each has state of its own.
 
-    clock: microseconds since the switch started. Raises UnsupportedProgramError.
+    Args:
+        program: from load_program.
+        rng: random numbers of the program.
+        clock: microseconds since the switch started.
+        drop_port: the egress port that drops a packet.
+        trace: gets a line for everything that happens; None = the functions have no trace in them.
+
+    Raises:
+        UnsupportedProgramError: the program uses something that this target has not got.
     """
     variant = (drop_port, trace is not None)
     if variant not in program.translations:

@@ -1,6 +1,7 @@
 """Actions, tables and the two pipelines as Python source. A pipeline is a graph of tables and conditions; it becomes
 one function of nested ifs, as the P4 program has them. A part that is reached on several ways is a function of its
-own."""
+own.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +34,8 @@ Part = tuple[str, str | None]
 
 
 class ActionWriter:
+    """Writes actions: a function each, or in place where they are called once."""
+
     def __init__(self, unit: Unit, primitives: PrimitiveWriter, bodies: Mapping[int, Body]) -> None:
         self.unit = unit
         self.primitives = primitives
@@ -99,6 +102,8 @@ def _called_once(program: Program) -> set[int]:
 
 
 class TableWriter:
+    """Writes a table's key, look-up and action."""
+
     def __init__(self, unit: Unit, expressions: ExpressionWriter) -> None:
         self.unit = unit
         self.expressions = expressions
@@ -177,6 +182,8 @@ class TableWriter:
 
 
 class PipelineWriter:
+    """Writes a pipeline's graph as nested conditions, with functions for the parts that join."""
+
     def __init__(
         self, unit: Unit, expressions: ExpressionWriter, actions: ActionWriter, tables: TableWriter
     ) -> None:
@@ -191,6 +198,7 @@ class PipelineWriter:
         }
 
     def write(self, pipeline: PipelineGraph, function: str) -> None:
+        """The pipeline as a Python function of that name."""
         self._pipeline = pipeline
         self._joins = _joins(pipeline)
         self._functions: dict[Part, str] = {}
@@ -355,10 +363,12 @@ def _ways(table: Table) -> list[tuple[str, str | None]]:
 
 
 def branches(table: Table) -> bool:
+    """Whether the way after the table depends on its action or on a hit."""
     return len({node for _, node in _ways(table)}) > 1
 
 
 def successors(pipeline: PipelineGraph, node: str) -> list[str | None]:
+    """The nodes that may follow; None = the pipeline's end."""
     item = pipeline.nodes.get(node)
     match item:
         case Conditional():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from typing_extensions import override
+
 from switchml.errors import UnsupportedProgramError
 from switchml.switch_emulator.p4.expressions import (
     BoolConst,
@@ -36,8 +38,13 @@ LONGEST_INDEX = 0xFFFFFFFF
 
 @dataclass(frozen=True)
 class Place:
-    """A header in a packet's slots. slot: where it begins, None if only known at run time; base: the same as source.
-    siblings: validity of the other headers of its union, as source."""
+    """A header in a packet's slots.
+
+    Attributes:
+        slot: where it begins, None if only known at run time.
+        base: the same as source.
+        siblings: validity of the other headers of its union, as source.
+    """
 
     types: TypeLayout
     base: str
@@ -50,7 +57,8 @@ class Scope(Protocol):
 
     params: tuple[ActionParam, ...]
 
-    def param_name(self, index: int) -> str: ...
+    def param_name(self, index: int) -> str:
+        """Name of an action's parameter in the generated source."""
 
     def run_item(self, slot: str, width: int, position: int) -> str:
         """Source of one element of a run."""
@@ -59,28 +67,34 @@ class Scope(Protocol):
         """Source of bits not parsed yet."""
 
 
-class PlainScope:
+class PlainScope(Scope):
     """Outside of actions and parser states: no parameters, nothing to look ahead to."""
 
     params: tuple[ActionParam, ...] = ()
 
+    @override
     def param_name(self, index: int) -> str:
         raise UnsupportedProgramError("an action's parameter outside of an action")
 
+    @override
     def run_item(self, slot: str, width: int, position: int) -> str:
         return f"words{width}.item(f[{slot}], {position})"
 
+    @override
     def lookahead(self, offset: int, width: int) -> str:
         raise UnsupportedProgramError("lookahead outside of the parser")
 
 
 class ExpressionWriter:
+    """Writes expressions as Python source, with the bounds of their values."""
+
     def __init__(self, unit: Unit) -> None:
         self.unit = unit
 
     # Headers
 
     def header(self, expression: Expr, scope: Scope) -> Place:
+        """Where the header that the expression names is."""
         unit = self.unit
         match expression:
             case HeaderRef(name):
@@ -96,6 +110,7 @@ class ExpressionWriter:
         raise UnsupportedProgramError(f"{type(expression).__name__} where a header must stand")
 
     def named(self, name: str) -> Place:
+        """Where the header instance is."""
         layout, program = self.unit.layout, self.unit.program
         base = layout.base[name]
         siblings = tuple(
@@ -104,6 +119,7 @@ class ExpressionWriter:
         return Place(layout.of(program, name), layout.symbols[base], base, siblings)
 
     def last_element(self, stack: str) -> Place:
+        """The last element in use of a stack; in the source, StackOutOfBoundsError if there is none."""
         info = self.unit.program.stacks[stack]
         layout = self.unit.layout
         following = layout.symbols[layout.next_slot[stack]]
@@ -111,6 +127,7 @@ class ExpressionWriter:
         return self._element(types, layout.base[info.headers[0]], f"last_index(f[{following}])")
 
     def next_element(self, stack: str, index: str) -> Place:
+        """The element at `index`, given as source, of a stack."""
         info = self.unit.program.stacks[stack]
         layout = self.unit.layout
         return self._element(layout.types[info.type.name], layout.base[info.headers[0]], index)
@@ -166,6 +183,7 @@ class ExpressionWriter:
         return f"{place.base} + {offset}" if offset else place.base
 
     def field(self, place: Place, cell: Cell, scope: Scope) -> Code:
+        """A field's value, as it stands in the slots."""
         slot = self.slot(place, cell.offset)
         low, high = field_bounds(cell.type)
         if cell.position >= 0:
@@ -195,16 +213,19 @@ class ExpressionWriter:
     # Values
 
     def truth(self, expression: Expr, scope: Scope) -> str:
+        """Source that is true where the expression is."""
         if isinstance(expression, Op) and expression.op == "b2d":
             return self.truth(expression.args[0], scope)
         code = self.value(expression, scope)
         return code.text if code.truth else f"({code.text} != 0)"
 
     def data(self, expression: Expr, scope: Scope) -> Code:
+        """The expression as a number; a condition is 0 or 1."""
         code = self.value(expression, scope)
         return Code(f"int({code.text})", 0, 1) if code.truth else code
 
     def value(self, expression: Expr, scope: Scope) -> Code:
+        """The expression as it is, number or condition."""
         found = self.place_of(expression, scope)
         if found is not None:
             return self.field(*found, scope)
@@ -232,6 +253,7 @@ class ExpressionWriter:
         return Code(self.register_item(array, position), 0, (1 << register.width) - 1)
 
     def register_item(self, array: str, index: str) -> str:
+        """Source of a cell of a register array; `index` is source, within bounds."""
         column = self.unit.columns.get(array)
         if column is not None:
             return f"int({column.bank}[{index}, {column.column}])"
@@ -282,6 +304,7 @@ class ExpressionWriter:
         return "(" + " or ".join(valid) + ")"
 
     def union_members(self, union: Expr) -> tuple[tuple[str, str], ...]:
+        """Members of a header union: (name within the union, name of the header)."""
         program = self.unit.program
         match union:
             case UnionRef(name):

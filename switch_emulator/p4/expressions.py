@@ -11,16 +11,22 @@ from switchml.errors import UnsupportedProgramError
 
 @dataclass(frozen=True)
 class Const:
+    """A number."""
+
     value: int
 
 
 @dataclass(frozen=True)
 class BoolConst:
+    """True or false."""
+
     value: bool
 
 
 @dataclass(frozen=True)
 class FieldRef:
+    """A field of a header instance."""
+
     header: str
     field: str
 
@@ -51,27 +57,37 @@ class Param:
 
 @dataclass(frozen=True)
 class RegisterRef:
+    """A cell of a register array."""
+
     array: str
     index: Expr
 
 
 @dataclass(frozen=True)
 class HeaderRef:
+    """A header instance."""
+
     name: str
 
 
 @dataclass(frozen=True)
 class StackRef:
+    """A header stack."""
+
     name: str
 
 
 @dataclass(frozen=True)
 class UnionRef:
+    """A header union."""
+
     name: str
 
 
 @dataclass(frozen=True)
 class UnionStackRef:
+    """A stack of header unions."""
+
     name: str
 
 
@@ -109,6 +125,8 @@ class MemberHeader:
 
 @dataclass(frozen=True)
 class Op:
+    """An operator of BMv2 with its operands."""
+
     op: str
     args: tuple[Expr, ...]
 
@@ -123,6 +141,8 @@ class ObjectRef:
 
 @dataclass(frozen=True)
 class Text:
+    """A string, as log_msg has it."""
+
     value: str
 
 
@@ -209,6 +229,11 @@ def read_expression(json: Mapping[str, Any] | None) -> Expr | None:
 
 
 def need_expression(json: Mapping[str, Any]) -> Expr:
+    """The expression that an item of the JSON means.
+
+    Raises:
+        UnsupportedProgramError: there is none, or it is of an unknown kind.
+    """
     return _need(json)
 
 

@@ -15,6 +15,8 @@ Hash = Callable[[bytes], int]
 
 @dataclass(frozen=True)
 class CrcParameters:
+    """What makes a CRC, as BMv2 lets the control plane set it."""
+
     width: int
     polynomial: int
     initial: int = 0
@@ -52,14 +54,18 @@ def _divide(dividend: int, width: int, polynomial: int) -> int:
 
 
 def crc_ccitt(data: bytes) -> int:
+    """CRC-16/CCITT-FALSE: polynomial 0x1021, from 0xFFFF on."""
     return binascii.crc_hqx(data, 0xFFFF)
 
 
 def identity(data: bytes) -> int:
+    """The first eight bytes as a number."""
     return int.from_bytes(data[:8], "big")
 
 
 def xor_of_words(size: int) -> Hash:
+    """Makes the XOR of words of `size` bytes, the last one padded with zeros."""
+
     def compute(data: bytes) -> int:
         padded = data + bytes(-len(data) % size)
         result = 0

@@ -56,6 +56,7 @@ def _groups(types: TypeLayout) -> list[_Group]:
 
 
 def fixed_bytes(types: TypeLayout) -> int:
+    """Length of a header, its variable-length field left out, in bytes."""
     return types.type.fixed_bits // 8
 
 
@@ -68,6 +69,7 @@ def length_source(unit: Unit, place: Place) -> str:
 
 
 def types_variable(types: TypeLayout) -> Cell | None:
+    """The cell of the variable-length field, if there is one."""
     return next((cell for cell in types.items if isinstance(cell, Cell) and cell.bits >= 0), None)
 
 

@@ -15,7 +15,11 @@ WritePrimitive = Callable[[tuple[Expr, ...], ActionScope], None]
 
 
 class HeaderPrimitives:
-    """writers: by the primitive's name."""
+    """Primitives on headers, stacks and unions.
+
+    Attributes:
+        writers: by the primitive's name.
+    """
 
     def __init__(self, unit: Unit, expressions: ExpressionWriter) -> None:
         self.unit = unit

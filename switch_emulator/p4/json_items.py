@@ -21,6 +21,7 @@ Json = Mapping[str, Any]
 
 
 def read_source(item: Json) -> SourceInfo | None:
+    """Where an item stands in the P4 source, if the JSON says so."""
     info = item.get("source_info")
     if not info:
         return None
@@ -29,17 +30,24 @@ def read_source(item: Json) -> SourceInfo | None:
 
 
 def read_primitive(item: Json) -> Primitive:
+    """A primitive with its operands."""
     return Primitive(
         item["op"], tuple(need_expression(arg) for arg in item.get("parameters", ())), read_source(item)
     )
 
 
 def read_field(item: Json) -> FieldRef:
+    """A field.
+
+    Raises:
+        UnsupportedProgramError: the item is something else.
+    """
     if item["type"] != "field":
         raise UnsupportedProgramError(f"{item['type']} where only a field can stand")
     return FieldRef(*item["value"])
 
 
 def read_field_list(item: Json) -> FieldList:
+    """A list of fields, as clones, digests and resubmission take it."""
     elements = tuple(need_expression(entry) for entry in item["elements"])
     return FieldList(item["id"], item["name"], elements)

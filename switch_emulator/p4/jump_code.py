@@ -26,7 +26,15 @@ Statement = Callable[[Primitive | Repeated, ActionScope], None]
 def write_body(
     body: Body, scope: ActionScope, out: SourceWriter, expressions: ExpressionWriter, statement: Statement
 ) -> None:
-    """statement: writes one that is no jump."""
+    """An action's body with jumps.
+
+    Args:
+        body: its primitives.
+        scope: of the function that is being written.
+        out: where the source goes.
+        expressions: for the conditions of jumps.
+        statement: writes one that is no jump.
+    """
     primitives = [item for item in body if isinstance(item, Primitive)]
     if not any(item.op in JUMPS for item in primitives):
         for item in body:

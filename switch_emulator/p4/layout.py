@@ -20,8 +20,12 @@ MetadataRuns = Mapping[str, Sequence[range]]
 
 @dataclass(frozen=True)
 class Cell:
-    """Where a field is within its header. position: within a run, -1 for a field with a slot of its own. bits: slot
-    that has the width of a variable-length field, -1 for other fields."""
+    """Where a field is within its header.
+
+    Attributes:
+        position: within a run, -1 for a field with a slot of its own.
+        bits: slot that has the width of a variable-length field, -1 for other fields.
+    """
 
     type: FieldType
     offset: int
@@ -31,6 +35,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class RunCell:
+    """A run in one slot: `count` fields of `width` bits."""
+
     offset: int
     count: int
     width: int
@@ -38,7 +44,11 @@ class RunCell:
 
 @dataclass(frozen=True)
 class TypeLayout:
-    """items: the header from its first bit on, fields with a slot of their own and runs."""
+    """How a header type lies in slots.
+
+    Attributes:
+        items: the header from its first bit on, fields with a slot of their own and runs.
+    """
 
     type: HeaderType
     cells: dict[str, Cell]
@@ -47,20 +57,29 @@ class TypeLayout:
 
     @property
     def slots(self) -> int:
+        """How many a header takes, its validity included."""
         return self.valid + 1
 
     @property
     def runs(self) -> tuple[RunCell, ...]:
+        """Its runs, in the order of the wire."""
         return tuple(item for item in self.items if isinstance(item, RunCell))
 
     def first_field(self, run: RunCell) -> str:
+        """Name of a run's first field."""
         return next(name for name, cell in self.cells.items() if cell.offset == run.offset)
 
 
 def layout_type(
     header_type: HeaderType, spans: Iterable[range] | None = None, *, wire: bool = True
 ) -> TypeLayout:
-    """spans: where runs are, by number of the fields; None = wherever there can be one. wire: a run begins at a byte."""
+    """Lay out a header type.
+
+    Args:
+        header_type: the type.
+        spans: where runs are, by number of the fields; None = wherever there can be one.
+        wire: a run begins at a byte.
+    """
     fields = header_type.fields
     ends = None if spans is None else {span.start: span.stop for span in spans}
     cells: dict[str, Cell] = {}
@@ -106,8 +125,14 @@ def _alike(candidate: FieldType, first: FieldType) -> bool:
 
 @dataclass
 class Layout:
-    """base: first slot of every header. next_slot: of a stack, the slot with the number of elements in use. symbols:
-    the name of every slot in the generated source. fresh: a packet's slots before parsing."""
+    """How a program's headers lie in a packet's slots.
+
+    Attributes:
+        base: first slot of every header.
+        next_slot: of a stack, the slot with the number of elements in use.
+        symbols: the name of every slot in the generated source.
+        fresh: a packet's slots before parsing.
+    """
 
     types: dict[str, TypeLayout]
     base: dict[str, int] = field(default_factory=dict)
@@ -118,15 +143,23 @@ class Layout:
     fresh: list[int | bytes] = field(default_factory=list)
 
     def of(self, program: Program, header: str) -> TypeLayout:
+        """How the header's type is laid out."""
         return self.types[program.headers[header].type.name]
 
     def slot(self, program: Program, header: str, name: str) -> int:
+        """Number of the slot that has the field."""
         return self.base[header] + self.of(program, header).cells[name].offset
 
 
 def layout_program(program: Program, names: Names, metadata_runs: MetadataRuns | None = None) -> Layout:
-    """metadata_runs: by header type. Metadata never is on the wire, and most of it is better off alone. None = all that
-    there can be, for a draft."""
+    """Lay out a program.
+
+    Args:
+        program: the program.
+        names: names for the slots are taken from here.
+        metadata_runs: by header type. Metadata never is on the wire, and most of it is better off alone. None = all that
+            there can be, for a draft.
+    """
     inside = {header.type.name for header in program.headers.values() if header.metadata}
 
     def types(header_type: HeaderType) -> TypeLayout:

@@ -48,9 +48,14 @@ CORE_ERRORS = (
 
 
 def load_program(source: str | os.PathLike[str] | bytes | dict[str, Any]) -> Program:
-    """source: a path, the JSON text as bytes, or what json.loads made of it.
+    """Load a program that p4c has compiled for BMv2.
 
-    Raises UnsupportedProgramError naming what this target does not support, UsageError for what is no BMv2 JSON.
+    Args:
+        source: a path, the JSON text as bytes, or what json.loads made of it.
+
+    Raises:
+        UnsupportedProgramError: names what this target does not support.
+        UsageError: this is no BMv2 JSON.
     """
     if isinstance(source, dict):
         text = json.dumps(source).encode()

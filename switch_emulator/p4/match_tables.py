@@ -30,7 +30,11 @@ from switchml.switch_emulator.p4.stateful import Meter
 
 
 class Entry:
-    """call: what to run, None for an entry whose action a packet chooses from `choices`."""
+    """An entry of a table.
+
+    Attributes:
+        call: what to run, None for an entry whose action a packet chooses from `choices`.
+    """
 
     __slots__ = ("bytes", "call", "choices", "condition", "last_hit", "meter", "packets", "rank", "request")
 
@@ -77,6 +81,11 @@ class Table:
     # For the control plane
 
     def insert(self, request: TableEntry) -> None:
+        """Add an entry.
+
+        Raises:
+            RuntimeRequestError: the table is constant or full, has this entry, or key or action do not fit.
+        """
         self._check_mutable()
         condition, key = self._key(request.key, request.priority)
         if key in self.entries:
@@ -91,6 +100,11 @@ class Table:
         self._add(key, entry)
 
     def modify(self, request: TableEntry) -> None:
+        """Give an entry another action.
+
+        Raises:
+            RuntimeRequestError: the table is constant, has no such entry, or the action does not fit.
+        """
         self._check_mutable()
         entry = self.entry(request.key, request.priority)
         changed = Entry(request, entry.condition, entry.rank)
@@ -98,12 +112,22 @@ class Table:
         entry.request, entry.call, entry.choices = request, changed.call, changed.choices
 
     def delete(self, key: Mapping[str, Match], priority: int) -> None:
+        """Remove an entry.
+
+        Raises:
+            RuntimeRequestError: the table is constant, or has no such entry.
+        """
         self._check_mutable()
         entry = self.entry(key, priority)
         self._structure.remove(entry.condition, entry.rank)
         del self.entries[entry.condition, priority if self.ordered else 0]
 
     def entry(self, key: Mapping[str, Match], priority: int) -> Entry:
+        """The entry with this key.
+
+        Raises:
+            RuntimeRequestError: there is none.
+        """
         _, number = self._key(key, priority)
         entry = self.entries.get(number)
         if entry is None:
@@ -111,6 +135,11 @@ class Table:
         return entry
 
     def set_default(self, request: ActionCall | None) -> None:
+        """Set the action of a miss; None = the program's own.
+
+        Raises:
+            RuntimeRequestError: the default action is constant, or does not fit.
+        """
         if request is None:
             self.miss = self._initial_default()
             return

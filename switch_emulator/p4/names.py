@@ -8,10 +8,13 @@ import re
 
 
 class Names:
+    """Gives out names, none of them twice."""
+
     def __init__(self) -> None:
         self._taken = set(keyword.kwlist) | set(dir(builtins)) | {"p", "f", "np"}
 
     def reserve(self, name: str) -> str:
+        """Keep a name from being given out."""
         self._taken.add(name)
         return name
 

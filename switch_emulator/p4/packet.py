@@ -18,9 +18,18 @@ class ParserError(Exception):
 
 
 class Packet:
-    """data: the frame, headers included; at: how far it is parsed. length: what packet_length shows, which follows
-    headers that are added and removed. clone: session + 1, 0 = no clone was asked for. The others: numbers of
-    field lists and digests that an action asked for, 0 = none."""
+    """A packet and what was asked for it, its slots apart.
+
+    Args:
+        data: the frame, headers included.
+
+    Attributes:
+        at: how far it is parsed.
+        length: what packet_length shows, which follows headers that are added and removed.
+        clone: session + 1, 0 = no clone was asked for.
+
+    The others are numbers of field lists and digests that an action asked for, 0 = none.
+    """
 
     __slots__ = (
         "at",

@@ -11,12 +11,17 @@ from switchml.p4runtime.refusals import RuntimeRequestError
 
 @dataclass(frozen=True)
 class ControllerHeader:
-    """fields: (name, bits), first on the wire first."""
+    """The header of packets to or from the control plane.
+
+    Attributes:
+        fields: (name, bits), first on the wire first.
+    """
 
     fields: tuple[tuple[str, int], ...]
 
     @property
     def length(self) -> int:
+        """Of the header, in bytes."""
         return (sum(width for _, width in self.fields) + 7) // 8
 
     def split(self, frame: bytes) -> PacketIn:
@@ -46,7 +51,14 @@ class ControllerHeader:
 
 
 def controller_headers(p4info: bytes) -> tuple[ControllerHeader, ControllerHeader]:
-    """Of packet-in and packet-out; without fields where the P4Info has none. p4info: serialised. Raises RuntimeRequestError."""
+    """Of packet-in and packet-out; without fields where the P4Info has none.
+
+    Args:
+        p4info: serialised.
+
+    Raises:
+        RuntimeRequestError: this is no P4Info.
+    """
     if not p4info:
         return ControllerHeader(()), ControllerHeader(())
     # The stubs are in an extra: who has a P4Info has them.

@@ -1,5 +1,6 @@
 """The parser as Python source. A state becomes a function that returns the next one, with all those inside that are
-reached from nowhere else."""
+reached from nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +31,8 @@ _DEEPEST = 16
 
 
 class ParserWriter:
+    """Writes the parser's states."""
+
     def __init__(
         self, unit: Unit, expressions: ExpressionWriter, primitives: PrimitiveWriter, headers: HeaderWriter
     ) -> None:
@@ -55,6 +58,7 @@ class ParserWriter:
         self._inside = {name for name in parser.states if edges[name] == 1} - in_dictionaries - {parser.start}
 
     def write(self) -> None:
+        """The function `parse`, and one for every state that stands for itself."""
         parser = self.unit.program.parser
         written = set()
         self._function(parser.start)

@@ -28,12 +28,21 @@ from switchml.switch_emulator.p4.program_model import (
 
 
 class ParserLoader:
-    """program: its headers are there already."""
+    """Reads parsers.
+
+    Args:
+        program: its headers are there already.
+    """
 
     def __init__(self, program: Program) -> None:
         self.program = program
 
     def load(self, item: Json) -> Parser:
+        """A parser as the JSON has it.
+
+        Raises:
+            UnsupportedProgramError: something that this target has not got.
+        """
         states = {}
         for state in item["parse_states"]:
             states[state["name"]] = self._state(state)

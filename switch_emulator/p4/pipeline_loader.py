@@ -24,12 +24,21 @@ from switchml.switch_emulator.p4.program_model import (
 
 
 class PipelineLoader:
-    """program: its headers and actions are there already; its tables and action profiles are added."""
+    """Reads pipelines.
+
+    Args:
+        program: its headers and actions are there already; its tables and action profiles are added.
+    """
 
     def __init__(self, program: Program) -> None:
         self.program = program
 
     def load(self, item: Json) -> PipelineGraph:
+        """A pipeline as the JSON has it.
+
+        Raises:
+            UnsupportedProgramError: something that this target has not got.
+        """
         program = self.program
         for profile in item.get("action_profiles", ()):
             selector = profile.get("selector")

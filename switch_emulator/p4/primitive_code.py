@@ -50,6 +50,8 @@ _BINARY = {
 
 
 class PrimitiveWriter:
+    """Writes the primitives of actions and parser states."""
+
     def __init__(self, unit: Unit, expressions: ExpressionWriter) -> None:
         self.unit = unit
         self.out = unit.out
@@ -84,9 +86,11 @@ class PrimitiveWriter:
         }
 
     def body(self, body: Body, scope: ActionScope) -> None:
+        """An action's body."""
         write_body(body, scope, self.unit.out, self.expressions, self.statement)
 
     def statement(self, item: Primitive | Repeated, scope: ActionScope) -> None:
+        """One primitive, or a repetition of one."""
         if isinstance(item, Repeated):
             scope.close()
             self.repetitions.write(item, scope)

@@ -13,7 +13,11 @@ VALID = "$valid$"
 
 @dataclass(frozen=True)
 class FieldType:
-    """width: bits; of a variable-length field the most it can have (0 = not said)."""
+    """A field of a header type.
+
+    Attributes:
+        width: bits; of a variable-length field the most it can have (0 = not said).
+    """
 
     name: str
     width: int
@@ -24,7 +28,11 @@ class FieldType:
 
 @dataclass(frozen=True)
 class HeaderType:
-    """max_bytes: of the whole header, 0 unless it has a variable-length field."""
+    """A header type, or one of metadata.
+
+    Attributes:
+        max_bytes: of the whole header, 0 unless it has a variable-length field.
+    """
 
     name: str
     fields: tuple[FieldType, ...]
@@ -35,17 +43,25 @@ class HeaderType:
         return {f.name: f for f in self.fields}
 
     def field(self, name: str) -> FieldType:
+        """The field of that name.
+
+        Raises:
+            KeyError: there is none.
+        """
         if name not in self._by_name:
             raise KeyError(f"header type {self.name} has no field {name}")
         return self._by_name[name]
 
     @property
     def fixed_bits(self) -> int:
+        """Length without the variable-length field."""
         return sum(f.width for f in self.fields if not f.variable)
 
 
 @dataclass(frozen=True)
 class Header:
+    """A header instance, or one of metadata."""
+
     name: str
     type: HeaderType
     metadata: bool
@@ -53,6 +69,8 @@ class Header:
 
 @dataclass(frozen=True)
 class Stack:
+    """A header stack: its elements, by name."""
+
     name: str
     type: HeaderType
     headers: tuple[str, ...]
@@ -60,7 +78,11 @@ class Stack:
 
 @dataclass(frozen=True)
 class Union:
-    """members: (name within the union, name of the header instance)."""
+    """A header union.
+
+    Attributes:
+        members: (name within the union, name of the header instance).
+    """
 
     name: str
     members: tuple[tuple[str, str], ...]
@@ -68,6 +90,8 @@ class Union:
 
 @dataclass(frozen=True)
 class UnionStack:
+    """A stack of header unions, by name."""
+
     name: str
     unions: tuple[str, ...]
 
@@ -82,11 +106,14 @@ class SourceInfo:
 
     @property
     def place(self) -> str:
+        """File and line."""
         return f"{self.file}:{self.line}"
 
 
 @dataclass(frozen=True)
 class Primitive:
+    """One operation of an action."""
+
     op: str
     args: tuple[Expr, ...]
     source: SourceInfo | None = None
@@ -94,13 +121,19 @@ class Primitive:
 
 @dataclass(frozen=True)
 class ActionParam:
+    """A parameter of an action; width in bits."""
+
     name: str
     width: int
 
 
 @dataclass(frozen=True)
 class Action:
-    """ident: the JSON's id: actions of several tables may share a name."""
+    """An action with its primitives.
+
+    Attributes:
+        ident: the JSON's id: actions of several tables may share a name.
+    """
 
     name: str
     ident: int
@@ -110,8 +143,13 @@ class Action:
 
 @dataclass(frozen=True)
 class Extract:
-    """kind: regular (a header), stack or union_stack (their next element). member: of the union. length: bits of
-    the variable-length field."""
+    """Takes a header from the packet.
+
+    Attributes:
+        kind: regular (a header), stack or union_stack (their next element).
+        member: of the union.
+        length: bits of the variable-length field.
+    """
 
     kind: str
     target: str
@@ -121,18 +159,24 @@ class Extract:
 
 @dataclass(frozen=True)
 class SetField:
+    """A parser's assignment."""
+
     target: FieldRef
     value: Expr
 
 
 @dataclass(frozen=True)
 class Verify:
+    """Ends parsing with `error` unless the condition holds."""
+
     condition: Expr
     error: Expr
 
 
 @dataclass(frozen=True)
 class Advance:
+    """Moves on in the packet."""
+
     bits: Expr
 
 
@@ -141,7 +185,13 @@ ParserOp = Extract | SetField | Verify | Advance | Primitive
 
 @dataclass(frozen=True)
 class Transition:
-    """values and masks: one a key field; mask None = exact. value_set: its name, or "". Both empty: default."""
+    """A way on from a parser state; without values and value set the default one.
+
+    Attributes:
+        values: one a key field.
+        masks: one a key field; None = exact.
+        value_set: its name, or "".
+    """
 
     next_state: str | None
     values: tuple[int, ...] = ()
@@ -151,6 +201,8 @@ class Transition:
 
 @dataclass(frozen=True)
 class ParserState:
+    """What a state extracts and sets, and the way on by key."""
+
     name: str
     ops: tuple[ParserOp, ...]
     key: tuple[Expr, ...]
@@ -161,6 +213,8 @@ class ParserState:
 
 @dataclass(frozen=True)
 class Parser:
+    """The states by name; start None = nothing is parsed."""
+
     name: str
     start: str | None
     states: dict[str, ParserState]
@@ -168,6 +222,8 @@ class Parser:
 
 @dataclass(frozen=True)
 class Deparser:
+    """Headers in the order in which they leave."""
+
     name: str
     order: tuple[str, ...]
     primitives: tuple[Primitive, ...]
@@ -185,6 +241,8 @@ class CalculationInput:
 
 @dataclass(frozen=True)
 class Calculation:
+    """A hash over fields."""
+
     name: str
     algorithm: str
     inputs: tuple[CalculationInput, ...]
@@ -192,6 +250,8 @@ class Calculation:
 
 @dataclass(frozen=True)
 class Checksum:
+    """A field that holds a calculation's value: checked after parsing, set before deparsing."""
+
     name: str
     target: FieldRef
     calculation: str
@@ -202,6 +262,8 @@ class Checksum:
 
 @dataclass(frozen=True)
 class Register:
+    """A register array of `size` cells of `width` bits."""
+
     name: str
     size: int
     width: int
@@ -209,7 +271,11 @@ class Register:
 
 @dataclass(frozen=True)
 class Counter:
-    """table: of a direct counter."""
+    """A counter array, or a table's direct counter.
+
+    Attributes:
+        table: of a direct counter.
+    """
 
     name: str
     size: int
@@ -218,7 +284,13 @@ class Counter:
 
 @dataclass(frozen=True)
 class Meter:
-    """unit: "packets" or "bytes". table, result: of a direct meter."""
+    """A meter array, or a table's direct meter.
+
+    Attributes:
+        unit: "packets" or "bytes".
+        table: of a direct meter.
+        result: of a direct meter.
+    """
 
     name: str
     size: int
@@ -229,7 +301,11 @@ class Meter:
 
 @dataclass(frozen=True)
 class KeyField:
-    """kind: exact, lpm, ternary, range or valid (an exact match on a header's validity)."""
+    """A field of a table's key; width in bits.
+
+    Attributes:
+        kind: exact, lpm, ternary, range or valid (an exact match on a header's validity).
+    """
 
     name: str
     kind: str
@@ -240,7 +316,12 @@ class KeyField:
 
 @dataclass(frozen=True)
 class ConstEntry:
-    """key: one a field: (value, extra) as in runtime.Match. priority: smaller wins, as in the JSON."""
+    """An entry that the program brings along.
+
+    Attributes:
+        key: one a field: (value, extra) as in runtime.Match.
+        priority: smaller wins, as in the JSON.
+    """
 
     key: tuple[tuple[int, int], ...]
     action: int
@@ -250,7 +331,12 @@ class ConstEntry:
 
 @dataclass(frozen=True)
 class Table:
-    """match_kind: exact, lpm, ternary or range. next_nodes: by action name, or by __HIT__ and __MISS__."""
+    """A match-action table.
+
+    Attributes:
+        match_kind: exact, lpm, ternary or range.
+        next_nodes: by action name, or by __HIT__ and __MISS__.
+    """
 
     name: str
     match_kind: str
@@ -272,6 +358,8 @@ class Table:
 
 @dataclass(frozen=True)
 class Conditional:
+    """A condition in a pipeline; None as next node = the end."""
+
     name: str
     expression: Expr
     true_next: str | None
@@ -281,6 +369,8 @@ class Conditional:
 
 @dataclass(frozen=True)
 class ActionCallNode:
+    """An action called without a table."""
+
     name: str
     action: int
     next_node: str | None
@@ -291,7 +381,11 @@ Node = Table | Conditional | ActionCallNode
 
 @dataclass(frozen=True)
 class ActionProfile:
-    """selector: hash algorithm and its input; None for a plain profile."""
+    """An action profile or selector.
+
+    Attributes:
+        selector: hash algorithm and its input; None for a plain profile.
+    """
 
     name: str
     max_size: int
@@ -300,6 +394,8 @@ class ActionProfile:
 
 @dataclass(frozen=True)
 class PipelineGraph:
+    """A graph of tables and conditions; first None = it does nothing."""
+
     name: str
     first: str | None
     nodes: dict[str, Node]
@@ -307,7 +403,12 @@ class PipelineGraph:
 
 @dataclass(frozen=True)
 class FieldList:
-    """elements: fields or constants. name: of a digest."""
+    """What a clone keeps or a digest tells.
+
+    Attributes:
+        elements: fields or constants.
+        name: of a digest.
+    """
 
     ident: int
     name: str
@@ -316,7 +417,12 @@ class FieldList:
 
 @dataclass
 class Program:
-    """source: the JSON as loaded, for a device that has to give it back. translations: kept by the compiler."""
+    """A program, by full names.
+
+    Attributes:
+        source: the JSON as loaded, for a device that has to give it back.
+        translations: kept by the compiler.
+    """
 
     source: bytes
     header_types: dict[str, HeaderType] = field(default_factory=dict)
@@ -345,6 +451,7 @@ class Program:
     translations: dict[tuple[int, bool], Any] = field(default_factory=dict, repr=False, compare=False)
 
     def field_type(self, ref: FieldRef) -> FieldType:
+        """Type of a field, of a header's validity as well."""
         if ref.field == VALID:
             return FieldType(VALID, 1)
         return self.headers[ref.header].type.field(ref.field)

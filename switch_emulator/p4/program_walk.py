@@ -26,7 +26,12 @@ def field_uses(program: Program) -> collections.Counter[FieldRef]:
 
 
 def expressions(program: Program, *, without: Collection[str] = ()) -> Iterator[Expr]:
-    """Every expression of the program. without: primitives whose arguments are left out."""
+    """Every expression of the program.
+
+    Args:
+        program: the program.
+        without: primitives whose arguments are left out.
+    """
 
     def arguments(primitives: Iterable[Primitive]) -> Iterator[Expr]:
         for item in primitives:
@@ -82,7 +87,12 @@ def expressions(program: Program, *, without: Collection[str] = ()) -> Iterator[
 
 
 def headers_used_whole(program: Program, *, without: Collection[str] = ()) -> set[str]:
-    """Headers named as such, whose fields all count as used. without: as for `expressions`."""
+    """Headers named as such, whose fields all count as used.
+
+    Args:
+        program: the program.
+        without: as for `expressions`.
+    """
     return {
         node.name
         for expression in expressions(program, without=without)

@@ -1,4 +1,4 @@
-"""Finds the same statements repeated over many fields and registers, as P4 without loops writes them:
+"""Finds the same statements repeated over many fields and registers, as P4 without loops writes them.
 
     sum_0.read(v0, i); hdr.data.e0 = hdr.data.e0 + v0; sum_0.write(i, hdr.data.e0);
     sum_1.read(v1, i); hdr.data.e1 = hdr.data.e1 + v1; sum_1.write(i, hdr.data.e1); ...
@@ -28,7 +28,13 @@ RING = frozenset({"+", "-", "*", "&", "|", "^", "~"})
 
 @dataclass(frozen=True)
 class RunLane:
-    """Consecutive elements of a run. header: whose; offset: the run's slot within it; start: first element."""
+    """Consecutive elements of a run.
+
+    Attributes:
+        header: whose.
+        offset: the run's slot within it.
+        start: first element.
+    """
 
     header: str
     offset: int
@@ -39,7 +45,11 @@ class RunLane:
 
 @dataclass(frozen=True)
 class TempLane:
-    """Fields that nothing outside the repetition reads: they need no slot. number: tells lanes apart."""
+    """Fields that nothing outside the repetition reads: they need no slot.
+
+    Attributes:
+        number: tells lanes apart.
+    """
 
     number: int
 
@@ -59,8 +69,14 @@ Lane = RunLane | TempLane
 
 @dataclass(frozen=True)
 class Step:
-    """One statement for all rounds. target: written lane (None for register_write). lanes: every field of the first
-    round's statement that stands for a lane. register, index: of a register access."""
+    """One statement for all rounds.
+
+    Attributes:
+        target: written lane (None for register_write).
+        lanes: every field of the first round's statement that stands for a lane.
+        register: of a register access.
+        index: of a register access.
+    """
 
     primitive: Primitive
     target: Lane | None
@@ -72,6 +88,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Repeated:
+    """A repetition that was found: what runs once for all rounds."""
+
     rounds: int
     width: int
     steps: tuple[Step, ...]
@@ -88,6 +106,8 @@ class Bank:
 
 
 class RepetitionFinder:
+    """Looks through an action's body for repetitions."""
+
     def __init__(self, program: Program, layout: Layout) -> None:
         self.program = program
         self.layout = layout
@@ -232,7 +252,10 @@ class RepetitionFinder:
 class _Rounds:
     """What the rounds of a candidate have in common and where they differ.
 
-    lanes: tuples of fields, one a round. written_first: those that each round writes before it reads them."""
+    Attributes:
+        lanes: tuples of fields, one a round.
+        written_first: those that each round writes before it reads them.
+    """
 
     def __init__(self, program: Program, rounds: list[list[Primitive]]) -> None:
         self.program = program
@@ -301,7 +324,12 @@ class _Rounds:
 
 
 def metadata_runs(program: Program, draft: Layout) -> dict[str, list[range]]:
-    """Fields of metadata that stand for a lane somewhere, by header type. draft: a layout with all runs there can be."""
+    """Fields of metadata that stand for a lane somewhere, by header type.
+
+    Args:
+        program: the program.
+        draft: a layout with all runs there can be.
+    """
     # The traffic manager wants these one by one.
     alone = {"standard_metadata", "intrinsic_metadata", "queueing_metadata"}
     alone |= {ref.header for ref in program.aliases.values()}

@@ -19,6 +19,8 @@ from switchml.switch_emulator.p4.unit import Unit, comment
 
 
 class RepetitionWriter:
+    """Writes repetitions as operations on whole arrays."""
+
     def __init__(self, unit: Unit, expressions: ExpressionWriter) -> None:
         self.unit = unit
         self.out = unit.out
@@ -26,6 +28,7 @@ class RepetitionWriter:
         self._loaded: dict[Lane, str] = {}
 
     def write(self, repeated: Repeated, scope: ActionScope) -> None:
+        """The repetition, where the action has it."""
         self._loaded = {}
         changed: dict[RunLane, str] = {}
         for step in repeated.steps:

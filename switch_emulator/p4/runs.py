@@ -29,6 +29,7 @@ class RunType:
         self._last: tuple[RunValue, bytes] = (b"", b"")
 
     def array(self, value: RunValue) -> NDArray[Any]:
+        """As an array in the machine's byte order; not to be written to."""
         if type(value) is np.ndarray:
             return value
         if type(value) is bytes:
@@ -45,17 +46,20 @@ class RunType:
         return list(value)
 
     def item(self, value: RunValue, position: int) -> int:
+        """One element."""
         if type(value) is bytes:
             size = self.width // 8
             return int.from_bytes(value[position * size : (position + 1) * size], "big")
         return int(value[position])
 
     def replace(self, value: RunValue, position: int, item: int) -> RunValue:
+        """The run with another element at `position`."""
         items = self.items(value)
         items[position] = item
         return items
 
     def data(self, value: RunValue) -> bytes:
+        """As on the wire."""
         if type(value) is bytes:
             return value
         last = self._last

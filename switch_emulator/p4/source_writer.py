@@ -7,11 +7,14 @@ from contextlib import contextmanager
 
 
 class SourceWriter:
+    """Lines of Python source, indented by blocks."""
+
     def __init__(self) -> None:
         self.lines: list[str] = []
         self._depth = 0
 
     def line(self, text: str = "", comment: str = "") -> None:
+        """Add a line; without text, an empty one."""
         if comment:
             text = f"{text}  # {comment}" if text else f"# {comment}"
         self.lines.append("    " * self._depth + text if text else "")
@@ -28,4 +31,5 @@ class SourceWriter:
         self._depth -= 1
 
     def text(self) -> str:
+        """All of it."""
         return "\n".join(self.lines) + "\n"

@@ -9,6 +9,8 @@ from switchml.p4runtime.entries import MeterRates
 
 
 class CounterArray:
+    """Packets and bytes, by index."""
+
     def __init__(self, size: int) -> None:
         self.packets = [0] * size
         self.bytes = [0] * size
@@ -41,12 +43,14 @@ class Meter:
         self._committed = self._peak = _Bucket(0, 0, 0)
 
     def configure(self, rates: MeterRates | None, now: int) -> None:
+        """Set the rates, with full buckets; None = everything is green. `now` in microseconds."""
         self.rates = rates
         if rates is not None:
             self._committed = _Bucket(rates.cir, rates.cburst, rates.cburst, now * rates.cir // 1_000_000)
             self._peak = _Bucket(rates.pir, rates.pburst, rates.pburst, now * rates.pir // 1_000_000)
 
     def colour(self, units: int, now: int) -> int:
+        """The colour of `units` packets or bytes at `now`, in microseconds."""
         if self.rates is None:
             return 0
         if not self._peak.take(units, now):
@@ -55,7 +59,12 @@ class Meter:
 
 
 class MeterArray:
-    """unit: "packets" or "bytes". clock: microseconds."""
+    """Meters by index; those without rates are green.
+
+    Args:
+        unit: "packets" or "bytes".
+        clock: microseconds.
+    """
 
     def __init__(self, size: int, unit: str, clock: Callable[[], int]) -> None:
         self.meters: dict[int, Meter] = {}
@@ -64,13 +73,16 @@ class MeterArray:
         self._clock = clock
 
     def units(self, length: int) -> int:
+        """What a packet of `length` bytes costs."""
         return 1 if self._by_packet else length
 
     def execute(self, index: int, length: int) -> int:
+        """The colour of a packet of `length` bytes."""
         meter = self.meters.get(index)
         return 0 if meter is None else meter.colour(self.units(length), self._clock())
 
     def configure(self, index: int, rates: MeterRates | None) -> None:
+        """Set the rates of one meter; None = none."""
         if rates is None:
             self.meters.pop(index, None)
         else:

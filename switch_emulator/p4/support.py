@@ -32,6 +32,7 @@ def last_index(following: int) -> int:
 
 
 def fail(code: int) -> None:
+    """End parsing with an error of the program."""
     raise ParserError(code)
 
 
@@ -45,7 +46,15 @@ def signed_field(value: int, width: int) -> int:
 
 
 def same_header(f: Slots, left: int, right: int, valid: int, runs: Sequence[tuple[int, int]]) -> bool:
-    """Both headers valid and alike. valid: slots before the validity; runs: (slot, width) of runs among them."""
+    """Both headers valid and alike.
+
+    Args:
+        f: the packet's slots.
+        left: first slot of the one.
+        right: first slot of the other.
+        valid: slots before the validity.
+        runs: (slot, width) of runs among them.
+    """
     if not (f[left + valid] and f[right + valid]):
         return False
     ours, theirs = f[left : left + valid], f[right : right + valid]
@@ -69,6 +78,7 @@ def push_front(
 
 
 def pop_front(f: Slots, fresh: Slots, first: int, stride: int, size: int, following: int, count: int) -> None:
+    """Take `count` elements from the front of a stack; the others move up."""
     count = min(count, size)
     end, moved = first + stride * size, stride * count
     f[first : end - moved] = f[first + moved : end]
@@ -84,17 +94,20 @@ def format_message(text: str, values: Sequence[int]) -> str:
 
 
 def log_message(text: str, values: Sequence[int]) -> str:
+    """Log a message of the program; what it says."""
     message = format_message(text, values)
     logger.info("%s", message)
     return message
 
 
 def check(holds: bool, what: str) -> None:
+    """Raise P4AssertionError unless it holds."""
     if not holds:
         raise P4AssertionError(f"{what} does not hold")
 
 
 def endless() -> None:
+    """Raise PipelineError: the action has run too long."""
     raise PipelineError(f"an action went on after {MOST_BLOCKS} blocks: has its loop an end?")
 
 
@@ -104,11 +117,18 @@ def show_array(array: NDArray[Any]) -> str:
 
 
 def show_key(names: Sequence[str], key: Sequence[int]) -> str:
+    """A table's key, for a trace."""
     return f" ({', '.join(f'{name} = {value:#x}' for name, value in zip(names, key, strict=True))})"
 
 
 def show_header(f: Slots, base: int, fields: Sequence[tuple[str, int, int]]) -> str:
-    """fields: name, offset, and for a run the width of its elements."""
+    """A header's fields, for a trace.
+
+    Args:
+        f: the packet's slots.
+        base: the header's first slot.
+        fields: name, offset, and for a run the width of its elements.
+    """
     shown = []
     for name, offset, width in fields:
         value = f[base + offset]

@@ -45,10 +45,11 @@ class P4Switch(Runtime):
         p4info: serialised, needed only for the headers of packets to and from the control plane.
         clock: microseconds since the switch started.
         cpu_port: frames that leave there go to the receiver of on_packet_in, as long as there is one.
-        trace: gets a line for everything that happens to a packet; the functions of a switch without one have no trace of it.
+        trace: gets a line for everything that happens to a packet; the functions of a switch without one have no trace of
+            it.
 
     Raises:
-        UnsupportedProgramError: the program needs what this switch has not got.
+        UnsupportedProgramError: the program uses something that this target has not got.
     """
 
     def __init__(

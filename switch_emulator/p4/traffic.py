@@ -1,5 +1,6 @@
 """What simple_switch does around the program: from port to port, with clones, digests, resubmission, replication and
-recirculation, in the order in which it does them at the end of ingress and of egress (BMv2, docs/simple_switch.md)."""
+recirculation, in the order in which it does them at the end of ingress and of egress (BMv2, docs/simple_switch.md).
+"""
 
 from __future__ import annotations
 
@@ -39,9 +40,15 @@ class _Standard:
 
 
 class TrafficManager:
-    """multicast_groups, clone_sessions: shared with the control plane. digests: what the program has to tell it.
+    """Takes packets through the program and between its parts.
 
-    abandoned: packets given up because one frame caused more than MOST_PASSES passes.
+    Args:
+        multicast_groups: shared with the control plane.
+        clone_sessions: shared with the control plane.
+
+    Attributes:
+        digests: what the program has to tell it.
+        abandoned: packets given up because one frame caused more than MOST_PASSES passes.
     """
 
     def __init__(

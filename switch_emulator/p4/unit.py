@@ -20,8 +20,13 @@ class BankColumn:
 
 @dataclass
 class Unit:
-    """objects: name in the generated source of every table, register, counter, ... by (kind, full name).
-    columns: of the registers that are kept in a bank. tracing: write calls of `trace` into the source."""
+    """A translation on its way.
+
+    Attributes:
+        objects: name in the generated source of every table, register, counter, ... by (kind, full name).
+        columns: of the registers that are kept in a bank.
+        tracing: write calls of `trace` into the source.
+    """
 
     program: Program
     layout: Layout
@@ -35,6 +40,7 @@ class Unit:
     reads: frozenset[str] = frozenset()
 
     def object(self, kind: str, name: str) -> str:
+        """Name of an object of the program in the generated source."""
         if (kind, name) not in self.objects:
             self.objects[kind, name] = self.names.new(name)
         return self.objects[kind, name]

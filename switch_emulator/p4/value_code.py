@@ -1,5 +1,6 @@
 """Values as Python source, with the bounds of what they can be. Arithmetic is exact, as in BMv2; a value is cut to its
-width when it is stored, unless its bounds say that it fits."""
+width when it is stored, unless its bounds say that it fits.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +17,13 @@ LONGEST_SHIFT = 1 << 14
 
 @dataclass(frozen=True)
 class Code:
-    """Source of a value. low, high: what it can be, None = without limit. truth: it is a bool."""
+    """Source of a value.
+
+    Attributes:
+        low: what it can be, None = without limit.
+        high: what it can be, None = without limit.
+        truth: it is a bool.
+    """
 
     text: str
     low: Bound = None
@@ -24,12 +31,14 @@ class Code:
     truth: bool = False
 
     def fits(self, width: int) -> bool:
+        """Whether it is surely an unsigned number of `width` bits."""
         return self.low is not None and self.high is not None and self.low >= 0 and self.high < 1 << width
 
 
 def field_bounds(field: FieldType) -> tuple[int, int]:
     """What a field can hold. A signed one can hold an unsigned number of its width as well: BMv2 keeps a value up to
-    2^width - 1 as it is, until the field is read from a packet again."""
+    2^width - 1 as it is, until the field is read from a packet again.
+    """
     high = (1 << field.width) - 1
     return (-(1 << (field.width - 1)) if field.signed else 0), high
 
@@ -54,10 +63,12 @@ def stored(code: Code, field: FieldType, *, variable_width: str = "") -> str:
 
 
 def least(a: Bound, b: Bound) -> Bound:
+    """The smaller bound, if both are known."""
     return None if a is None or b is None else min(a, b)
 
 
 def most(a: Bound, b: Bound) -> Bound:
+    """The larger bound, if both are known."""
     return None if a is None or b is None else max(a, b)
 
 
@@ -71,6 +82,7 @@ def is_ones(number: int) -> bool:
 
 
 def arithmetic(op: str, a: Code, b: Code = Code("", 0, 0)) -> Code:
+    """Source of `a op b`, with its bounds; ~ takes `a` alone."""
     if op == "~":
         known = a.low is not None and a.high is not None
         return Code(f"(~{a.text})", -1 - a.high if known else None, -1 - a.low if known else None)  # type: ignore[operator]

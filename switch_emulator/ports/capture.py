@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 
+from typing_extensions import override
+
 from switchml.switch_emulator.ports.interface import Frame, Ports, WrappedPorts
 from switchml.switch_emulator.ports.pcap import PcapWriter
 
 
 class CapturedPorts(WrappedPorts):
-    """Writes frames of all ports, coming and going, to `path`. (pcap has no place for the port's number; a trace tells it.)
+    """Writes frames of all ports, coming and going, to `path`; pcap has no place for the port's number, a trace has.
 
     Raises:
         PortsError: the file cannot be written.
@@ -19,16 +21,19 @@ class CapturedPorts(WrappedPorts):
         super().__init__(inner)
         self._writer = PcapWriter(path)
 
+    @override
     def receive(self, deadline: float) -> list[Frame]:
         frames = super().receive(deadline)
         for frame in frames:
             self._writer.write(frame.time, frame.data)
         return frames
 
+    @override
     def send(self, port: int, data: bytes) -> None:
         self._writer.write(self.now(), data)
         super().send(port, data)
 
+    @override
     def close(self) -> None:
         self._writer.close()
         super().close()

@@ -41,11 +41,12 @@ def pseudo_header(source: bytes, destination: bytes, protocol: int, length: int)
 
 
 def mac_bytes(text: str) -> bytes:
-    """ "02:53:4d:4c:00:01" as six bytes."""
+    """Six bytes from text like "02:53:4d:4c:00:01"."""
     return bytes.fromhex(text.replace(":", ""))
 
 
 def mac_text(data: bytes) -> str:
+    """Six bytes as "02:53:4d:4c:00:01"; the other way round."""
     return data.hex(":")
 
 
@@ -76,7 +77,11 @@ class UdpHeaders(NamedTuple):
 
 
 class Datagram(NamedTuple):
-    """The UDP datagram in a frame. address: where it goes to, dotted."""
+    """The UDP datagram in a frame.
+
+    Attributes:
+        address: where it goes to, dotted.
+    """
 
     address: str
     port: int

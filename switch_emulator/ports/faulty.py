@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from typing_extensions import override
+
 from switchml.errors import UsageError
 from switchml.switch_emulator.ports.interface import Frame, Ports, WrappedPorts
 
@@ -31,6 +33,7 @@ class FaultRates(NamedTuple):
 
     @property
     def active(self) -> bool:
+        """Whether any fault can happen."""
         return self.loss > 0 or self.duplicate > 0 or self.reorder > 0
 
 
@@ -54,6 +57,7 @@ class FaultyPorts(WrappedPorts):
         self._held: list[_Held] = []
         self._lost = self._doubled = self._reordered = 0
 
+    @override
     def receive(self, deadline: float) -> list[Frame]:
         if self._held:
             deadline = min(deadline, time.monotonic() + _QUIET)
@@ -68,11 +72,13 @@ class FaultyPorts(WrappedPorts):
             frames.extend(self._released())
         return frames
 
+    @override
     def send(self, port: int, data: bytes) -> None:
         frame = Frame(port, data, 0)
         for _ in range(self._copies(frame, going_out=True)):
             super().send(port, data)
 
+    @override
     def counters(self) -> Mapping[str, int]:
         return {
             **super().counters(),
@@ -82,10 +88,12 @@ class FaultyPorts(WrappedPorts):
         }
 
     @property
+    @override
     def exhausted(self) -> bool:
         return super().exhausted and not self._held
 
     @property
+    @override
     def longest_wait(self) -> float:
         return _QUIET if self._held else super().longest_wait
 

@@ -59,7 +59,11 @@ class IncomingFrames:
 
 
 class OutgoingFrames:
-    """Sends to any socket. dropped: frames that did not leave, by reason, `TOO_LONG` for the interface or `FULL`."""
+    """Sends to any socket.
+
+    Attributes:
+        dropped: frames that did not leave, by reason, `TOO_LONG` for the interface or `FULL`.
+    """
 
     def __init__(self) -> None:
         self.dropped = np.zeros(2, np.int64)
@@ -76,7 +80,7 @@ class OutgoingFrames:
 
 @compiled
 def _receive(fd: int, messages: Records[MessageHeader], memory: Bytes, lengths: Longs) -> int:
-    """How many messages came. lengths: with header; below zero for one that is not as it would have been on a wire."""
+    """How many messages came. `lengths` become theirs, with header; below zero for one that is not as on a wire."""
     size = memory.size // messages.size
     taken = libc.recvmmsg(fd, messages.ctypes.data, messages.size, libc.MSG_DONTWAIT, 0)
     for index in range(taken):
@@ -95,7 +99,7 @@ def _send(
     pieces: Records[Iovec],
     dropped: Longs,
 ) -> None:
-    """lengths: of frames, without the headers in front of them."""
+    """Send frames; `lengths` are theirs, without the headers in front of them."""
     at = memory.ctypes.data
     first = 0
     while first < lengths.size:

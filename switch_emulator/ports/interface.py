@@ -8,9 +8,11 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
+from typing_extensions import override
+
+from switchml.closing import Closing
 from switchml.errors import SwitchMLError
 
 LONGEST_WAIT = 1.0
@@ -21,14 +23,18 @@ class PortsError(SwitchMLError):
 
 
 class Frame(NamedTuple):
-    """An Ethernet frame, without preamble and checksum. time: nanoseconds since 1970."""
+    """An Ethernet frame, without preamble and checksum.
+
+    Attributes:
+        time: nanoseconds since 1970.
+    """
 
     port: int
     data: bytes
     time: int
 
 
-class Ports(ABC):
+class Ports(Closing, ABC):
     """The ports of a switch. Used by one thread; a context manager."""
 
     @abstractmethod
@@ -70,14 +76,6 @@ class Ports(ABC):
         """Seconds after which `receive` is to be called, whether or not there is something to read."""
         return LONGEST_WAIT
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
 
 class WrappedPorts(Ports):
     """Ports that pass everything on to `inner`: what wrappers derive from."""
@@ -85,28 +83,36 @@ class WrappedPorts(Ports):
     def __init__(self, inner: Ports) -> None:
         self._inner = inner
 
+    @override
     def receive(self, deadline: float) -> list[Frame]:
         return self._inner.receive(deadline)
 
+    @override
     def send(self, port: int, data: bytes) -> None:
         self._inner.send(port, data)
 
+    @override
     def fileno(self) -> int:
         return self._inner.fileno()
 
+    @override
     def close(self) -> None:
         self._inner.close()
 
+    @override
     def counters(self) -> Mapping[str, int]:
         return self._inner.counters()
 
     @property
+    @override
     def exhausted(self) -> bool:
         return self._inner.exhausted
 
+    @override
     def now(self) -> int:
         return self._inner.now()
 
     @property
+    @override
     def longest_wait(self) -> float:
         return self._inner.longest_wait

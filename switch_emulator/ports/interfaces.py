@@ -15,6 +15,8 @@ import struct
 import time
 from collections.abc import Iterable, Mapping
 
+from typing_extensions import override
+
 from switchml.link.datagrams import enlarge_buffers
 from switchml.switch_emulator.ports.frame_batches import FULL, TOO_LONG, IncomingFrames, OutgoingFrames
 from switchml.switch_emulator.ports.interface import Frame, Ports, PortsError
@@ -92,7 +94,10 @@ def _open(name: str, *, tagged: bool) -> socket.socket:
 
 
 class InterfacePorts(Ports):
-    """interfaces: name by port number. Frames come in as on a wire (`segmentation`), VLAN tags included.
+    """Network interfaces as ports: frames come in as on a wire (`segmentation`), VLAN tags included.
+
+    Args:
+        interfaces: name by port number.
 
     Raises:
         PortsError: no such interface, or no permission.
@@ -117,6 +122,7 @@ class InterfacePorts(Ports):
             self.close()
             raise
 
+    @override
     def receive(self, deadline: float) -> list[Frame]:
         frames: list[Frame] = []
         for descriptor, _ in self._poll.poll(max(0.0, deadline - time.monotonic())):
@@ -152,9 +158,11 @@ class InterfacePorts(Ports):
             self._uncut += 1
         frames.extend(Frame(port, one[:12] + tag + one[12:], now) for one in finished)
 
+    @override
     def send(self, port: int, data: bytes) -> None:
         self.send_all([(port, data)])
 
+    @override
     def send_all(self, frames: Iterable[tuple[int, bytes]]) -> None:
         by_port: dict[int, list[bytes]] = {}
         for port, data in frames:
@@ -174,9 +182,11 @@ class InterfacePorts(Ports):
             "dropped_uncut": self._uncut,
         }
 
+    @override
     def fileno(self) -> int:
         return self._poll.fileno()
 
+    @override
     def close(self) -> None:
         self._poll.close()
         for _, _, sock in self._incoming.values():

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
-from types import TracebackType
 from typing import NamedTuple
 
+from switchml.closing import Closing
 from switchml.switch_emulator.ports.interface import PortsError
 
 _MICROSECONDS = 0xA1B2C3D4
@@ -20,13 +20,17 @@ _SECOND = 1_000_000_000
 
 
 class Record(NamedTuple):
-    """time: nanoseconds since 1970."""
+    """A frame in a file.
+
+    Attributes:
+        time: nanoseconds since 1970.
+    """
 
     time: int
     data: bytes
 
 
-class PcapWriter:
+class PcapWriter(Closing):
     """Writes a file record by record; each is in the file before the call returns. A context manager.
 
     Raises:
@@ -41,19 +45,13 @@ class PcapWriter:
         self._file.write(struct.pack("=" + _FILE_HEADER, _NANOSECONDS, 2, 4, 0, 0, _SNAP_LENGTH, _ETHERNET))
 
     def write(self, time: int, data: bytes) -> None:
+        """Add a frame; `time` in nanoseconds since 1970."""
         header = struct.pack("=" + _RECORD_HEADER, *divmod(time, _SECOND), len(data), len(data))
         self._file.write(header + data)
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
-
-    def __enter__(self) -> PcapWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def read_pcap(path: str | os.PathLike[str]) -> Iterator[Record]:

@@ -8,13 +8,18 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from typing_extensions import override
+
 from switchml.switch_emulator.ports.interface import Frame, Ports, PortsError
 from switchml.switch_emulator.ports.pcap import PcapWriter, Record, read_pcap
 
 
 class PcapFilePorts(Ports):
-    """files: NAME (a path without `_in.pcap`) by port number. Frames of all ports come in the order of their times, as fast as
-    they are taken; what leaves is stamped with the time of the frame that came in last.
+    """Files as ports. Frames of all ports come in the order of their times, as fast as they are taken; what leaves is stamped
+    with the time of the frame that came in last.
+
+    Args:
+        files: NAME (a path without `_in.pcap`) by port number.
 
     Raises:
         PortsError: a file cannot be read or written, or there is none to read.
@@ -40,6 +45,7 @@ class PcapFilePorts(Ports):
             self.close()
             raise
 
+    @override
     def receive(self, deadline: float) -> list[Frame]:
         # One at a time: the answers to a frame carry its time.
         for frame in self._coming:
@@ -49,20 +55,25 @@ class PcapFilePorts(Ports):
         return []
 
     @property
+    @override
     def exhausted(self) -> bool:
         return self._ended
 
+    @override
     def send(self, port: int, data: bytes) -> None:
         writer = self._writers.get(port)
         if writer is not None:
             writer.write(self._now, data)
 
+    @override
     def now(self) -> int:
         return self._now
 
+    @override
     def fileno(self) -> int:
         return self._ready
 
+    @override
     def close(self) -> None:
         for writer in self._writers.values():
             writer.close()

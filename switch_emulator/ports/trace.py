@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from typing_extensions import override
+
 from switchml.switch_emulator.ports.interface import Frame, Ports, WrappedPorts
 from switchml.switch_emulator.ports.summary import summary
 
@@ -18,12 +20,14 @@ class TracedPorts(WrappedPorts):
         super().__init__(inner)
         self._write = write
 
+    @override
     def receive(self, deadline: float) -> list[Frame]:
         frames = super().receive(deadline)
         for frame in frames:
             self._line(frame.time, frame.port, "->", frame.data)
         return frames
 
+    @override
     def send(self, port: int, data: bytes) -> None:
         self._line(self.now(), port, "<-", data)
         super().send(port, data)

@@ -14,6 +14,8 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from typing_extensions import override
+
 from switchml.errors import PortInUseError, UsageError
 from switchml.link.datagrams import enlarge_buffers
 from switchml.switch_emulator.ports.ethernet import UdpHeaders, datagram_in, mac_bytes
@@ -50,7 +52,11 @@ class _Station:
 
 
 class UdpPorts(Ports):
-    """host: the dotted address workers send to, which becomes the frames' destination. port: 0 for a free one.
+    """A UDP socket as ports, one a station.
+
+    Args:
+        host: the dotted address workers send to, which becomes the frames' destination.
+        port: 0 for a free one.
 
     Raises:
         UsageError: `host` is no address that a frame could be sent to.
@@ -79,6 +85,7 @@ class UdpPorts(Ports):
         self._full = 0
         self._foreign = 0
 
+    @override
     def receive(self, deadline: float) -> list[Frame]:
         frames = self._read()
         if not frames:
@@ -115,6 +122,7 @@ class UdpPorts(Ports):
         station = self._stations[sender] = _Station(number, headers)
         return station
 
+    @override
     def send(self, port: int, data: bytes) -> None:
         datagram = datagram_in(data)
         if datagram is None:
@@ -129,8 +137,10 @@ class UdpPorts(Ports):
         """dropped_not_udp: frames that left the pipeline and do not fit into a datagram."""
         return {"dropped_port_full": self._full, "dropped_not_udp": self._foreign}
 
+    @override
     def fileno(self) -> int:
         return self._socket.fileno()
 
+    @override
     def close(self) -> None:
         self._socket.close()

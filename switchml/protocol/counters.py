@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 
 class Counter(NamedTuple):
+    """A counter's name and what it counts."""
+
     name: str
     meaning: str
 
@@ -51,6 +53,7 @@ WORKER_COUNTERS: tuple[Counter, ...] = (
 
 
 def indices(table: tuple[Counter, ...]) -> dict[str, int]:
+    """The place of every counter in an array of them, by name."""
     return {counter.name: index for index, counter in enumerate(table)}
 
 

@@ -77,7 +77,11 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def render(text: str, tables: Mapping[str, Callable[[], str]] = TABLES) -> str:
-    """`text` with every table between its comments made anew. tables: what makes each, by name.
+    """`text` with every table between its comments made anew.
+
+    Args:
+        text: Markdown with places for tables.
+        tables: what makes each, by name.
 
     Raises:
         ValueError: a place for a table that does not exist, or no place at all.
@@ -96,6 +100,7 @@ def render(text: str, tables: Mapping[str, Callable[[], str]] = TABLES) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Render the tables into the files that are named."""
     for argument in arguments:
         path = Path(argument)
         path.write_text(render(path.read_text()))

@@ -56,7 +56,8 @@ HEADER_BYTES = sum(field.bits for field in FIELDS.values()) // 8
 
 class Place(NamedTuple):
     """Where a field lies: the first byte and the length of the whole bytes that hold it, the shift inside them and the mask
-    after it."""
+    after it.
+    """
 
     offset: int
     width: int

@@ -154,5 +154,6 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
 def inlined(function: Callable[P, R]) -> Callable[P, R]:
     """As `compiled`, and always expanded where it is called: for functions that take a state of many arrays,
     because a call passes every field of every array, hundreds of words, over the stack, and counts a
-    reference to each."""
+    reference to each.
+    """
     return cast(Callable[P, R], _cached(_njit_inline(function)))

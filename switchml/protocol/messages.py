@@ -11,6 +11,12 @@ UDP_PORT_LAST = 0xBEEF
 
 
 class MessageType(NamedTuple):
+    """A message type.
+
+    Attributes:
+        has_payload: its packets carry elements.
+    """
+
     name: str
     code: int
     has_payload: bool
@@ -26,6 +32,8 @@ MESSAGE_TYPES: tuple[MessageType, ...] = (
 
 
 class PayloadSize(NamedTuple):
+    """A size that a job's packets may have."""
+
     code: int
     payload: int
     """Bytes of elements in a packet."""

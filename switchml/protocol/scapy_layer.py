@@ -16,6 +16,7 @@ from typing import Any
 from scapy.fields import BitEnumField, BitField, FieldListField, SignedByteField, SignedIntField
 from scapy.layers.inet import UDP
 from scapy.packet import Packet, bind_bottom_up, bind_top_down
+from typing_extensions import override
 
 from switchml.protocol import header, messages
 from switchml.protocol.header import Field
@@ -29,6 +30,7 @@ _PAYLOADS = {size.code: size.payload for size in messages.PAYLOAD_SIZES}
 class Elements(FieldListField):
     """The int32 elements: as many as `size` says and the packet has."""
 
+    @override
     def getfield(self, pkt: Packet, s: bytes) -> tuple[bytes, list[int]]:
         announced = _PAYLOADS[pkt.size] if pkt.msg_type in _WITH_PAYLOAD else 0
         count = min(announced, len(s)) // messages.ELEMENT_BYTES
@@ -63,6 +65,7 @@ class SwitchML(Packet):
         Elements("elements", [], SignedIntField("element", 0)),
     ]
 
+    @override
     def post_build(self, pkt: bytes, pay: bytes) -> bytes:
         if self.size is None:
             needed = messages.ELEMENT_BYTES * len(self.elements)

@@ -21,11 +21,13 @@ def check_window(window: int) -> None:
 
 @compiled
 def slot_of(position: int, window: int) -> int:
+    """The slot of a position, or of its `tsi`; `window` in slots, a power of two."""
     return position & (window - 1)
 
 
 @compiled
 def version_of(position: int, window: int) -> int:
+    """Which of the slot's two copies, 0 or 1."""
     return 1 if position & window else 0
 
 

@@ -25,10 +25,13 @@ from conformance_frames import (
     worker,
 )
 
+from switchml.check.packet_script import packet_script
+from switchml.check.search import Configuration, Search
 from switchml.protocol.header import MAX_WINDOW, RESERVED
 from switchml.protocol.messages import EXPONENTS, PROBE, SUM
 
 FOLDER = Path(__file__).with_name("scripts")
+PROGRAM = Path(__file__).parents[2] / "p4" / "build" / "switchml_64.json"
 SIZE_CODES = {64: 1, 256: 3}
 SMALL, LARGE = SIZE_CODES
 NO_JOB = 256
@@ -682,6 +685,13 @@ def cut_frames(s: Script) -> None:
     s.say("The slot is still empty.")
     s.chunk(5, 1, 0)
     s.chunk(5, 0, 0, gives=total(s.values(0, 0), s.values(1, 0)))
+
+
+@_script
+def found_by_the_search(s: Script) -> None:
+    """The published machine gives a wrong sum after one retransmission: the way that `switchml check --paper` finds."""
+    finding = Search(Configuration(chunks=(3,), retransmissions=1, paper=True)).run()
+    s.lines = packet_script(finding, PROGRAM).splitlines()
 
 
 for _name in ("basic_reduction", "exponents", "stale_packet", "truncated"):

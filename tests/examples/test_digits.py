@@ -69,12 +69,13 @@ PATHS = {
 
 @pytest.fixture(scope="module")
 def plain_digests(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Of the parameters after a run over shared memory, without faults. One epoch shows it as well as twenty."""
+    """Of the parameters after a run over shared memory, without faults. One epoch shows it as well as twenty, and three
+    workers as well as more: of two alone, sums do not depend on the order."""
     return _digests(tmp_path_factory.mktemp("plain"))
 
 
 def _digests(folder: Path, *options: str) -> list[str]:
-    return [outcome["digest"] for outcome in _train(folder, *options, epochs="1")]
+    return [outcome["digest"] for outcome in _train(folder, *options, epochs="1", workers=3)]
 
 
 @pytest.mark.timeout(300)

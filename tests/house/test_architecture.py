@@ -27,7 +27,7 @@ def layers(page: str) -> list[list[str]]:
 
 def declared(page: str) -> dict[str, set[str]]:
     """What each room imports, by the page's table."""
-    rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \|", page, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \|([^|]*)\|", page, re.MULTILINE)
     return {room: set(re.findall(r"`(\w+)`", imports)) for room, imports in rows}
 
 
@@ -113,7 +113,7 @@ def test_a_circle_is_found() -> None:
     planted = grimp.build_graph("switchml", cache_dir=None)
     planted.add_import(importer="switchml.link.ring", imported="switchml.link.memory")
     planted.add_import(importer="switchml.link.memory", imported="switchml.link.ring")
-    assert set(circle(planted)) == {"switchml.link.ring", "switchml.link.memory"}
+    assert {"switchml.link.ring", "switchml.link.memory"} <= set(circle(planted))
 
 
 def test_a_file_name_means_one_thing() -> None:

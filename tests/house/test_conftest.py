@@ -11,12 +11,12 @@ pytest_plugins = ("pytester",)
 CONFTEST = Path(__file__).parents[1] / "conftest.py"
 
 
-def _run(pytester: pytest.Pytester, body: str) -> pytest.RunResult:
+def _run(pytester: pytest.Pytester, body: str, *options: str) -> pytest.RunResult:
     impatient, replaced = re.subn(r"LEAVE_GRACE = [\d.]+", "LEAVE_GRACE = 0.2", CONFTEST.read_text())
     assert replaced == 1
     pytester.makeconftest(impatient)
     pytester.makepyfile(body)
-    return pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    return pytester.runpytest_subprocess("-p", "no:cacheprovider", *options)
 
 
 def test_a_child_left_running_fails_its_test_and_is_ended(pytester: pytest.Pytester) -> None:
@@ -57,3 +57,23 @@ def test_processes_that_end_in_time_are_no_fault(pytester: pytest.Pytester) -> N
         """,
     )
     result.assert_outcomes(passed=1)
+
+
+def test_what_another_process_of_the_run_has_started_is_not_ours(pytester: pytest.Pytester) -> None:
+    """The second test ends while the first one's child runs."""
+    result = _run(
+        pytester,
+        """
+        import subprocess, time
+        def test_leaves_child():
+            subprocess.Popen(["sleep", "62"])
+            time.sleep(2)
+        def test_meanwhile():
+            time.sleep(0.5)
+        """,
+        *("-n", "2"),
+    )
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(
+        ["*ERROR at teardown of test_leaves_child*", "*processes left behind: *sleep 62*"]
+    )

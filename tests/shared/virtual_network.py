@@ -13,20 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from switchml.check.machines import SwitchMachine
 from switchml.protocol.header import HEADER_BYTES, parse_header
-from switchml.protocol.header_access import set_exponents
 from switchml.protocol.messages import size_code
-from switchml.switch_emulator.slot_machine import (
-    COMPLETE,
-    DUPLICATE,
-    MISFIT,
-    RETRANSMIT,
-    STALE,
-    admit,
-    admit_paper,
-    apply,
-    new_pool,
-)
 from switchml.worker.chunks import build_packet, packet_bytes, take_result
 from switchml.worker.recovery import Recovery, expire, new_recovery, packet_sent, sample_round_trip
 from switchml.worker.window import (
@@ -105,7 +94,7 @@ class VirtualNetwork:
         self._elements = self.payload // 4
         self._events: list[tuple[int, int, int, bytes]] = []
         self._sequence = 0
-        self._pool = new_pool(self.window, 2 * self.window * self._elements)
+        self._switch = SwitchMachine(self.workers, self.window, self._elements, paper=self.paper)
         self._ranks = [self._new_rank(rank) for rank in range(self.workers)]
 
     def _new_rank(self, rank: int) -> _Rank:
@@ -215,25 +204,8 @@ class VirtualNetwork:
         self._pump(rank)
 
     def _at_switch(self, rank: int, packet: bytes) -> None:
-        header = parse_header(packet)
-        elements = (len(packet) - HEADER_BYTES) // 4
-        index = 2 * header.slot + header.version
-        judge = admit_paper if self.paper else admit
-        verdict = judge(
-            self._pool.slots, index, rank, self.workers, header.tsi, elements, header.e0, header.e1
-        )
+        verdict, to, answer = self._switch.take(rank, packet)
         self.verdicts[verdict] = self.verdicts.get(verdict, 0) + 1
-        if verdict in (DUPLICATE, STALE, MISFIT):
-            return
-        answer = np.frombuffer(packet, np.uint8).copy()
-        words = np.frombuffer(packet, np.uint32, elements, HEADER_BYTES).copy()
-        out = np.zeros(elements, np.uint32)
-        apply(
-            verdict, words, self._pool.sums[index * self._elements : index * self._elements + elements], out
-        )
-        if verdict != RETRANSMIT and verdict < COMPLETE:
-            return
-        set_exponents(answer, 0, int(self._pool.slots[index]["e0"]), int(self._pool.slots[index]["e1"]))
-        answer[HEADER_BYTES:] = out.view(np.uint8)
-        for place in (rank,) if verdict == RETRANSMIT else range(self.workers):
-            self._send(place, answer.tobytes())
+        if answer:
+            for place in range(self.workers) if to is None else (to,):
+                self._send(place, answer)

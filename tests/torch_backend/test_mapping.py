@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import AllreduceOptions, BroadcastOptions, ReduceOptions, ReduceScatterOptions
 
-from switchml.errors import CollectiveMismatchError, JobAbortedError, UsageError
+from switchml.errors import CollectiveMismatchError, CollectiveTimeoutError, JobAbortedError, UsageError
 from switchml.torch_backend.routing import GATHERED_LIMIT
 
 
@@ -233,3 +233,34 @@ def test_names(ranks: Any) -> None:
     assert ranks.run(2, body) == [
         (*expected, rank, 2, "nowhere:1", {"packets_sent": 0, "bytes_sent": 0}) for rank in range(2)
     ]
+
+
+def test_flat_arrays_over_gloo_keep_to_their_timeouts(ranks: Any) -> None:
+    """Rank 1 comes late to the first call, and not at all to the second."""
+    rows = GATHERED_LIMIT // (2 * 8)
+    called, waited, over = threading.Event(), threading.Event(), threading.Event()
+
+    def body(group: Any, rank: int) -> float:
+        turned = torch.full((2, rows), rank + 1.0, dtype=torch.float64).t()  # gloo refuses the layout
+        if rank == 1:
+            called.wait(20)
+            waited.wait(20)
+            group.allreduce([turned]).wait()
+            over.wait(20)
+            return turned[-1, -1].item()
+        work = group.allreduce([turned])
+        called.set()
+        with pytest.raises(CollectiveTimeoutError):
+            work.wait(timedelta(milliseconds=50))
+        waited.set()
+        work.wait()
+        options = AllreduceOptions()
+        options.timeout = timedelta(seconds=1)
+        late = group.allreduce([torch.ones(rows, 2, dtype=torch.float64).t()], options)
+        with pytest.raises(RuntimeError, match=r"(?i)timed out"):
+            late.wait()
+        over.set()
+        return turned[-1, -1].item()
+
+    assert ranks.run(2, body) == [3.0, 3.0]
+    assert ranks.workers[0].calls == []

@@ -17,11 +17,11 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
-from types import TracebackType
 from typing import Any
 
 import grpc
 
+from switchml.closing import Closing
 from switchml.control.address import join_address, parse_address
 from switchml.control.exits import Stage, close_at_exit
 from switchml.errors import SwitchMLError, SwitchUnreachableError, UsageError
@@ -71,7 +71,7 @@ Row = tuple[str, TableEntry]
 """A table's name, and an entry of it."""
 
 
-class P4RuntimeClient:
+class P4RuntimeClient(Closing):
     """The primary controller of one switch. A context manager: `close` on exit. Thread-safe.
 
     Args:
@@ -114,14 +114,6 @@ class P4RuntimeClient:
             self.close()
             raise
         _open_clients.add(self)
-
-    def __enter__(self) -> P4RuntimeClient:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def schema(self) -> Schema:

@@ -1,0 +1,241 @@
+"""`switchml check`: search the shipped state machines exhaustively."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from switchml.errors import UsageError
+from switchml.termination import orderly_end
+
+if TYPE_CHECKING:
+    from switchml.check.search import Configuration, Finding, Step
+
+_KINDS = ("words", "blocks")
+_VERDICTS = ("FRESH", "ADDED", "RETRANSMIT", "DUPLICATE", "STALE", "MISFIT")
+_COLUMNS = (
+    "workers",
+    "window",
+    "chunks",
+    "kind",
+    "machine",
+    "resent",
+    "states",
+    "steps",
+    "seconds",
+    "violations",
+)
+
+
+def check(
+    workers: Annotated[int | None, typer.Option(help="Ranks of the job. [default: 2]")] = None,
+    window: Annotated[int | None, typer.Option(help="Slots, a power of two. [default: 1]")] = None,
+    chunks: Annotated[
+        str | None, typer.Option(metavar="N[,N...]", help="Chunks of each tensor. [default: 4]")
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="words (integers) or blocks (float32 with exponents). [default: words]")
+    ] = None,
+    retransmissions: Annotated[
+        int | None,
+        typer.Option(
+            help="Packets that workers send again, all together; each sending arrives once or is lost. Without it whatever "
+            "was ever sent may arrive any number of times, and it is also looked at that all can still finish."
+        ),
+    ] = None,
+    start: Annotated[
+        int | None,
+        typer.Option(help="Position at which the streams begin; 4294967294 wraps at once. [default: 0]"),
+    ] = None,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="The published slot machine, without stamps: finds its wrong sum.")
+    ] = False,
+    script: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.stf", help="Write the way to a violation as a packet script for `switchml stf`."
+        ),
+    ] = None,
+    program: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE.json",
+            help="Our P4 program, compiled for 64 elements, which --script is written for.",
+        ),
+    ] = Path("p4/build/switchml_64.json"),
+    limit: Annotated[int, typer.Option(help="States after which a search gives up.")] = 5_000_000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Search every state that workers, switch and network can come to, with the functions that run in production.
+
+    Looked for: a worker that takes a wrong sum, and a state from which not all can finish. Without options several
+    configurations are searched. Exit code 1: a violation was found, or a search gave up.
+
+    Examples: `switchml check`, `switchml check --workers 3 --window 2 --chunks 4`,
+    `switchml check --paper --chunks 3 --script wrong_sum.stf`.
+    """
+    if limit < 1 or (retransmissions is not None and retransmissions < 0):
+        raise UsageError("--limit and --retransmissions take numbers from 1 and from 0")
+    chosen = (workers, window, chunks, kind, retransmissions, start)
+    if script is not None and chosen == (None,) * len(chosen) and not paper:
+        raise UsageError(
+            "--script takes the violation of one search: say which, --paper --chunks 3 for example"
+        )
+    if kind is not None and kind not in _KINDS:
+        raise UsageError(f"--kind {kind} is none of {', '.join(_KINDS)}")
+    from switchml.check.search import Configuration
+    from switchml.worker.window import BLOCKS, WORDS
+
+    if chosen == (None,) * len(chosen) and not paper:
+        configurations = list(_usual())
+    else:
+        configurations = [
+            Configuration(
+                workers=2 if workers is None else workers,
+                window=1 if window is None else window,
+                chunks=_numbers(chunks or "4"),
+                retransmissions=retransmissions,
+                kind=BLOCKS if kind == "blocks" else WORDS,
+                paper=paper,
+                start=start or 0,
+            )
+        ]
+    with orderly_end():
+        raise typer.Exit(_search(configurations, limit, script, program, as_json))
+
+
+def _usual() -> Iterator[Configuration]:
+    from switchml.check.search import Configuration
+    from switchml.worker.window import BLOCKS
+
+    yield Configuration(chunks=(6,))
+    yield Configuration(chunks=(2, 3), start=2**32 - 3)
+    yield Configuration(window=2, chunks=(4, 3))
+    yield Configuration(window=2, chunks=(4, 3), kind=BLOCKS)
+    yield Configuration(window=4, chunks=(7,))
+    yield Configuration(workers=3, window=2, chunks=(4,))
+    yield Configuration(workers=3, window=2, chunks=(3,), kind=BLOCKS)
+    yield Configuration(workers=4, chunks=(4,))
+    yield Configuration(workers=6, chunks=(4,))
+    yield Configuration(chunks=(4,), retransmissions=2)
+    yield Configuration(workers=3, chunks=(3,), retransmissions=1)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--chunks {text} is no list of numbers, such as 4 or 2,3") from None
+
+
+def _search(
+    configurations: Sequence[Configuration], limit: int, script: Path | None, program: Path, as_json: bool
+) -> int:
+    from rich.console import Console
+
+    from switchml.check.search import Search
+
+    console = Console(stderr=True)
+    findings: list[Finding] = []
+    if not as_json:
+        print(_row(_COLUMNS))
+    for configuration in configurations:
+        with console.status("compiling or loading the machines ...") as status:
+            finding = Search(
+                configuration,
+                limit=limit,
+                progress=lambda states: status.update(f"{states:,} states"),
+            ).run()
+        findings.append(finding)
+        if not as_json:
+            print(_row(_cells(finding)))
+            print("".join(f"{line}\n" for line in described(finding)), end="", flush=True)
+    if as_json:
+        print(json.dumps([as_dict(finding) for finding in findings], indent=2))
+    if script is not None:
+        if not findings[0].trace:
+            raise UsageError(f"no violation was found, so there is nothing to write to {script}")
+        from switchml.check.packet_script import packet_script
+
+        script.write_text(packet_script(findings[0], program))
+        print(f"switchml: the packets are in {script}", file=sys.stderr)
+    return int(any(finding.violations or not finding.complete for finding in findings))
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "  ".join(f"{cell:>{len(column) + 2}}" for cell, column in zip(cells, _COLUMNS, strict=True))
+
+
+def _cells(finding: Finding) -> tuple[str, ...]:
+    shown = as_dict(finding)
+    resent = shown["retransmissions"]
+    return (
+        str(shown["workers"]),
+        str(shown["window"]),
+        ",".join(map(str, shown["chunks"])),
+        shown["kind"],
+        shown["machine"],
+        "any" if resent is None else str(resent),
+        f"{finding.states:,}",
+        f"{finding.steps:,}",
+        f"{finding.seconds:.1f}",
+        str(finding.violations) if finding.complete or finding.violations else "gave up",
+    )
+
+
+def as_dict(finding: Finding) -> dict[str, Any]:
+    """A finding as JSON has it."""
+    from switchml.worker.window import BLOCKS
+
+    configuration = finding.configuration
+    return {
+        "workers": configuration.workers,
+        "window": configuration.window,
+        "chunks": list(configuration.chunks),
+        "kind": "blocks" if configuration.kind == BLOCKS else "words",
+        "machine": "paper" if configuration.paper else "stamped",
+        "retransmissions": configuration.retransmissions,
+        "start": configuration.start,
+        "states": finding.states,
+        "steps": finding.steps,
+        "seconds": finding.seconds,
+        "complete": finding.complete,
+        "violations": finding.violations,
+        "wrong": finding.wrong,
+        "stuck": finding.stuck,
+        "trace": [_sentence(step) for step in finding.trace],
+    }
+
+
+def described(finding: Finding) -> list[str]:
+    """What was found in words: nothing where nothing is wrong."""
+    if not finding.violations:
+        return [] if finding.complete else [f"gave up after {finding.states:,} states: --limit allows more"]
+    what = (
+        finding.wrong
+        or f"from {finding.stuck:,} states not all workers finish, though they send again, such as after"
+    )
+    return [f"violation: {what}", *(f"{n:>4}  {_sentence(step)}" for n, step in enumerate(finding.trace, 1))]
+
+
+def _sentence(step: Step) -> str:
+    from switchml.protocol.header import parse_header
+    from switchml.switch_emulator import slot_machine
+
+    if not step.packet:
+        return f"worker {step.rank} sends again"
+    header = parse_header(step.packet)
+    place = f"position {header.tsi} (slot {header.slot}, version {header.version})"
+    if not step.at_switch:
+        return f"worker {step.rank} gets the result of {place}"
+    answers = ["" if to is None else f" to worker {to}" for to, _ in step.sent]
+    leaves = f", and a result leaves{answers[0]}" if answers else ""
+    verdict = next(
+        name for name in _VERDICTS if getattr(slot_machine, name) == step.verdict % slot_machine.COMPLETE
+    )
+    return f"the switch gets worker {step.rank}'s packet of {place}: {verdict}{leaves}"

@@ -1,0 +1,274 @@
+"""The worker's window and the switch's slot machine, joined by nothing: packets in, packets out, states as bytes.
+
+These are the functions that run under real sockets; only memory and header fields around them are written here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from switchml.protocol.header import HEADER_BYTES, parse_header
+from switchml.protocol.header_access import set_exponents
+from switchml.protocol.messages import ELEMENT_BYTES, size_code
+from switchml.switch_emulator.slot_machine import (
+    COMPLETE,
+    DUPLICATE,
+    MISFIT,
+    RETRANSMIT,
+    STALE,
+    admit,
+    admit_paper,
+    apply,
+    new_pool,
+)
+from switchml.worker.chunks import SIGNATURE_WORDS, build_packet, packet_bytes, take_result
+from switchml.worker.window import (
+    BLOCKS,
+    RING,
+    SENT,
+    advance,
+    lay,
+    mark_sent,
+    match,
+    new_window,
+    next_ready,
+    relative,
+    resend,
+)
+
+ELEMENTS = 64
+"""int32 of a packet: as many as the smaller of the P4 programs takes."""
+JOB = 5
+_NOW = 1
+_DEADLINE = np.iinfo(np.int64).max
+
+
+class Tensor(NamedTuple):
+    """One all-reduce of every rank.
+
+    Attributes:
+        kind: worker.window.BLOCKS or WORDS.
+        sources: by rank, float32 or uint32 of one length.
+        total: what each rank is to have in the end, as bytes.
+    """
+
+    kind: int
+    sources: tuple[npt.NDArray[Any], ...]
+    total: npt.NDArray[Any]
+
+
+class WrongResultError(Exception):
+    """A worker took a result that is not the sum, or saw ranks disagree."""
+
+
+def _raw(array: Any) -> npt.NDArray[np.uint8]:
+    """The bytes of an array, numbers or records, in place."""
+    return np.asarray(array).view(np.uint8).reshape(-1)
+
+
+def _compare(result: npt.NDArray[Any], total: npt.NDArray[Any], name: str) -> None:
+    wrong = np.flatnonzero(result != total)
+    if wrong.size:
+        at = int(wrong[0])
+        shown, right = (f"{word:#010x}" for word in np.array([result[at], total[at]]).view(np.uint32))
+        raise WrongResultError(f"element {at} of {name} is {shown} and should be {right}")
+
+
+class WorkerMachine:
+    """One rank's window with the memory of its tensors.
+
+    Args:
+        start: position at which the stream begins.
+    """
+
+    def __init__(
+        self, rank: int, workers: int, window: int, tensors: tuple[Tensor, ...], start: int = 0
+    ) -> None:
+        self._tensors = tensors
+        self._window = new_window(
+            rank=rank,
+            workers=workers,
+            window=window,
+            elements=ELEMENTS,
+            size=size_code(ELEMENT_BYTES * ELEMENTS),
+            job=JOB,
+        )
+        self._memory = np.zeros(HEADER_BYTES + ELEMENT_BYTES * ELEMENTS, np.uint8)
+        self._descriptor = np.zeros(ELEMENTS, np.uint32)
+        self._results = [np.zeros_like(tensor.total) for tensor in tensors]
+        self._flags = [np.zeros(-(-tensor.total.size // ELEMENTS), np.uint8) for tensor in tensors]
+        for index, tensor in enumerate(tensors):
+            self._queue(index, tensor, tensor.sources[rank])
+        stream = self._window.stream[0]
+        stream["queued"] = len(tensors)
+        stream["end"] = start
+
+    def _queue(self, index: int, tensor: Tensor, source: npt.NDArray[Any]) -> None:
+        entry = self._window.transfers[index % RING]
+        entry["kind"] = tensor.kind
+        entry["count"] = source.size
+        entry["chunks"] = -(-source.size // ELEMENTS)
+        entry["source"] = source.ctypes.data
+        entry["destination"] = self._results[index].ctypes.data
+        entry["flags"] = self._flags[index].ctypes.data
+        entry["last"] = source.size
+        entry["deadline"] = _DEADLINE
+        entry["signature"] = np.full(SIGNATURE_WORDS, 7 + index, np.uint32)
+
+    def save(self) -> bytes:
+        """All that decides what the machine does next; not when things happened, and not what retransmission has cost."""
+        window = self._window
+        window.slots["sent_at"] = 0
+        window.slots["retries"] = 0
+        window.stream["accepted"] = 0
+        if window.stream["fifo_head"][0] == window.stream["fifo_tail"][0]:
+            window.stream["fifo_head"] = window.stream["fifo_tail"] = 0
+            window.fifo[:] = 0
+        return b"".join(part.tobytes() for part in self._parts())
+
+    def load(self, saved: bytes) -> None:
+        """Go back to a state that `save` returned."""
+        at = 0
+        for part in self._parts():
+            part[:] = np.frombuffer(saved, np.uint8, part.size, at)
+            at += part.size
+
+    def _parts(self) -> Iterator[npt.NDArray[np.uint8]]:
+        window, tensors = self._window, len(self._tensors)
+        yield _raw(window.stream)
+        yield _raw(window.slots)
+        yield _raw(window.fifo)
+        yield _raw(window.transfers[:tensors])
+        yield _raw(window.exponents[:tensors])
+
+    def finished(self) -> bool:
+        """Whether the rank has all results."""
+        return bool(self._window.stream["finished"][0] == len(self._tensors))
+
+    def send(self) -> list[bytes]:
+        """Packets that may leave now."""
+        lay(self._window)
+        packets = []
+        while (slot := next_ready(self._window)) >= 0:
+            length = packet_bytes(self._window, slot)
+            build_packet(self._window, slot, self._memory, 0)
+            mark_sent(self._window, slot, _NOW)
+            packets.append(self._memory[:length].tobytes())
+        return packets
+
+    def waiting(self) -> list[int]:
+        """Slots whose packet has been sent and not answered."""
+        return [int(slot) for slot in np.flatnonzero(self._window.slots["state"] == SENT)]
+
+    def send_again(self, slot: int) -> bytes:
+        """The slot's packet once more, as after a timeout."""
+        resend(self._window, slot)
+        (packet,) = self.send()
+        return packet
+
+    def take(self, packet: bytes) -> bool:
+        """A result comes; returns whether it was wanted.
+
+        Raises:
+            WrongResultError: it is not the sum of what the ranks sent.
+        """
+        header = parse_header(packet)
+        slot = match(self._window, header.tsi, header.slot, header.version)
+        if slot < 0:
+            return False
+        index = int(self._window.slots[slot]["transfer"])
+        transfer = self._window.transfers[index % RING]
+        chunk = relative(self._window, slot) - 1 - int(transfer["prologue"])
+        memory = np.frombuffer(packet, np.uint8)
+        if not take_result(self._window, slot, header.e0, memory, 0, self._descriptor):
+            raise WrongResultError(f"the descriptor of tensor {index} shows ranks that disagree")
+        if chunk >= 0:
+            part = slice(chunk * ELEMENTS, (chunk + 1) * ELEMENTS)
+            _compare(
+                self._results[index][part],
+                self._tensors[index].total[part],
+                f"chunk {chunk} of tensor {index}",
+            )
+        advance(self._window, slot, header.e0)
+        # The exact exchange itself is the stream's; here it only must not hold up what follows.
+        transfer["released"] = 1
+        return True
+
+
+class Answer(NamedTuple):
+    """What leaves the switch for one packet. to: a rank, or None for all."""
+
+    verdict: int
+    to: int | None
+    packet: bytes
+
+
+class SwitchMachine:
+    """The slot machine with the pool of one job.
+
+    Args:
+        elements: int32 of a packet.
+        paper: the published machine, without stamps.
+    """
+
+    def __init__(self, workers: int, window: int, elements: int = ELEMENTS, *, paper: bool = False) -> None:
+        self._workers, self._elements = workers, elements
+        self._pool = new_pool(window, 2 * window * elements)
+        self._admit = admit_paper if paper else admit
+
+    def save(self) -> bytes:
+        """The pool."""
+        return _raw(self._pool.slots).tobytes() + self._pool.sums.tobytes()
+
+    def load(self, saved: bytes) -> None:
+        """Go back to a state that `save` returned."""
+        slots = _raw(self._pool.slots)
+        slots[:] = np.frombuffer(saved, np.uint8, slots.size)
+        self._pool.sums[:] = np.frombuffer(saved, np.uint32, offset=slots.size)
+
+    def take(self, rank: int, packet: bytes) -> Answer:
+        """A worker's packet comes. An answer with an empty packet: nothing leaves."""
+        header = parse_header(packet)
+        elements = (len(packet) - HEADER_BYTES) // ELEMENT_BYTES
+        index = 2 * header.slot + header.version
+        slots = self._pool.slots
+        verdict = int(
+            self._admit(slots, index, rank, self._workers, header.tsi, elements, header.e0, header.e1)
+        )
+        if verdict in (DUPLICATE, STALE, MISFIT):
+            return Answer(verdict, rank, b"")
+        first = index * self._elements
+        out = np.zeros(elements, np.uint32)
+        words = np.frombuffer(packet, np.uint32, elements, HEADER_BYTES).copy()
+        apply(verdict, words, self._pool.sums[first : first + elements], out)
+        if verdict < COMPLETE and verdict != RETRANSMIT:
+            return Answer(verdict, rank, b"")
+        answer = np.frombuffer(packet, np.uint8).copy()
+        set_exponents(answer, 0, int(slots[index]["e0"]), int(slots[index]["e1"]))
+        answer[HEADER_BYTES:] = out.view(np.uint8)
+        return Answer(verdict, rank if verdict == RETRANSMIT else None, answer.tobytes())
+
+
+def words(rank: int, first_chunk: int, chunks: int) -> npt.NDArray[np.uint32]:
+    """Words that show in hexadecimal who is in a sum, and of which chunk: rank + 1, chunk, place."""
+    chunk, place = np.divmod(np.arange(chunks * ELEMENTS, dtype=np.uint32), ELEMENTS)
+    return np.uint32((rank + 1) << 24) | (chunk + np.uint32(first_chunk)) << np.uint32(16) | place
+
+
+def word_tensors(kind: int, workers: int, chunks: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """Tensors of so many chunks each, with values that tell ranks and chunks apart."""
+    tensors = []
+    for index, count in enumerate(chunks):
+        parts: list[npt.NDArray[Any]] = [words(rank, sum(chunks[:index]), count) for rank in range(workers)]
+        if kind == BLOCKS:
+            # Small whole numbers: their float32 sums are exact.
+            parts = [(part >> np.uint32(16)).astype(np.float32) for part in parts]
+        total = parts[0].copy()
+        for part in parts[1:]:
+            total += part
+        tensors.append(Tensor(kind, tuple(parts), total))
+    return tuple(tensors)

@@ -1,0 +1,373 @@
+"""The search: every state that workers, switch and network can come to.
+
+Theory of operation
+-------------------
+A state is the state of each worker, of the switch, and what is on the way. From each state one may
+
+    deliver a worker's packet to the switch      its answer is on the way then
+    deliver an answer to a worker                what the worker sends upon it is on the way then
+    let a worker send an unanswered packet again (only where sendings are counted)
+
+Without a bound on retransmissions the network is a set: whatever was ever sent may arrive at any time, any number of times, or
+never. This covers loss, duplication and reordering of every kind and any number of retransmissions, because a packet that is
+sent again has the same bytes. With a bound a packet arrives at most once for every time it was sent.
+
+A worker's step depends on its own state and the packet alone, the switch's likewise, so each is computed once and then looked up.
+
+Safety: no worker takes a result that is not the sum. Liveness: in every state all that is on the way may be lost, and still the
+workers finish once they send again what is unanswered and nothing more is lost.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from switchml.check.machines import SwitchMachine, Tensor, WorkerMachine, WrongResultError, word_tensors
+from switchml.errors import UsageError
+from switchml.worker.window import WORDS
+
+_REPORT_EVERY = 1 << 14
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What is searched.
+
+    Attributes:
+        workers: ranks of the job, 2 or more.
+        window: slots, a power of two.
+        chunks: of each tensor.
+        retransmissions: how often workers send a packet again, all together; None: as often as they like.
+        kind: worker.window.WORDS (integers) or BLOCKS (float32 with exponents).
+        paper: the published slot machine, without stamps.
+        start: position at which the streams begin.
+    """
+
+    workers: int = 2
+    window: int = 1
+    chunks: tuple[int, ...] = (4,)
+    retransmissions: int | None = None
+    kind: int = WORDS
+    paper: bool = False
+    start: int = 0
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The tensors of all ranks."""
+        return word_tensors(self.kind, self.workers, self.chunks)
+
+
+class Step(NamedTuple):
+    """One step of a trace.
+
+    Attributes:
+        at_switch: it arrives at the switch; else at a worker.
+        rank: whose packet it is, or who takes it.
+        packet: what arrives; empty: the worker sends again.
+        verdict: the switch's, 0 elsewhere.
+        sent: what leaves, with the rank that is to get it or None for all.
+    """
+
+    at_switch: bool
+    rank: int
+    packet: bytes
+    verdict: int
+    sent: tuple[tuple[int | None, bytes], ...]
+
+
+@dataclass
+class Finding:
+    """What a search found.
+
+    Attributes:
+        states: different states reached.
+        steps: arrivals and sendings looked at.
+        complete: every reachable state was looked at.
+        wrong: what is wrong with the first wrong result; "": nothing.
+        stuck: states of workers and switch from which not all workers finish.
+        trace: the steps to the wrong result, or to a state that is stuck.
+    """
+
+    configuration: Configuration
+    states: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    complete: bool = False
+    wrong: str = ""
+    stuck: int = 0
+    trace: list[Step] = field(default_factory=list)
+
+    @property
+    def violations(self) -> int:
+        """Wrong results and states that are stuck."""
+        return self.stuck + bool(self.wrong)
+
+
+class _Numbers:
+    """Numbers for byte strings, in the order they come."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[bytes, int] = {}
+        self.values: list[bytes] = []
+
+    def of(self, value: bytes) -> int:
+        number = self._numbers.setdefault(value, len(self.values))
+        if number == len(self.values):
+            self.values.append(value)
+        return number
+
+
+class _Step(NamedTuple):
+    """A machine's step: its new state, what leaves (number of a message each), and what was wrong."""
+
+    state: int
+    sent: tuple[int, ...]
+    verdict: int = 0
+    wrong: str = ""
+
+
+class _Message(NamedTuple):
+    """A packet on the way. up: to the switch."""
+
+    up: bool
+    rank: int
+    packet: bytes
+
+
+State = tuple[int, ...]
+"""One number a worker, the switch's, then the network's: bits by message, or with a bound the messages on the way in order, and
+the retransmissions left first."""
+
+
+class Search:
+    """One search.
+
+    Args:
+        limit: states after which it gives up.
+        progress: called now and then with the states found.
+
+    Raises:
+        UsageError: a configuration that cannot be.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        *,
+        limit: int = 10_000_000,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        if configuration.workers < 1 or not configuration.chunks or min(configuration.chunks) < 1:
+            raise UsageError("a search needs a worker, a tensor and a chunk at least")
+        self._configuration, self._limit, self._progress = configuration, limit, progress
+        tensors = configuration.tensors()
+        try:
+            self._workers = [
+                WorkerMachine(rank, configuration.workers, configuration.window, tensors, configuration.start)
+                for rank in range(configuration.workers)
+            ]
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        self._switch = SwitchMachine(configuration.workers, configuration.window, paper=configuration.paper)
+        self._saved = [_Numbers() for _ in range(configuration.workers + 1)]
+        self._finished: list[set[int]] = [set() for _ in self._workers]
+        self._messages: dict[_Message, int] = {}
+        self._by_number: list[_Message] = []
+        self._steps: dict[tuple[int, int, int], _Step] = {}
+        self._unanswered: dict[tuple[int, int], tuple[int, ...]] = {}
+
+    def _message(self, message: _Message) -> int:
+        number = self._messages.setdefault(message, len(self._by_number))
+        if number == len(self._by_number):
+            self._by_number.append(message)
+        return number
+
+    def _save_worker(self, rank: int) -> int:
+        number = self._saved[rank].of(self._workers[rank].save())
+        if self._workers[rank].finished():
+            self._finished[rank].add(number)
+        return number
+
+    def _up(self, rank: int, packets: list[bytes]) -> tuple[int, ...]:
+        return tuple(self._message(_Message(True, rank, packet)) for packet in packets)
+
+    def _step(self, place: int, state: int, message: int) -> _Step:
+        """The step of a worker, or of the switch (place = number of workers), upon a message."""
+        key = place, state, message
+        if key not in self._steps:
+            at_switch = place == len(self._workers)
+            self._steps[key] = (
+                self._at_switch(state, message) if at_switch else self._at_worker(place, state, message)
+            )
+        return self._steps[key]
+
+    def _at_worker(self, rank: int, state: int, message: int) -> _Step:
+        machine = self._workers[rank]
+        machine.load(self._saved[rank].values[state])
+        try:
+            if not machine.take(self._by_number[message].packet):
+                return _Step(state, ())
+        except WrongResultError as error:
+            return _Step(state, (), wrong=f"worker {rank}: {error}")
+        packets = machine.send()
+        return _Step(self._save_worker(rank), self._up(rank, packets))
+
+    def _at_switch(self, state: int, message: int) -> _Step:
+        place = len(self._workers)
+        self._switch.load(self._saved[place].values[state])
+        _, rank, packet = self._by_number[message]
+        answer = self._switch.take(rank, packet)
+        to = () if not answer.packet else range(place) if answer.to is None else (answer.to,)
+        sent = tuple(self._message(_Message(False, receiver, answer.packet)) for receiver in to)
+        return _Step(self._saved[place].of(self._switch.save()), sent, answer.verdict)
+
+    def _start(self) -> State:
+        sent: tuple[int, ...] = ()
+        states = []
+        for rank, machine in enumerate(self._workers):
+            sent += self._up(rank, machine.send())
+            states.append(self._save_worker(rank))
+        states.append(self._saved[-1].of(self._switch.save()))
+        return (*states, *self._network((), sent))
+
+    # What is on the way
+
+    def _network(self, before: State, sent: tuple[int, ...]) -> State:
+        bound = self._configuration.retransmissions
+        if bound is None:
+            bits = before[0] if before else 0
+            for message in sent:
+                bits |= 1 << message
+            return (bits,)
+        left, *under_way = before or (bound,)
+        return (left, *sorted([*under_way, *sent]))
+
+    def _arrivals(self, network: State) -> Iterator[tuple[int, State]]:
+        """Each message that may arrive, and what is on the way after it."""
+        if self._configuration.retransmissions is None:
+            bits = network[0]
+            while bits:
+                low = bits & -bits
+                yield low.bit_length() - 1, network
+                bits ^= low
+            return
+        for at in range(1, len(network)):
+            if at == 1 or network[at] != network[at - 1]:
+                yield network[at], network[:at] + network[at + 1 :]
+
+    def _following(self, state: State) -> Iterator[tuple[State, int, _Step]]:
+        """Each next state, the message that led there (or -1 - slot: sent again by a worker), and the step."""
+        places = len(self._saved)
+        network = state[places:]
+        for message, rest in self._arrivals(network):
+            up, rank, _ = self._by_number[message]
+            place = places - 1 if up else rank
+            step = self._step(place, state[place], message)
+            if step.wrong or step.sent or step.state != state[place] or rest is not network:
+                moved = (*state[:place], step.state, *state[place + 1 : places])
+                yield (*moved, *self._network(rest, step.sent)), message, step
+        if self._configuration.retransmissions is not None and network[0] > 0:
+            for rank in range(places - 1):
+                for again in self._again(rank, state[rank]):
+                    moved = self._network((network[0] - 1, *network[1:]), (again,))
+                    yield (*state[:places], *moved), -1 - rank, _Step(state[rank], (again,))
+
+    def _again(self, rank: int, state: int) -> tuple[int, ...]:
+        """Messages that a worker may send again."""
+        if (rank, state) not in self._unanswered:
+            machine = self._workers[rank]
+            machine.load(self._saved[rank].values[state])
+            packets = [machine.send_again(slot) for slot in machine.waiting()]
+            self._unanswered[rank, state] = self._up(rank, packets)
+        return self._unanswered[rank, state]
+
+    def run(self) -> Finding:
+        """Search until every state is known, a result is wrong or the limit is reached."""
+        finding = Finding(self._configuration)
+        begin = time.perf_counter()
+        start = self._start()
+        numbers = {start: 0}
+        states, parents, messages = [start], [-1], [0]
+        number = 0
+        while number < len(states) <= self._limit and not finding.wrong:
+            for following, message, step in self._following(states[number]):
+                finding.steps += 1
+                found = numbers.setdefault(following, len(states))
+                if found == len(states):
+                    states.append(following)
+                    parents.append(number)
+                    messages.append(message)
+                if step.wrong:
+                    finding.wrong = step.wrong
+                    finding.trace = self._trace(states, parents, messages, number)
+                    finding.trace.append(self._told(states[number], message))
+                    break
+            number += 1
+            if number % _REPORT_EVERY == 0:
+                self._progress(len(states))
+        finding.states = len(states)
+        finding.complete = number == len(states) and not finding.wrong
+        if finding.complete:
+            stuck = self._stuck(states)
+            finding.stuck = len(stuck)
+            if stuck:
+                finding.trace = self._trace(states, parents, messages, stuck[0])
+        finding.seconds = time.perf_counter() - begin
+        return finding
+
+    def _stuck(self, states: Sequence[State]) -> list[int]:
+        """The first state for each of workers and switch from which sending again does not lead to the end."""
+        ends: dict[State, bool] = {}
+        stuck = []
+        for number, state in enumerate(states):
+            machines = state[: len(self._saved)]
+            if machines in ends:
+                continue
+            path = []
+            while machines not in ends and not self._is_end(machines):
+                ends[machines] = False  # for one that comes back to itself
+                path.append(machines)
+                machines = self._round(machines)
+            good = ends.get(machines, True)
+            ends[machines] = good
+            ends.update(dict.fromkeys(path, good))
+            if not good:
+                stuck.append(number)
+        return stuck
+
+    def _round(self, machines: State) -> State:
+        """Every worker sends again what is unanswered, and all of it and all answers arrive."""
+        states, switch = list(machines), len(machines) - 1
+        for rank in range(switch):
+            for message in self._again(rank, states[rank]):
+                step = self._step(switch, states[switch], message)
+                states[switch] = step.state
+                for answer in step.sent:
+                    receiver = self._by_number[answer].rank
+                    states[receiver] = self._step(receiver, states[receiver], answer).state
+        return tuple(states)
+
+    def _is_end(self, state: State) -> bool:
+        return all(state[rank] in finished for rank, finished in enumerate(self._finished))
+
+    def _trace(self, states: list[State], parents: list[int], messages: list[int], number: int) -> list[Step]:
+        steps = []
+        while parents[number] >= 0:
+            steps.append(self._told(states[parents[number]], messages[number]))
+            number = parents[number]
+        return steps[::-1]
+
+    def _told(self, state: State, message: int) -> Step:
+        if message < 0:
+            return Step(False, -1 - message, b"", 0, ())
+        up, rank, packet = self._by_number[message]
+        place = len(self._workers) if up else rank
+        step = self._step(place, state[place], message)
+        sent = [self._by_number[number] for number in step.sent]
+        everyone = up and len(sent) > 1
+        told = tuple(
+            (None if everyone else each.rank, each.packet) for each in (sent[:1] if everyone else sent)
+        )
+        return Step(up, rank, packet, step.verdict, told)

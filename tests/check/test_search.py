@@ -1,0 +1,138 @@
+"""The exhaustive search: nothing is found where nothing is wrong, and what is put in is found."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from switchml.check import machines
+from switchml.check.search import Configuration, Finding, Search
+from switchml.cli import app
+from switchml.errors import UsageError
+from switchml.switch_emulator import slot_machine
+from switchml.switch_emulator.slot_machine import COMPLETE, DUPLICATE, FRESH, RETRANSMIT, STALE
+from switchml.worker.window import BLOCKS, WORDS
+
+
+def search(**configuration: Any) -> Finding:
+    return Search(Configuration(**configuration), limit=200_000).run()
+
+
+@pytest.mark.parametrize("kind", [WORDS, BLOCKS])
+@pytest.mark.parametrize(
+    ("workers", "window", "chunks"),
+    [(1, 1, (3,)), (2, 1, (5,)), (2, 2, (3, 2)), (3, 1, (3,)), (3, 2, (3,)), (5, 1, (3,))],
+)
+def test_the_shipped_machines_have_no_violation(
+    workers: int, window: int, chunks: tuple[int, ...], kind: int
+) -> None:
+    finding = search(workers=workers, window=window, chunks=chunks, kind=kind)
+    assert finding.complete
+    assert (finding.violations, finding.wrong, finding.trace) == (0, "", [])
+    assert finding.states > sum(chunks)
+
+
+def test_sequence_numbers_wrap_without_violation() -> None:
+    assert search(chunks=(2, 2), start=2**32 - 2).states == search(chunks=(2, 2)).states
+    assert search(chunks=(2, 2), start=2**32 - 2).violations == 0
+
+
+def test_a_bound_on_retransmissions_is_kept_to() -> None:
+    counts = [search(chunks=(3,), retransmissions=bound).states for bound in range(3)]
+    assert counts == sorted(counts)
+    assert len(set(counts)) == 3
+    assert search(chunks=(3,), retransmissions=2).violations == 0
+
+
+@pytest.mark.parametrize("retransmissions", [None, 1])
+def test_the_published_machine_gives_a_wrong_sum(retransmissions: int | None) -> None:
+    finding = search(chunks=(3,), paper=True, retransmissions=retransmissions)
+    assert finding.violations == 1
+    assert "should be" in finding.wrong
+    assert finding.trace[-1].at_switch is False
+    assert any(step.at_switch and step.sent for step in finding.trace)
+
+
+def test_the_published_machine_needs_a_retransmission_for_it() -> None:
+    assert search(chunks=(3,), paper=True, retransmissions=0).violations == 0
+
+
+def _instead(monkeypatch: pytest.MonkeyPatch, verdict: int, other: int) -> None:
+    """Plant a fault: a verdict becomes another."""
+    admit = slot_machine.admit
+
+    def faulty(*arguments: Any) -> int:
+        found = admit(*arguments)
+        return other if found == verdict else found
+
+    monkeypatch.setattr(machines, "admit", faulty)
+
+
+def test_a_switch_that_adds_stale_packets_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    _instead(monkeypatch, STALE, FRESH)
+    assert "should be" in search(chunks=(3,)).wrong
+
+
+def test_a_switch_that_does_not_send_results_again_leaves_workers_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _instead(monkeypatch, RETRANSMIT, DUPLICATE)
+    finding = search(chunks=(2,))
+    assert finding.wrong == ""
+    assert finding.stuck > 0
+    assert finding.trace
+
+
+def test_a_switch_that_answers_too_early_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    _instead(monkeypatch, FRESH, FRESH + COMPLETE)
+    assert search(chunks=(2,)).violations > 0
+
+
+def test_a_search_gives_up_at_its_limit() -> None:
+    finding = Search(Configuration(window=2, chunks=(4,)), limit=50).run()
+    assert not finding.complete
+    assert finding.states > 50
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"workers": 0}, {"window": 3}, {"chunks": ()}, {"chunks": (0,)}, {"window": 1 << 15}]
+)
+def test_configurations_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        search(**wrong)
+
+
+def test_the_command_tells_what_it_searched() -> None:
+    done = CliRunner().invoke(
+        app, ["check", "--workers", "2", "--window", "1", "--chunks", "4", "--retransmissions", "2"]
+    )
+    assert done.exit_code == 0, done.output
+    row = done.stdout.splitlines()[1].split()
+    assert row[:6] == ["2", "1", "4", "words", "stamped", "2"]
+    assert row[-1] == "0"
+
+
+def test_the_command_prints_the_way_to_a_violation() -> None:
+    done = CliRunner().invoke(app, ["check", "--paper", "--chunks", "3"])
+    assert done.exit_code == 1
+    assert "violation: worker 0: element 0 of chunk" in done.stdout
+    assert "the switch gets worker 0's packet of position 0" in done.stdout
+
+
+def test_the_command_as_json() -> None:
+    done = CliRunner().invoke(app, ["check", "--chunks", "2,2", "--kind", "blocks", "--json"])
+    (finding,) = json.loads(done.stdout)
+    assert finding["chunks"] == [2, 2]
+    assert finding["kind"] == "blocks"
+    assert (finding["violations"], finding["complete"], finding["trace"]) == (0, True, [])
+
+
+@pytest.mark.parametrize(
+    "options", [["--chunks", "x"], ["--kind", "bytes"], ["--limit", "0"], ["--script", "f.stf"]]
+)
+def test_wrong_options_are_told(options: list[str]) -> None:
+    done = CliRunner().invoke(app, ["check", *options])
+    assert done.exit_code == 1
