@@ -37,7 +37,7 @@ _LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
-class Program:
+class CompiledProgram:
     """A compiled P4 program.
 
     Attributes:
@@ -49,7 +49,7 @@ class Program:
     p4info: bytes
 
 
-def read_program(path: Path, p4info: Path | None = None) -> Program:
+def read_program(path: Path, p4info: Path | None = None) -> CompiledProgram:
     """A program from its files.
 
     Args:
@@ -67,8 +67,8 @@ def read_program(path: Path, p4info: Path | None = None) -> Program:
     except OSError as error:
         raise UsageError(f"cannot read {error.filename}: {error.strerror}") from error
     if text is None:
-        return Program(config, b"")
-    return Program(config, parse_p4info(text).SerializeToString())
+        return CompiledProgram(config, b"")
+    return CompiledProgram(config, parse_p4info(text).SerializeToString())
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class P4Emulator(Closing):
     def __init__(
         self,
         ports: Ports,
-        program: Program | None,
+        program: CompiledProgram | None,
         *,
         wrapping: Wrapping | None = None,
         p4runtime: tuple[str, int] | None = None,
@@ -198,7 +198,7 @@ class P4UdpEmulator(Closing):
 
     def __init__(
         self,
-        program: Program,
+        program: CompiledProgram,
         host: str = _LOOPBACK,
         *,
         udp_port: int = 0,

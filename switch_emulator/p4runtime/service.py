@@ -66,7 +66,7 @@ class P4RuntimeService:
             refusal = error
         finally:
             self._streams.discard(stream)
-            self._tell(self._arbiter.disconnect(stream))
+            self._send_notices(self._arbiter.disconnect(stream))
             writer.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):  # to a client that is gone
                 await writer
@@ -164,7 +164,7 @@ class P4RuntimeService:
                 )
             if self._arbiter.is_primary_client(stream) and stream not in before:
                 self._notifications.forget_unanswered()
-            self._tell(notices)
+            self._send_notices(notices)
             return
         try:
             if not self._arbiter.is_primary_client(stream):
@@ -190,7 +190,7 @@ class P4RuntimeService:
         with contextlib.suppress(RuntimeRequestError):
             self._notifications.attach(self._configs.pipeline())
 
-    def _tell(self, notices: Iterable[Notice]) -> None:
+    def _send_notices(self, notices: Iterable[Notice]) -> None:
         for notice in notices:
             if isinstance(notice.client, Stream) and notice.client in self._streams:
                 notice.client.send(arbitration_message(self._device.device_id, notice))

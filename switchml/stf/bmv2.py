@@ -203,9 +203,9 @@ class Bmv2Switch(Target):
         key = " ".join(_cli_match(entry.key.get(f.name), f.kind, f.width) for f in table.key)
         arguments = " ".join(map(str, entry.action.arguments))
         priority = f" {_LOWEST_PRIORITY - entry.priority}" if table.prioritised else ""
-        told = self._command(f"table_add {table.name} {entry.action.name} {key} => {arguments}{priority}")
+        answer = self._command(f"table_add {table.name} {entry.action.name} {key} => {arguments}{priority}")
         self._handles[table.name, frozenset(entry.key.items()), entry.priority] = _number_after(
-            "handle", told
+            "handle", answer
         )
 
     def _handle(self, table: str, key: Mapping[str, Match], priority: int) -> int:
@@ -229,15 +229,15 @@ class Bmv2Switch(Target):
 
     @override
     def replicate(self, verb: str, arguments: Sequence[int]) -> str:
-        told = self._command(f"{verb} {' '.join(map(str, arguments))}")
-        return told if verb == "mirroring_get" else ""
+        answer = self._command(f"{verb} {' '.join(map(str, arguments))}")
+        return answer if verb == "mirroring_get" else ""
 
     @override
     def read_counter(self, counter: DeclaredCounter, index: int) -> CounterValue:
-        told = self._command(f"counter_read {counter.name} {index}")
-        found = re.search(r"\((\d+) bytes, (\d+) packets\)", told)
+        answer = self._command(f"counter_read {counter.name} {index}")
+        found = re.search(r"\((\d+) bytes, (\d+) packets\)", answer)
         if found is None:
-            raise Bmv2Error(f"cannot read BMv2's answer {told!r}")
+            raise Bmv2Error(f"cannot read BMv2's answer {answer!r}")
         return CounterValue(int(found[2]), int(found[1]))
 
     @override
@@ -255,8 +255,8 @@ class Bmv2Switch(Target):
 
     @override
     def read_register(self, register: str, index: int | None) -> Sequence[int]:
-        told = self._command(f"register_read {register}{'' if index is None else f' {index}'}")
-        return [int(number) for number in told.rpartition("=")[2].split(",")]
+        answer = self._command(f"register_read {register}{'' if index is None else f' {index}'}")
+        return [int(number) for number in answer.rpartition("=")[2].split(",")]
 
     @override
     def write_register(self, register: str, index: int | None, value: int) -> None:
@@ -277,18 +277,18 @@ class Bmv2Switch(Target):
 
     @override
     def get_meter(self, meter: str, index: int) -> MeterRates | None:
-        told = self._command(f"meter_get_rates {meter} {index}")
-        found = re.findall(r"info rate = ([\d.e+-]+), burst size = (\d+)", told)
+        answer = self._command(f"meter_get_rates {meter} {index}")
+        found = re.findall(r"info rate = ([\d.e+-]+), burst size = (\d+)", answer)
         if len(found) != 2:
             return None
         (cir, cburst), (pir, pburst) = ((round(float(rate) * 1e6), int(burst)) for rate, burst in found)
         return MeterRates(cir, cburst, pir, pburst)
 
 
-def _number_after(word: str, told: str) -> int:
-    found = re.search(rf"{word} (\d+)", told)
+def _number_after(word: str, answer: str) -> int:
+    found = re.search(rf"{word} (\d+)", answer)
     if found is None:
-        raise Bmv2Error(f"cannot read BMv2's answer {told!r}")
+        raise Bmv2Error(f"cannot read BMv2's answer {answer!r}")
     return int(found[1])
 
 

@@ -72,8 +72,8 @@ class RuntimeCli:
                     raise Bmv2Error(f"no answer of BMv2's runtime CLI to {what} within {self._timeout:g} s")
                 part = os.read(out, 65536)
                 if not part:
-                    told = " ".join(got.decode(errors="replace").split())
-                    raise Bmv2Error(f"BMv2's runtime CLI ended at {what}: {told or 'without a word'}")
+                    said = " ".join(got.decode(errors="replace").split())
+                    raise Bmv2Error(f"BMv2's runtime CLI ended at {what}: {said or 'without a word'}")
                 got += part
         return got.removesuffix(_PROMPT).decode(errors="replace").strip()
 

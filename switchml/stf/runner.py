@@ -43,14 +43,14 @@ class Failure:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        told: dict[str, Any] = {"line": self.line, "message": self.message}
+        described: dict[str, Any] = {"line": self.line, "message": self.message}
         if self.difference is not None:
-            told |= {
+            described |= {
                 "expected": self.difference.expected,
                 "got": self.difference.got,
                 "differing_bytes": list(self.difference.bytes),
             }
-        return told
+        return described
 
 
 @dataclass
@@ -196,9 +196,9 @@ class _Run:
     def _direct(self, statement: Direct) -> None:
         verb, words = statement.verb, statement.arguments
         if verb.startswith(("mc_", "mirroring_")):
-            told = self._target.replicate(verb, [integer(word) for word in words])
-            if told:
-                self._note(statement, told)
+            answer = self._target.replicate(verb, [integer(word) for word in words])
+            if answer:
+                self._note(statement, answer)
         elif verb.startswith("counter_"):
             self._counter_verb(statement, self._names.counter(statement.name))
         elif verb.startswith("register_"):
@@ -255,11 +255,11 @@ class _Run:
             self._compare_port(port, wanted, left.get(port, ()), nothing)
         for port in sorted(left.keys() - expected.keys()):
             everywhere = next((statement for statement in nothing if statement.port is None), None)
-            told = f"{len(left[port])} packets left through port {port}"
+            surplus = f"{len(left[port])} packets left through port {port}"
             if everywhere is not None:
-                self._fail(everywhere, told, Difference("", None, left[port][0].hex().upper()))
+                self._fail(everywhere, surplus, Difference("", None, left[port][0].hex().upper()))
             else:
-                self.report.notes.append((0, f"{told}, of which the script does not speak"))
+                self.report.notes.append((0, f"{surplus}, of which the script does not speak"))
 
     def _compare_port(
         self, port: int, wanted: Sequence[Expect], frames: Sequence[bytes], nothing: Sequence[NoPacket]

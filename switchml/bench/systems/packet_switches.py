@@ -259,10 +259,10 @@ def _run_native(traffic: Traffic, stack: contextlib.ExitStack) -> None:
 
 
 def _run_p4(traffic: Traffic, ports: dict[int, str], path: Path, stack: contextlib.ExitStack) -> None:
-    from switchml.switch_emulator.p4_emulator import P4Emulator, Program
+    from switchml.switch_emulator.p4_emulator import CompiledProgram, P4Emulator
     from switchml.switch_emulator.ports.interfaces import InterfacePorts
 
-    emulator = stack.enter_context(P4Emulator(InterfacePorts(ports), Program(path.read_bytes(), b"")))
+    emulator = stack.enter_context(P4Emulator(InterfacePorts(ports), CompiledProgram(path.read_bytes(), b"")))
     set_up(traffic, path, emulator.device.runtime)
     emulator.start()
 
