@@ -73,7 +73,8 @@ class UnsupportedProgramError(SwitchMLError):
 
 class PipelineError(SwitchMLError):
     """A packet made the program do something that has no result, as a division by zero; the packet is lost. BMv2 ends
-    there."""
+    there.
+    """
 
 
 class P4AssertionError(PipelineError):

@@ -71,7 +71,8 @@ class Client:
 
     def allreduce(self, tensor: Sequence[int], job: int, outstanding: int = 4) -> list[int]:
         """The published worker loop: `outstanding` slots, then a packet for every result; the slots go on where the last
-        tensor left them."""
+        tensor left them.
+        """
         chunks = [list(tensor[at : at + 64]) for at in range(0, len(tensor), 64)]
         results: list[list[int]] = [[] for _ in chunks]
         missing = set(range(len(chunks)))

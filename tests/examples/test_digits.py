@@ -70,7 +70,8 @@ PATHS = {
 @pytest.fixture(scope="module")
 def plain_digests(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Of the parameters after a run over shared memory, without faults. One epoch shows it as well as twenty, and three
-    workers as well as more: of two alone, sums do not depend on the order."""
+    workers as well as more: of two alone, sums do not depend on the order.
+    """
     return _digests(tmp_path_factory.mktemp("plain"))
 
 

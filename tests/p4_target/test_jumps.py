@@ -47,7 +47,7 @@ def test_jumps_inside_an_action_are_ifs(builder: Any) -> None:
 
 
 def _loop(builder: Any) -> Any:
-    """for (i = 0; i < n; i++) { if (i == 5) break; sum += i; }"""
+    """For (i = 0; i < n; i++) { if (i == 5) break; sum += i; }"""
     program = builder()
     program.simple(("n", 8), ("i", 8), ("sum", 16))
     n, i, total = (program.field("h", name) for name in ("n", "i", "sum"))

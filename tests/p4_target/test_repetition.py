@@ -17,7 +17,8 @@ WORDS = st.lists(st.integers(0, 2**32 - 1), min_size=COUNT, max_size=COUNT)
 
 def _program(builder: Any, *, temporaries: str = "each") -> Any:
     """Adds a packet's elements to registers at an index and answers with the sums. temporaries: one for "each"
-    register, "one" for all, or "read" by somebody else as well; "phases": all reads come before all additions."""
+    register, "one" for all, or "read" by somebody else as well; "phases": all reads come before all additions.
+    """
     program = builder()
     temps = [("t", 32)] if temporaries == "one" else [(f"t{i}", 32) for i in range(COUNT)]
     program.header("meta", [*temps, ("i", 32)], metadata=True)

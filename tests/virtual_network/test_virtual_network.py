@@ -1,5 +1,6 @@
 """The two state machines against each other through a bad network, many seeds. A failure names the seed;
-replay it with SWITCHML_SEED=n."""
+replay it with SWITCHML_SEED=n.
+"""
 
 from __future__ import annotations
 
