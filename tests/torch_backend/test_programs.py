@@ -228,7 +228,7 @@ def test_a_wrong_setting_shows_in_init_process_group(
     if environment.get("SWITCHML_SWITCH") == "SWITCH":
         environment = environment | {"SWITCHML_SWITCH": switch.address}
     processes = launcher.start("only_torch.py", 2, **environment)
-    launcher.finish(processes, timeout=40)
+    launcher.finish(processes)
     for rank in processes:
         assert rank.process.returncode == 1
         assert error in rank.stderr
