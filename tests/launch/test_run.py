@@ -176,8 +176,8 @@ def _read(descriptor: int) -> bytes:
     ("words", "says"),
     [
         (["no-such-file.py"], "no script"),
-        (["--loss", "0.1", "--switch", "127.0.0.1:1", sys.argv[0]], "leave --switch out"),
-        (["--nnodes", "2", sys.argv[0]], "several nodes share one switch"),
+        (["--loss", "0.1", "--switch", "127.0.0.1:1", __file__], "leave --switch out"),
+        (["--nnodes", "2", __file__], "several nodes share one switch"),
     ],
 )
 def test_what_cannot_work_is_one_line(words: list[str], says: str) -> None:
