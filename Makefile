@@ -45,7 +45,9 @@ types: $(VENV)/.dev
 	$(BIN)/mypy examples/*.py
 	MYPYPATH=scripts/mininet $(BIN)/mypy scripts/mininet/*.py
 
+# The loops are compiled beforehand, or the first tests would do it, and wait for each other, within the time that they have.
 pytest: $(VENV)/.dev $(PACKAGE)
+	$(BIN)/python -P tests/shared/compile_loops.py
 	$(if $(WHEEL),SWITCHML_TEST_INSTALLED=1) $(BIN)/pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
 
 # World sizes 2, 3 and 4; TORCH_ARGS="--world-sizes 2 --json" and others: tests/pytorch_suite/run.py --help.
