@@ -45,18 +45,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """Before pytest-xdist starts its processes: compile what they would else all compile, or wait for, at once."""
-    if session.config.getoption("numprocesses", None):
-        from switchml.protocol.prepare import prepare
-        from switchml.switch_emulator import pipeline
-        from switchml.worker import engine
-
-        prepare(pipeline.run, "switch's pipeline", 0, 0)
-        prepare(engine.run, "worker's engine", 0, 0, 0)
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Under pytest-xdist, which gives out whole files in this order."""
     if "PYTEST_XDIST_WORKER" in os.environ:
