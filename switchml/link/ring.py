@@ -35,8 +35,6 @@ Longs = npt.NDArray[np.int64]
 LINE = 64
 PAGE = 4096
 EVERYONE = -1
-_LENGTH_AT = 0
-_DESTINATION_AT = 4
 PACKET_AT = LINE - HEADER_BYTES
 """Where in an entry the packet begins."""
 

@@ -223,7 +223,6 @@ SWITCHES: dict[str, Callable[[Setting, contextlib.ExitStack], PacketSwitch]] = {
     "p4-memory": _p4_in_memory,
     "bmv2": _bmv2,
 }
-ON_LINKS = ("native", "p4", "bmv2")
 
 
 def main(order: dict[str, Any]) -> None:
