@@ -5,6 +5,7 @@ slots have names there, which are replaced by their numbers before it is compile
 from __future__ import annotations
 
 import ast
+import builtins
 import random
 import struct
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from types import CodeType
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
 from switchml.errors import UnsupportedProgramError
 from switchml.switch_emulator.p4 import support
@@ -40,6 +42,7 @@ from switchml.switch_emulator.p4.unit import Unit
 
 Step = Callable[[Packet, Slots], Any]
 
+_BUILTINS = ("bool", "hex", "int", "len", "max", "min", "range", "str")
 _SUPPORT = (
     "MOST_BLOCKS",
     "StackOutOfBoundsError",
@@ -56,6 +59,9 @@ _SUPPORT = (
     "show_key",
     "signed_field",
 )
+
+
+_NEVER_WRITTEN = (ast.Import, ast.ImportFrom, ast.ClassDef, ast.Lambda, ast.Global, ast.Nonlocal, ast.With)
 
 
 @dataclass
@@ -139,7 +145,7 @@ def _translate(program: Program, drop_port: int, tracing: bool) -> _Translation:
     bodies = {ident: finder.body(action) for ident, action in program.action_by_id.items()}
     unit.columns = finder.columns
     source, structs = _write(unit, bodies)
-    code = compile(_with_numbers(source, layout), f"<{program.parser.name} and pipelines>", "exec")
+    code = compile(_with_numbers(source, layout), "<P4 program>", "exec")
     return _Translation(unit, finder.banks, structs, source, code)
 
 
@@ -201,7 +207,9 @@ def _namespace(
     clock: Callable[[], int],
     trace: Callable[[str], None] | None,
 ) -> dict[str, Any]:
-    namespace: dict[str, Any] = {name: getattr(support, name) for name in _SUPPORT}
+    # What the source calls, and no other builtin: it is made from a program that anybody may have written.
+    namespace: dict[str, Any] = {"__builtins__": {name: getattr(builtins, name) for name in _BUILTINS}}
+    namespace |= {name: getattr(support, name) for name in _SUPPORT}
     namespace |= {f"words{width}": kind for width, kind in RUN_TYPES.items()}
     namespace |= {name: struct.Struct(text) for name, text in structs.items()}
     namespace |= {
@@ -279,8 +287,19 @@ def _nothing(p: Packet, f: Slots, *arguments: int) -> None:
 
 
 class _Numbers(ast.NodeTransformer):
+    """Puts numbers for the slots' names. What no writer writes is refused: a second wall behind `repr` and `identifier`."""
+
     def __init__(self, slots: Mapping[str, int]) -> None:
         self._slots = slots
+
+    @override
+    def visit(self, node: ast.AST) -> Any:
+        strange = isinstance(node, _NEVER_WRITTEN) or (
+            isinstance(node, ast.Attribute) and node.attr.startswith("_")
+        )
+        if strange:
+            raise UnsupportedProgramError(f"the translation has a {type(node).__name__}, which none has")
+        return super().visit(node)
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         slot = self._slots.get(node.id)

@@ -70,9 +70,10 @@ class ActionWriter:
     def _body(self, action: Action, scope: ActionScope) -> None:
         if self.unit.tracing:
             names = [scope.param_name(i) for i in range(len(action.params))]
-            shown = ", ".join(f"{p.name} = {{{n}:#x}}" for p, n in zip(action.params, names, strict=True))
-            text = f"    action {action.name}({shown})"
-            self.unit.out.line(f"trace({'f' if names else ''}{text!r})")
+            text = repr(f"    action {action.name}(")
+            for number, (param, name) in enumerate(zip(action.params, names, strict=True)):
+                text += f" + {(', ' if number else '') + param.name + ' = '!r} + hex({name})"
+            self.unit.out.line(f"trace({text} + ')')")
         try:
             self.primitives.body(self.bodies[action.ident], scope)
         except UnsupportedProgramError as error:
@@ -283,7 +284,7 @@ class PipelineWriter:
         if self.unit.tracing:
             out.line(f"truth = {condition}")
             what = comment(item.source) or item.name
-            out.line(f'trace(f"  if {{{what!r}}}: {{bool(truth)}}")')
+            out.line(f"trace({f'  if {what}: '!r} + str(bool(truth)))")
             condition = "truth"
         if len(following) == 1:
             return

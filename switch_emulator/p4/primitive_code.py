@@ -120,10 +120,8 @@ class PrimitiveWriter:
             self.out.line(f"trace({'      ' + (comment(item.source) or item.op)!r})")
             return
         origin = next((f" (register {arg.name})" for arg in item.args if isinstance(arg, ObjectRef)), "")
-        text = (
-            f"      {line}{name} = " + "{" + value + ":#x}" + (origin if item.op == "register_read" else "")
-        )
-        self.out.line(f"trace(f{text!r})")
+        shown = f"{f'      {line}{name} = '!r} + hex({value})"
+        self.out.line(f"trace({shown} + {origin!r})" if item.op == "register_read" else f"trace({shown})")
 
     # Fields
 

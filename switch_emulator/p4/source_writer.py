@@ -5,6 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# Of a comment: names may be of any length.
+_LONGEST = 240
+
+
+def one_line(text: str) -> str:
+    """The text without line ends and other characters that nobody sees: a program may have them in any of its names."""
+    if not text.isprintable():
+        text = "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+
 
 class SourceWriter:
     """Lines of Python source, indented by blocks."""
@@ -14,7 +24,13 @@ class SourceWriter:
         self._depth = 0
 
     def line(self, text: str = "", comment: str = "") -> None:
-        """Add a line; without text, an empty one."""
+        """Add a line; without text, an empty one.
+
+        Args:
+            text: source of ours: what a program says may stand in it only as `repr` shows it, or as an `identifier`.
+            comment: any text.
+        """
+        comment = one_line(comment)
         if comment:
             text = f"{text}  # {comment}" if text else f"# {comment}"
         self.lines.append("    " * self._depth + text if text else "")
