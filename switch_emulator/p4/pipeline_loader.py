@@ -27,6 +27,9 @@ from switchml.switch_emulator.p4.program_model import (
 _MOST_ENTRIES = 1 << 31
 
 
+_WANTED = "JSON of version 2.7 or later is wanted (a p4c of 2017 or later)"
+
+
 class PipelineLoader:
     """Reads pipelines.
 
@@ -99,14 +102,16 @@ class PipelineLoader:
         key = tuple(self._key_field(entry) for entry in item["key"])
         if "action_ids" in item:
             actions = {program.action_by_id[i].name: i for i in item["action_ids"]}
-        else:
+        elif "actions" in item:  # JSON before 2.7, where no two actions had one name
             actions = {action: program.actions[action].ident for action in item["actions"]}
+        else:
+            raise UnsupportedProgramError(f"it names no actions: {_WANTED}")
         default = item.get("default_entry") or {}
         profile = item.get("action_profile", "")
         if item["type"] not in ("simple", "indirect", "indirect_ws"):
             raise UnsupportedProgramError(f"table {name} of type {item['type']!r}")
         if item["type"] != "simple" and not profile:
-            raise UnsupportedProgramError(f"table {name}: an action profile without a name (JSON before 2.7)")
+            profile = self._profile_of_table(item)
         if profile and profile not in program.profiles:
             raise MalformedProgramError(f"there is no action profile {profile!r}")
         entries = []
@@ -140,6 +145,14 @@ class PipelineLoader:
             next_nodes,
             next_nodes["__MISS__"] if "__MISS__" in next_nodes else item.get("base_default_next"),
         )
+
+    def _profile_of_table(self, item: Json) -> str:
+        """JSON before 2.7 declares an action profile in its table."""
+        if "act_prof_name" not in item:
+            raise UnsupportedProgramError(f"it does not name its action profile: {_WANTED}")
+        name = text(item, "act_prof_name")
+        self._profile(name, item.get("max_size", 0), item.get("selector"))
+        return name
 
     def _check_call(self, ident: int, arguments: tuple[int, ...]) -> None:
         action = self.program.action_by_id[ident]

@@ -234,11 +234,11 @@ class TrafficManager:
                 self._trace("  dropped at the end of egress")
             return
         frame = compiled.deparse(p, f)
-        if len(frame) > p.truncated:
-            frame = frame[: p.truncated]
         if p.recirculate:
             self._recirculate(p, frame, ingress)
             return
+        if len(frame) > p.truncated:
+            frame = frame[: p.truncated]
         if self._trace is not None:
             self._trace(
                 f"  sent on port {port}: {len(frame)} bytes {frame[:64].hex()}{'...' if len(frame) > 64 else ''}"
@@ -285,9 +285,7 @@ class TrafficManager:
     def _send_clone(
         self, session: CloneSession, copy: Packet, egress: deque[tuple[int, Packet]], what: str
     ) -> None:
-        if session.truncate:
-            copy.truncated = min(copy.truncated, session.truncate)
-        self._replicate(copy, session.replicas, egress, what)
+        self._replicate(copy, session.replicas, egress, what, session.truncate)
 
     def _resubmit(self, p: Packet, start: int, length: int, ingress: deque[Packet]) -> None:
         f = self._compiled.fresh.copy()
@@ -307,7 +305,12 @@ class TrafficManager:
         ingress.append(copy)
 
     def _replicate(
-        self, p: Packet, replicas: Sequence[Replica], egress: deque[tuple[int, Packet]], what: str
+        self,
+        p: Packet,
+        replicas: Sequence[Replica],
+        egress: deque[tuple[int, Packet]],
+        what: str,
+        truncate: int = 0,
     ) -> None:
         if self._trace is not None:
             self._trace(f"  {what}: {len(replicas)} copies")
@@ -318,6 +321,8 @@ class TrafficManager:
         for number, replica in enumerate(replicas):
             # The packet itself goes no further: it serves as the last copy.
             copy = p if number == last else p.copy(slots.copy())
+            if truncate:
+                copy.truncated = truncate
             if rid.slot >= 0:
                 copy.slots[rid.slot] = replica.instance & rid.mask
             self._enqueue(replica.port, copy, egress)
