@@ -10,6 +10,7 @@ import pytest
 
 from switchml.p4runtime.entries import ActionCall, CloneSession, Match, MatchKind, Replica, TableEntry
 from switchml.p4runtime.refusals import RuntimeRequestError
+from switchml.stf.language import StfError
 from switchml.stf.script_files import run_files
 from switchml.switch_emulator.p4 import P4Switch, UnsupportedProgramError, load_program
 
@@ -20,6 +21,11 @@ CASES = Path(__file__).with_name("cases")
 def test_a_case_that_simple_switch_has_been_seen_to_do(case: str) -> None:
     report = run_files(CASES / f"{case}.json", CASES / f"{case}.stf")
     assert report.passed, report.failures
+
+
+def test_a_script_whose_packet_has_no_result_fails_though_it_expects_nothing() -> None:
+    with pytest.raises(StfError, match=r"nothing_expected\.stf:1: .*division"):
+        run_files(CASES / "bmv2_dies.json", CASES / "bmv2_dies_nothing_expected.stf")
 
 
 @pytest.mark.parametrize(
