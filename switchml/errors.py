@@ -71,6 +71,10 @@ class UnsupportedProgramError(SwitchMLError):
     """A P4 program uses something this target has not got; the message names it."""
 
 
+class MalformedProgramError(UnsupportedProgramError, UsageError):
+    """A P4 program that does not hold together; the message names the place."""
+
+
 class PipelineError(SwitchMLError):
     """A packet made the program do something that has no result, as a division by zero; the packet is lost. BMv2 ends
     there.

@@ -8,6 +8,7 @@ from typing_extensions import override
 
 from switchml.errors import UnsupportedProgramError
 from switchml.switch_emulator.p4.expression_code import Scope
+from switchml.switch_emulator.p4.names import identifier
 from switchml.switch_emulator.p4.program_model import ActionParam
 from switchml.switch_emulator.p4.unit import Unit
 
@@ -23,10 +24,13 @@ class ActionScope(Scope):
         self.params = params
         self.unit = unit
         self._look = look
-        self._names = [f"{param.name}".replace(".", "_") for param in params]
-        self._names = [
-            unit.names.new(name) if not name.isidentifier() else f"{name}_" for name in self._names
-        ]
+        # The underscore tells them from what `Names` gives out.
+        self._names: list[str] = []
+        for param in params:
+            name = f"{identifier(param.name)}_"
+            while name in self._names:
+                name = f"{name}{len(self._names)}_"
+            self._names.append(name)
         self._open: dict[str, str] = {}
         self._dirty: set[str] = set()
 
@@ -58,8 +62,8 @@ class ActionScope(Scope):
 
     def _opened(self, slot: str, width: int) -> str:
         if slot not in self._open:
-            self._open[slot] = f"items_{slot}"
-            self.unit.out.line(f"items_{slot} = words{width}.items(f[{slot}])")
+            self._open[slot] = f"items_{slot}__"  # neither a parameter's nor any other object's name
+            self.unit.out.line(f"{self._open[slot]} = words{width}.items(f[{slot}])")
         return self._open[slot]
 
     def close(self) -> None:

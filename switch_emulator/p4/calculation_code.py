@@ -8,6 +8,7 @@ from switchml.switch_emulator.p4.expressions import FieldRef
 from switchml.switch_emulator.p4.hashes import ALGORITHMS
 from switchml.switch_emulator.p4.header_code import HeaderWriter
 from switchml.switch_emulator.p4.layout import Cell
+from switchml.switch_emulator.p4.places import at
 from switchml.switch_emulator.p4.program_model import Calculation, CalculationInput, Checksum
 from switchml.switch_emulator.p4.unit import Unit
 from switchml.switch_emulator.p4.value_code import Code, field_bounds, stored
@@ -25,12 +26,15 @@ class CalculationWriter:
     def write(self) -> None:
         """All of them."""
         for calculation in self.unit.program.calculations.values():
-            self._calculation(calculation)
+            with at(f"calculation {calculation.name}"):
+                self._calculation(calculation)
         for profile in self.unit.program.profiles.values():
             if profile.selector is not None:
                 algorithm, fields = profile.selector
                 inputs = tuple(CalculationInput(field=field) for field in fields)
-                self._function(self.unit.object("selector", profile.name), profile.name, algorithm, inputs)
+                name = self.unit.object("selector", profile.name)
+                with at(f"action profile {profile.name}"):
+                    self._function(name, profile.name, algorithm, inputs)
         self._checksums()
 
     def _calculation(self, calculation: Calculation) -> None:
@@ -154,14 +158,16 @@ class CalculationWriter:
     def _checksums(self) -> None:
         with self.out.block("def verify_checksums(p, f):"):
             for checksum in self.unit.program.checksums:
-                if checksum.verify:
-                    self._verify(checksum)
+                with at(f"checksum {checksum.name}"):
+                    if checksum.verify:
+                        self._verify(checksum)
             self.out.line("return True")
         self.out.line()
         with self.out.block("def update_checksums(p, f):"):
             for checksum in self.unit.program.checksums:
-                if checksum.update:
-                    self._update(checksum)
+                with at(f"checksum {checksum.name}"):
+                    if checksum.update:
+                        self._update(checksum)
         self.out.line()
 
     def _condition(self, checksum: Checksum) -> str:

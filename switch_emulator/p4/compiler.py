@@ -5,6 +5,7 @@ slots have names there, which are replaced by their numbers before it is compile
 from __future__ import annotations
 
 import ast
+import builtins
 import random
 import struct
 from collections.abc import Callable, Mapping
@@ -29,6 +30,7 @@ from switchml.switch_emulator.p4.match_tables import Table
 from switchml.switch_emulator.p4.names import Names
 from switchml.switch_emulator.p4.packet import Packet, ParserError, Slots
 from switchml.switch_emulator.p4.parser_code import ParserWriter
+from switchml.switch_emulator.p4.places import at
 from switchml.switch_emulator.p4.primitive_code import PrimitiveWriter
 from switchml.switch_emulator.p4.program_model import Program
 from switchml.switch_emulator.p4.registers import Cells, ColumnCells, ListCells
@@ -40,8 +42,8 @@ from switchml.switch_emulator.p4.unit import Unit
 
 Step = Callable[[Packet, Slots], Any]
 
+_BUILTINS = ("bool", "hex", "int", "len", "max", "min", "range", "str")
 _SUPPORT = (
-    "MOST_BLOCKS",
     "StackOutOfBoundsError",
     "check",
     "endless",
@@ -56,6 +58,9 @@ _SUPPORT = (
     "show_key",
     "signed_field",
 )
+
+
+_NEVER_WRITTEN = (ast.Import, ast.ImportFrom, ast.ClassDef, ast.Lambda, ast.Global, ast.Nonlocal, ast.With)
 
 
 @dataclass
@@ -125,21 +130,27 @@ def compile_program(
         program.translations[variant] = _translate(program, *variant)
     translation: _Translation = program.translations[variant]
     namespace = _namespace(translation.unit, translation.structs, rng, clock, trace)
-    exec(translation.code, namespace)
+    with at("the translation", outermost=True):
+        exec(translation.code, namespace)
     return _bind(translation, namespace, rng, clock)
 
 
 def _translate(program: Program, drop_port: int, tracing: bool) -> _Translation:
     names = _reserved_names()
-    layout = layout_program(
-        program, names, metadata_runs(program, layout_program(program, _reserved_names()))
-    )
+    with at("headers and metadata"):
+        layout = layout_program(
+            program, names, metadata_runs(program, layout_program(program, _reserved_names()))
+        )
     unit = Unit(program, layout, names, SourceWriter(), tracing, drop_port)
     finder = RepetitionFinder(program, layout)
-    bodies = {ident: finder.body(action) for ident, action in program.action_by_id.items()}
+    bodies = {}
+    for ident, action in program.action_by_id.items():
+        with at(f"action {action.name}"):
+            bodies[ident] = finder.body(action)
     unit.columns = finder.columns
-    source, structs = _write(unit, bodies)
-    code = compile(_with_numbers(source, layout), f"<{program.parser.name} and pipelines>", "exec")
+    with at("the translation", outermost=True):
+        source, structs = _write(unit, bodies)
+        code = compile(_with_numbers(source, layout), "<P4 program>", "exec")
     return _Translation(unit, finder.banks, structs, source, code)
 
 
@@ -148,7 +159,8 @@ def _reserved_names() -> Names:
     for name in (
         *_SUPPORT, "struct", "randint", "getrandbits", "trace", "clock", "fresh", "describe", "error_names", "ParserError",
         "at", "base", "bits", "call", "data", "entry", "hit", "action", "i", "k", "key", "length", "n", "parts", "piece",
-        "skip", "state", "step", "total", "truth", "whole", "word", "parse", "ingress", "egress", "deparse", "verify_checksums",
+        "skip", "state", "step", "total", "truth", "whole", "word", "work", "parse", "ingress", "egress", "deparse",
+        "verify_checksums",
         "update_checksums", *(f"words{width}" for width in RUN_TYPES), *(f"x{i}" for i in range(64)),
         *(f"k{i}" for i in range(64)), *(f"lane_{i}" for i in range(64)), *(f"array_{i}" for i in range(64)),
         *(f"bank_{i}" for i in range(64)),
@@ -178,7 +190,7 @@ def _write(unit: Unit, bodies: Mapping[int, Any]) -> tuple[str, dict[str, str]]:
     pipelines = PipelineWriter(unit, expressions, actions, TableWriter(unit, expressions))
     pipelines.write(program.ingress, "ingress")
     pipelines.write(program.egress, "egress")
-    with out.block("def deparse(p, f):"):
+    with at("deparser"), out.block("def deparse(p, f):"):
         out.line("update_checksums(p, f)")
         scope = ActionScope(unit)
         for item in program.deparser.primitives:
@@ -201,7 +213,9 @@ def _namespace(
     clock: Callable[[], int],
     trace: Callable[[str], None] | None,
 ) -> dict[str, Any]:
-    namespace: dict[str, Any] = {name: getattr(support, name) for name in _SUPPORT}
+    # What the source calls, and no other builtin: it is made from a program that anybody may have written.
+    namespace: dict[str, Any] = {"__builtins__": {name: getattr(builtins, name) for name in _BUILTINS}}
+    namespace |= {name: getattr(support, name) for name in _SUPPORT}
     namespace |= {f"words{width}": kind for width, kind in RUN_TYPES.items()}
     namespace |= {name: struct.Struct(text) for name, text in structs.items()}
     namespace |= {
@@ -214,6 +228,7 @@ def _namespace(
         "np": np,
         "randint": rng.randint,
         "trace": trace,
+        "work": [0],
     }
     return namespace
 
@@ -246,10 +261,10 @@ def _bind(
     functions |= {ident: namespace[name] for ident, name in unit.actions.items()}
     resolver = ActionResolver(program, functions)
     profiles = {name: Profile(info, resolver) for name, info in program.profiles.items()}
-    tables = {
-        name: Table(info, resolver, profiles.get(info.profile), _nothing, clock)
-        for name, info in program.tables.items()
-    }
+    tables = {}
+    for name, info in program.tables.items():
+        with at(f"table {name}"):
+            tables[name] = Table(info, resolver, profiles.get(info.profile), _nothing, clock)
     for name, array in counters.items():
         namespace[unit.object("counter packets", f"{name} packets")] = array.packets
         namespace[unit.object("counter bytes", f"{name} bytes")] = array.bytes
@@ -278,21 +293,37 @@ def _nothing(p: Packet, f: Slots, *arguments: int) -> None:
     pass
 
 
-class _Numbers(ast.NodeTransformer):
-    def __init__(self, slots: Mapping[str, int]) -> None:
-        self._slots = slots
-
-    def visit_Name(self, node: ast.Name) -> ast.expr:
-        slot = self._slots.get(node.id)
-        return node if slot is None else ast.copy_location(ast.Constant(slot), node)
-
-
 def _with_numbers(source: str, layout: Layout) -> ast.Module:
-    """The source with every slot's name replaced by its number."""
+    """The source with every slot's name replaced by its number. What no writer writes is refused: a second wall behind `repr`
+    and `identifier`.
+    """
     slots = {symbol: slot for slot, symbol in layout.symbols.items()}
     try:
         tree = ast.parse(source)
     except SyntaxError as error:
-        raise UnsupportedProgramError(f"the translation is no Python: {error}") from error
-    numbered: ast.Module = ast.fix_missing_locations(_Numbers(slots).visit(tree))
-    return numbered
+        # Parentheses inside each other, mostly: Python takes two hundred.
+        raise UnsupportedProgramError(f"the translation is no Python: {error}{_in(source, error)}") from error
+    for node in ast.walk(tree):
+        if isinstance(node, _NEVER_WRITTEN) or (
+            isinstance(node, ast.Attribute) and node.attr.startswith("_")
+        ):
+            raise UnsupportedProgramError(f"the translation has a {type(node).__name__}, which none has")
+        for name, value in ast.iter_fields(node):
+            if isinstance(value, ast.Name):
+                setattr(node, name, _numbered(value, slots))
+            elif isinstance(value, list):
+                value[:] = [_numbered(item, slots) if isinstance(item, ast.Name) else item for item in value]
+    return tree
+
+
+def _numbered(name: ast.Name, slots: Mapping[str, int]) -> ast.expr:
+    slot = slots.get(name.id)
+    return name if slot is None else ast.copy_location(ast.Constant(slot), name)
+
+
+def _in(source: str, error: SyntaxError) -> str:
+    """Which function of the source the error is in."""
+    for line in reversed(source.splitlines()[: error.lineno or 0]):
+        if line.startswith("def "):
+            return f", in {line[4:].partition('(')[0]}"
+    return ""

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from switchml.errors import UnsupportedProgramError
+from switchml.errors import MalformedProgramError, UnsupportedProgramError
 from switchml.switch_emulator.p4.action_scope import ActionScope
 from switchml.switch_emulator.p4.expression_code import ExpressionWriter, PlainScope
 from switchml.switch_emulator.p4.jump_code import Body
+from switchml.switch_emulator.p4.places import at
 from switchml.switch_emulator.p4.primitive_code import PrimitiveWriter
 from switchml.switch_emulator.p4.program_model import (
     VALID,
@@ -57,7 +58,7 @@ class ActionWriter:
             action = self.unit.program.action_by_id[ident]
             self._body(action, ActionScope(self.unit, action.params))
             return
-        values = "".join(f", {value}" for value in arguments)
+        values = "".join(f", {hex(value)}" for value in arguments)
         self.unit.out.line(f"{self.unit.actions[ident]}(p, f{values})")
 
     def _action(self, action: Action) -> None:
@@ -70,13 +71,12 @@ class ActionWriter:
     def _body(self, action: Action, scope: ActionScope) -> None:
         if self.unit.tracing:
             names = [scope.param_name(i) for i in range(len(action.params))]
-            shown = ", ".join(f"{p.name} = {{{n}:#x}}" for p, n in zip(action.params, names, strict=True))
-            text = f"    action {action.name}({shown})"
-            self.unit.out.line(f"trace({'f' if names else ''}{text!r})")
-        try:
+            text = repr(f"    action {action.name}(")
+            for number, (param, name) in enumerate(zip(action.params, names, strict=True)):
+                text += f" + {(', ' if number else '') + param.name + ' = '!r} + hex({name})"
+            self.unit.out.line(f"trace({text} + ')')")
+        with at(f"action {action.name}"):
             self.primitives.body(self.bodies[action.ident], scope)
-        except UnsupportedProgramError as error:
-            raise UnsupportedProgramError(f"action {action.name}: {error}") from error
 
 
 def _called_once(program: Program) -> set[int]:
@@ -110,6 +110,10 @@ class TableWriter:
 
     def apply(self, table: Table) -> None:
         """Statements that leave in `entry` what was hit, None for a miss, and in `call` the action that has run."""
+        with at(f"table {table.name}"):
+            self._apply(table)
+
+    def _apply(self, table: Table) -> None:
         out, unit = self.unit.out, self.unit
         name = unit.object("table", table.name)
         key = ", ".join(self._key_field(field) for field in table.key)
@@ -199,6 +203,10 @@ class PipelineWriter:
 
     def write(self, pipeline: PipelineGraph, function: str) -> None:
         """The pipeline as a Python function of that name."""
+        with at(f"pipeline {pipeline.name}"):
+            self._write(pipeline, function)
+
+    def _write(self, pipeline: PipelineGraph, function: str) -> None:
         self._pipeline = pipeline
         self._joins = _joins(pipeline)
         self._functions: dict[Part, str] = {}
@@ -277,13 +285,14 @@ class PipelineWriter:
         self, item: Conditional, following: list[str | None], join: str | None, opening: str = "if"
     ) -> None:
         out = self.unit.out
-        condition = self.expressions.truth(item.expression, PlainScope())
+        with at(f"condition {item.name}"):
+            condition = self.expressions.truth(item.expression, PlainScope())
         if condition.startswith("(") and _closes_at_end(condition):
             condition = condition[1:-1]
         if self.unit.tracing:
             out.line(f"truth = {condition}")
             what = comment(item.source) or item.name
-            out.line(f'trace(f"  if {{{what!r}}}: {{bool(truth)}}")')
+            out.line(f"trace({f'  if {what}: '!r} + str(bool(truth)))")
             condition = "truth"
         if len(following) == 1:
             return
@@ -378,7 +387,7 @@ def successors(pipeline: PipelineGraph, node: str) -> list[str | None]:
             return [following for _, following in _ways(item)] or [item.miss_next]
         case ActionCallNode():
             return [item.next_node]
-    raise UnsupportedProgramError(f"pipeline {pipeline.name} has no node {node}")
+    raise MalformedProgramError(f"there is no table or condition {node!r} to go on with")
 
 
 def is_plain_call(table: Table) -> bool:
@@ -407,7 +416,7 @@ def _joins(pipeline: PipelineGraph) -> dict[str, str | None]:
             stack.append((node, step + 1))
             successor = following[step]
             if state.get(successor) == 1:
-                raise UnsupportedProgramError(f"pipeline {pipeline.name} has a cycle at {successor}")
+                raise UnsupportedProgramError(f"it has a cycle at {successor}")
             if successor not in state:
                 stack.append((successor, 0))
         else:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from switchml.errors import UnsupportedProgramError
+from switchml.switch_emulator.p4.places import MOST_BITS, number
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ def read_expression(json: Mapping[str, Any] | None) -> Expr | None:
     """None for a JSON null (the missing side of a unary operation)."""
     if json is None:
         return None
-    kind: str = json["type"]
+    kind: Any = json["type"]
     value: Any = json.get("value")
     match kind:
         case "expression":
@@ -200,32 +201,51 @@ def read_expression(json: Mapping[str, Any] | None) -> Expr | None:
         case "bool":
             return BoolConst(bool(value))
         case "field":
-            return FieldRef(value[0], value[1])
+            return FieldRef(*_texts(value, 2))
         case "stack_field":
-            return LastField(value[0], value[1])
+            return LastField(*_texts(value, 2))
         case "union_stack_field":
-            return UnionLastField(value[0], value[1], value[2])
+            return UnionLastField(*_texts(value, 3))
         case "local" | "runtime_data":
-            return Param(int(value))
+            return Param(_position(value))
         case "register":
-            return RegisterRef(value[0], _need(value[1]))
+            return RegisterRef(_text(value[0]), _need(value[1]))
         case "header":
-            return HeaderRef(value)
+            return HeaderRef(_text(value))
         case "header_stack":
-            return StackRef(value)
+            return StackRef(_text(value))
         case "header_union":
-            return UnionRef(value)
+            return UnionRef(_text(value))
         case "header_union_stack":
-            return UnionStackRef(value)
+            return UnionStackRef(_text(value))
         case "lookahead":
-            return Lookahead(int(value[0]), int(value[1]))
+            return Lookahead(
+                number(value[0], "offset of a lookahead", 0, MOST_BITS),
+                number(value[1], "width of a lookahead", 1, MOST_BITS),
+            )
         case "string":
-            return Text(value)
+            return Text(_text(value))
         case "parameters_vector":
             return Vector(tuple(_need(item) for item in value))
-    if kind in OBJECTS:
-        return ObjectRef(kind, value)
+    if isinstance(kind, str) and kind in OBJECTS:
+        return ObjectRef(kind, _text(value))
     raise UnsupportedProgramError(f"this target knows no expression or argument of type {kind!r}")
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a {type(value).__name__} for a name")
+    return value
+
+
+def _texts(value: Any, count: int) -> list[str]:
+    if not isinstance(value, list | tuple) or len(value) != count:
+        raise TypeError(f"not {count} names")
+    return [_text(item) for item in value]
+
+
+def _position(value: Any) -> int:
+    return number(value, "position", 0, MOST_BITS)
 
 
 def need_expression(json: Mapping[str, Any]) -> Expr:
@@ -251,9 +271,9 @@ def _read_operation(json: Mapping[str, Any]) -> Expr:
         case "?":
             return Op("?", (_need(json["cond"]), _need(left), _need(right)))
         case "access_field":
-            return MemberField(_need(left), int(right))  # type: ignore[arg-type]
+            return MemberField(_need(left), _position(right))
         case "access_union_header":
-            return MemberHeader(_need(left), int(right))  # type: ignore[arg-type]
+            return MemberHeader(_need(left), _position(right))
         case "dereference_stack" | "dereference_header_stack" | "dereference_union_stack":
             stack = _need(left)
             if not isinstance(stack, StackRef | UnionStackRef):
@@ -261,6 +281,8 @@ def _read_operation(json: Mapping[str, Any]) -> Expr:
             return Element(stack, _need(right))
         case "+" | "-" if left is None:
             return Op(op, (Const(0), _need(right)))
+    if not isinstance(op, str):
+        raise TypeError(f"a {type(op).__name__} for an operation")
     if op in UNARY:
         return Op(op, (_need(right if right is not None else left),))
     if op in BINARY:

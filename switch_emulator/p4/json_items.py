@@ -11,6 +11,7 @@ from switchml.switch_emulator.p4.expressions import (
     FieldRef,
     need_expression,
 )
+from switchml.switch_emulator.p4.places import number, text
 from switchml.switch_emulator.p4.program_model import (
     FieldList,
     Primitive,
@@ -26,13 +27,14 @@ def read_source(item: Json) -> SourceInfo | None:
     if not info:
         return None
     file = Path(str(info.get("filename", ""))).name
-    return SourceInfo(file, int(info.get("line", 0)), " ".join(str(info.get("source_fragment", "")).split()))
+    fragment = " ".join(str(info.get("source_fragment", "")).split())
+    return SourceInfo(file, number(info.get("line", 0), "line", 0, 1 << 31), fragment)
 
 
 def read_primitive(item: Json) -> Primitive:
     """A primitive with its operands."""
     return Primitive(
-        item["op"], tuple(need_expression(arg) for arg in item.get("parameters", ())), read_source(item)
+        text(item, "op"), tuple(need_expression(arg) for arg in item.get("parameters", ())), read_source(item)
     )
 
 
@@ -43,11 +45,11 @@ def read_field(item: Json) -> FieldRef:
         UnsupportedProgramError: the item is something else.
     """
     if item["type"] != "field":
-        raise UnsupportedProgramError(f"{item['type']} where only a field can stand")
+        raise UnsupportedProgramError(f"{item['type']!r} where only a field can stand")
     return FieldRef(*item["value"])
 
 
 def read_field_list(item: Json) -> FieldList:
     """A list of fields, as clones, digests and resubmission take it."""
     elements = tuple(need_expression(entry) for entry in item["elements"])
-    return FieldList(item["id"], item["name"], elements)
+    return FieldList(item["id"], text(item, "name"), elements)

@@ -133,21 +133,24 @@ class _JumpWriter:
     # Anything else
 
     def blocks(self) -> None:
-        """A loop over the blocks between jumps and their targets; `step` is the primitive to go on with."""
+        """A loop over the blocks between jumps and their targets; `step` is the primitive to go on with. `work` is what the
+        frame has left.
+        """
         jumps = [number for number, item in enumerate(self._body) if item.op in JUMPS]
         starts = sorted({0, *(number + 1 for number in jumps), *map(self._target, jumps)} - {len(self._body)})
         out = self._out
         out.line("step = 0")
-        with out.block("for _ in range(MOST_BLOCKS):"):
+        with out.block("while True:"):
             for number, (start, end) in enumerate(zip(starts, [*starts[1:], len(self._body)], strict=True)):
                 with out.block(f"{'elif' if number else 'if'} step == {start}:"):
                     self._block(start, end)
             with out.block("else:"):
                 out.line("break")
-        with out.block("else:"):
-            out.line("endless()")
 
     def _block(self, start: int, end: int) -> None:
+        self._out.line(f"work[0] -= {end - start}")
+        with self._out.block("if work[0] < 0:"):
+            self._out.line("endless()")
         following = str(end)
         note = ""
         for position in range(start, end):

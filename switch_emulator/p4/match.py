@@ -6,6 +6,7 @@ source calls for every packet.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -157,8 +158,7 @@ class OrderedMatch(MatchStructure[E]):
 
     @override
     def add(self, condition: Condition, rank: tuple[int, ...], entry: E) -> None:
-        self._entries.append((rank, condition, entry))
-        self._entries.sort(key=lambda item: item[0])
+        insort(self._entries, (rank, condition, entry), key=lambda item: item[0])
         self._remembered.clear()
 
     @override

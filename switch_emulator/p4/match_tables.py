@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from switchml.p4runtime.entries import (
     ActionCall,
@@ -256,7 +257,16 @@ def _const_match(field: KeyField, value: int, extra: int) -> Match:
 
 
 def _condition(field: KeyField, match: Match | None, table: str) -> FieldMatch:
-    """What a control plane asks for as what packets are compared with."""
+    """What a control plane asks for as what packets are compared with. A key's own mask applies to the value as it does to the
+    packet's, as in BMv2: of a range to its beginning.
+    """
+    condition = _asked_for(field, match, table)
+    if field.mask is None:
+        return condition
+    return replace(condition, value=condition.value & field.mask, low=condition.low & field.mask)
+
+
+def _asked_for(field: KeyField, match: Match | None, table: str) -> FieldMatch:
     full = (1 << field.width) - 1
     exact = field.kind in ("exact", "valid")
     if match is None:

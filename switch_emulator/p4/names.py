@@ -5,6 +5,19 @@ from __future__ import annotations
 import builtins
 import keyword
 import re
+from collections import Counter
+
+# A program's name may be a page long.
+_LONGEST = 80
+
+
+def identifier(wanted: str) -> str:
+    """`wanted` as letters, digits and underscores of ASCII, with none of these at its ends unless a digit comes first.
+
+    Python takes letters of other scripts too, but changes some of them into ASCII ones: two names could become one.
+    """
+    base = re.sub(r"\W+", "_", wanted, flags=re.ASCII)[:_LONGEST].strip("_") or "unnamed"
+    return "_" + base if base[0].isdigit() else base
 
 
 class Names:
@@ -12,6 +25,7 @@ class Names:
 
     def __init__(self) -> None:
         self._taken = set(keyword.kwlist) | set(dir(builtins)) | {"p", "f", "np"}
+        self._numbers: Counter[str] = Counter()
 
     def reserve(self, name: str) -> str:
         """Keep a name from being given out."""
@@ -20,12 +34,10 @@ class Names:
 
     def new(self, wanted: str) -> str:
         """`wanted` with everything that no Python name has replaced, and a number behind it if it is taken."""
-        base = re.sub(r"\W+", "_", wanted).strip("_") or "unnamed"
-        if base[0].isdigit():
-            base = "_" + base
-        name, number = base, 1
+        base = identifier(wanted)
+        name = base
         while name in self._taken:
-            number += 1
-            name = f"{base}_{number}"
+            self._numbers[base] += 1
+            name = f"{base}_{self._numbers[base] + 1}"
         self._taken.add(name)
         return name

@@ -61,15 +61,15 @@ class Packet:
 
     def forget_requests(self) -> None:
         """As after a copy: nothing asked for yet."""
+        self.truncated = sys.maxsize
         self.clone = self.clone_list = self.digest = self.resubmit = self.recirculate = 0
         self.exited = False
 
     def copy(self, slots: Slots) -> Packet:
-        """The same bytes with other slots, nothing asked for yet."""
+        """The same bytes with other slots, nothing asked for yet: BMv2's copies are whole, too."""
         copy = Packet(slots, self.data, self.port)
         copy.at = self.at
         copy.length = self.length
         copy.ingress_length = self.ingress_length
-        copy.truncated = self.truncated
         copy.error = self.error
         return copy

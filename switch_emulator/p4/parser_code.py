@@ -12,10 +12,12 @@ from switchml.switch_emulator.p4.expression_code import ExpressionWriter, Place,
 from switchml.switch_emulator.p4.expressions import Const, Expr, Lookahead
 from switchml.switch_emulator.p4.header_code import HeaderWriter, fixed_bytes, types_variable
 from switchml.switch_emulator.p4.layout import RunCell
+from switchml.switch_emulator.p4.places import at
 from switchml.switch_emulator.p4.primitive_code import PrimitiveWriter
 from switchml.switch_emulator.p4.program_model import (
     Advance,
     Extract,
+    ParserOp,
     ParserState,
     Primitive,
     SetField,
@@ -79,6 +81,10 @@ class ParserWriter:
             self.out.line(f"state = {self._functions[parser.start]}")
             with self.out.block("try:"), self.out.block("while state is not None:"):
                 self.out.line("state = state(p, f)")
+                if self._has_loop():
+                    self.out.line("work[0] -= 1")
+                    with self.out.block("if work[0] < 0:"):
+                        self.out.line("endless()")
             with self.out.block("except ParserError as error:"):
                 self.out.line("p.error = error.code")
             with self.out.block("except StackOutOfBoundsError:"):
@@ -86,6 +92,22 @@ class ParserWriter:
             if self.unit.tracing:
                 with self.out.block(f"if p.error != {self._error('NoError')}:"):
                     self.out.line('trace(f"  parser error {error_names.get(p.error, p.error)}")')
+
+    def _has_loop(self) -> bool:
+        """Whether a state can come again."""
+        states = self.unit.program.parser.states
+        left = {name: len(_following(state)) for name, state in states.items()}
+        before: dict[str, list[str]] = {name: [] for name in states}
+        for name, state in states.items():
+            for following in _following(state):
+                before[following].append(name)
+        ended = [name for name, ways in left.items() if ways == 0]
+        for name in ended:
+            for previous in before[name]:
+                left[previous] -= 1
+                if left[previous] == 0:
+                    ended.append(previous)
+        return len(ended) < len(states)
 
     def _error(self, name: str) -> int:
         return self.unit.program.errors[name]
@@ -95,21 +117,25 @@ class ParserWriter:
             self.out.line(f"trace({'  parser state ' + state.name!r})")
         scope = ActionScope(self.unit, (), self._lookahead)
         for op in state.ops:
-            match op:
-                case Extract():
-                    self._extract(op, scope)
-                case SetField(target, value):
-                    self._check_lookahead(value)
-                    self.primitives.statement(Primitive("assign", (target, value)), scope)
-                case Verify(condition, error):
-                    with self.out.block(f"if not {self.expressions.truth(condition, scope)}:"):
-                        self.out.line(f"fail({self.expressions.data(error, scope).text})")
-                case Advance(bits):
-                    self._advance(bits, scope)
-                case Primitive():
-                    self.primitives.statement(op, scope)
-            scope.close()
+            with at(f"parser state {state.name}"):
+                self._op(op, scope)
         self._transition(state)
+
+    def _op(self, op: ParserOp, scope: ActionScope) -> None:
+        match op:
+            case Extract():
+                self._extract(op, scope)
+            case SetField(target, value):
+                self._check_lookahead(value)
+                self.primitives.statement(Primitive("assign", (target, value)), scope)
+            case Verify(condition, error):
+                with self.out.block(f"if not {self.expressions.truth(condition, scope)}:"):
+                    self.out.line(f"fail({self.expressions.data(error, scope).text})")
+            case Advance(bits):
+                self._advance(bits, scope)
+            case Primitive():
+                self.primitives.statement(op, scope)
+        scope.close()
 
     # Extraction
 
@@ -213,10 +239,11 @@ class ParserWriter:
         for key in state.key:
             self._check_lookahead(key)
         plain = PlainScope()
-        texts = [
-            self.expressions.data(key, scope if isinstance(key, Lookahead) else plain).text
-            for key in state.key
-        ]
+        with at(f"parser state {state.name}"):
+            texts = [
+                self.expressions.data(key, scope if isinstance(key, Lookahead) else plain).text
+                for key in state.key
+            ]
         signed = [
             f"({text} & {hex((1 << width) - 1)})" if self._is_signed(key) else text
             for key, width, text in zip(state.key, state.key_widths, texts, strict=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from switchml.errors import UnsupportedProgramError
+from switchml.errors import MalformedProgramError, UnsupportedProgramError
 from switchml.switch_emulator.p4.expressions import (
     Const,
     Expr,
@@ -14,6 +14,7 @@ from switchml.switch_emulator.p4.expressions import (
     read_hex,
 )
 from switchml.switch_emulator.p4.json_items import Json, read_field, read_primitive
+from switchml.switch_emulator.p4.places import MOST_BITS, at, listed, number, text
 from switchml.switch_emulator.p4.program_model import (
     Advance,
     Extract,
@@ -43,17 +44,29 @@ class ParserLoader:
         Raises:
             UnsupportedProgramError: something that this target has not got.
         """
-        states = {}
-        for state in item["parse_states"]:
-            states[state["name"]] = self._state(state)
-        return Parser(item["name"], item.get("init_state"), states)
+        states: dict[str, ParserState] = {}
+        for place, entry in listed(item, "parse_states", needed=True):
+            with at(place):
+                state = self._state(entry)
+                if state.name in states:
+                    raise MalformedProgramError("there are two of this name")
+                states[state.name] = state
+        for state in states.values():
+            with at(f"parser state {state.name}"):
+                for following in (*(t.next_state for t in state.transitions), state.default):
+                    if following is not None and following not in states:
+                        raise MalformedProgramError(f"there is no state {following!r} to go on with")
+        start = item.get("init_state")
+        if start is not None and start not in states:
+            raise MalformedProgramError(f"there is no state {start!r} to begin with")
+        return Parser(text(item, "name"), start, states)
 
     def _state(self, item: Json) -> ParserState:
         key = tuple(need_expression(entry) for entry in item.get("transition_key", ()))
         widths = tuple(self._key_width(entry) for entry in key)
         transitions = []
         default = None
-        for entry in item.get("transitions", ()):
+        for _, entry in listed(item, "transitions"):
             kind = entry.get("type", "hexstr")
             following = entry.get("next_state")
             if kind == "default" or entry.get("value") in (None, "default"):
@@ -62,19 +75,38 @@ class ParserLoader:
             mask = entry.get("mask")
             masks = None if mask is None else _split(mask, widths)
             if kind == "parse_vset":
+                self.program.value_sets[entry["value"]]  # a KeyError where there is none
                 transitions.append(Transition(following, (), masks, entry["value"]))
             else:
                 transitions.append(Transition(following, _split(entry["value"], widths), masks))
         if not key:
             transitions = []
+        ops = []
+        for place, op in listed(item, "parser_ops"):
+            with at(place):
+                ops.append(self._checked(_parser_op(op)))
         return ParserState(
-            item["name"],
-            tuple(_parser_op(op) for op in item.get("parser_ops", ())),
+            text(item, "name"),
+            tuple(ops),
             key,
             widths,
             tuple(transitions),
             default,
         )
+
+    def _checked(self, op: ParserOp) -> ParserOp:
+        """Its header is there."""
+        program = self.program
+        if isinstance(op, Extract):
+            match op.kind:
+                case "regular":
+                    program.headers[op.target]
+                case "stack":
+                    program.stacks[op.target]
+                case "union_stack":
+                    union = program.unions[program.union_stacks[op.target].unions[0]]
+                    dict(union.members)[op.member]
+        return op
 
     def _key_width(self, key: Expr) -> int:
         program = self.program
@@ -109,7 +141,7 @@ def _parser_op(item: Json) -> ParserOp:
             error = Const(params[1]) if isinstance(params[1], int) else need_expression(params[1])
             return Verify(need_expression(params[0]), error)
         case "shift":
-            return Advance(Const(8 * int(params[0])))
+            return Advance(Const(8 * number(params[0], "shift", 0, MOST_BITS)))
         case "advance":
             return Advance(need_expression(params[0]))
         case "primitive":

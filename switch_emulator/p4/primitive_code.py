@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from switchml.errors import UnsupportedProgramError
+from switchml.errors import MalformedProgramError, UnsupportedProgramError
 from switchml.switch_emulator.p4.action_scope import ActionScope
 from switchml.switch_emulator.p4.expression_code import ExpressionWriter
 from switchml.switch_emulator.p4.expressions import (
@@ -120,10 +120,8 @@ class PrimitiveWriter:
             self.out.line(f"trace({'      ' + (comment(item.source) or item.op)!r})")
             return
         origin = next((f" (register {arg.name})" for arg in item.args if isinstance(arg, ObjectRef)), "")
-        text = (
-            f"      {line}{name} = " + "{" + value + ":#x}" + (origin if item.op == "register_read" else "")
-        )
-        self.out.line(f"trace(f{text!r})")
+        shown = f"{f'      {line}{name} = '!r} + hex({value})"
+        self.out.line(f"trace({shown} + {origin!r})" if item.op == "register_read" else f"trace({shown})")
 
     # Fields
 
@@ -221,24 +219,25 @@ class PrimitiveWriter:
         name = _object(array, "counter_array")
         packets = self.unit.object("counter packets", f"{name} packets")
         octets = self.unit.object("counter bytes", f"{name} bytes")
-        position, condition = self._bounded(
-            self.expressions.data(index, scope), self.unit.program.counters[name].size
-        )
+        counter = self.unit.program.counters[name]
+        _need_array(name, counter.table)
+        position, condition = self._bounded(self.expressions.data(index, scope), counter.size)
         self._guarded(condition, f"{packets}[{position}] += 1; {octets}[{position}] += p.ingress_length")
 
     def _execute_meter(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
         array, index, target = args
         name = _object(array, "meter_array")
-        position, condition = self._bounded(
-            self.expressions.data(index, scope), self.unit.program.meters[name].size
-        )
+        meter = self.unit.program.meters[name]
+        _need_array(name, meter.table)
+        position, condition = self._bounded(self.expressions.data(index, scope), meter.size)
         call = f"{self.unit.object('meter', name)}.execute({position}, p.ingress_length)"
         self._guarded(condition, self.store(target, scope)(Code(call, 0, 2)))
 
     def _hash(self, args: tuple[Expr, ...], scope: ActionScope) -> None:
         target, base, calculation, size = args
         start, extent = self.expressions.data(base, scope), self.expressions.data(size, scope)
-        name = self.unit.object("calculation", _object(calculation, "calculation"))
+        known = self.unit.program.calculations[_object(calculation, "calculation")]
+        name = self.unit.object("calculation", known.name)
         modulus = extent.text if extent.low is not None and extent.low > 0 else f"max({extent.text}, 1)"
         high = None if extent.high is None or start.high is None else start.high + max(extent.high - 1, 0)
         code = Code(f"({name}(p, f) % {modulus} + {start.text})", start.low, high)
@@ -313,6 +312,11 @@ class PrimitiveWriter:
         shown = ", ".join(self.expressions.data(value, scope).text for value in values.items)
         call = f"log_message({text.value!r}, [{shown}])"
         self.out.line(f"trace('      log: ' + {call})" if self.unit.tracing else call)
+
+
+def _need_array(name: str, table: str) -> None:
+    if table:
+        raise MalformedProgramError(f"{name} belongs to table {table}")
 
 
 def _object(expression: Expr, kind: str) -> str:

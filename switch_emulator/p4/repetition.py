@@ -21,6 +21,9 @@ from switchml.switch_emulator.p4.program_walk import field_uses, headers_used_wh
 from switchml.switch_emulator.p4.unit import BankColumn
 
 LONGEST_PATTERN = 12
+# Primitives looked at, for each of an action and for a whole program: a body of many that look alike and are no repetition is
+# left as it is. Our own programs take 1.
+_PATIENCE, _PATIENCE_IN_ALL = 6, 30_000
 
 # What distributes over reduction modulo 2^width, so that whole arrays of that width give the same bits.
 RING = frozenset({"+", "-", "*", "&", "|", "^", "~"})
@@ -113,6 +116,7 @@ class RepetitionFinder:
         self.layout = layout
         self.banks: list[Bank] = []
         self.columns: dict[str, BankColumn] = {}
+        self._patience = _PATIENCE_IN_ALL
         self._uses = field_uses(program)
         self._whole_headers = headers_used_whole(program)
 
@@ -124,11 +128,14 @@ class RepetitionFinder:
         shapes = [_shape(item) for item in body]
         result: list[Primitive | Repeated] = []
         position = 0
+        patience = _PATIENCE * len(body)
         # By period: where it is tried again after it was no repetition. Not at once, or a body of many statements that
         # look alike would take forever.
         later = dict.fromkeys(range(1, LONGEST_PATTERN + 1), 0)
         while position < len(body):
-            found = self._at(body, shapes, position, later)
+            before = self._patience
+            found = self._at(body, shapes, position, later) if patience > 0 else None
+            patience -= before - self._patience
             if found is None:
                 result.append(body[position])
                 position += 1
@@ -152,6 +159,9 @@ class RepetitionFinder:
                 best is not None and rounds * period <= best.rounds * len(best.steps)
             ):
                 continue
+            self._patience -= rounds * period
+            if self._patience < 0:
+                return None
             candidate = self._repetition(body[start : start + rounds * period], period)
             if candidate is None:
                 later[period] = start + runs.SHORTEST * period

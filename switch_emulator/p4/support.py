@@ -16,8 +16,9 @@ from switchml.switch_emulator.p4.runs import RUN_TYPES
 
 logger = logging.getLogger("switchml.p4")
 
-# Blocks of an action that one packet runs: a loop may have no end.
-MOST_BLOCKS = 1 << 20
+# Statements in loops of actions, and parser states, that one frame may run with all its copies: a loop may have no end.
+# A second's work; the longest loop of p4c's own tests takes a hundred.
+MOST_WORK = 1 << 21
 
 
 class StackOutOfBoundsError(Exception):
@@ -70,7 +71,7 @@ def push_front(
     f: Slots, fresh: Slots, first: int, stride: int, size: int, following: int, count: int
 ) -> None:
     """Make room for `count` invalid elements at the front of a stack; what does not fit falls off its end."""
-    count = min(count, size)
+    count = max(0, min(count, size))
     end, moved = first + stride * size, stride * count
     f[first + moved : end] = f[first : end - moved]
     f[first : first + moved] = fresh[first : first + moved]
@@ -79,7 +80,7 @@ def push_front(
 
 def pop_front(f: Slots, fresh: Slots, first: int, stride: int, size: int, following: int, count: int) -> None:
     """Take `count` elements from the front of a stack; the others move up."""
-    count = min(count, size)
+    count = max(0, min(count, size))
     end, moved = first + stride * size, stride * count
     f[first : end - moved] = f[first + moved : end]
     f[end - moved : end] = fresh[end - moved : end]
@@ -107,8 +108,8 @@ def check(holds: bool, what: str) -> None:
 
 
 def endless() -> None:
-    """Raise PipelineError: the action has run too long."""
-    raise PipelineError(f"an action went on after {MOST_BLOCKS} blocks: has its loop an end?")
+    """Raise PipelineError: an action or the parser has run too long."""
+    raise PipelineError(f"a loop went on after {MOST_WORK} steps of an action or the parser: has it an end?")
 
 
 def show_array(array: NDArray[Any]) -> str:

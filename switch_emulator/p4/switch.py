@@ -29,6 +29,7 @@ from switchml.switch_emulator.p4.compiler import compile_program
 from switchml.switch_emulator.p4.match import FieldMatch
 from switchml.switch_emulator.p4.match_tables import Entry, Table
 from switchml.switch_emulator.p4.packet_io import controller_headers
+from switchml.switch_emulator.p4.places import at
 from switchml.switch_emulator.p4.program_model import Program
 from switchml.switch_emulator.p4.stateful import CounterArray, Meter, MeterArray
 from switchml.switch_emulator.p4.traffic import TrafficManager
@@ -73,14 +74,15 @@ class P4Switch(Runtime):
         )
         self._multicast: dict[int, Sequence[Replica]] = {}
         self._clones: dict[int, CloneSession] = {}
-        self._traffic = TrafficManager(
-            self._compiled,
-            clock=self._clock,
-            drop_port=drop_port,
-            multicast_groups=self._multicast,
-            clone_sessions=self._clones,
-            trace=trace,
-        )
+        with at("the program's metadata", outermost=True):
+            self._traffic = TrafficManager(
+                self._compiled,
+                clock=self._clock,
+                drop_port=drop_port,
+                multicast_groups=self._multicast,
+                clone_sessions=self._clones,
+                trace=trace,
+            )
         self._packet_in_header, self._packet_out_header = controller_headers(p4info)
         self._receive_digest: Callable[[Digest], None] | None = None
         self._receive_packet: Callable[[PacketIn], None] | None = None

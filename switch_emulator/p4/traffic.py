@@ -7,8 +7,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
-from switchml.errors import PipelineError
+from switchml.errors import PipelineError, UnsupportedProgramError
 from switchml.p4runtime.entries import CloneSession, Digest, Replica
+from switchml.switch_emulator.p4 import support
 from switchml.switch_emulator.p4.compiler import CompiledProgram
 from switchml.switch_emulator.p4.expressions import Const, FieldRef
 from switchml.switch_emulator.p4.packet import Packet, Slots
@@ -21,6 +22,9 @@ NORMAL, INGRESS_CLONE, EGRESS_CLONE, RECIRCULATED, REPLICATED, RESUBMITTED = 0, 
 
 # Passes through the pipelines that one frame may cause: a program may recirculate for ever.
 MOST_PASSES = 4096
+
+# What a packet may make of a program: a division by zero, a negative index or shift, a number beyond all bounds.
+_NO_RESULT = (ArithmeticError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
 
 FieldReader = Callable[[Slots], int]
 Copier = Callable[[Slots, Slots], None]
@@ -62,6 +66,7 @@ class TrafficManager:
         trace: Callable[[str], None] | None = None,
     ) -> None:
         self._compiled = compiled
+        self._work: list[int] = compiled.namespace["work"]
         self._clock = clock
         self._drop_port = drop_port
         self._groups = multicast_groups
@@ -88,6 +93,10 @@ class TrafficManager:
         self._packet_length = standard("packet_length")
         self._instance_type = standard("instance_type")
         self._egress_spec = standard("egress_spec", needed=True)
+        if self._egress_spec.slot < 0:
+            raise UnsupportedProgramError(
+                "it has no standard_metadata.egress_spec: compile with --arch v1model"
+            )
         self._egress_port = standard("egress_port")
         self._parser_error = standard("parser_error")
         self._checksum_error = standard("checksum_error")
@@ -131,6 +140,7 @@ class TrafficManager:
     def process(self, port: int, frame: bytes) -> list[tuple[int, bytes]]:
         """Everything that leaves because of this frame, in order. Raises PipelineError."""
         f = self._compiled.fresh.copy()
+        self._work[0] = support.MOST_WORK
         packet = Packet(f, frame, port)
         if (field := self._ingress_port).slot >= 0:
             f[field.slot] = port & field.mask
@@ -153,7 +163,7 @@ class TrafficManager:
                     self._egress(port, packet, ingress, egress, sent)
                 else:
                     self._ingress(ingress.popleft(), ingress, egress)
-        except (ArithmeticError, ValueError) as error:
+        except _NO_RESULT as error:
             raise PipelineError(f"the program cannot go on with this packet: {error}") from error
         finally:
             if ingress or egress:
@@ -224,11 +234,11 @@ class TrafficManager:
                 self._trace("  dropped at the end of egress")
             return
         frame = compiled.deparse(p, f)
-        if len(frame) > p.truncated:
-            frame = frame[: p.truncated]
         if p.recirculate:
             self._recirculate(p, frame, ingress)
             return
+        if len(frame) > p.truncated:
+            frame = frame[: p.truncated]
         if self._trace is not None:
             self._trace(
                 f"  sent on port {port}: {len(frame)} bytes {frame[:64].hex()}{'...' if len(frame) > 64 else ''}"
@@ -275,9 +285,7 @@ class TrafficManager:
     def _send_clone(
         self, session: CloneSession, copy: Packet, egress: deque[tuple[int, Packet]], what: str
     ) -> None:
-        if session.truncate:
-            copy.truncated = min(copy.truncated, session.truncate)
-        self._replicate(copy, session.replicas, egress, what)
+        self._replicate(copy, session.replicas, egress, what, session.truncate)
 
     def _resubmit(self, p: Packet, start: int, length: int, ingress: deque[Packet]) -> None:
         f = self._compiled.fresh.copy()
@@ -297,7 +305,12 @@ class TrafficManager:
         ingress.append(copy)
 
     def _replicate(
-        self, p: Packet, replicas: Sequence[Replica], egress: deque[tuple[int, Packet]], what: str
+        self,
+        p: Packet,
+        replicas: Sequence[Replica],
+        egress: deque[tuple[int, Packet]],
+        what: str,
+        truncate: int = 0,
     ) -> None:
         if self._trace is not None:
             self._trace(f"  {what}: {len(replicas)} copies")
@@ -308,6 +321,8 @@ class TrafficManager:
         for number, replica in enumerate(replicas):
             # The packet itself goes no further: it serves as the last copy.
             copy = p if number == last else p.copy(slots.copy())
+            if truncate:
+                copy.truncated = truncate
             if rid.slot >= 0:
                 copy.slots[rid.slot] = replica.instance & rid.mask
             self._enqueue(replica.port, copy, egress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -131,7 +132,8 @@ class Bmv2Switch(Target):
         if self._process is None or (status := self._process.poll()) is None:
             return
         lines = self._log.read_text(errors="replace").strip().splitlines()
-        raise Bmv2Error(f"simple_switch has ended ({status}): {' / '.join(lines[:5]) or 'without a word'}")
+        how = signal.Signals(-status).name if status < 0 else str(status)
+        raise Bmv2Error(f"simple_switch has ended ({how}): {' / '.join(lines[:5]) or 'without a word'}")
 
     @override
     def packet(self, port: int, frame: bytes) -> None:
@@ -148,6 +150,7 @@ class Bmv2Switch(Target):
     @override
     def finish(self) -> Frames:
         self._settle()
+        self._check_alive()
         received = self._files.received()
         if self._capture is not None:
             left = [record for records in received.values() for record in records]
@@ -185,6 +188,8 @@ class Bmv2Switch(Target):
             complete = bool(coming) or all(
                 counts.get(port, 0) >= count for port, count in self._expected.items()
             )
+            # A packet may end it, and then nothing more comes.
+            self._check_alive()
             quiet = time.monotonic() - changed > _QUIET_SECONDS
             if quiet and (complete or time.monotonic() > deadline):
                 self._settled = True

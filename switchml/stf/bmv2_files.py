@@ -6,10 +6,13 @@ times that grow over all ports give the script's order, once every pipe has been
 
 from __future__ import annotations
 
+import fcntl
 import os
 import selectors
 import struct
+import termios
 import time
+from array import array
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -78,6 +81,8 @@ class PacketFiles:
         Raises:
             Bmv2Error: BMv2 ended, or did not take it in time.
         """
+        # All of them end: what BMv2 has not read yet it has not worked on.
+        last = self._pipes.keys() <= set(ended)
         with selectors.DefaultSelector() as selector:
             for port, pipe in list(self._pipes.items()):
                 if self._waiting[port]:
@@ -95,9 +100,16 @@ class PacketFiles:
                         raise Bmv2Error("BMv2 ended while packets were sent to it") from error
                     if not waiting:
                         selector.unregister(key.fd)
-                        if key.data in ended:
+                        if key.data in ended and not last:
                             os.close(self._pipes.pop(key.data))
                 self._check(deadline, "take the packets")
+        # It reads one file after the other, so each is closed as soon as it is read.
+        while last and self._pipes:
+            for port, pipe in list(self._pipes.items()):
+                if not _unread(pipe):
+                    os.close(self._pipes.pop(port))
+            self._check(deadline, "read the packets")
+            time.sleep(_POLL)
 
     def received(self) -> dict[int, list[tuple[int, bytes]]]:
         """What has left so far, by port: (microseconds, frame)."""
@@ -108,6 +120,13 @@ class PacketFiles:
         for pipe in self._pipes.values():
             os.close(pipe)
         self._pipes.clear()
+
+
+def _unread(pipe: int) -> int:
+    """Bytes that wait in a pipe."""
+    count = array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, count)
+    return count[0]
 
 
 def _records(path: Path) -> list[tuple[int, bytes]]:

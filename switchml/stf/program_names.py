@@ -148,9 +148,11 @@ def _key_field(number: int, entry: dict[str, Any], widths: dict[tuple[str, str],
 
 def _tables(program: dict[str, Any], actions: dict[int, ActionInfo]) -> Iterable[tuple[str, DeclaredTable]]:
     widths = _widths(program)
+    by_name = {action.name: number for number, action in actions.items()}
     for pipeline in program.get("pipelines", []):
         for entry in pipeline["tables"]:
-            ids = entry.get("action_ids", [])
+            # JSON before 2.7 names them.
+            ids = entry["action_ids"] if "action_ids" in entry else map(by_name.get, entry["actions"])
             yield (
                 entry["name"],
                 DeclaredTable(
@@ -158,7 +160,7 @@ def _tables(program: dict[str, Any], actions: dict[int, ActionInfo]) -> Iterable
                     entry["match_type"],
                     entry.get("type", "simple"),
                     tuple(_key_field(number, field, widths) for number, field in enumerate(entry["key"], 1)),
-                    tuple(actions[number] for number in ids),
+                    tuple(actions[number] for number in ids if number is not None),
                 ),
             )
 
@@ -196,9 +198,9 @@ def load_names(path: Path) -> Names:
         SwitchMLError: it is no BMv2 JSON.
     """
     try:
-        program = json.loads(path.read_text())
-        return read_names(program)
+        # BMv2's reader takes line ends inside of texts.
+        return read_names(json.loads(path.read_text(), strict=False))
     except (OSError, ValueError) as error:
         raise SwitchMLError(f"{path} cannot be read: {error}") from error
-    except (KeyError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
         raise SwitchMLError(f"{path} is no BMv2 JSON: {error!r} is missing or not as it should be") from error

@@ -121,7 +121,14 @@ class _Run:
                 raise
             except SwitchMLError as error:
                 raise StfError(self._where, statement.line, str(error)) from error
-        left = self._target.finish()
+        try:
+            left = self._target.finish()
+        except StfError:
+            raise
+        except SwitchMLError as error:
+            # What went wrong after the last packet has to do with it or with one before.
+            sent = [statement.line for statement in self._script if isinstance(statement, Packet)]
+            raise StfError(self._where, sent[-1] if sent else 0, str(error)) from error
         self.report.packets_out = sum(len(frames) for frames in left.values())
         self._compare(left)
         self.report.failures.sort(key=lambda failure: failure.line or len(self._script) + 10**6)

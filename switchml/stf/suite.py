@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from switchml.errors import SwitchMLError, UnsupportedProgramError, UsageError
+from switchml.errors import MalformedProgramError, SwitchMLError, UnsupportedProgramError, UsageError
 from switchml.stf.script_files import run_files
 
 PASSED, FAILED, REFUSED = "passed", "failed", "refused"
@@ -35,6 +35,8 @@ class Outcome:
 def _outcome(program: Path, target: str) -> Outcome:
     try:
         report = run_files(program, program.with_suffix(".stf"), target)
+    except MalformedProgramError as error:
+        return Outcome(program.stem, FAILED, str(error))
     except UnsupportedProgramError as error:
         return Outcome(program.stem, REFUSED, str(error))
     except SwitchMLError as error:

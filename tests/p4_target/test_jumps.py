@@ -75,7 +75,7 @@ def test_a_loop_with_a_break(builder: Any, n: int, i: int, total: int) -> None:
 
 
 def test_a_loop_without_end_is_an_error_of_the_packet(builder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(support, "MOST_BLOCKS", 100)
+    monkeypatch.setattr(support, "MOST_WORK", 100)
     program = builder()
     program.simple(("x", 8))
     program.run([program.call("_jump_if_zero", program.field("h", "x"), program.const(0))])

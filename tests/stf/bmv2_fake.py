@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import os
+import signal
 import socket
 import struct
 import sys
@@ -17,6 +18,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 _RECORD = struct.Struct("=IIII")
+
+# A packet that begins so kills the switch, as a division by zero does simple_switch.
+DEADLY = b"\xde\xad"
 
 ANSWERS = {
     "table_add": "Adding entry to exact match table t\nEntry has been added with handle 7",
@@ -54,6 +58,8 @@ def switch(arguments: list[str]) -> None:
         for out in outs.values():
             out.write(bytes(24))
         for moment, port, frame in heapq.merge(*map(_packets, pipes, map(int, ports))):
+            if frame.startswith(DEADLY):
+                os.kill(os.getpid(), signal.SIGKILL)
             if port + 1 in outs:
                 record = _RECORD.pack(*divmod(moment, 1_000_000), len(frame), len(frame))
                 outs[port + 1].write(record + frame)

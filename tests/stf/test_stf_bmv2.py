@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from collections.abc import Callable
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 from stf_fakes import NAMES
+from typer.testing import CliRunner
 
+from switchml.cli import app
 from switchml.stf.bmv2 import Bmv2Switch, find_bmv2
 from switchml.stf.bmv2_cli import Bmv2Error
 from switchml.stf.language import StfError, parse
@@ -119,6 +122,39 @@ def test_a_switch_that_ends_at_its_start_is_quoted(play: Callable[..., Report]) 
         Bmv2Error, match=r"simple_switch has ended \(1\): Error when parsing JSON / No such thing"
     ):
         play("packet 1 0A", "broken.json")
+
+
+@pytest.mark.parametrize(
+    ("script", "place"),
+    [
+        ("packet 1 DEAD\nno_packet 2", "s.stf:1"),
+        ("packet 1 DEAD", "s.stf:1"),
+        ("packet 1 0A\npacket 1 DEAD\nexpect 2 0A\nno_packet 3", "s.stf:2"),
+        ("packet 1 DEAD\nexpect 2 DEAD", "s.stf:1"),
+        ("packet 1 0A\npacket 1 DEAD\nwait 1\nno_packet 3", "s.stf:3"),
+        ("packet 1 DEAD\nregister_read r", "s.stf:2"),
+    ],
+)
+def test_a_packet_that_ends_the_switch_is_no_success(
+    play: Callable[..., Report], script: str, place: str
+) -> None:
+    with pytest.raises(StfError, match=rf"{place}: simple_switch has ended \(SIGKILL\)"):
+        play(script)
+
+
+def test_a_suite_goes_on_after_a_packet_that_ended_the_switch(log: Path) -> None:
+    for name, text in (("a", "packet 1 DEAD\nno_packet 2\n"), ("b", "packet 1 0A\nexpect 2 0A\n")):
+        (log.parent / f"{name}.json").write_text("{}")
+        (log.parent / f"{name}.stf").write_text(text)
+    told = CliRunner().invoke(app, ["stf", "--suite", str(log.parent), "--target", "bmv2", "--json"])
+    assert told.exit_code == 1
+    verdicts = {each["program"]: each["verdict"] for each in json.loads(told.stdout)["programs"]}
+    assert verdicts == {"a": "failed", "b": "passed"}
+    paths = [str(log.parent / name) for name in ("a.json", "a.stf", "b.stf")]
+    told = CliRunner().invoke(app, ["stf", *paths, "--target", "bmv2"])
+    assert told.exit_code == 1
+    assert "a.stf:1: simple_switch has ended (SIGKILL)" in told.output
+    assert told.stdout.splitlines()[-1] == "2 scripts, 1 passed"
 
 
 def test_bmv2_is_looked_for(tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
