@@ -55,8 +55,8 @@ class Membership:
     """One rank's membership in one group. Thread-safe.
 
     Args:
-        store: the group's store. Keys get the number of times that this rank has opened the group, so a group can be
-            created again over a store that outlives it.
+        store: the group's store. Keys get the number of torchrun's attempt and the number of times that this rank has opened
+            the group in it, so a group can be created again over a store that outlives it.
 
     Raises:
         JoinTimeoutError: ranks are missing; the message names them.
@@ -80,8 +80,10 @@ class Membership:
         self._options = options
         self._open_worker = open_worker
         self._embedded = embedded
-        incarnation = store.add(f"switchml/opened/{rank}", 1)
-        self._store = PrefixStore(f"switchml/{incarnation}", store)
+        # Who died in an earlier attempt of torchrun's may not have opened the group as often as the others.
+        attempt = PrefixStore(f"switchml/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        incarnation = attempt.add(f"opened/{rank}", 1)
+        self._store = PrefixStore(str(incarnation), attempt)
         self._lock = threading.Lock()
         self._process = os.getpid()
         self._closed = False
