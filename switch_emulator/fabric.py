@@ -69,7 +69,7 @@ class Fabric:
 
 
 class MemoryServer:
-    """Listens on the abstract socket and hands the memory to workers that show their ticket.
+    """Listens on the abstract socket and hands the memory to workers that show their ticket, of this user and of root.
 
     Args:
         fabric: what is handed out.
@@ -101,9 +101,10 @@ class MemoryServer:
 
     def _answer(self, connection: socket.socket) -> None:
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        user = struct.unpack("3i", credentials)[1]
         ticket = connection.recv(256).decode(errors="replace")
-        region = self._attach(ticket) if user in (os.geteuid(), 0) else None
+        if struct.unpack("3i", credentials)[1] not in (os.geteuid(), 0):
+            return  # no word: who asks whether it may come in then knows
+        region = self._attach(ticket)
         if region is None:
             connection.send(b"{}")
             return

@@ -63,7 +63,13 @@ def doctor(
 
     Looks at the machine, torch, the switch and its transports. The exit status is 1 if something fails.
     """
-    findings = [*system(), *environment(), *torch_backend(), *switch_and_transports(switch, token, timeout)]
+    findings = [
+        *system(),
+        compiled_code(),
+        *environment(),
+        *torch_backend(),
+        *switch_and_transports(switch, token, timeout),
+    ]
     routes = routing()
     healthy = all(finding.ok is not False for finding in findings)
     if as_json:
@@ -93,6 +99,24 @@ def system() -> Iterator[Finding]:
     yield Finding("versions", "python", platform.python_version())
     for name in ("switchml", *STANDS_ON):
         yield Finding("versions", name, installed_version(name) or "not installed")
+
+
+def compiled_code() -> Finding:
+    """Where the machine code of the packet loops is kept from one process to the next."""
+    from switchml.protocol.jit import DISABLED, cache_folder
+    from switchml.worker.engine import run
+
+    folder = cache_folder(run)
+    if DISABLED:
+        text = "none: NUMBA_DISABLE_JIT is set, and everything is a hundred times slower"
+    elif folder is None:
+        text = (
+            "not kept: no folder can be written, so each process compiles for about half a minute; "
+            "set NUMBA_CACHE_DIR to a folder of this user"
+        )
+    else:
+        text = f"kept in {folder}"
+    return Finding("system", "compiled code", text)
 
 
 def environment() -> Iterator[Finding]:

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from torch._C._distributed_c10d import Store
 
 from switchml import errors
-from switchml.errors import JoinError, JoinTimeoutError, SwitchMLError
+from switchml.errors import JoinError, JoinTimeoutError, SwitchMLError, SwitchUnreachableError
 from switchml.torch_backend.embedded_switch import EmbeddedSwitches, SwitchAddress
-from switchml.torch_backend.host_address import embedded_host
 from switchml.torch_backend.options import Options
 from switchml.torch_backend.rendezvous import gather_ranks, wait_for_keys
 
@@ -41,6 +40,7 @@ def find_switch(
     *,
     group: str,
     options: Options,
+    host: str,
     timeout: float,
     embedded: EmbeddedSwitches,
 ) -> Placement:
@@ -52,6 +52,7 @@ def find_switch(
         world_size: ranks of the group.
         group: the group's name, part of the job's name.
         options: of the group; those of rank 0 count.
+        host: address by which the others reach rank 0's host, for an embedded switch; "" = none is known.
         timeout: seconds to wait for the other ranks.
         embedded: the switches that this process runs.
 
@@ -61,7 +62,7 @@ def find_switch(
     """
     deadline = time.monotonic() + timeout
     if rank == 0:
-        switch, job = _decide(store, group, options, embedded)
+        switch, job = _decide(store, group, options, host, embedded)
     else:
         switch, job = _learn(store, deadline, timeout)
         if switch.embedded:
@@ -75,13 +76,18 @@ def find_switch(
 
 
 def _decide(
-    store: Store, group: str, options: Options, embedded: EmbeddedSwitches
+    store: Store, group: str, options: Options, host: str, embedded: EmbeddedSwitches
 ) -> tuple[SwitchAddress, str]:
     try:
         if options.switch:
             switch = SwitchAddress(options.switch, options.token, embedded=False)
+        elif host:
+            switch = embedded.acquire(host)
         else:
-            switch = embedded.acquire(lambda: embedded_host(store))
+            raise SwitchUnreachableError(
+                "no address of rank 0's host is in a network with the others' hosts, so an embedded switch cannot be placed; "
+                "start one with `switchml switch` and set SWITCHML_SWITCH=host:port on rank 0"
+            )
     except Exception as error:
         store.set(_DECISION, json.dumps({"error": type(error).__name__, "message": str(error)}))
         raise

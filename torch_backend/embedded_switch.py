@@ -52,8 +52,8 @@ class _Shared:
 class EmbeddedSwitches:
     """Counts which groups of this process use which embedded switch.
 
-    All groups use the first that is known, whoever started it: a subgroup's rank 0 need not be the process that
-    runs the switch.
+    All groups use the first that is known and can be reached, whoever started it: a subgroup's rank 0 need not be the process
+    that runs the switch.
     """
 
     def __init__(self, start: Callable[[str], RunningSwitch] = start_embedded) -> None:
@@ -62,14 +62,18 @@ class EmbeddedSwitches:
         self._shared: dict[SwitchAddress, _Shared] = {}
         self._process = os.getpid()
 
-    def acquire(self, host: Callable[[], str]) -> SwitchAddress:
-        """The embedded switch that this process knows, else a new one on `host()`. Pair with `release`."""
+    def acquire(self, host: str) -> SwitchAddress:
+        """The embedded switch that this process knows, else a new one on the address `host`. Pair with `release`.
+
+        One on loopback, started for a group of this host alone, is no switch for a group that is not.
+        """
         with self._lock:
             self._forget_parent()
             for switch, shared in self._shared.items():
-                shared.users += 1
-                return switch
-            running = self._start(host())
+                if _is_loopback(host) or not _is_loopback(switch.address):
+                    shared.users += 1
+                    return switch
+            running = self._start(host)
             switch = SwitchAddress(running.address, running.token, embedded=True)
             self._shared[switch] = _Shared(running, users=1)
             return switch
@@ -99,6 +103,10 @@ class EmbeddedSwitches:
         if self._process != os.getpid():
             self._process = os.getpid()
             self._shared.clear()
+
+
+def _is_loopback(address: str) -> bool:
+    return address.startswith("127.")
 
 
 OF_THIS_PROCESS = EmbeddedSwitches()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from datetime import timedelta
 from typing import Any
@@ -23,8 +24,27 @@ class GlooGroup:
     process group hold it, and ranks that share a process would deadlock in them.
     """
 
-    def __init__(self, store: Store, rank: int, world_size: int, timeout: timedelta) -> None:
-        backend = dist.ProcessGroupGloo(store, rank, world_size, timeout=timeout)
+    def __init__(
+        self, store: Store, rank: int, world_size: int, timeout: timedelta, *, address: str = ""
+    ) -> None:
+        """Of one rank.
+
+        Args:
+            store: for gloo alone.
+            rank: this process's.
+            world_size: ranks of the group.
+            timeout: deadline of a collective, and of the creation.
+            address: local one, by which the others reach this rank; "" leaves it to torch, which asks for the host's name.
+                GLOO_SOCKET_IFNAME goes before it.
+        """
+        gloo: Any = dist.ProcessGroupGloo  # torch's stubs lag behind
+        options = gloo._Options()
+        options._timeout = timeout
+        by_torch = not address or "GLOO_SOCKET_IFNAME" in os.environ
+        options._devices = [
+            gloo.create_default_device() if by_torch else gloo.create_device(hostname=address)
+        ]
+        backend = gloo(store, rank, world_size, options)
         group = dist.ProcessGroup(store, rank, world_size)
         group._register_backend(_CPU, _GLOO, backend)
         group._set_default_backend(_GLOO)

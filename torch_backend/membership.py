@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from datetime import timedelta
@@ -12,14 +13,20 @@ from datetime import timedelta
 from torch._C._distributed_c10d import PrefixStore, Store
 
 from switchml.control.exits import Stage, close_at_exit
-from switchml.errors import WorkerClosedError
+from switchml.errors import JoinTimeoutError, WorkerClosedError
 from switchml.torch_backend.completion_pool import CompletionPool
 from switchml.torch_backend.discovery import Placement, find_switch
 from switchml.torch_backend.embedded_switch import OF_THIS_PROCESS, EmbeddedSwitches, SwitchAddress
 from switchml.torch_backend.gloo_group import GlooGroup
 from switchml.torch_backend.gloo_worker import GlooWorker
+from switchml.torch_backend.host_address import (
+    HostFacts,
+    address_of_rank_0,
+    facts_of_this_host,
+    local_address_towards,
+)
 from switchml.torch_backend.options import Options
-from switchml.torch_backend.rendezvous import gather_ranks
+from switchml.torch_backend.rendezvous import gather_ranks, heard, wait_for_keys
 from switchml.torch_backend.solo_worker import SoloWorker
 from switchml.worker import Worker
 from switchml.worker.collectives import Collectives
@@ -55,8 +62,8 @@ class Membership:
     """One rank's membership in one group. Thread-safe.
 
     Args:
-        store: the group's store. Keys get the number of times that this rank has opened the group, so a group can be
-            created again over a store that outlives it.
+        store: the group's store. Keys get the number of torchrun's attempt and the number of times that this rank has opened
+            the group in it, so a group can be created again over a store that outlives it.
 
     Raises:
         JoinTimeoutError: ranks are missing; the message names them.
@@ -80,8 +87,10 @@ class Membership:
         self._options = options
         self._open_worker = open_worker
         self._embedded = embedded
-        incarnation = store.add(f"switchml/opened/{rank}", 1)
-        self._store = PrefixStore(f"switchml/{incarnation}", store)
+        # Who died in an earlier attempt of torchrun's may not have opened the group as often as the others.
+        attempt = PrefixStore(f"switchml/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        incarnation = attempt.add(f"opened/{rank}", 1)
+        self._store = PrefixStore(str(incarnation), attempt)
         self._lock = threading.Lock()
         self._process = os.getpid()
         self._closed = False
@@ -90,10 +99,30 @@ class Membership:
         self._worker: Collectives | None = SoloWorker() if world_size == 1 else None
         self.pool = CompletionPool(f"switchml-futures-{group[:32]}")
         # Gloo would wait as long, but not say for whom.
-        gather_ranks(PrefixStore("creation", self._store), rank, world_size, timeout.total_seconds())
-        self.gloo = GlooGroup(PrefixStore("gloo", self._store), rank, world_size, timeout)
+        self._host = self._meet(PrefixStore("creation", self._store), timeout.total_seconds())
+        self.gloo = GlooGroup(
+            PrefixStore("gloo", self._store),
+            rank,
+            world_size,
+            timeout,
+            address=local_address_towards(self._host),
+        )
         self._gloo_worker = GlooWorker(self.gloo, rank, world_size)
         _open.add(self)
+
+    def _meet(self, store: Store, timeout: float) -> str:
+        """Rank 0's address, once all are there."""
+        deadline = time.monotonic() + timeout
+        facts = facts_of_this_host(store)
+        gather_ranks(store, self.rank, self.world_size, timeout, deadline=deadline, said=facts.to_json())
+        if self.rank == 0:
+            others = [HostFacts.from_json(said) for said in heard(store, self.world_size)[1:]]
+            store.set("host", address_of_rank_0(facts, others))
+        elif not wait_for_keys(store, ["host"], deadline):
+            raise JoinTimeoutError(
+                f"rank 0 of the group has not said by which address it is reached within its timeout of {timeout:.0f} s"
+            )
+        return store.get("host").decode()
 
     @property
     def timeout(self) -> float:
@@ -139,6 +168,7 @@ class Membership:
             self.world_size,
             group=self._group,
             options=self._options,
+            host=self._host,
             timeout=timeout,
             embedded=self._embedded,
         )

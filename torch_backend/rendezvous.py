@@ -14,7 +14,13 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.05
 
 
 def gather_ranks(
-    store: Store, rank: int, world_size: int, timeout: float, *, deadline: float | None = None
+    store: Store,
+    rank: int,
+    world_size: int,
+    timeout: float,
+    *,
+    deadline: float | None = None,
+    said: str = "1",
 ) -> None:
     """Return when all ranks have called this on `store`.
 
@@ -24,12 +30,13 @@ def gather_ranks(
         world_size: ranks of the group.
         timeout: seconds from now.
         deadline: where some of `timeout` have passed already: its end by `time.monotonic`.
+        said: for `heard`.
 
     Raises:
         JoinTimeoutError: names the missing ranks.
     """
-    keys = [f"here/{other}" for other in range(world_size)]
-    store.set(keys[rank], "1")
+    keys = _keys(world_size)
+    store.set(keys[rank], said)
     if wait_for_keys(store, keys, time.monotonic() + timeout if deadline is None else deadline):
         return
     missing = [str(other) for other, key in enumerate(keys) if not store.check([key])]
@@ -37,6 +44,17 @@ def gather_ranks(
         f"rank {', '.join(missing)} of {world_size} did not come to the group within its timeout of {timeout:.0f} s; see "
         "whether it is running and creates its groups in the same order, or give it more time"
     )
+
+
+def heard(store: Store, world_size: int) -> list[bytes]:
+    """What the ranks said that have met on `store`."""
+    keys = _keys(world_size)
+    at_once = store.has_extended_api()  # type: ignore[attr-defined]
+    return store.multi_get(keys) if at_once else [store.get(key) for key in keys]
+
+
+def _keys(world_size: int) -> list[str]:
+    return [f"here/{rank}" for rank in range(world_size)]
 
 
 def wait_for_keys(store: Store, keys: Sequence[str], deadline: float) -> bool:

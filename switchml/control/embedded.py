@@ -47,6 +47,7 @@ class EmbeddedSwitch(Closing):
         self.token = token
         self._process = process
         self._log = log
+        self._last_words = ""
         self._owner = os.getpid()
         _running.add(self)
 
@@ -61,7 +62,7 @@ class EmbeddedSwitch(Closing):
 
     def log(self) -> str:
         """The end of what it wrote to stderr so far."""
-        return _tail(self._log)
+        return self._last_words if self._log.closed else _tail(self._log)
 
     def close(self, grace: float = _GRACE) -> None:
         """Lets it end once its jobs have, within `grace` seconds; then makes it. Idempotent; a forked child does nothing."""
@@ -69,12 +70,17 @@ class EmbeddedSwitch(Closing):
             return
         _running.discard(self)
         _end(self._process, grace)
+        if not self._log.closed:
+            self._last_words = _tail(self._log)
+            self._log.close()
 
     def forget(self) -> None:
-        """In a forked child: lets go of the pipe, which would keep the switch alive."""
-        if self._process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
+        """In a forked child: lets go of the files; the pipe would keep the switch alive."""
+        for file in (self._process.stdin, self._process.stdout, self._log):
+            if file is not None:
+                with contextlib.suppress(OSError):
+                    file.close()
+        self._process.returncode = 0  # not ours to wait for: nothing to warn of when the object goes
 
 
 def start(
@@ -105,14 +111,16 @@ def start(
             start_new_session=True,  # Ctrl-C reaches the workers, which leave first
         )
     except OSError as error:
+        log.close()
         raise SwitchUnreachableError(f"the embedded switch did not start: {error}") from error
     try:
         address = _announced(process, timeout)
     except BaseException as error:
         _end(process, 0.0)
+        with log:
+            said = _tail(log) or "(nothing)"
         if not isinstance(error, ValueError):
             raise
-        said = _tail(log) or "(nothing)"
         raise SwitchUnreachableError(
             f"the embedded switch did not start: {error}; it said:\n{said}"
         ) from error

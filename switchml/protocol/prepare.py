@@ -56,10 +56,11 @@ class _Progress(event.Listener):
 @contextlib.contextmanager
 def _alone(folder: str | None) -> Iterator[None]:
     """Hold a lock beside the machine code. The kernel frees it when this process ends, and who cannot have it goes on without."""
-    if folder is None:
+    try:
+        file = os.open(f"{folder}/switchml-compile.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:  # another user's, or no folder
         yield
         return
-    file = os.open(f"{folder}/switchml-compile.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         deadline = time.monotonic() + _PATIENCE
         while time.monotonic() < deadline:

@@ -85,6 +85,43 @@ def test_a_program_that_is_not_there() -> None:
         embedded.start(command=["/nonexistent/switch"])
 
 
+SPARING = f"""
+import gc, os, sys
+from switchml.control import embedded
+from switchml.errors import SwitchUnreachableError
+for text, ending in (({ANNOUNCE!r} + "sys.stdin.read()", 0), ("import sys; sys.exit(3)", 1)):
+    try:
+        switch = embedded.start(command=[sys.executable, "-c", text])
+    except SwitchUnreachableError:
+        assert ending == 1
+        continue
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        switch.close()
+    del switch
+    gc.collect()
+    if not child:
+        os._exit(0)
+try:
+    embedded.start(command=["/nonexistent/switch"])
+except SwitchUnreachableError:
+    pass
+gc.collect()
+"""
+
+
+def test_no_file_is_left_open_in_any_ending_nor_in_a_forked_child() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error::ResourceWarning", "-c", SPARING],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 OWNER = f"""
 import os, sys, time
 from switchml.control import embedded

@@ -76,3 +76,17 @@ def test_the_lock_is_of_one_folder_and_ends_with_its_process(
         naps.clear()
         with prepare._alone(str(tmp_path)):
             assert naps == []
+
+
+def test_a_lock_that_cannot_be_had_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user's file, in a folder that several use; a folder that is gone; none at all."""
+
+    def refuse(*_: object) -> int:
+        raise PermissionError
+
+    for folder in (None, str(tmp_path / "gone")):
+        with prepare._alone(folder):
+            pass
+    monkeypatch.setattr(prepare.os, "open", refuse)
+    with prepare._alone(str(tmp_path)):
+        pass

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from switchml.errors import InvalidTokenError, JoinError, JoinTimeoutError
+from switchml.errors import InvalidTokenError, JoinError, JoinTimeoutError, SwitchUnreachableError
 from switchml.torch_backend.discovery import Placement, find_switch
 from switchml.torch_backend.embedded_switch import EmbeddedSwitches
 from switchml.torch_backend.options import Options
@@ -28,7 +28,8 @@ class Running:
 class Ranks:
     """Each rank a thread with an embedded-switch registry of its own, as if it were a process."""
 
-    def __init__(self, error: Exception | None = None) -> None:
+    def __init__(self, error: Exception | None = None, host: str = "127.0.0.1") -> None:
+        self.host = host
         self.store = dist.HashStore()
         self.error = error
         self.running: list[Running] = []
@@ -51,6 +52,7 @@ class Ranks:
                     world_size,
                     group="group",
                     options=Options(**options),
+                    host=self.host,
                     timeout=timeout,
                     embedded=self.registries.setdefault(rank, EmbeddedSwitches(self.start)),
                 )
@@ -80,7 +82,7 @@ def test_without_a_switch_rank_0_starts_one(monkeypatch: pytest.MonkeyPatch) -> 
         (Running.address, Running.token)
     }
     # A subgroup's rank 0 in another process knows it too.
-    assert ranks.registries[2].acquire(lambda: pytest.fail("known")) == places[0].switch
+    assert ranks.registries[2].acquire("127.0.0.1") == places[0].switch
 
 
 def test_two_groups_of_one_name_have_two_jobs() -> None:
@@ -100,6 +102,13 @@ def test_an_error_of_no_type_of_ours_is_a_join_error_elsewhere(monkeypatch: pyte
     errors = Ranks(OSError("disk full")).find([0, 1], 2)
     assert [type(error) for error in errors] == [OSError, JoinError]
     assert "disk full" in str(errors[1])
+
+
+def test_without_an_address_all_are_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SWITCHML_SWITCH", raising=False)
+    errors = Ranks(host="").find([0, 1], 2)
+    assert [type(error) for error in errors] == [SwitchUnreachableError] * 2
+    assert all("SWITCHML_SWITCH=host:port" in str(error) for error in errors)
 
 
 def test_without_rank_0_there_is_no_switch() -> None:

@@ -6,10 +6,17 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
+import pytest
+
 from switchml.control import embedded
+from switchml.protocol import jit
 from switchml.torch_backend.routing import ROUTES
+
+RANDOM_UID = 1_004_711
 
 
 def doctor(*arguments: str, **environment: str) -> tuple[int, Any]:
@@ -37,8 +44,57 @@ def test_a_healthy_machine_and_a_secret_that_stays_one() -> None:
         assert named(report, "switch")[switch.address]["ok"]
     assert (status, report["healthy"]) == (0, True)
     assert named(report, "torch")["backend"]["ok"]
+    assert jit.DISABLED or named(report, "system")["compiled code"]["text"].startswith("kept in /")
     assert [one["ok"] for one in named(report, "transports").values()] == [True] * 3
     assert [len(row["collectives"]) for row in report["routing"]] == [len(route.methods) for route in ROUTES]
+
+
+AS_NOBODY = """
+import ctypes, json, os, sys
+from switchml import doctor
+libc = ctypes.CDLL(None)
+uid = int(sys.argv[1])
+assert libc.prctl(8, 1, 0, 0, 0) == 0  # PR_SET_KEEPCAPS: may read what root may, as an interpreter under /root
+os.setgroups([])
+os.setresgid(uid, uid, uid)
+os.setresuid(uid, uid, uid)
+header, reads = (ctypes.c_uint32 * 2)(0x20080522, 0), 1 << 2  # CAP_DAC_READ_SEARCH, and no right to write
+assert libc.capset(header, (ctypes.c_uint32 * 6)(reads, reads, 0, 0, 0, 0)) == 0
+from switchml.protocol.slots import tsi_distance
+print(json.dumps([doctor.compiled_code().text, tsi_distance(5, 3)]))
+"""
+
+
+@pytest.mark.skipif(jit.DISABLED, reason="NUMBA_DISABLE_JIT is set: nothing is compiled")
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root to become a user without a home")
+@pytest.mark.parametrize("taken", [False, True])
+def test_where_nothing_can_be_written_it_says_where_compiled_code_is_kept(taken: bool) -> None:
+    """A random uid in a container whose home is not its own; somebody may have taken the last resort as well."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # pytest's own is closed to other users
+        text = said_by_nobody(Path(folder), taken)
+    if taken:
+        assert "NUMBA_CACHE_DIR" in text
+    else:
+        assert text.startswith(f"kept in {folder}/switchml-cache-{RANDOM_UID}/")
+
+
+def said_by_nobody(temporary: Path, taken: bool) -> str:
+    temporary.chmod(0o777)
+    if taken:
+        (temporary / f"switchml-cache-{RANDOM_UID}").mkdir(0o700)
+    clean = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", AS_NOBODY, str(RANDOM_UID)],
+        env=clean | {"HOME": "/nonexistent", "XDG_CACHE_HOME": "/nonexistent", "TMPDIR": str(temporary)},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    text, distance = json.loads(ended.stdout)
+    assert distance == 2
+    return str(text)
 
 
 def test_a_switch_that_does_not_answer() -> None:

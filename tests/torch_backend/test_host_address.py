@@ -1,50 +1,113 @@
-"""An embedded switch listens where the ranks can reach it."""
+"""Rank 0 names an address that the others reach."""
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 
 import pytest
 import torch.distributed as dist
 
-from switchml.errors import SwitchUnreachableError
-from switchml.torch_backend.host_address import embedded_host, local_address_towards
+from switchml.torch_backend import host_address
+from switchml.torch_backend.host_address import (
+    HostFacts,
+    address_of_rank_0,
+    facts_of_this_host,
+    local_address_towards,
+)
+
+HERE = "this machine"
+ROUTES = {"10.0.0.1": "10.0.0.1", "10.1.0.1": "10.1.0.1", "10.0.0.9": "10.0.0.1", "10.7.0.9": "10.1.0.1"}
 
 
-@pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "127.0.0.7"])
-def test_loopback_stays_loopback(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MASTER_ADDR", name)
-    assert embedded_host(dist.HashStore()) == "127.0.0.1"
+@pytest.fixture
+def routes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 0's host: 10.0.0.1 and 10.1.0.1, the second with the route to 10.7.0.9."""
+    monkeypatch.setattr(host_address, "local_address_towards", lambda address: ROUTES.get(address, ""))
 
 
-def test_without_any_rendezvous_host_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MASTER_ADDR", raising=False)
-    assert embedded_host(dist.PrefixStore("a", dist.HashStore())) == "127.0.0.1"
+def facts(machine: str, rendezvous: str = "", source: str = "", *networks: str) -> HostFacts:
+    return HostFacts(machine, rendezvous, source, networks)
 
 
-def test_the_host_of_a_tcp_rendezvous_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MASTER_ADDR", raising=False)
+OWN = ("172.17.0.1/16", "10.0.0.1/24", "10.1.0.1/24")
+
+
+@pytest.mark.usefixtures("routes")
+@pytest.mark.parametrize(
+    ("own", "others", "address"),
+    [
+        pytest.param(
+            facts(HERE, "10.0.0.1", "10.0.0.1", *OWN),
+            [facts(HERE, "10.0.0.1", "10.0.0.1", *OWN)],
+            "127.0.0.1",
+            id="all on one machine",
+        ),
+        pytest.param(facts(HERE), [], "127.0.0.1", id="alone"),
+        pytest.param(
+            facts(HERE, "127.0.1.1", "127.0.0.1", *OWN),
+            [
+                facts(HERE, "127.0.1.1", "127.0.0.1", *OWN),
+                facts("b", "10.1.0.1", "10.1.0.2", "10.1.0.2/24", "10.0.0.2/24"),
+            ],
+            "10.1.0.1",
+            id="127.0.1.1 in its own hosts file: as the others see it",
+        ),
+        pytest.param(
+            facts(HERE, "10.0.0.1", "10.0.0.1", *OWN),
+            [facts("b", "127.0.1.1", "127.0.0.1", "10.0.0.2/24")],
+            "10.0.0.1",
+            id="the others' hosts file is the wrong one",
+        ),
+        pytest.param(
+            facts(HERE, "10.7.0.9", "10.1.0.1", *OWN),
+            [facts("b", "10.7.0.9", "10.7.0.8", "10.7.0.8/24")],
+            "10.1.0.1",
+            id="they meet elsewhere: the route there",
+        ),
+        pytest.param(
+            facts(HERE, "", "", *OWN),
+            [facts("b", "", "", "172.17.0.1/16", "10.1.0.2/24"), facts("c", "", "", "10.1.0.3/24")],
+            "10.1.0.1",
+            id="they meet in a file: the network that all are in, and no bridge of containers",
+        ),
+        pytest.param(
+            facts(HERE, "", "", *OWN),
+            [facts("b", "", "", "172.17.0.1/16", "10.7.0.9/24")],
+            "10.1.0.1",
+            id="they meet in a file, in two networks: the route to the other",
+        ),
+        pytest.param(facts(HERE, "", "", *OWN), [facts("b", "", "", "10.9.0.9/24")], "", id="no way"),
+    ],
+)
+def test_the_address_that_the_others_reach(own: HostFacts, others: list[HostFacts], address: str) -> None:
+    assert address_of_rank_0(own, others) == address
+
+
+def test_facts_reach_the_other_ranks() -> None:
+    said = facts("b", "10.0.0.1", "10.0.0.2", "10.0.0.2/24")
+    assert HostFacts.from_json(said.to_json()) == said
+
+
+def test_the_rendezvous_is_master_addr_else_the_host_of_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
     store = dist.TCPStore("localhost", 0, 1, is_master=True)
-    monkeypatch.setattr(
-        "switchml.torch_backend.host_address.local_address_towards", lambda name: f"towards {name}"
-    )
-    assert embedded_host(dist.PrefixStore("a", dist.PrefixStore("b", store))) == "towards localhost"
+    wrapped = dist.PrefixStore("a", dist.PrefixStore("b", store))
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    assert facts_of_this_host(wrapped).rendezvous == "127.0.0.1"
+    assert facts_of_this_host(dist.HashStore()).rendezvous == ""
+    monkeypatch.setenv("MASTER_ADDR", "127.0.1.1")
+    assert facts_of_this_host(wrapped).rendezvous == "127.0.1.1"
+    monkeypatch.setenv("MASTER_ADDR", "no-such-host.invalid")
+    assert facts_of_this_host(wrapped).rendezvous == ""
 
 
-def test_a_host_elsewhere_gives_the_address_that_reaches_it() -> None:
-    # TEST-NET-1: nobody answers there, but the kernel chooses a source address, or has no route.
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-        except OSError:
-            pytest.skip("no route to other networks on this machine")
-        expected = probe.getsockname()[0]
-    assert local_address_towards("192.0.2.1") == expected
-    assert local_address_towards(expected) == expected
-    assert ipaddress.ip_address(expected).version == 4
-
-
-def test_a_host_without_an_address_says_what_to_do() -> None:
-    with pytest.raises(SwitchUnreachableError, match="SWITCHML_SWITCH"):
-        local_address_towards("no-such-host.invalid")
+def test_interfaces_are_listed_with_the_default_route_first() -> None:
+    default = local_address_towards("192.0.2.1")
+    found = facts_of_this_host(dist.HashStore())
+    assert found == facts_of_this_host(dist.HashStore())  # so two processes of this machine are of one
+    if not default:
+        pytest.skip("no route to other networks on this machine")
+    assert found.addresses[0] == default
+    assert "127.0.0.1" not in found.addresses
+    assert local_address_towards(default) == default
+    with socket.socket() as probe:
+        probe.bind((default, 0))

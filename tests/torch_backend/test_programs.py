@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -190,6 +191,27 @@ def test_a_script_that_imports_only_torch_under_torchrun() -> None:
     reports = [json.loads(line) for line in lines if line]
     assert sorted(report["rank"] for report in reports) == [0, 1]
     assert {report["gradient"] for report in reports} == {6.0}  # the mean over ranks of 4 and 8
+
+
+@pytest.mark.timeout(300)  # five attempts, each of which imports torch twice, on a machine that may be busy
+@pytest.mark.parametrize("meets_in_a_file", [False, True])
+def test_torchrun_restarts_however_often_rank_0_is_killed(tmp_path: Path, meets_in_a_file: bool) -> None:
+    """The file keeps the keys of all attempts, also of those whose ranks did not get equally far."""
+    command = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    file = [str(tmp_path / "store")] if meets_in_a_file else []
+    ended = subprocess.run(
+        [*command, "--max-restarts", "5", str(PROGRAMS / "restarted.py"), *file],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert sorted(re.findall(r"rank \d, attempt \d: \d+", ended.stdout)) == [
+        "rank 0, attempt 4: 100000",
+        "rank 1, attempt 4: 100000",
+    ]
 
 
 def test_the_program_asks_for_nothing_but_torch() -> None:

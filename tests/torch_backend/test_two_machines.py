@@ -1,0 +1,111 @@
+"""Two hosts, each a network namespace with a hosts file of its own: torchrun trains without any variable set."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from switchml.testbed import why_unavailable
+
+REASON = why_unavailable()
+if REASON is None:
+    from switchml.testbed.star import Star, worker_address
+
+PROGRAM = Path(__file__).parent / "programs" / "only_torch.py"
+# Two torchruns import torch twice each, on a machine that may be busy.
+SECONDS = 120.0
+pytestmark = [
+    pytest.mark.timeout(2 * SECONDS),
+    pytest.mark.namespaces,
+    pytest.mark.skipif(REASON is not None, reason=f"no testbed here: {REASON}"),
+]
+UNSET = ("MASTER_", "GLOO_", "SWITCHML_SWITCH", "RANK", "WORLD_SIZE", "LOCAL_RANK")
+
+
+@pytest.fixture
+def star() -> Iterator[Any]:
+    with Star(2) as made:
+        yield made
+
+
+def machine(star: Any, number: int, folder: Path, command: list[str]) -> subprocess.Popen[str]:
+    """Start a command on one of the hosts "one" and "two": its own name stands for 127.0.1.1 there, as Debian has it."""
+    names = ("one", "two")
+    hosts = folder / f"hosts-{names[number]}"
+    addresses = [worker_address(rank) for rank in range(2)]
+    addresses[number] = "127.0.1.1"
+    lines = ["127.0.0.1 localhost", *(" ".join(pair) for pair in zip(addresses, names, strict=True))]
+    hosts.write_text("\n".join(lines) + "\n")
+    script = f"mount --bind {shlex.quote(str(hosts))} /etc/hosts && hostname {names[number]} && exec {shlex.join(command)}"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(UNSET)}
+    started: subprocess.Popen[str] = star.workers[number].popen(
+        ["unshare", "--mount", "--uts", "sh", "-c", script],
+        env=environment | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    return started
+
+
+def reports(machines: list[subprocess.Popen[str]]) -> list[Any]:
+    deadline = time.monotonic() + SECONDS
+    found = []
+    for one in machines:
+        stdout, stderr = one.communicate(timeout=max(0.1, deadline - time.monotonic()))
+        assert one.returncode == 0, stderr
+        found += [json.loads(line) for line in stdout.replace("}{", "}\n{").splitlines() if line]
+    return found
+
+
+def rendezvous(kind: str, number: int) -> list[str]:
+    if kind == "c10d":
+        return ["--rdzv-backend", "c10d", "--rdzv-endpoint", "one:29400", "--rdzv-id", "two"]
+    return ["--node-rank", str(number), "--master-addr", "one", "--master-port", "29401"]
+
+
+@pytest.mark.parametrize("kind", ["c10d", "static"])
+def test_torchrun_trains_over_two_hosts_with_127_0_1_1_in_their_hosts_files(
+    star: Any, tmp_path: Path, kind: str
+) -> None:
+    torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    machines = [
+        machine(star, number, tmp_path, [*torchrun, *rendezvous(kind, number), str(PROGRAM)])
+        for number in range(2)
+    ]
+    found = reports(machines)
+    assert sorted(report["rank"] for report in found) == [0, 1]
+    assert {report["gradient"] for report in found} == {6.0}
+
+
+MEETS_IN_A_FILE = """
+import json, sys
+import torch
+import torch.distributed as dist
+rank = int(sys.argv[2])
+dist.init_process_group("switchml", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=2)
+values = torch.full((4,), rank + 1.0)
+dist.all_reduce(values)
+received = torch.zeros(1)
+dist.send(values[:1], 1) if rank == 0 else dist.recv(received, 0)
+dist.barrier()
+print(json.dumps([values[0].item(), dist.group.WORLD.switch_address]))
+dist.destroy_process_group()
+"""
+
+
+def test_two_hosts_that_meet_in_a_file(star: Any, tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-c", MEETS_IN_A_FILE, str(tmp_path / "store")]
+    machines = [machine(star, number, tmp_path, [*command, str(number)]) for number in range(2)]
+    found = reports(machines)
+    assert [value for value, _ in found] == [3.0, 3.0]
+    assert all(address.startswith(worker_address(0)) for _, address in found)
