@@ -25,7 +25,15 @@ from switchml.torch_backend.membership import Membership
 from switchml.torch_backend.reduction import CallOptions, call_options, operation
 from switchml.torch_backend.routing import Path, choose, gloo_methods, taken_by_gloo
 from switchml.torch_backend.switch_work import Finish, SwitchWork
-from switchml.torch_backend.tensors import Flat, assign, for_reduction, for_transfer, on_device, tensors_in
+from switchml.torch_backend.tensors import (
+    Flat,
+    apart,
+    assign,
+    for_reduction,
+    for_transfer,
+    on_device,
+    tensors_in,
+)
 from switchml.torch_backend.untraced import untraced
 from switchml.worker.collectives import Collectives
 from switchml.worker.work import Work
@@ -240,7 +248,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
     @_switched("allreduce_coalesced", inputs="tensors", reduces=True)
     def allreduce_coalesced(self, via: Open, tensors: Sequence[torch.Tensor], opts: Any = None) -> SwitchWork:
         op, call = operation(opts), call_options(opts)
-        flats = [for_reduction(tensor, op) for tensor in tensors]
+        flats = apart([for_reduction(tensor, op) for tensor in tensors])
         parts = [self._allreduce(via, flat, op, call) for flat in flats]
         copies = [flat.write_back for flat in flats if flat.write_back is not None]
 

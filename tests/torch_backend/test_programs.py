@@ -89,6 +89,7 @@ def test_training_repeats_bit_for_bit(training: list[Any], launcher: Any) -> Non
 
 
 SHARDED = {
+    "fsdp1": 1e-5,
     "fsdp2": 1e-5,
     "fsdp2_without_reshard": 1e-5,
     "fsdp2_mixed_precision": 1e-3,
