@@ -64,9 +64,10 @@ def _switched(
 
         @functools.wraps(function)
         def call(self: SwitchProcessGroup, *args: Any, **kwargs: Any) -> Any:
+            membership = self._membership
+            membership.owner.check()
             if on_device(args):
                 return self._on_device(method, args, kwargs)
-            membership = self._membership
             if not inputs:
                 return function(self, membership.worker, *args, **kwargs)
             given = dict(zip(names, args, strict=False)) | kwargs
@@ -90,6 +91,7 @@ def _switched(
 
 def _handed_to_gloo(method: str) -> Callable[..., Any]:
     def call(self: SwitchProcessGroup, *args: Any, **kwargs: Any) -> Any:
+        self._membership.owner.check()
         if on_device(args):
             return self._on_device(method, args, kwargs)
         return getattr(self._membership.gloo.group, method)(*args, **kwargs)

@@ -23,6 +23,7 @@ from switchml.torch_backend.completion_pool import CompletionPool
 from switchml.torch_backend.promise import Promise
 from switchml.torch_backend.reduction import seconds
 from switchml.torch_backend.untraced import untraced
+from switchml.worker.owner import Owner
 from switchml.worker.work import Work as Part
 
 Array = np.ndarray[Any, Any]
@@ -62,6 +63,7 @@ class SwitchWork(Work):
         self._pool = pool
         self._finish = finish
         self._lock = threading.Lock()
+        self._owner = Owner()
         self._settled = False
         self._error: BaseException | None = None
         self._promise: Promise[list[torch.Tensor]] | None = None
@@ -77,8 +79,10 @@ class SwitchWork(Work):
 
         Raises:
             CollectiveTimeoutError: `timeout` has passed. The collective itself goes on.
+            WorkerClosedError: in flight in the process that this one was forked from.
         """
         if not self._settled:
+            self._owner.check()
             self._wait_for_parts(seconds(timeout))
             self._settle()
         self._wait_for_future()
@@ -91,6 +95,8 @@ class SwitchWork(Work):
     def is_completed(self) -> bool:
         if self._settled:
             return True
+        if not self._owner.is_here():
+            return False
         self._drive()
         if not all(part.done() for part in self._parts):
             return False
@@ -123,6 +129,8 @@ class SwitchWork(Work):
     @untraced
     def get_future(self) -> Future[list[torch.Tensor]]:
         """Its value is the list of result tensors; it is completed on a thread of its own."""
+        if not self._settled:
+            self._owner.check()
         with self._lock:
             if self._promise is not None:
                 return self._promise.future

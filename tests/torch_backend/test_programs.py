@@ -174,6 +174,12 @@ def test_destroying_the_groups_leaves_nothing(lifecycle: list[Any]) -> None:
         assert report["left"] == [{"threads": [], "switches": []}] * 3
 
 
+def test_a_forked_child_leaves_its_parent_alone(launcher: Any) -> None:
+    for report in launcher.run("forked.py", 2):
+        assert set(report["child"].values()) == {"WorkerClosedError"}, report["child"]
+        assert report["sums"] == [3.0] * 42
+
+
 def test_a_script_that_imports_only_torch_under_torchrun() -> None:
     """And that forgets to destroy its process group."""
     command = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
