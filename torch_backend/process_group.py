@@ -21,6 +21,7 @@ from typing_extensions import override
 
 from switchml.errors import UsageError, WorkerClosedError
 from switchml.torch_backend.backend_name import BACKEND_NAME
+from switchml.torch_backend.kept_handles import KeptHandles
 from switchml.torch_backend.membership import Membership
 from switchml.torch_backend.reduction import CallOptions, call_options, operation
 from switchml.torch_backend.routing import Path, choose, gloo_methods, taken_by_gloo
@@ -140,6 +141,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
         self._group_name = ""
         self._group_desc = ""
         self._sequence = 0
+        self._kept = KeptHandles()
         self._open_device = open_device
         self._device: DeviceCollectives | None = None
         self._finalizer = weakref.finalize(self, membership.close)
@@ -219,6 +221,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
         if device is not None:
             device.close()
         self._finalizer()
+        self._kept.clear()
 
     def abort(self) -> None:
         """As `shutdown`, without waiting for threads to end."""
@@ -227,6 +230,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
         if device is not None:
             threading.Thread(target=device.close, name="switchml-device-close", daemon=True).start()
         self._membership.close(timeout=0.0, linger=False)
+        self._kept.clear()
 
     @staticmethod
     def _refuse_split(*_: Any, **__: Any) -> NoReturn:
@@ -417,7 +421,15 @@ class SwitchProcessGroup(dist.ProcessGroup):
         finish: Finish | None = None,
     ) -> SwitchWork:
         self._sequence += 1
-        return SwitchWork(name, parts, outputs, self._membership.pool, finish=finish, notify=call.notify)
+        return SwitchWork(
+            name,
+            parts,
+            outputs,
+            self._membership.pool,
+            finish=finish,
+            notify=call.notify,
+            keeper=self._kept,
+        )
 
     def _gather(
         self, via: Open, name: str, outputs: list[torch.Tensor], tensor: torch.Tensor, opts: Any

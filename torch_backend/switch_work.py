@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch._C._distributed_c10d import Work
 from torch.futures import Future
 from typing_extensions import override
 
 from switchml.errors import CollectiveTimeoutError
 from switchml.torch_backend.completion_pool import CompletionPool
+from switchml.torch_backend.kept_handles import KeptHandle, KeptHandles
 from switchml.torch_backend.promise import Promise
 from switchml.torch_backend.reduction import seconds
 from switchml.torch_backend.untraced import untraced
@@ -33,7 +33,7 @@ Finish = Callable[[Sequence[Array]], None]
 UNLIMITED = timedelta(0)
 
 
-class SwitchWork(Work):
+class SwitchWork(KeptHandle):
     """Handle of one call, which may be several collectives on the switch (`parts`).
 
     Args:
@@ -44,6 +44,7 @@ class SwitchWork(Work):
         pool: completes the future.
         finish: runs once after all parts have succeeded; None if results are in place already.
         notify: False if parts advance only inside their `wait` (the caller of a synchronous collective waits at once).
+        keeper: keeps the handle for C++ when Python lets go of it.
     """
 
     def __init__(
@@ -55,11 +56,12 @@ class SwitchWork(Work):
         *,
         finish: Finish | None = None,
         notify: bool = True,
+        keeper: KeptHandles | None = None,
     ) -> None:
-        super().__init__()
+        # Who waits at once holds the handle.
+        super().__init__(outputs, keeper if notify else None)
         self._name = name
         self._parts: Sequence[Part] = parts
-        self._outputs = outputs
         self._pool = pool
         self._finish = finish
         self._lock = threading.Lock()
@@ -104,6 +106,22 @@ class SwitchWork(Work):
         return True
 
     @override
+    def is_over(self) -> bool:
+        return self._settled or all(part.done() for part in self._parts)
+
+    @override
+    def shed(self) -> bool:
+        with self._lock:
+            if self._settled:
+                self._promise = None  # its future has the tensors
+                return True
+            watch = not self._watched
+            self._watched = True
+        if watch:  # so that the parts' memory goes when they are done
+            self._watch()
+        return True
+
+    @override
     @untraced
     def is_success(self) -> bool:
         return self.is_completed() and self._error is None
@@ -115,7 +133,7 @@ class SwitchWork(Work):
 
     @override
     def result(self) -> list[torch.Tensor]:
-        return self._outputs
+        return self.outputs()
 
     @override
     @untraced
@@ -131,6 +149,7 @@ class SwitchWork(Work):
         """Its value is the list of result tensors; it is completed on a thread of its own."""
         if not self._settled:
             self._owner.check()
+        self.outputs()
         with self._lock:
             if self._promise is not None:
                 return self._promise.future
@@ -149,7 +168,7 @@ class SwitchWork(Work):
         if self._error is not None:
             promise.fail(self._error)
         else:
-            promise.keep(self._outputs)
+            promise.keep(self.outputs())
 
     def _wait_for_parts(self, timeout: float | None) -> None:
         deadline = None if timeout is None else time.monotonic() + timeout

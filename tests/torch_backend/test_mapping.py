@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from datetime import timedelta
 from typing import Any
@@ -9,7 +10,12 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import AllreduceOptions, BroadcastOptions, ReduceOptions, ReduceScatterOptions
+from torch._C._distributed_c10d import (
+    AllreduceOptions,
+    BroadcastOptions,
+    ReduceOptions,
+    ReduceScatterOptions,
+)
 
 from switchml.errors import CollectiveMismatchError, CollectiveTimeoutError, JobAbortedError, UsageError
 from switchml.torch_backend.routing import GATHERED_LIMIT
@@ -260,6 +266,21 @@ def test_ranks_that_disagree(ranks: Any) -> None:
             group.allreduce([torch.ones(2 + rank)]).wait()
 
     ranks.run(2, body)
+
+
+@pytest.mark.parametrize("elements", [1, 100_000])
+def test_a_handle_that_only_cpp_holds(ranks: Any, elements: int) -> None:
+    """As in DDP's join: Python's object of it has no reference left, before or after its end."""
+
+    def body(group: Any, rank: int) -> list[Any]:
+        tensors = [torch.full((elements,), rank + 1.0) for _ in range(2)]
+        held = [group.allreduce([tensor]).boxed() for tensor in tensors]
+        group.barrier().wait()  # both are over
+        gc.collect()
+        ended = [dist.Work.unbox(one).wait(timedelta(seconds=5)) for one in held]
+        return ended + [tensor.max().item() for tensor in tensors]
+
+    assert ranks.run(2, body) == [[True, True, 3.0, 3.0]] * 2
 
 
 def test_many_in_flight_with_callbacks_that_wait(ranks: Any) -> None:
