@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 import weakref
@@ -30,6 +29,7 @@ from switchml.torch_backend.rendezvous import gather_ranks, heard, wait_for_keys
 from switchml.torch_backend.solo_worker import SoloWorker
 from switchml.worker import Worker
 from switchml.worker.collectives import Collectives
+from switchml.worker.owner import Owner
 
 # All ranks are known to be there when the job is joined; but a new installation first compiles its loops.
 JOIN_SECONDS = 180.0
@@ -65,6 +65,9 @@ class Membership:
         store: the group's store. Keys get the number of torchrun's attempt and the number of times that this rank has opened
             the group in it, so a group can be created again over a store that outlives it.
 
+    Attributes:
+        owner: the process that may use it.
+
     Raises:
         JoinTimeoutError: ranks are missing; the message names them.
     """
@@ -92,7 +95,7 @@ class Membership:
         incarnation = attempt.add(f"opened/{rank}", 1)
         self._store = PrefixStore(str(incarnation), attempt)
         self._lock = threading.Lock()
-        self._process = os.getpid()
+        self.owner = Owner()
         self._closed = False
         self._failure: Exception | None = None
         self._placement: Placement | None = None
@@ -193,7 +196,7 @@ class Membership:
             linger: where this process runs the embedded switch, and other ranks are still at it: stay until they have
                 left, some seconds at most. False leaves that to a thread.
         """
-        if self._process != os.getpid():
+        if not self.owner.is_here():
             return  # a forked child: all of it belongs to the parent
         with self._lock:
             if self._closed:

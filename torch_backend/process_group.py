@@ -21,11 +21,20 @@ from typing_extensions import override
 
 from switchml.errors import UsageError, WorkerClosedError
 from switchml.torch_backend.backend_name import BACKEND_NAME
+from switchml.torch_backend.kept_handles import KeptHandles
 from switchml.torch_backend.membership import Membership
 from switchml.torch_backend.reduction import CallOptions, call_options, operation
 from switchml.torch_backend.routing import Path, choose, gloo_methods, taken_by_gloo
 from switchml.torch_backend.switch_work import Finish, SwitchWork
-from switchml.torch_backend.tensors import Flat, assign, for_reduction, for_transfer, on_device, tensors_in
+from switchml.torch_backend.tensors import (
+    Flat,
+    apart,
+    assign,
+    for_reduction,
+    for_transfer,
+    on_device,
+    tensors_in,
+)
 from switchml.torch_backend.untraced import untraced
 from switchml.worker.collectives import Collectives
 from switchml.worker.work import Work
@@ -56,9 +65,10 @@ def _switched(
 
         @functools.wraps(function)
         def call(self: SwitchProcessGroup, *args: Any, **kwargs: Any) -> Any:
+            membership = self._membership
+            membership.owner.check()
             if on_device(args):
                 return self._on_device(method, args, kwargs)
-            membership = self._membership
             if not inputs:
                 return function(self, membership.worker, *args, **kwargs)
             given = dict(zip(names, args, strict=False)) | kwargs
@@ -82,6 +92,7 @@ def _switched(
 
 def _handed_to_gloo(method: str) -> Callable[..., Any]:
     def call(self: SwitchProcessGroup, *args: Any, **kwargs: Any) -> Any:
+        self._membership.owner.check()
         if on_device(args):
             return self._on_device(method, args, kwargs)
         return getattr(self._membership.gloo.group, method)(*args, **kwargs)
@@ -130,6 +141,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
         self._group_name = ""
         self._group_desc = ""
         self._sequence = 0
+        self._kept = KeptHandles()
         self._open_device = open_device
         self._device: DeviceCollectives | None = None
         self._finalizer = weakref.finalize(self, membership.close)
@@ -209,6 +221,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
         if device is not None:
             device.close()
         self._finalizer()
+        self._kept.clear()
 
     def abort(self) -> None:
         """As `shutdown`, without waiting for threads to end."""
@@ -217,6 +230,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
         if device is not None:
             threading.Thread(target=device.close, name="switchml-device-close", daemon=True).start()
         self._membership.close(timeout=0.0, linger=False)
+        self._kept.clear()
 
     @staticmethod
     def _refuse_split(*_: Any, **__: Any) -> NoReturn:
@@ -240,7 +254,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
     @_switched("allreduce_coalesced", inputs="tensors", reduces=True)
     def allreduce_coalesced(self, via: Open, tensors: Sequence[torch.Tensor], opts: Any = None) -> SwitchWork:
         op, call = operation(opts), call_options(opts)
-        flats = [for_reduction(tensor, op) for tensor in tensors]
+        flats = apart([for_reduction(tensor, op) for tensor in tensors])
         parts = [self._allreduce(via, flat, op, call) for flat in flats]
         copies = [flat.write_back for flat in flats if flat.write_back is not None]
 
@@ -407,7 +421,15 @@ class SwitchProcessGroup(dist.ProcessGroup):
         finish: Finish | None = None,
     ) -> SwitchWork:
         self._sequence += 1
-        return SwitchWork(name, parts, outputs, self._membership.pool, finish=finish, notify=call.notify)
+        return SwitchWork(
+            name,
+            parts,
+            outputs,
+            self._membership.pool,
+            finish=finish,
+            notify=call.notify,
+            keeper=self._kept,
+        )
 
     def _gather(
         self, via: Open, name: str, outputs: list[torch.Tensor], tensor: torch.Tensor, opts: Any

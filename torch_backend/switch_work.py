@@ -14,15 +14,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch._C._distributed_c10d import Work
 from torch.futures import Future
 from typing_extensions import override
 
 from switchml.errors import CollectiveTimeoutError
 from switchml.torch_backend.completion_pool import CompletionPool
+from switchml.torch_backend.kept_handles import KeptHandle, KeptHandles
 from switchml.torch_backend.promise import Promise
 from switchml.torch_backend.reduction import seconds
 from switchml.torch_backend.untraced import untraced
+from switchml.worker.owner import Owner
 from switchml.worker.work import Work as Part
 
 Array = np.ndarray[Any, Any]
@@ -32,7 +33,7 @@ Finish = Callable[[Sequence[Array]], None]
 UNLIMITED = timedelta(0)
 
 
-class SwitchWork(Work):
+class SwitchWork(KeptHandle):
     """Handle of one call, which may be several collectives on the switch (`parts`).
 
     Args:
@@ -43,6 +44,7 @@ class SwitchWork(Work):
         pool: completes the future.
         finish: runs once after all parts have succeeded; None if results are in place already.
         notify: False if parts advance only inside their `wait` (the caller of a synchronous collective waits at once).
+        keeper: keeps the handle for C++ when Python lets go of it.
     """
 
     def __init__(
@@ -54,14 +56,16 @@ class SwitchWork(Work):
         *,
         finish: Finish | None = None,
         notify: bool = True,
+        keeper: KeptHandles | None = None,
     ) -> None:
-        super().__init__()
+        # Who waits at once holds the handle.
+        super().__init__(outputs, keeper if notify else None)
         self._name = name
         self._parts: Sequence[Part] = parts
-        self._outputs = outputs
         self._pool = pool
         self._finish = finish
         self._lock = threading.Lock()
+        self._owner = Owner()
         self._settled = False
         self._error: BaseException | None = None
         self._promise: Promise[list[torch.Tensor]] | None = None
@@ -77,8 +81,10 @@ class SwitchWork(Work):
 
         Raises:
             CollectiveTimeoutError: `timeout` has passed. The collective itself goes on.
+            WorkerClosedError: in flight in the process that this one was forked from.
         """
         if not self._settled:
+            self._owner.check()
             self._wait_for_parts(seconds(timeout))
             self._settle()
         self._wait_for_future()
@@ -91,10 +97,28 @@ class SwitchWork(Work):
     def is_completed(self) -> bool:
         if self._settled:
             return True
+        if not self._owner.is_here():
+            return False
         self._drive()
         if not all(part.done() for part in self._parts):
             return False
         self._settle()
+        return True
+
+    @override
+    def is_over(self) -> bool:
+        return self._settled or all(part.done() for part in self._parts)
+
+    @override
+    def shed(self) -> bool:
+        with self._lock:
+            if self._settled:
+                self._promise = None  # its future has the tensors
+                return True
+            watch = not self._watched
+            self._watched = True
+        if watch:  # so that the parts' memory goes when they are done
+            self._watch()
         return True
 
     @override
@@ -109,7 +133,7 @@ class SwitchWork(Work):
 
     @override
     def result(self) -> list[torch.Tensor]:
-        return self._outputs
+        return self.outputs()
 
     @override
     @untraced
@@ -123,6 +147,9 @@ class SwitchWork(Work):
     @untraced
     def get_future(self) -> Future[list[torch.Tensor]]:
         """Its value is the list of result tensors; it is completed on a thread of its own."""
+        if not self._settled:
+            self._owner.check()
+        self.outputs()
         with self._lock:
             if self._promise is not None:
                 return self._promise.future
@@ -141,7 +168,7 @@ class SwitchWork(Work):
         if self._error is not None:
             promise.fail(self._error)
         else:
-            promise.keep(self._outputs)
+            promise.keep(self.outputs())
 
     def _wait_for_parts(self, timeout: float | None) -> None:
         deadline = None if timeout is None else time.monotonic() + timeout

@@ -12,19 +12,18 @@ from switchml.errors import UsageError
 
 Array = np.ndarray[Any, Any]
 
-_NUMPY_NATIVE = frozenset(
-    {
-        torch.float64,
-        torch.float32,
-        torch.float16,
-        torch.int64,
-        torch.int32,
-        torch.int16,
-        torch.int8,
-        torch.uint8,
-        torch.bool,
-    }
-)
+_TYPES = {
+    torch.float64: np.dtype(np.float64).str,
+    torch.float32: np.dtype(np.float32).str,
+    torch.float16: np.dtype(np.float16).str,
+    torch.int64: np.dtype(np.int64).str,
+    torch.int32: np.dtype(np.int32).str,
+    torch.int16: np.dtype(np.int16).str,
+    torch.int8: np.dtype(np.int8).str,
+    torch.uint8: np.dtype(np.uint8).str,
+    torch.bool: np.dtype(np.bool_).str,
+}
+"""The dtypes that numpy knows, by numpy's name."""
 # Only moved, never added: any integers of the same size will do.
 _SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -41,6 +40,37 @@ def tensors_in(*arguments: Any) -> Iterator[torch.Tensor]:
 def on_device(arguments: tuple[Any, ...]) -> bool:
     """Is there a tensor on a GPU in these arguments? Before CUDA's first use in the process there is none."""
     return torch.cuda.is_initialized() and any(tensor.is_cuda for tensor in tensors_in(*arguments))
+
+
+class _Memory:
+    """What numpy takes an array's memory from, and the array's `base`, by which the tensor lives as long as the array."""
+
+    __slots__ = ("__array_interface__", "_tensor")
+
+    def __init__(self, tensor: torch.Tensor, dtype: str) -> None:
+        size = tensor.element_size()
+        self._tensor = tensor
+        self.__array_interface__ = {
+            "version": 3,
+            "typestr": dtype,
+            "data": (tensor.data_ptr(), False),
+            "shape": tuple(tensor.shape),
+            "strides": tuple([stride * size for stride in tensor.stride()]),
+        }
+
+
+def memory_of(tensor: torch.Tensor) -> Array:
+    """A dense CPU tensor's memory as an array: the one place where tensors become arrays.
+
+    `Tensor.numpy` would mark the storage, which nobody could resize from then on; FSDP frees its parameters that way. As with
+    any backend, who resizes a storage under a collective in flight takes its memory away.
+
+    Args:
+        tensor: of a dtype that numpy knows, detached: what happens to the caller's own tensor (`data`, `set_`) is nothing to it.
+    """
+    if tensor.numel() == 0:  # torch has no address for it
+        return np.empty(tuple(tensor.shape), _TYPES[tensor.dtype])
+    return np.asarray(_Memory(tensor, _TYPES[tensor.dtype]))
 
 
 class Flat(NamedTuple):
@@ -68,11 +98,37 @@ def for_reduction(tensor: torch.Tensor, operation: str) -> Flat:
     view = _real_view(tensor)
     if view.dtype is torch.bfloat16:
         return _flat(view.view(torch.int16), np.uint16, "bfloat16")
-    if view.dtype not in _NUMPY_NATIVE:
+    if view.dtype not in _TYPES:
         raise UsageError(
             f"{tensor.dtype} cannot be reduced by the backend switchml; cast it, say to float32 or int64"
         )
     return _flat(view)
+
+
+def apart(flats: Sequence[Flat]) -> list[Flat]:
+    """The same, none of them in the memory of another, so that no result is written where an input is still to be read."""
+    separate = list(flats)
+    end = 0
+    for index in sorted(range(len(flats)), key=lambda index: _address(flats[index].array)):
+        flat = flats[index]
+        if flat.write_back is not None or flat.array.size == 0:
+            continue  # a copy already
+        begin = _address(flat.array)
+        if begin < end:
+            separate[index] = _copied(flat)
+        else:
+            end = begin + flat.array.nbytes
+    return separate
+
+
+def _address(array: Array) -> int:
+    address: int = array.ctypes.data
+    return address
+
+
+def _copied(flat: Flat) -> Flat:
+    copy = flat.array.copy()
+    return Flat(copy, flat.dtype, lambda: np.copyto(flat.array, copy))
 
 
 def for_transfer(tensor: torch.Tensor) -> Flat:
@@ -86,7 +142,7 @@ def for_transfer(tensor: torch.Tensor) -> Flat:
 
 def assign(tensor: torch.Tensor, values: Array) -> None:
     """Fill a dense CPU tensor, in row-major order, with as many elements in the representation of a `Flat`."""
-    target = _movable_view(tensor).numpy()
+    target = memory_of(_movable_view(tensor))
     np.copyto(target, values.view(target.dtype).reshape(target.shape))
 
 
@@ -102,11 +158,11 @@ def _real_view(tensor: torch.Tensor) -> torch.Tensor:
 
 def _movable_view(tensor: torch.Tensor) -> torch.Tensor:
     view = _real_view(tensor)
-    return view if view.dtype in _NUMPY_NATIVE else view.view(_SAME_SIZE[view.element_size()])
+    return view if view.dtype in _TYPES else view.view(_SAME_SIZE[view.element_size()])
 
 
 def _flat(view: torch.Tensor, numpy_dtype: type[np.generic] | None = None, dtype: str | None = None) -> Flat:
-    target = view.numpy()
+    target = memory_of(view)
     if numpy_dtype is not None:
         target = target.view(numpy_dtype)
     if view.is_contiguous():

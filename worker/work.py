@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy.typing as npt
 
 from switchml.errors import CollectiveTimeoutError
+from switchml.worker.owner import Owner
 
 
 class Progress(Protocol):
@@ -37,6 +38,7 @@ class Work:
         self._callbacks: list[Callable[[Work], None]] = []
         self._error: BaseException | None = None
         self._bound = 0.0
+        self._owner = Owner()
 
     @classmethod
     def ended(cls, result: npt.NDArray[Any]) -> Work:
@@ -63,12 +65,15 @@ class Work:
 
         Raises:
             CollectiveTimeoutError: not done within `timeout`, or the collective's own deadline passed.
+            WorkerClosedError: in flight in the process that this one was forked from.
             CollectiveError: whatever else ended it.
         """
-        if not self._event.is_set() and not (
-            self.wait_event(timeout) if self._progress is None else self._progress.until(self, timeout)
-        ):
-            raise CollectiveTimeoutError(f"{self._what} is still in flight after {timeout} s of waiting")
+        if not self._event.is_set():
+            self._owner.check()
+            if not (
+                self.wait_event(timeout) if self._progress is None else self._progress.until(self, timeout)
+            ):
+                raise CollectiveTimeoutError(f"{self._what} is still in flight after {timeout} s of waiting")
         if self._error is not None:
             raise self._error
         return self._result

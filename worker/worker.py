@@ -20,6 +20,7 @@ from switchml.protocol.prepare import prepare
 from switchml.worker.collectives import Call, Collectives, Pipeline
 from switchml.worker.connection import Connection, ShmConnection, UdpConnection, shares_memory
 from switchml.worker.engine import Engine, run
+from switchml.worker.owner import Owner
 from switchml.worker.port import Port
 from switchml.worker.recovery import new_recovery
 from switchml.worker.stream import Stream, closed
@@ -85,6 +86,7 @@ class Worker(Collectives):
         self._engine = engine
         self._port = port
         self._calls = 0
+        self._owner = Owner()
         self._lock = threading.Lock()
         self._left = False
         self._stream = Stream(engine, connection.wake, self._explain, spin_ns=_SPIN_NS)
@@ -181,7 +183,9 @@ class Worker(Collectives):
         return named(WORKER_COUNTERS, self._engine.counters)
 
     def leave(self) -> None:
-        """Leave the job. Idempotent; works in flight fail with WorkerClosedError."""
+        """Leave the job. Idempotent; works in flight fail with WorkerClosedError. A forked child does nothing."""
+        if not self._owner.is_here():
+            return
         with self._lock:
             if self._left:
                 return
@@ -199,6 +203,7 @@ class Worker(Collectives):
         self.leave()
 
     def _submit(self, call: Call, timeout: float | None, notify: bool) -> Work:
+        self._owner.check()
         said = call.signature
         work = Work(
             self._stream,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from datetime import timedelta
 from typing import Any
@@ -9,7 +10,12 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import AllreduceOptions, BroadcastOptions, ReduceOptions, ReduceScatterOptions
+from torch._C._distributed_c10d import (
+    AllreduceOptions,
+    BroadcastOptions,
+    ReduceOptions,
+    ReduceScatterOptions,
+)
 
 from switchml.errors import CollectiveMismatchError, CollectiveTimeoutError, JobAbortedError, UsageError
 from switchml.torch_backend.routing import GATHERED_LIMIT
@@ -49,6 +55,66 @@ def test_bfloat16_is_named(ranks: Any) -> None:
     for tensor in ranks.run(2, body):
         assert torch.equal(tensor, torch.full((2, 2), 4.5, dtype=torch.bfloat16))
     assert ranks.workers[0].calls[0][0] == "allreduce sum bfloat16 4"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_coalesced_tensors_that_overlap(ranks: Any, dtype: torch.dtype) -> None:
+    """Every input counts as it was before the call, as in gloo, which flattens them first."""
+
+    def body(group: Any, rank: int) -> list[list[float]]:
+        same = torch.full((4,), rank + 1.0, dtype=dtype)
+        whole = torch.arange(6.0).to(dtype) + rank
+        group.allreduce_coalesced(
+            [same, whole[3:], same, whole[:4], whole, same.reshape(2, 2).t(), torch.empty(0)]
+        ).wait()
+        return [same.tolist(), whole.tolist()]
+
+    assert ranks.run(2, body) == [[[3.0] * 4, [1.0, 3.0, 5.0, 7.0, 9.0, 11.0]]] * 2
+
+
+def test_large_coalesced_tensors_that_overlap_take_gloo(ranks: Any) -> None:
+    large = GATHERED_LIMIT // (2 * 8) + 1
+
+    def body(group: Any, rank: int) -> list[float]:
+        tensor = torch.full((large,), rank + 1.0, dtype=torch.float64)
+        group.allreduce_coalesced([tensor, tensor[1:]]).wait()
+        return [tensor.min().item(), tensor.max().item()]
+
+    assert ranks.run(2, body) == [[3.0, 3.0]] * 2
+    assert ranks.workers[0].calls == []
+
+
+def test_storages_can_be_resized_after_any_collective(ranks: Any) -> None:
+    """FSDP frees and refills its flat parameters that way."""
+
+    def body(group: Any, rank: int) -> None:
+        def one() -> torch.Tensor:
+            return torch.full((4,), rank + 1.0)
+
+        calls: list[tuple[Any, list[torch.Tensor]]] = []
+        for call in (
+            lambda a, b, c: group.allreduce([a]),
+            lambda a, b, c: group.allreduce_coalesced([a, b]),
+            lambda a, b, c: group.reduce(a, 0),
+            lambda a, b, c: group.broadcast(a, 0),
+            lambda a, b, c: group.allgather([a, b], c),
+            lambda a, b, c: group.all_gather_single(a, b[:2]),
+            lambda a, b, c: group.allgather_coalesced([[a, b], [c, a.clone()]], [one(), b]),
+            lambda a, b, c: group.reduce_scatter(a, [b, c], dist.ReduceOp.SUM),
+            lambda a, b, c: group.reduce_scatter_single(a[:2], b),
+        ):
+            tensors = [one(), one(), one()]
+            calls.append((call(*tensors), tensors))
+        for work, tensors in calls:
+            work.wait()
+            for tensor in tensors:
+                tensor.untyped_storage().resize_(0)
+                tensor.untyped_storage().resize_(16)
+                tensor.resize_(8).resize_(0)
+                torch.cat([torch.ones(8), torch.ones(8)], out=tensor)
+                assert tensor.tolist() == [1.0] * 16
+
+    ranks.run(2, body)
 
 
 def test_reduce_spares_the_other_ranks(ranks: Any) -> None:
@@ -200,6 +266,21 @@ def test_ranks_that_disagree(ranks: Any) -> None:
             group.allreduce([torch.ones(2 + rank)]).wait()
 
     ranks.run(2, body)
+
+
+@pytest.mark.parametrize("elements", [1, 100_000])
+def test_a_handle_that_only_cpp_holds(ranks: Any, elements: int) -> None:
+    """As in DDP's join: Python's object of it has no reference left, before or after its end."""
+
+    def body(group: Any, rank: int) -> list[Any]:
+        tensors = [torch.full((elements,), rank + 1.0) for _ in range(2)]
+        held = [group.allreduce([tensor]).boxed() for tensor in tensors]
+        group.barrier().wait()  # both are over
+        gc.collect()
+        ended = [dist.Work.unbox(one).wait(timedelta(seconds=5)) for one in held]
+        return ended + [tensor.max().item() for tensor in tensors]
+
+    assert ranks.run(2, body) == [[True, True, 3.0, 3.0]] * 2
 
 
 def test_many_in_flight_with_callbacks_that_wait(ranks: Any) -> None:

@@ -56,6 +56,7 @@ TRAINING = {
     "half_precision": 2e-2,
     "found_inf": None,
     "joined": None,
+    "joined_by_those_left": None,
     "fork_workers": None,
     "hybrid_sharding": None,
 }
@@ -78,7 +79,7 @@ def test_training(training: list[Any], case: str) -> None:
     if case == "found_inf":
         assert first["scales"] == second["scales"] == [1024.0, 1024.0, 512.0, 512.0]
         assert first["moved"] == second["moved"] == [True, True, False, True]
-    if case == "joined":
+    if case.startswith("joined"):
         assert (first["steps"], second["steps"]) == (2, 3)
     if case == "fork_workers":
         assert first["seen"] == second["seen"] == 128
@@ -90,6 +91,7 @@ def test_training_repeats_bit_for_bit(training: list[Any], launcher: Any) -> Non
 
 
 SHARDED = {
+    "fsdp1": 1e-5,
     "fsdp2": 1e-5,
     "fsdp2_without_reshard": 1e-5,
     "fsdp2_mixed_precision": 1e-3,
@@ -172,6 +174,12 @@ def test_groups_share_the_embedded_switch_and_join_when_used(lifecycle: list[Any
 def test_destroying_the_groups_leaves_nothing(lifecycle: list[Any]) -> None:
     for report in lifecycle:
         assert report["left"] == [{"threads": [], "switches": []}] * 3
+
+
+def test_a_forked_child_leaves_its_parent_alone(launcher: Any) -> None:
+    for report in launcher.run("forked.py", 2):
+        assert set(report["child"].values()) == {"WorkerClosedError"}, report["child"]
+        assert report["sums"] == [3.0] * 42
 
 
 def test_a_script_that_imports_only_torch_under_torchrun() -> None:

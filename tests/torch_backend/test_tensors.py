@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from switchml.errors import UsageError
-from switchml.torch_backend.tensors import assign, for_reduction, for_transfer
+from switchml.torch_backend import tensors as tensors_module
+from switchml.torch_backend.tensors import apart, assign, for_reduction, for_transfer
 
 REDUCIBLE = (
     torch.float64,
@@ -119,3 +121,39 @@ def test_inference_tensors_can_be_written_after_inference_mode() -> None:
     assert flat.write_back is not None
     flat.write_back()
     assert torch.equal(tensor, torch.full((4, 2), 5.0))
+
+
+@pytest.mark.parametrize("dtype", REDUCIBLE + ONLY_MOVABLE)
+def test_no_array_marks_a_storage(dtype: torch.dtype) -> None:
+    tensor = torch.zeros(4).to(dtype)
+    flat = for_transfer(tensor)
+    assign(tensor, flat.array.copy())
+    if dtype in REDUCIBLE:
+        for_reduction(tensor, "sum")
+    assert tensor.untyped_storage().resizable()
+    tensor.resize_(100)
+
+
+def test_tensors_become_arrays_in_one_place() -> None:
+    package = Path(tensors_module.__file__).parent
+    assert [path.name for path in package.rglob("*.py") if ".numpy()" in path.read_text()] == []
+
+
+def test_an_array_keeps_its_memory_alive() -> None:
+    tensor = torch.full((100_000,), 3.0)
+    flat = for_reduction(tensor, "sum")
+    tensor.data = torch.zeros(1)
+    del tensor
+    torch.full((100_000,), 7.0)  # would come to lie where the first one was
+    assert (flat.array == 3).all()
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 8)), max_size=8))
+def test_arrays_apart_share_no_memory(spans: list[tuple[int, int]]) -> None:
+    whole = torch.arange(32.0)
+    flats = apart([for_reduction(whole[begin : begin + length], "sum") for begin, length in spans])
+    for index, flat in enumerate(flats):
+        begin, length = spans[index]
+        assert flat.array.tolist() == whole[begin : begin + length].tolist()
+        assert not any(np.shares_memory(flat.array, other.array) for other in flats[:index])
+    assert sum(flat.write_back is None for flat in flats) >= min(1, len(flats))

@@ -15,6 +15,7 @@ import torch
 
 from switchml.errors import CollectiveMismatchError, CollectiveTimeoutError
 from switchml.torch_backend.completion_pool import CompletionPool
+from switchml.torch_backend.kept_handles import KEPT, SMALL, KeptHandles
 from switchml.torch_backend.switch_work import SwitchWork
 
 
@@ -115,6 +116,33 @@ def test_zero_is_no_timeout_and_a_short_wait_leaves_the_collective_alone(pool: C
     assert not work.is_completed()
     threading.Timer(0.05, part.end).start()
     assert work.wait(timedelta(0))
+
+
+def test_handles_are_kept_until_they_are_over_and_others_came(pool: CompletionPool) -> None:
+    keeper = KeptHandles()
+    part = Part()
+    watched = weakref.ref(work_of(pool, part, keeper=keeper))
+    for _ in range(KEPT + 10):
+        work_of(pool, keeper=keeper)
+    assert watched() is not None
+    part.end()
+    for _ in range(2):
+        work_of(pool, keeper=keeper)
+    gc.collect()
+    assert watched() is None
+
+
+def test_kept_handles_let_large_tensors_go(pool: CompletionPool) -> None:
+    keeper, part, large = KeptHandles(), Part(), torch.ones(SMALL)
+    SwitchWork("allreduce", [part], [large], pool, keeper=keeper)
+    (kept,) = keeper._handles
+    part.end()
+    assert kept.wait()
+    with pytest.raises(RuntimeError, match="keep its handle"):
+        kept.result()
+    memory = weakref.ref(large)
+    del large
+    assert memory() is None
 
 
 def test_the_future_is_completed_off_the_wire_thread(pool: CompletionPool) -> None:

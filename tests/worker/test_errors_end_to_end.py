@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import subprocess
@@ -359,3 +360,25 @@ def test_a_switch_that_goes_away(worlds: Any) -> None:
         assert all(isinstance(error, (JobAbortedError, CollectiveTimeoutError)) for error in errors), errors
     finally:
         switch.close()
+
+
+@both_transports
+def test_a_forked_child_cannot_use_its_parents_place(worlds: Callable[..., Any], transport: str) -> None:
+    world = worlds(2, transport=transport)
+    first, second = world.workers
+    flying = first.allreduce(np.ones(5000, F32))
+    child = os.fork()
+    if child == 0:
+        refused = 0
+        for attempt in (lambda: first.allreduce(np.ones(5000, F32)), first.barrier, lambda: flying.wait(5)):
+            try:
+                attempt()
+            except WorkerClosedError:
+                refused += 1
+        first.leave()
+        os._exit(refused)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 3
+    second.allreduce(np.ones(5000, F32)).wait()
+    assert (flying.wait() == 2).all()
+    assert all((total == 2).all() for total in world.run(lambda w: w.allreduce(np.ones(5000, F32)).wait()))

@@ -22,6 +22,7 @@ from switchml.errors import CollectiveTimeoutError
 from switchml.torch_backend.cuda.reductions import DeviceReductions, Flight
 from switchml.torch_backend.cuda.side_stream import Gate, Mark
 from switchml.torch_backend.job_pair import JobPair
+from switchml.torch_backend.kept_handles import KeptHandle, KeptHandles
 from switchml.torch_backend.membership import OpenWorker, join_switch
 from switchml.torch_backend.options import Options
 from switchml.torch_backend.reduction import operation, seconds
@@ -31,12 +32,22 @@ _QUANTIZED = (torch.float32, torch.float16, torch.bfloat16)
 _UNLIMITED = timedelta(0)
 
 
-class DeviceWork(Work):
+class DeviceWork(KeptHandle):
     """Handle of a collective of tensors on a GPU. `wait` makes the caller's stream wait, and not the caller."""
 
-    def __init__(self, name: str, outputs: list[torch.Tensor], flight: Flight) -> None:
-        super().__init__()
-        self._name, self._outputs, self._flight = name, outputs, flight
+    def __init__(
+        self, name: str, outputs: list[torch.Tensor], flight: Flight, keeper: KeptHandles | None = None
+    ) -> None:
+        super().__init__(outputs, keeper)
+        self._name, self._flight = name, flight
+
+    @override
+    def is_over(self) -> bool:
+        return self.is_completed()
+
+    @override
+    def shed(self) -> bool:
+        return False  # its future has the tensors
 
     def wait(self, timeout: timedelta = _UNLIMITED) -> bool:
         """Let the current stream wait for the result. With a timeout, block until the network is done with it as well.
@@ -73,7 +84,7 @@ class DeviceWork(Work):
 
     @override
     def result(self) -> list[torch.Tensor]:
-        return self._outputs
+        return self.outputs()
 
     @override
     def source_rank(self) -> int:
@@ -100,6 +111,7 @@ class DeviceCollectives:
     def __init__(self, reductions: DeviceReductions, host_group: dist.ProcessGroup) -> None:
         self._reductions, self._jobs, self._host_group = reductions, reductions.jobs, host_group
         self._lock = threading.Lock()
+        self._kept = KeptHandles()
         self._gates: dict[
             torch.device, list[Gate]
         ] = {}  # idle ones; never dropped, for the device may still look
@@ -123,12 +135,13 @@ class DeviceCollectives:
                 and tensor.numel()
             ):
                 flight = self._reductions.reduce(tensor, average=reduction == "avg", value=outputs)
-                return DeviceWork(method, outputs, flight)
+                return DeviceWork(method, outputs, flight, self._kept)
         return self._through_host(method, outputs, args, kwargs)
 
     def close(self) -> None:
         """Leave the switch, and shut the host's group down; what is in flight fails."""
         self._jobs.close()
+        self._kept.clear()
         self._host_group.shutdown()
 
     def _through_host(
@@ -192,7 +205,7 @@ class DeviceCollectives:
             flight.ended.set()
 
         self._jobs.ordered.submit(functools.partial(self._start, copied, call, end))
-        return DeviceWork(method, outputs, flight)
+        return DeviceWork(method, outputs, flight, self._kept)
 
     def _start(
         self, copied: Mark, call: Callable[[], Work], end: Callable[[BaseException | None], None]

@@ -20,6 +20,7 @@ from torch.futures import Future
 from typing_extensions import override
 
 from switchml.errors import UsageError
+from switchml.torch_backend.tensors import memory_of
 
 
 class Mark(Protocol):
@@ -133,7 +134,7 @@ class _CudaGate(Gate):
     def __init__(self, stream: CudaStream) -> None:
         self._stream = stream
         self._word = stream.pinned((1,), torch.int32).zero_()
-        self._value = self._word.numpy()
+        self._value = memory_of(self._word)
         self._closings = 0
         try:
             self._wait = ctypes.CDLL("libcuda.so.1").cuStreamWaitValue32_v2

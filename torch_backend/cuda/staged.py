@@ -28,6 +28,7 @@ import torch
 
 from switchml.protocol.numerics import EXACT_EXPONENT
 from switchml.torch_backend.cuda.side_stream import Mark, SideStream
+from switchml.torch_backend.tensors import memory_of
 from switchml.worker.work import Work
 
 Array = npt.NDArray[Any]
@@ -126,7 +127,7 @@ class Trip:
 
     def __init__(self, staged: StagedReduction, measured: Mark, copied: list[Mark], reduction: str) -> None:
         self._staged, self._measured, self._copied, self._reduction = staged, measured, copied, reduction
-        self._words: Array = staged.host_words.numpy()
+        self._words: Array = memory_of(staged.host_words)
         self._sums: list[Work] = []
         self._rest: Work | None = None
         self._strange: list[slice] = []  # blocks that do not fit the scheme
@@ -140,7 +141,7 @@ class Trip:
             words: one of words, or of the values of blocks that do not fit the scheme.
         """
         self._measured.synchronize()
-        exponents: Array = self._staged.host_exponents.numpy()
+        exponents: Array = memory_of(self._staged.host_exponents)
         scales(exponents, "max").wait()
         self._strange = [
             slice(block * BLOCK, min((block + 1) * BLOCK, self._staged.count))

@@ -16,7 +16,7 @@ from switchml.torch_backend.hooks.lanes import Exponents, Wire
 from switchml.torch_backend.hooks.packed import PackedBucket
 from switchml.torch_backend.job_pair import JobPair
 from switchml.torch_backend.promise import Promise
-from switchml.torch_backend.tensors import for_reduction
+from switchml.torch_backend.tensors import for_reduction, memory_of
 from switchml.worker.work import Work
 
 Array = npt.NDArray[Any]
@@ -96,7 +96,7 @@ class Averager:
         return bucket
 
     def _packed(self, bucket: PackedBucket, buffer: torch.Tensor, promise: Promise[torch.Tensor]) -> None:
-        gradient = buffer.detach().float().numpy()
+        gradient = memory_of(buffer.detach().float())
         exponents = self._jobs.reduce_exponents(bucket.exponents(gradient), "max")
 
         def send() -> None:

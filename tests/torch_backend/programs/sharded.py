@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
@@ -79,6 +79,17 @@ def fsdp2():
         module, optimizer = fsdp(group)
         train(module, optimizer)
         results.append(full_state(module))
+    return told(*results)
+
+
+def fsdp1():
+    """It frees its flat parameters by resizing their storage."""
+    results = []
+    for group in (OURS, GLOO):
+        module = FullyShardedDataParallel(model(), process_group=group, device_id=torch.device("cpu"))
+        train(module, torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9))
+        with FullyShardedDataParallel.summon_full_params(module, writeback=False):
+            results.append(torch.cat([value.detach().double().reshape(-1) for value in module.parameters()]))
     return told(*results)
 
 
