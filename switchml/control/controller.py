@@ -89,7 +89,7 @@ class Controller:
         """The switch, as it was when the controller began."""
         return self._description
 
-    def join(self, session: str, offer: JoinOffer, timeout: float, reply: Reply) -> None:
+    def join(self, session: str, offer: JoinOffer, timeout: float, reply: Reply, *, peer: str = "") -> None:
         """A rank offers itself.
 
         Args:
@@ -97,6 +97,7 @@ class Controller:
             offer: the rank's wish to join.
             timeout: seconds to wait for the other ranks.
             reply: called once, with Joined or Refused, from whichever call settles it; it must not block or call back.
+            peer: the host that the call comes from; "" = this process.
 
         Raises:
             JoinError: the offer is refused at once.
@@ -105,7 +106,7 @@ class Controller:
         with self._lock:
             if self._closed:
                 raise JoinError(f"{self._closed}; nobody can join it any more")
-            actions = self._table.join(session, offer, timeout, self._clock())
+            actions = self._table.join(session, offer, timeout, self._clock(), peer)
             self._replies[session] = reply
             self._carry_out(actions)
 
