@@ -6,6 +6,7 @@ It owns the token, the clock and a lock, and starts no thread: whoever serves it
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import logging
 import secrets
 import threading
@@ -28,7 +29,14 @@ from switchml.control.jobs import (
     copy_error,
 )
 from switchml.control.target import JobProgram, SwitchTarget, TargetDescription
-from switchml.errors import InvalidTokenError, JobAbortedError, JoinError, SwitchMLError, WorkerClosedError
+from switchml.errors import (
+    InvalidTokenError,
+    JobAbortedError,
+    JoinError,
+    SwitchMLError,
+    UsageError,
+    WorkerClosedError,
+)
 from switchml.protocol.slots import slot_of, tsi_distance, version_of
 
 _log = logging.getLogger(__name__)
@@ -84,6 +92,24 @@ class Controller:
             raise InvalidTokenError(
                 f"this switch needs a join token and was shown {what}; set SWITCHML_TOKEN to the switch's"
             )
+
+    def check_address(self, transport: str, address: str, peer: str) -> None:
+        """Let nobody have results sent to a third party: only to where the call comes from, unless it showed a token.
+
+        Args:
+            transport: of the offer.
+            address: of the offer.
+            peer: the host that the call comes from; "" = this machine.
+
+        Raises:
+            UsageError: the address is another host's.
+        """
+        if transport != "udp" or self._token or not peer or address in ("", peer) or _is_loopback(peer):
+            return
+        raise UsageError(
+            f"address {address}: this switch sends results only to where the join comes from, {peer}, because it has no join "
+            f"token; offer {peer}, reach the switch from {address}, or start it with --token"
+        )
 
     def describe(self) -> TargetDescription:
         """The switch, as it was when the controller began."""
@@ -291,3 +317,10 @@ class Controller:
                 heartbeat=now - member.heard if job.program and not member.left else None,
                 packet=heard[rank],
             )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -371,7 +371,12 @@ class JobTable:
     def _find_or_open(self, offer: JoinOffer, now: float) -> Job:
         """The job that the offer belongs to. Raises when it fits none and may not open one."""
         gathering: Job | None = None
+        taken: tuple[Job, Member] | None = None
         for job in self._jobs:
+            if offer.transport == "udp":
+                taken = next(
+                    ((job, each) for each in job.members.values() if _same_socket(each, offer)), taken
+                )
             if job.name != offer.job:
                 continue
             if offer.world_size != job.world_size:
@@ -388,6 +393,13 @@ class JobTable:
                 )
             if job.state is JobState.JOINING:
                 gathering = job
+        if taken is not None:
+            other, member = taken
+            whose = f"rank {member.rank}'s" if other is gathering else "another job's"
+            raise UsageError(
+                f"job {offer.job!r}: rank {offer.rank} offers {_where(offer)}, which is {whose}; "
+                "every worker needs a socket of its own"
+            )
         if gathering is None:
             # Also when this rank has left a job of that name which others are still leaving.
             job = Job(offer.job, offer.world_size, now)
@@ -395,11 +407,6 @@ class JobTable:
             return job
         for member in gathering.members.values():
             check_same_layout(offer, member.offer, self._target)
-            if offer.transport == member.offer.transport == "udp" and _where(offer) == _where(member.offer):
-                raise UsageError(
-                    f"job {offer.job!r}: rank {offer.rank} offers {_where(offer)}, which is rank {member.rank}'s; "
-                    "every worker needs a socket of its own"
-                )
         return gathering
 
     def _program(self, job: Job, now: float) -> list[Action]:
@@ -602,6 +609,15 @@ class JobTable:
         raise JobAbortedError(
             "the switch does not know this worker: it has left, or the switch was restarted; join anew"
         )
+
+
+def _same_socket(member: Member, offer: JoinOffer) -> bool:
+    mine = member.offer
+    return (
+        not member.left
+        and mine.transport == "udp"
+        and (mine.port, mine.address) == (offer.port, offer.address)
+    )
 
 
 def _where(offer: JoinOffer) -> str:

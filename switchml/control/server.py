@@ -115,6 +115,7 @@ class _Service:
     async def Join(self, request: pb.JoinRequest, context: Context) -> pb.JoinReply:
         peer = peer_host(context.peer())
         offer = offer_from_pb(request, _worker_address(request, peer))
+        self.controller.check_address(offer.transport, offer.address, peer)
         answer = await self._answer(
             request.session,
             lambda reply: self.controller.join(request.session, offer, request.timeout, reply, peer=peer),

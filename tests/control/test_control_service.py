@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -42,7 +43,8 @@ WAIT = 30.0
 
 
 def offer(rank: int, world_size: int = 2, job: str = "job", **other: Any) -> JoinOffer:
-    return JoinOffer(job, rank, world_size, **{"address": "127.0.0.1", "port": 2000 + rank, **other})
+    port = 2000 if job == "job" else 10_000 + 100 * (zlib.crc32(job.encode()) % 500)  # a socket of its own
+    return JoinOffer(job, rank, world_size, **{"address": "127.0.0.1", "port": port + rank, **other})
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

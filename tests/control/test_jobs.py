@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
+import zlib
 from typing import Any
 
 import pytest
@@ -43,7 +45,9 @@ def make_table(pool_slots: int = 1024) -> JobTable:
 
 
 def offer(rank: int, world_size: int = 2, job: str = "a", **other: Any) -> JoinOffer:
-    place = {"transport": "udp", "address": "10.0.0.1", "port": 1000 + rank}
+    host = zlib.crc32(job.encode()) & 0xFFFFFF  # no two jobs share a socket
+    address = "10.0.0.1" if job == "a" else str(ipaddress.IPv4Address(0x0B000000 | host))
+    place = {"transport": "udp", "address": address, "port": 1000 + rank}
     return JoinOffer(job, rank, world_size, **{**place, **other})
 
 
@@ -210,6 +214,21 @@ def test_two_ranks_do_not_share_a_socket() -> None:
     table.join("a0", offer(0), 60.0, 0.0)
     with pytest.raises(UsageError, match=r"10.0.0.1:1000, which is rank 0's"):
         table.join("a1", offer(1, port=1000), 60.0, 0.0)
+
+
+def test_a_join_does_not_claim_another_jobs_address() -> None:
+    table = make_table(pool_slots=4096)
+    join_all(table, "a")
+    start_all(table, "a")
+    for world_size in (1, 2):
+        with pytest.raises(UsageError, match=r"offers 10.0.0.1:1001, which is another job's"):
+            table.join("b0", offer(0, world_size, "b", address="10.0.0.1", port=1001), 60.0, 1.0)
+    assert [job.name for job in table.jobs] == ["a"]
+    # One that has left has given it up, and shared memory has no address.
+    table.leave("a1", 1.0)
+    assert programs(table.join("b0", offer(0, 1, "b", address="10.0.0.1", port=1001), 60.0, 1.0))
+    shared = offer(0, 1, "c", transport="shm", ticket="t", address="10.0.0.1", port=1000)
+    assert programs(table.join("c0", shared, 60.0, 1.0))
 
 
 def test_the_window_shrinks_to_what_is_free_only_by_default() -> None:
