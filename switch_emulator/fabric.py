@@ -6,14 +6,19 @@ goes; nothing is left in the file system, whatever happens to the switch.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import mmap
 import os
 import secrets
+import selectors
 import socket
 import struct
 import threading
-from collections.abc import Callable
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +29,9 @@ from switchml.link.ring import PAGE
 
 _BYTES = 1 << 30  # sparse: only what is used takes memory
 _ANSWER_SECONDS = 2.0
+_BACKLOG = 1024  # a foreign user's connections are refused one by one
+_MOST_WAITING = 64
+_OUT_OF_DESCRIPTORS = 0.05
 
 
 class Region(NamedTuple):
@@ -71,40 +79,76 @@ class Fabric:
 class MemoryServer:
     """Listens on the abstract socket and hands the memory to workers that show their ticket, of this user and of root.
 
+    Any user of the network namespace may connect. Only root's and the switch's own are listened to, each for `_ANSWER_SECONDS`;
+    others are cut off at once, and nobody waits for anybody.
+
     Args:
         fabric: what is handed out.
         attach: the region of a ticket's worker, or None.
+        users: whom it listens to; None = this process's user and root.
     """
 
-    def __init__(self, fabric: Fabric, attach: Callable[[str], Region | None]) -> None:
+    def __init__(
+        self, fabric: Fabric, attach: Callable[[str], Region | None], *, users: Sequence[int] | None = None
+    ) -> None:
         self._fabric = fabric
         self._attach = attach
+        self._users = (os.geteuid(), 0) if users is None else tuple(users)
         self.name = f"switchml-{secrets.token_hex(12)}"
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(f"\0{self.name}")
-        self._listener.listen(64)
+        self._listener.listen(_BACKLOG)
+        self._listener.setblocking(False)
+        self._waiting: OrderedDict[socket.socket, float] = OrderedDict()  # until when; the oldest first
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="switchml-memory-server", daemon=True)
         self._thread.start()
 
     def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            with connection:
-                connection.settimeout(_ANSWER_SECONDS)
-                try:
-                    self._answer(connection)
-                except OSError:
-                    continue
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._listener, selectors.EVENT_READ)
+            while not self._closing.is_set():
+                due = next(iter(self._waiting.values()), None)
+                patience = None if due is None else max(0.0, due - time.monotonic())
+                for key, _ in selector.select(patience):
+                    if key.fileobj is self._listener:
+                        self._accept(selector)
+                    elif isinstance(key.fileobj, socket.socket) and key.fileobj in self._waiting:
+                        with contextlib.suppress(OSError):
+                            self._answer(key.fileobj)
+                        self._drop(selector, key.fileobj)
+                self._drop_late(selector)
+            for connection in list(self._waiting):
+                self._drop(selector, connection)
+
+    def _accept(self, selector: selectors.BaseSelector) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
+                self._closing.wait(_OUT_OF_DESCRIPTORS)  # others' doing, and it passes
+            return
+        if _user_of(connection) not in self._users:
+            connection.close()
+            return
+        connection.setblocking(False)
+        if len(self._waiting) >= _MOST_WAITING:
+            self._drop(selector, next(iter(self._waiting)))
+        self._waiting[connection] = time.monotonic() + _ANSWER_SECONDS
+        selector.register(connection, selectors.EVENT_READ)
+
+    def _drop_late(self, selector: selectors.BaseSelector) -> None:
+        now = time.monotonic()
+        while self._waiting and next(iter(self._waiting.values())) <= now:
+            self._drop(selector, next(iter(self._waiting)))
+
+    def _drop(self, selector: selectors.BaseSelector, connection: socket.socket) -> None:
+        del self._waiting[connection]
+        selector.unregister(connection)
+        connection.close()
 
     def _answer(self, connection: socket.socket) -> None:
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        ticket = connection.recv(256).decode(errors="replace")
-        if struct.unpack("3i", credentials)[1] not in (os.geteuid(), 0):
-            return  # no word: who asks whether it may come in then knows
-        region = self._attach(ticket)
+        region = self._attach(connection.recv(256).decode(errors="replace"))
         if region is None:
             connection.send(b"{}")
             return
@@ -114,7 +158,14 @@ class MemoryServer:
 
     def close(self) -> None:
         """End its thread."""
-        # shutdown wakes the accept; close alone does not.
+        self._closing.set()
+        # shutdown wakes the thread; close alone does not.
         self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
         self._thread.join(_ANSWER_SECONDS + 1)
+        self._listener.close()
+
+
+def _user_of(connection: socket.socket) -> int:
+    size = struct.calcsize("3i")
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    return int(struct.unpack("3i", credentials)[1])

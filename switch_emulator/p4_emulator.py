@@ -226,7 +226,7 @@ class P4UdpEmulator(Closing):
             )
             client = stack.enter_context(P4RuntimeClient(self.switch.p4runtime_address, device_id=device_id))
             # The program is there already: loading it again would translate it once more.
-            self._target = P4RuntimeTarget(client, *ports.address, ports=())
+            self._target = P4RuntimeTarget(client, *ports.address, ports=(), on_workers=ports.keep)
             stack.callback(self._target.close)
             self.controller: Controller = Controller(self._target, token=token, lease=lease)
             stack.callback(self.controller.close)

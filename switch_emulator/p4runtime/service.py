@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from switchml.p4runtime.refusals import (
     RuntimeRequestError,
@@ -64,6 +65,8 @@ class P4RuntimeService:
                 await self._take(stream, request)
         except RuntimeRequestError as error:
             refusal = error
+        except DecodeError as error:
+            refusal = invalid(f"this is no stream message: {error}")
         finally:
             self._streams.discard(stream)
             self._send_notices(self._arbiter.disconnect(stream))

@@ -2,7 +2,8 @@
 
 A P4 program so serves workers without a Linux interface of its own and without root. Every sender is a station behind a port
 of its own, numbered in the order of their first datagrams, with a MAC address made from that number. The switch's own MAC is
-`SWITCH_MAC`; IP addresses and UDP ports are the real ones.
+`SWITCH_MAC`; IP addresses and UDP ports are the real ones. When all numbers are taken the station least recently heard gives
+its own to a newcomer, but never a joined worker's (`keep`), however many strangers send.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import select
 import socket
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from typing_extensions import override
@@ -80,9 +81,11 @@ class UdpPorts(Ports):
         enlarge_buffers(self._socket, _SOCKET_BUFFER)
         self.address: Address = self._socket.getsockname()
         self._max = max_stations
-        # The least recently heard first: its number goes to a newcomer when all are taken.
+        # The least recently heard first.
         self._stations: OrderedDict[Address, _Station] = OrderedDict()
+        self._kept: frozenset[Address] = frozenset()
         self._full = 0
+        self._crowded = 0
         self._foreign = 0
 
     @override
@@ -103,17 +106,34 @@ class UdpPorts(Ports):
             except OSError:
                 continue  # an ICMP error about something sent earlier
             station = self._station(sender)
-            frames.append(Frame(station.port, station.frame(payload), time.time_ns()))
+            if station is not None:
+                frames.append(Frame(station.port, station.frame(payload), time.time_ns()))
         return frames
 
-    def _station(self, sender: Address) -> _Station:
+    def keep(self, addresses: Iterable[Address]) -> None:
+        """These, and no others, keep their stations whatever else comes: joined workers. From any thread."""
+        self._kept = frozenset(addresses)
+
+    def _taken_back(self) -> int:
+        """The number of the least recently heard station that nobody keeps; 0 = there is none."""
+        for _ in range(len(self._stations)):
+            address, station = self._stations.popitem(last=False)
+            if address not in self._kept:
+                return station.port
+            self._stations[address] = station
+        return 0
+
+    def _station(self, sender: Address) -> _Station | None:
         station = self._stations.get(sender)
         if station is not None:
             self._stations.move_to_end(sender)
             return station
         number = len(self._stations) + 1
         if number > self._max:
-            number = self._stations.popitem(last=False)[1].port
+            number = self._taken_back()
+            if number == 0:
+                self._crowded += 1
+                return None
         headers = UdpHeaders(
             *(station_mac(number), mac_bytes(SWITCH_MAC)),
             *(socket.inet_aton(sender[0]), socket.inet_aton(self.address[0])),
@@ -134,8 +154,16 @@ class UdpPorts(Ports):
             self._full += 1
 
     def counters(self) -> Mapping[str, int]:
-        """dropped_not_udp: frames that left the pipeline and do not fit into a datagram."""
-        return {"dropped_port_full": self._full, "dropped_not_udp": self._foreign}
+        """By name.
+
+        dropped_not_udp: frames that left the pipeline and do not fit into a datagram.
+        dropped_no_station: datagrams of strangers when joined workers have all stations.
+        """
+        return {
+            "dropped_port_full": self._full,
+            "dropped_not_udp": self._foreign,
+            "dropped_no_station": self._crowded,
+        }
 
     @override
     def fileno(self) -> int:

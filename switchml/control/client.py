@@ -34,6 +34,14 @@ _Reply = TypeVar("_Reply")
 _SLACK = 5.0
 _LEAVE = 2.0
 
+# What gRPC says in the place of a switch: none is there, or it has too much to do. A heartbeat goes on trying for a lease.
+_NO_ANSWER = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+)
+
 _OPTIONS = [
     ("grpc.enable_http_proxy", 0),  # a switch is on the workers' own network
     ("grpc.initial_reconnect_backoff_ms", 100),  # a switch that is just starting is met soon
@@ -129,6 +137,9 @@ class ControlClient(Closing):
             self._session = ""
             raise
         self._heartbeats = Heartbeats(self._beat, lease=layout.lease, address=self.address)
+        # The answer has arrived: a job whose workers don't say so yields its slots to others. What fails here, `ready` tells.
+        with contextlib.suppress(SwitchMLError):
+            self._beat(self._timeout)
         return layout
 
     def ready(self, *, multicast: bool, timeout: float) -> bool:
@@ -249,7 +260,7 @@ class ControlClient(Closing):
         details = (error.details() if isinstance(error, grpc.Call) else str(error)) or "no details"
         if code is grpc.StatusCode.CANCELLED and self._closed:
             return WorkerClosedError("this client was closed while it waited")
-        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        if code in _NO_ANSWER:
             return SwitchUnreachableError(
                 f"no switch answers at {self.address} within {timeout:g} s ({details}); start one with `switchml switch`, or set "
                 "SWITCHML_SWITCH to the control address of one that runs"

@@ -6,6 +6,7 @@ It owns the token, the clock and a lock, and starts no thread: whoever serves it
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import logging
 import secrets
 import threading
@@ -28,7 +29,14 @@ from switchml.control.jobs import (
     copy_error,
 )
 from switchml.control.target import JobProgram, SwitchTarget, TargetDescription
-from switchml.errors import InvalidTokenError, JobAbortedError, JoinError, SwitchMLError, WorkerClosedError
+from switchml.errors import (
+    InvalidTokenError,
+    JobAbortedError,
+    JoinError,
+    SwitchMLError,
+    UsageError,
+    WorkerClosedError,
+)
 from switchml.protocol.slots import slot_of, tsi_distance, version_of
 
 _log = logging.getLogger(__name__)
@@ -85,11 +93,29 @@ class Controller:
                 f"this switch needs a join token and was shown {what}; set SWITCHML_TOKEN to the switch's"
             )
 
+    def check_address(self, transport: str, address: str, peer: str) -> None:
+        """Let nobody have results sent to a third party: only to where the call comes from, unless it showed a token.
+
+        Args:
+            transport: of the offer.
+            address: of the offer.
+            peer: the host that the call comes from; "" = this machine.
+
+        Raises:
+            UsageError: the address is another host's.
+        """
+        if transport != "udp" or self._token or not peer or address in ("", peer) or _is_loopback(peer):
+            return
+        raise UsageError(
+            f"address {address}: this switch sends results only to where the join comes from, {peer}, because it has no join "
+            f"token; offer {peer}, reach the switch from {address}, or start it with --token"
+        )
+
     def describe(self) -> TargetDescription:
         """The switch, as it was when the controller began."""
         return self._description
 
-    def join(self, session: str, offer: JoinOffer, timeout: float, reply: Reply) -> None:
+    def join(self, session: str, offer: JoinOffer, timeout: float, reply: Reply, *, peer: str = "") -> None:
         """A rank offers itself.
 
         Args:
@@ -97,6 +123,7 @@ class Controller:
             offer: the rank's wish to join.
             timeout: seconds to wait for the other ranks.
             reply: called once, with Joined or Refused, from whichever call settles it; it must not block or call back.
+            peer: the host that the call comes from; "" = this process.
 
         Raises:
             JoinError: the offer is refused at once.
@@ -105,7 +132,7 @@ class Controller:
         with self._lock:
             if self._closed:
                 raise JoinError(f"{self._closed}; nobody can join it any more")
-            actions = self._table.join(session, offer, timeout, self._clock())
+            actions = self._table.join(session, offer, timeout, self._clock(), peer)
             self._replies[session] = reply
             self._carry_out(actions)
 
@@ -290,3 +317,10 @@ class Controller:
                 heartbeat=now - member.heard if job.program and not member.left else None,
                 packet=heard[rank],
             )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import ipaddress
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
+from urllib.parse import unquote
 
 import grpc.aio
 
@@ -48,3 +50,15 @@ def _token(context: Context) -> str:
         if key == TOKEN_KEY:
             return value.decode() if isinstance(value, bytes) else value
     return ""
+
+
+def peer_host(peer: str) -> str:
+    """The host of gRPC's name for a peer, as `ipv4:10.0.0.2:40112`: its address, IPv4 where it has one, or "" for a local one."""
+    kind, _, rest = peer.partition(":")
+    host = unquote(rest.rpartition(":")[0]).strip("[]").partition("%")[0]
+    if kind == "ipv4":
+        return host
+    if kind != "ipv6":
+        return ""
+    address = ipaddress.IPv6Address(host)
+    return str(address.ipv4_mapped or address)

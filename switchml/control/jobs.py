@@ -10,11 +10,16 @@ A call is one event: it takes the time, changes the table and returns the action
 `expire` wants to be called next. A membership is named by its session, a secret that the worker chose. A job holds slots, a
 number and a multicast group from `programmed` until it ends; while it gathers its ranks it holds nothing, so half-joined jobs
 cannot starve each other.
+
+Half-made is a job that is not running yet, and what a stranger can make thousands of at no cost. So one peer has a limited number
+of half-made joins, and a programmed job keeps its slots against others only while its members show that they live: when another
+job finds no room, those end first of which a member has not been heard since it joined, then those of a peer that holds most of
+the switch. A job that runs is never touched.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -43,6 +48,12 @@ from switchml.protocol.header import MAX_JOB_NUMBER
 _ENDED_SHOWN = 16
 # How long the members of an ended job are told why, in leases.
 _REMEMBERED = 10
+# Half-made joins of one peer: several times the largest job, for a host that runs all ranks of many small ones.
+_HALF_MADE = 1024
+# How long a worker has to say that its join's answer has arrived, when another job wants the slots, in seconds.
+_GRACE = 2.0
+# Half-made jobs of one peer, from which on they yield to other peers' when they hold more than half of the slots.
+_MANY = 16
 
 
 @dataclass(frozen=True)
@@ -115,6 +126,8 @@ class Member:
     deadline: float | None  # of the call that waits; None = none does
     vote: bool | None = None  # its `ready`: whether multicast reaches it
     left: bool = False
+    peer: str = ""  # the host it calls from; "" = this process
+    alive: bool = False  # heard since all have joined
 
     @property
     def rank(self) -> int:
@@ -139,6 +152,7 @@ class Job:
     program: JobProgram | None = None
     multicast: bool = False
     refusals: dict[int, str] = field(default_factory=dict)
+    programmed: float = 0.0  # when
 
     @property
     def number(self) -> int:
@@ -178,8 +192,17 @@ class JobTable:
 
     # Events of workers.
 
-    def join(self, session: str, offer: JoinOffer, timeout: float, now: float) -> list[Action]:
+    def join(
+        self, session: str, offer: JoinOffer, timeout: float, now: float, peer: str = ""
+    ) -> list[Action]:
         """A rank offers itself; its answer comes as Joined or Refused, by `now + timeout`.
+
+        Args:
+            session: names the membership from now on.
+            offer: the rank's wish to join.
+            timeout: seconds to wait for the others.
+            now: the time.
+            peer: the host that the call comes from, which has a limited number of half-made joins; "" = no limit.
 
         Raises:
             SwitchMLError: what refuses it at once.
@@ -190,12 +213,13 @@ class JobTable:
             raise UsageError("a join needs a session of its own")
         try:
             check_offer(offer, self._target)
+            self._check_share(peer)
             job = self._find_or_open(offer, now)
         except SwitchMLError as error:
             for known in self._gathering(offer.job):
                 known.refusals[offer.rank] = str(error)
             raise
-        member = Member(session, offer, now, timeout, now + timeout)
+        member = Member(session, offer, now, timeout, now + timeout, peer=peer)
         job.members[offer.rank] = member
         job.refusals.pop(offer.rank, None)
         self._members[session] = (job, member)
@@ -213,7 +237,7 @@ class JobTable:
         job, member = self._member(session)
         if job.state is JobState.JOINING:
             raise UsageError(f"job {job.name!r}: rank {member.rank} has to be joined before it is ready")
-        member.heard = now
+        member.heard, member.alive = now, True
         if job.state is JobState.RUNNING:
             return [Started(session, job.multicast)]
         member.vote, member.timeout, member.deadline = multicast, timeout, now + timeout
@@ -230,7 +254,7 @@ class JobTable:
         """
         self._observe(now)
         job, member = self._member(session)
-        member.heard = now
+        member.heard, member.alive = now, True
         return job.left()
 
     def leave(self, session: str, now: float) -> list[Action]:
@@ -326,13 +350,33 @@ class JobTable:
 
     # Joining.
 
+    def _check_share(self, peer: str) -> None:
+        """Raises PoolExhaustedError when the peer has as many half-made joins as it may."""
+        if not peer:
+            return
+        limit = max(_HALF_MADE, 2 * self._target.max_workers)
+        half_made = sum(
+            member.peer == peer and job.state is not JobState.RUNNING
+            for job, member in self._members.values()
+        )
+        if half_made >= limit:
+            raise PoolExhaustedError(
+                f"{limit} workers at {peer} have joined jobs that do not run yet, and a host may have no more; start the missing "
+                "ranks of those jobs, or end them"
+            )
+
     def _gathering(self, name: str) -> Iterable[Job]:
         return (job for job in self._jobs if job.name == name and job.state is JobState.JOINING)
 
     def _find_or_open(self, offer: JoinOffer, now: float) -> Job:
         """The job that the offer belongs to. Raises when it fits none and may not open one."""
         gathering: Job | None = None
+        taken: tuple[Job, Member] | None = None
         for job in self._jobs:
+            if offer.transport == "udp":
+                taken = next(
+                    ((job, each) for each in job.members.values() if _same_socket(each, offer)), taken
+                )
             if job.name != offer.job:
                 continue
             if offer.world_size != job.world_size:
@@ -349,6 +393,13 @@ class JobTable:
                 )
             if job.state is JobState.JOINING:
                 gathering = job
+        if taken is not None:
+            other, member = taken
+            whose = f"rank {member.rank}'s" if other is gathering else "another job's"
+            raise UsageError(
+                f"job {offer.job!r}: rank {offer.rank} offers {_where(offer)}, which is {whose}; "
+                "every worker needs a socket of its own"
+            )
         if gathering is None:
             # Also when this rank has left a job of that name which others are still leaving.
             job = Job(offer.job, offer.world_size, now)
@@ -356,20 +407,16 @@ class JobTable:
             return job
         for member in gathering.members.values():
             check_same_layout(offer, member.offer, self._target)
-            if offer.transport == member.offer.transport == "udp" and _where(offer) == _where(member.offer):
-                raise UsageError(
-                    f"job {offer.job!r}: rank {offer.rank} offers {_where(offer)}, which is rank {member.rank}'s; "
-                    "every worker needs a socket of its own"
-                )
         return gathering
 
     def _program(self, job: Job, now: float) -> list[Action]:
         """Every rank is there: gives the job its number, its slots and its group."""
+        room = self._make_room(job, now)
         try:
             number = self._free_number()
             base, window = self._reserve(job)
         except PoolExhaustedError as error:
-            return self._end(job, str(error), now, error)
+            return room + self._end(job, str(error), now, error)
         self._last_number = number
         members = [job.members[rank] for rank in range(job.world_size)]
         udp = sum(member.offer.transport == "udp" for member in members)
@@ -395,10 +442,44 @@ class JobTable:
             program.multicast_port,
             self.lease,
         )
-        job.program, job.state = program, JobState.PROGRAMMED
+        job.program, job.state, job.programmed = program, JobState.PROGRAMMED, now
         for member in members:
-            member.heard, member.deadline = now, None
-        return [AddJob(program), *(Joined(member.session, layout) for member in members)]
+            member.heard, member.deadline, member.alive = now, None, False
+        return [*room, AddJob(program), *(Joined(member.session, layout) for member in members)]
+
+    def _make_room(self, job: Job, now: float) -> list[Action]:
+        """Ends half-made jobs, as far as the job needs what they hold and they have no claim to it."""
+        wanted = min(job.members[0].offer.window or self._target.default_window, self._target.pool_slots)
+        actions: list[Action] = []
+        while self._pool.largest() < wanted or self._numbers() == MAX_JOB_NUMBER:
+            idle = self._idle(job, now)
+            if idle is None:
+                break
+            silent = name_ranks(rank for rank, member in idle.members.items() if not member.alive)
+            why = f"{silent} had not answered since all joined" if silent else "its host holds most of them"
+            actions += self._end(idle, f"another job needed its slots before it was ready, and {why}", now)
+        return actions
+
+    def _numbers(self) -> int:
+        return sum(job.number > 0 for job in self._jobs)
+
+    def _idle(self, wanting: Job, now: float) -> Job | None:
+        """The half-made job that is the first to yield."""
+        slots: Counter[str] = Counter()
+        half_made: defaultdict[str, list[Job]] = defaultdict(list)
+        for job in self._jobs:
+            if job.state is not JobState.PROGRAMMED or job.program is None:
+                continue
+            silent = any(not member.alive for member in job.members.values())
+            if silent and now >= job.programmed + _GRACE:
+                return job
+            peer = _peer(job)
+            slots[peer] += job.program.window
+            half_made[peer].append(job)
+        for peer, jobs in half_made.items():
+            if peer != _peer(wanting) and len(jobs) >= _MANY and 2 * slots[peer] > self._target.pool_slots:
+                return jobs[0]
+        return None
 
     def _free_number(self) -> int:
         """The next number in turn: one that has just become free may still be in packets under way."""
@@ -481,6 +562,8 @@ class JobTable:
 
     def _expire_joins(self, job: Job, now: float) -> list[Action]:
         late = [member for member in job.members.values() if _overdue(member, now)]
+        if not late:  # the rest takes time, and a stranger may have a thousand jobs here
+            return []
         missing = [rank for rank in range(job.world_size) if rank not in job.members]
         actions: list[Action] = []
         for member in late:
@@ -528,8 +611,21 @@ class JobTable:
         )
 
 
+def _same_socket(member: Member, offer: JoinOffer) -> bool:
+    mine = member.offer
+    return (
+        not member.left
+        and mine.transport == "udp"
+        and (mine.port, mine.address) == (offer.port, offer.address)
+    )
+
+
 def _where(offer: JoinOffer) -> str:
     return f"{offer.address}:{offer.port}" if offer.transport == "udp" else "shared memory"
+
+
+def _peer(job: Job) -> str:
+    return next(iter(job.members.values())).peer
 
 
 def _worker_program(offer: JoinOffer) -> WorkerProgram:

@@ -24,7 +24,7 @@ import grpc
 from switchml.control import reference_pb2 as pb
 from switchml.control.control_messages import JoinOffer
 from switchml.control.controller import Controller
-from switchml.control.guard import Context, guarded
+from switchml.control.guard import Context, guarded, peer_host
 from switchml.control.jobs import Answer, Joined, Refused
 from switchml.control.synchronization import Barriers, Broadcasts
 from switchml.errors import JobAbortedError, JoinError, JoinTimeoutError, SwitchMLError, UsageError
@@ -51,12 +51,14 @@ class _Session:
         began: when, in seconds of the clock.
         members: by rank, the session names of our own control plane.
         answers: by rank, what its join came to.
+        addresses: of its workers.
     """
 
     world_size: int
     began: float
     members: dict[int, str] = field(default_factory=dict)
     answers: dict[int, Answer] = field(default_factory=dict)
+    addresses: set[str] = field(default_factory=set)
 
 
 class Sessions:
@@ -74,18 +76,19 @@ class Sessions:
         self._clock = clock
         self._sessions: dict[int, _Session] = {}
 
-    def add(self, request: pb.UdpSessionRequest) -> None:
+    def add(self, request: pb.UdpSessionRequest, peer: str = "") -> None:
         """A worker of a session. With its last worker the job begins.
 
         Raises:
             SwitchMLError: it can't.
         """
         number, rank = request.session_id, request.rank
+        worker = str(ipaddress.IPv4Address(request.ipv4))
         offer = JoinOffer(
             job=f"reference session {number}",
             rank=rank,
             world_size=request.num_workers,
-            address=str(ipaddress.IPv4Address(request.ipv4)),
+            address=worker,
             port=CLIENT_PORT,
             payload=_SMALLEST_PAYLOAD << request.packet_size,
             window=OUTSTANDING,
@@ -94,6 +97,11 @@ class Sessions:
         )
         if rank == 0:
             self.end(number)
+        # A client that begins anew numbers its session anew, and never says that the old one is over.
+        for other in [
+            key for key, old in self._sessions.items() if key != number and worker in old.addresses
+        ]:
+            self.end(other)
         session = self._sessions.setdefault(number, _Session(request.num_workers, self._clock()))
         name = secrets.token_hex(16)
 
@@ -101,12 +109,13 @@ class Sessions:
             session.answers[rank] = answer
 
         try:
-            self._controller.join(name, offer, PATIENCE, settle)
+            self._controller.join(name, offer, PATIENCE, settle, peer=peer)
         except SwitchMLError:
             if not session.members:
                 del self._sessions[number]
             raise
         session.members[rank] = name
+        session.addresses.add(worker)
         self._changed()
         if len(session.members) == session.world_size:
             self._start(number, session)
@@ -176,7 +185,9 @@ class ReferenceService:
                 f"{target.udp_port}; start it with --port {UDP_PORT_FIRST}"
             )
         host = _facing(target.host, str(ipaddress.IPv4Address(request.ipv4)))
-        self.sessions.add(request)
+        peer, worker = peer_host(context.peer()), str(ipaddress.IPv4Address(request.ipv4))
+        self.controller.check_address("udp", worker, peer)
+        self.sessions.add(request, peer)
         return pb.UdpSessionResponse(
             session_id=request.session_id, mac=target.mac, ipv4=int(ipaddress.IPv4Address(host))
         )

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
-from urllib.parse import unquote
 
 import grpc
 import grpc.aio
@@ -16,13 +14,15 @@ import grpc.aio
 from switchml.control import switch_pb2 as pb
 from switchml.control.controller import Controller
 from switchml.control.convert import layout_to_pb, offer_from_pb, slot_to_pb, status_to_pb, target_to_pb
-from switchml.control.guard import Context, guarded
+from switchml.control.guard import Context, guarded, peer_host
 from switchml.control.jobs import Answer, Joined, Refused, Started
 from switchml.control.reference import ReferenceService
 from switchml.control.reference_pb2_grpc import add_SessionServicer_to_server, add_SyncServicer_to_server
 from switchml.control.service_thread import ServiceThread
 from switchml.control.switch_pb2_grpc import add_SwitchServicer_to_server
 from switchml.control.tls import ServerTls
+
+_TIMER_SECONDS = 0.01  # how late an answer in time may be
 
 
 class ControlServer(ServiceThread):
@@ -101,7 +101,11 @@ class _Service:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), due)
             self._changed.clear()
-            self.controller.expire()
+            # Not at every change: this looks at every job, and strangers may make changes as fast as they can call.
+            await asyncio.sleep(_TIMER_SECONDS)
+            due = self.controller.next_timer()
+            if due is not None and due <= 0:
+                self.controller.expire()
 
     @guarded
     async def Discover(self, request: pb.DiscoverRequest, context: Context) -> pb.DiscoverReply:
@@ -109,10 +113,12 @@ class _Service:
 
     @guarded
     async def Join(self, request: pb.JoinRequest, context: Context) -> pb.JoinReply:
-        offer = offer_from_pb(request, _worker_address(request, context.peer()))
+        peer = peer_host(context.peer())
+        offer = offer_from_pb(request, _worker_address(request, peer))
+        self.controller.check_address(offer.transport, offer.address, peer)
         answer = await self._answer(
             request.session,
-            lambda reply: self.controller.join(request.session, offer, request.timeout, reply),
+            lambda reply: self.controller.join(request.session, offer, request.timeout, reply, peer=peer),
         )
         assert isinstance(answer, Joined)
         return layout_to_pb(answer.layout)
@@ -170,12 +176,11 @@ def _soon(loop: asyncio.AbstractEventLoop, settle: Callable[[Answer], None], ans
 
 
 def _worker_address(request: pb.JoinRequest, peer: str) -> str:
-    """The address in the offer or, if that leaves it open, the one that the call came from (`ipv4:10.0.0.2:40112`)."""
+    """The address in the offer or, if that leaves it open, the one that the call came from."""
     if request.transport != "udp" or request.address not in ("", "0.0.0.0"):
         return request.address
-    kind, _, rest = peer.partition(":")
-    host = rest.rpartition(":")[0]
-    if kind == "ipv6":
-        mapped = ipaddress.IPv6Address(unquote(host).strip("[]").partition("%")[0]).ipv4_mapped
-        return str(mapped) if mapped else ""
-    return host if kind == "ipv4" else ""
+    return peer if _is_ipv4(peer) else ""
+
+
+def _is_ipv4(host: str) -> bool:
+    return host.count(".") == 3 and ":" not in host

@@ -17,6 +17,7 @@ import grpc.aio
 from switchml.closing import Closing
 from switchml.control.address import join_address
 from switchml.control.tls import ServerTls
+from switchml.control.undecodable import RefuseUndecodable
 from switchml.errors import PortInUseError, SwitchMLError, UsageError
 
 _log = logging.getLogger(__name__)
@@ -70,6 +71,10 @@ class ServiceThread(Closing):
         """On the event loop: adds the services to `server` on entry, ends what they began on exit."""
         raise NotImplementedError
 
+    def interceptors(self) -> list[grpc.aio.ServerInterceptor[Any, Any]]:
+        """What every call passes first, besides what this class puts there."""
+        return []
+
     @property
     def address(self) -> str:
         """`host:port` of the service."""
@@ -95,7 +100,9 @@ class ServiceThread(Closing):
             self._loop.close()
 
     async def _serve(self) -> None:
-        server = grpc.aio.server(options=self._options)
+        server = grpc.aio.server(
+            options=self._options, interceptors=[RefuseUndecodable(), *self.interceptors()]
+        )
         async with self.serving(server):
             port = self._bind(server)
             await server.start()

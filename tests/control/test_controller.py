@@ -9,6 +9,7 @@ import pytest
 
 from switchml.control.control_messages import JoinOffer
 from switchml.control.controller import Controller
+from switchml.control.guard import peer_host
 from switchml.control.jobs import Answer, Joined, Refused, Started
 from switchml.control.target import SlotReading
 from switchml.errors import (
@@ -17,6 +18,7 @@ from switchml.errors import (
     JoinError,
     PoolExhaustedError,
     SwitchMLError,
+    UsageError,
     WorkerClosedError,
 )
 
@@ -193,3 +195,42 @@ def test_tokens(target: Any) -> None:
     for token in ("", "Secret", "sécret"):
         with pytest.raises(InvalidTokenError, match="SWITCHML_TOKEN"):
             guarded.authorize(token)
+
+
+@pytest.mark.parametrize(
+    ("peer", "address", "token", "allowed"),
+    [
+        ("10.0.0.2", "10.0.0.2", "", True),
+        ("10.0.0.2", "10.0.0.3", "", False),
+        ("10.0.0.2", "127.0.0.1", "", False),
+        ("10.0.0.2", "10.0.0.3", "secret", True),
+        ("127.0.0.1", "10.0.0.3", "", True),
+        ("::1", "10.0.0.3", "", True),
+        ("fe80::1", "10.0.0.3", "", False),
+        ("", "10.0.0.3", "", True),
+    ],
+)
+def test_results_go_only_to_where_the_join_comes_from(
+    target: Any, peer: str, address: str, token: str, allowed: bool
+) -> None:
+    controller = Controller(target, token=token)
+    controller.check_address("shm", "", peer)
+    if allowed:
+        controller.check_address("udp", address, peer)
+        return
+    with pytest.raises(UsageError, match=f"only to where the join comes from, {peer}"):
+        controller.check_address("udp", address, peer)
+
+
+@pytest.mark.parametrize(
+    ("name", "host"),
+    [
+        ("ipv4:10.0.0.2:40112", "10.0.0.2"),
+        ("ipv6:[::1]:40112", "::1"),
+        ("ipv6:%5B::ffff:10.0.0.2%5D:40112", "10.0.0.2"),
+        ("ipv6:[fe80::1%25eth0]:40112", "fe80::1"),
+        ("unix:", ""),
+    ],
+)
+def test_the_host_of_a_peer(name: str, host: str) -> None:
+    assert peer_host(name) == host

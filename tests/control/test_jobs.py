@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
+import zlib
 from typing import Any
 
 import pytest
@@ -43,7 +45,9 @@ def make_table(pool_slots: int = 1024) -> JobTable:
 
 
 def offer(rank: int, world_size: int = 2, job: str = "a", **other: Any) -> JoinOffer:
-    place = {"transport": "udp", "address": "10.0.0.1", "port": 1000 + rank}
+    host = zlib.crc32(job.encode()) & 0xFFFFFF  # no two jobs share a socket
+    address = "10.0.0.1" if job == "a" else str(ipaddress.IPv4Address(0x0B000000 | host))
+    place = {"transport": "udp", "address": address, "port": 1000 + rank}
     return JoinOffer(job, rank, world_size, **{**place, **other})
 
 
@@ -210,6 +214,21 @@ def test_two_ranks_do_not_share_a_socket() -> None:
     table.join("a0", offer(0), 60.0, 0.0)
     with pytest.raises(UsageError, match=r"10.0.0.1:1000, which is rank 0's"):
         table.join("a1", offer(1, port=1000), 60.0, 0.0)
+
+
+def test_a_join_does_not_claim_another_jobs_address() -> None:
+    table = make_table(pool_slots=4096)
+    join_all(table, "a")
+    start_all(table, "a")
+    for world_size in (1, 2):
+        with pytest.raises(UsageError, match=r"offers 10.0.0.1:1001, which is another job's"):
+            table.join("b0", offer(0, world_size, "b", address="10.0.0.1", port=1001), 60.0, 1.0)
+    assert [job.name for job in table.jobs] == ["a"]
+    # One that has left has given it up, and shared memory has no address.
+    table.leave("a1", 1.0)
+    assert programs(table.join("b0", offer(0, 1, "b", address="10.0.0.1", port=1001), 60.0, 1.0))
+    shared = offer(0, 1, "c", transport="shm", ticket="t", address="10.0.0.1", port=1000)
+    assert programs(table.join("c0", shared, 60.0, 1.0))
 
 
 def test_the_window_shrinks_to_what_is_free_only_by_default() -> None:
@@ -409,6 +428,68 @@ def test_close_ends_every_job() -> None:
     assert RemoveJob(1) in actions
     assert isinstance(refusals(actions)["b0"], JobAbortedError)
     assert table.jobs == ()
+
+
+def test_joins_that_are_never_completed_hold_no_slots_that_others_need() -> None:
+    table = make_table(pool_slots=64 * 256)
+    for index in range(64):
+        stranger = JoinOffer(f"h{index}", 0, 1, "shm", ticket="t", window=256)
+        table.join(stranger.job, stranger, 60.0, 0.0)
+    assert table.free_slots == 0
+    # At once, they may be workers that have yet to answer.
+    assert refusals(join_all(table, "early", now=1.0, window=256))
+    actions = join_all(table, "a", now=2.0, window=256)
+    assert programs(actions)[0].window == 256
+    assert actions.index(RemoveJob(1)) < actions.index(AddJob(programs(actions)[0]))
+    with pytest.raises(JobAbortedError, match="rank 0 had not answered since all joined"):
+        table.ready("h0", True, 60.0, 2.0)
+    # Nothing more than was needed.
+    assert len(table.jobs) == 64
+
+
+def test_a_worker_that_answers_keeps_its_slots_before_it_is_ready() -> None:
+    table = make_table(pool_slots=16)
+    join_all(table, "a", window=16)
+    for rank in range(2):
+        table.heartbeat(f"a{rank}", 0.5)
+    assert refusals(join_all(table, "b", now=7.0, window=16))
+    assert table.find("a0").state is JobState.PROGRAMMED
+
+
+def test_running_jobs_yield_to_nobody() -> None:
+    table = make_table(pool_slots=16)
+    join_all(table, "a", window=16)
+    start_all(table, "a")
+    assert refusals(join_all(table, "b", now=7.0, window=16))
+    assert table.find("a0").state is JobState.RUNNING
+
+
+def test_a_host_whose_half_made_jobs_fill_the_switch_yields_to_others() -> None:
+    table = make_table(pool_slots=32 * 16)
+    for index in range(32):
+        table.join(
+            f"h{index}", JoinOffer(f"h{index}", 0, 1, "shm", ticket="t", window=16), 60.0, 0.0, "10.9.9.9"
+        )
+        table.heartbeat(f"h{index}", 0.5)  # alive, but it never gets ready
+    one = JoinOffer("a", 0, 1, "shm", ticket="t", window=16)
+    assert refusals(table.join("mine", one, 60.0, 1.0, "10.9.9.9"))
+    assert programs(table.join("other", one, 60.0, 1.0, "10.0.0.1"))
+
+
+def test_a_host_has_a_limited_number_of_half_made_joins() -> None:
+    table = make_table()
+    for index in range(1024):
+        table.join(f"h{index}", JoinOffer(f"h{index}", 0, 2, "shm", ticket="t"), 60.0, 0.0, "10.9.9.9")
+    with pytest.raises(
+        PoolExhaustedError, match=r"1024 workers at 10.9.9.9 have joined jobs that do not run"
+    ):
+        table.join("more", JoinOffer("more", 0, 2, "shm", ticket="t"), 60.0, 0.0, "10.9.9.9")
+    # Other hosts, those that complete a job, and what runs are not counted.
+    assert table.join("a0", offer(0), 60.0, 0.0, "10.0.0.1") == []
+    assert programs(table.join("a1", offer(1), 60.0, 0.0, "10.0.0.1"))
+    assert len(table.jobs) == 1025
+    table.disconnect("h0", 1.0)
+    assert table.join("more", JoinOffer("more", 0, 2, "shm", ticket="t"), 60.0, 1.0, "10.9.9.9") == []
 
 
 class Jobs(RuleBasedStateMachine):

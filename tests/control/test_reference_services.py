@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import numpy as np
@@ -20,7 +20,8 @@ import pytest
 from switchml.control import reference_pb2 as pb
 from switchml.control.client import ControlClient
 from switchml.control.control_messages import JobStatus
-from switchml.control.reference import CLIENT_PORT
+from switchml.control.controller import Controller
+from switchml.control.reference import CLIENT_PORT, Sessions
 from switchml.control.reference_pb2_grpc import SessionStub, SyncStub
 from switchml.errors import PortInUseError
 from switchml.protocol.messages import UDP_PORT_FIRST
@@ -271,3 +272,21 @@ def test_the_wire_contract_is_theirs() -> None:
         for service, each in pb.DESCRIPTOR.services_by_name.items()
     }
     assert methods == {"Session": ["RdmaSession", "UdpSession"], "Sync": ["Barrier", "Broadcast"]}
+
+
+def test_a_client_that_numbers_its_session_anew_replaces_its_old_one(target: Any) -> None:
+    """Two sessions of one address would each get the other's results; the public client never says that one is over."""
+    controller = Controller(target)
+    sessions = Sessions(controller, lambda: None)
+
+    def add(number: int, address: str) -> None:
+        ipv4 = int(ipaddress.IPv4Address(address))
+        sessions.add(
+            pb.UdpSessionRequest(session_id=number, rank=0, num_workers=1, ipv4=ipv4, packet_size=pb.MTU_256)
+        )
+
+    add(7, "10.0.0.1")
+    add(8, "10.0.0.2")
+    add(9, "10.0.0.1")
+    names = [job.name for job in controller.status().jobs]
+    assert names == ["reference session 8", "reference session 9"]

@@ -47,15 +47,17 @@ def serves(client: Any) -> bool:
 @pytest.mark.parametrize("method", ["Write", "Read", "SetForwardingPipelineConfig", "Capabilities"])
 def test_what_is_no_message_is_refused(primary: Any, method: str) -> None:
     plain = primary.channel.unary_unary(f"/p4.v1.P4Runtime/{method}")
-    with pytest.raises(grpc.RpcError):
+    with pytest.raises(grpc.RpcError) as refused:
         plain(b"\xff\xff\xff\xff nonsense", timeout=PATIENCE)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert serves(primary)
 
 
 def test_a_stream_of_nonsense_ends_and_leaves_the_others(primary: Any) -> None:
     plain = primary.channel.stream_stream("/p4.v1.P4Runtime/StreamChannel")
-    with pytest.raises(grpc.RpcError):
+    with pytest.raises(grpc.RpcError) as refused:
         list(plain(iter([b"\xff\xff nonsense"]), timeout=PATIENCE))
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     primary.write(("INSERT", table_entry(1)))
     assert serves(primary)
 

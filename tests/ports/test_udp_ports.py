@@ -119,3 +119,29 @@ def test_addresses_that_cannot_serve_are_refused(ports: UdpPorts) -> None:
         UdpPorts("0.0.0.0")
     with pytest.raises(PortInUseError):
         UdpPorts(*ports.address)
+
+
+def test_strangers_take_no_joined_workers_station(ports: UdpPorts, workers: list[socket.socket]) -> None:
+    workers[0].send(b"joined")
+    assert one(ports).port == 1
+    ports.keep([workers[0].getsockname()])
+    # With 520 datagrams of 520 ports it was the same: three stations are enough to see it.
+    for stranger in workers[1:]:
+        stranger.send(b"stranger")
+        assert one(ports).port != 1
+    workers[0].send(b"again")
+    assert one(ports).port == 1
+
+
+def test_when_joined_workers_have_all_stations_strangers_are_dropped(
+    ports: UdpPorts, workers: list[socket.socket]
+) -> None:
+    ports.keep([worker.getsockname() for worker in workers[:3]])
+    for sender in (workers[3], *workers[:3], workers[4]):
+        sender.send(b"x")
+    seen = [frame.port for _ in range(4) for frame in ports.receive(time.monotonic() + 0.2)]
+    assert sorted(seen) == [1, 1, 2, 3]
+    assert ports.counters()["dropped_no_station"] == 1
+    ports.keep([])
+    workers[4].send(b"x")
+    assert one(ports).port in (1, 2, 3)

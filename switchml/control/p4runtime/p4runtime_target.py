@@ -94,6 +94,7 @@ class P4RuntimeTarget(SwitchTarget):
         ports: where unknown stations may be, for floods.
         default_window: slots of jobs that do not ask for a number.
         report: is told, in a line each, what happens.
+        on_workers: is told the sockets of all joined workers, before those of a new job are programmed.
 
     Raises:
         P4RuntimeError: the switch has another program, or none.
@@ -110,6 +111,7 @@ class P4RuntimeTarget(SwitchTarget):
         ports: Iterable[int] = DEFAULT_PORTS,
         default_window: int = DEFAULT_WINDOW,
         report: Callable[[str], None] = _log.info,
+        on_workers: Callable[[list[tuple[str, int]]], None] = lambda addresses: None,
     ) -> None:
         if not UDP_PORT_FIRST <= udp_port <= UDP_PORT_LAST:
             raise UsageError(
@@ -130,6 +132,7 @@ class P4RuntimeTarget(SwitchTarget):
         self._ports = set(ports)
         self._default_window = default_window
         self._report = report
+        self._on_workers = on_workers
         self._lock = threading.RLock()
         self._jobs: dict[int, _Job] = {}
         self._stations = Stations()
@@ -197,6 +200,7 @@ class P4RuntimeTarget(SwitchTarget):
             ]
             # Registered first: digests of its workers may come before the write returns.
             self._jobs[job.job_number] = _Job(job, epoch, self._job_totals(job.job_number))
+            self._tell_workers()
             try:
                 self._client.insert(*senders, *members)
             except SwitchMLError as error:
@@ -329,6 +333,7 @@ class P4RuntimeTarget(SwitchTarget):
     def _forget_job(self, number: int) -> None:
         """Delete all that is left of a job, whether or not all of it is there."""
         job = self._jobs.pop(number)
+        self._tell_workers()
         workers = job.program.workers
         schema = self._client.schema
         rows: list[Row] = []
@@ -343,6 +348,11 @@ class P4RuntimeTarget(SwitchTarget):
         if job.located and len(workers) > 1:
             updates.append((Change.DELETE, multicast_group(program.group_of(number), {})))
         self._write_all(updates)
+
+    def _tell_workers(self) -> None:
+        self._on_workers(
+            [(worker.address, worker.port) for job in self._jobs.values() for worker in job.program.workers]
+        )
 
     def _write_all(self, updates: list[Update]) -> None:
         """Deletions of which some may have nothing to delete."""
