@@ -81,7 +81,7 @@ def _decide(
         if options.switch:
             switch = SwitchAddress(options.switch, options.token, embedded=False)
         else:
-            switch = embedded.acquire(lambda: embedded_host(store))
+            switch = embedded.acquire(lambda: embedded_host(store), options.tls)
     except Exception as error:
         store.set(_DECISION, json.dumps({"error": type(error).__name__, "message": str(error)}))
         raise

@@ -8,6 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from switchml.control.tls import TlsFiles
+
+_NO_TLS = TlsFiles()
+
 
 @dataclass(frozen=True)
 class SwitchAddress:
@@ -36,11 +40,11 @@ class RunningSwitch(Protocol):
         ...
 
 
-def start_embedded(host: str) -> RunningSwitch:
+def start_embedded(host: str, tls: TlsFiles) -> RunningSwitch:
     """Start a switch that listens on `host`, a local address; ends when closed or when this process ends."""
     from switchml.control import embedded
 
-    return embedded.start(host)
+    return embedded.start(host, tls=tls)
 
 
 @dataclass
@@ -56,20 +60,20 @@ class EmbeddedSwitches:
     runs the switch.
     """
 
-    def __init__(self, start: Callable[[str], RunningSwitch] = start_embedded) -> None:
+    def __init__(self, start: Callable[[str, TlsFiles], RunningSwitch] = start_embedded) -> None:
         self._start = start
         self._lock = threading.Lock()
         self._shared: dict[SwitchAddress, _Shared] = {}
         self._process = os.getpid()
 
-    def acquire(self, host: Callable[[], str]) -> SwitchAddress:
-        """The embedded switch that this process knows, else a new one on `host()`. Pair with `release`."""
+    def acquire(self, host: Callable[[], str], tls: TlsFiles = _NO_TLS) -> SwitchAddress:
+        """The embedded switch that this process knows, else a new one on `host()` with `tls`. Pair with `release`."""
         with self._lock:
             self._forget_parent()
             for switch, shared in self._shared.items():
                 shared.users += 1
                 return switch
-            running = self._start(host())
+            running = self._start(host(), tls)
             switch = SwitchAddress(running.address, running.token, embedded=True)
             self._shared[switch] = _Shared(running, users=1)
             return switch

@@ -354,8 +354,8 @@ def test_an_unreachable_switch_is_named_with_what_to_do() -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{nobody.getsockname()[1]}"
-        with pytest.raises(SwitchUnreachableError, match=f"{address} within 0.5 s") as raised:
-            ControlClient(address, timeout=0.5)
+        with pytest.raises(SwitchUnreachableError, match=f"nothing listens at {address}") as raised:
+            ControlClient(address, timeout=WAIT)
     assert "switchml switch" in str(raised.value)
     assert "SWITCHML_SWITCH" in str(raised.value)
 
@@ -366,7 +366,7 @@ def test_a_switch_that_starts_late_is_met(target: Any) -> None:
         reserved.bind(("127.0.0.1", 0))
         port = reserved.getsockname()[1]
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(ControlClient, f"127.0.0.1:{port}", timeout=WAIT)
+        waiting = pool.submit(ControlClient, f"127.0.0.1:{port}", timeout=WAIT, patient=True)
         time.sleep(0.5)
         with serve(Controller(target), port=port):
             waiting.result().close()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tls_files import Files
 
 from switchml.control import embedded
 
@@ -213,6 +214,15 @@ def test_two_runs_share_a_long_running_switch(launcher: Any, switch: Any) -> Non
     for rank in [rank for processes in runs for rank in processes]:
         assert rank.process.returncode == 0, rank.stderr
         assert rank.report["gradient"] == 6.0
+
+
+def test_ranks_and_their_own_switch_speak_tls(launcher: Any, tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    certificate, key = map(str, files.server)
+    ranks = launcher.run(
+        "only_torch.py", 2, SWITCHML_TLS_CERT=certificate, SWITCHML_TLS_KEY=key, SWITCHML_TLS_CA=str(files.ca)
+    )
+    assert [rank["gradient"] for rank in ranks] == [6.0, 6.0]
 
 
 @pytest.mark.parametrize(
