@@ -115,8 +115,12 @@ class _Running:
 
 def switch_command(
     host: Annotated[str, typer.Option(help="IPv4 address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="UDP port for packets; 0 takes a free one.")] = UDP_PORT_FIRST,
-    control_port: Annotated[int, typer.Option(help="TCP port workers join at; 0 takes a free one.")] = 50551,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="UDP port for packets; 0 takes a free one.")
+    ] = UDP_PORT_FIRST,
+    control_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="TCP port workers join at; 0 takes a free one.")
+    ] = 50551,
     token: JoinToken = "",
     lease: Lease = 10.0,
     pipeline: EmulatedPipeline = NATIVE,
@@ -141,7 +145,12 @@ def switch_command(
     ] = None,
     p4runtime_port: Annotated[
         int | None,
-        typer.Option(help="TCP port of the P4Runtime service; 0 takes a free one.", rich_help_panel=P4),
+        typer.Option(
+            min=0,
+            max=65535,
+            help="TCP port of the P4Runtime service; 0 takes a free one.",
+            rich_help_panel=P4,
+        ),
     ] = None,
     device_id: DeviceId = 0,
     capture: Capture = None,

@@ -64,8 +64,11 @@ def unresolvable(host: str) -> SwitchUnreachableError | None:
 
 
 def _over_plain(sock: socket.socket, address: str, timeout: float) -> SwitchUnreachableError | None:
-    if _speaks_http2(sock):
-        return None
+    try:
+        if _speaks_http2(sock):
+            return None
+    except TimeoutError:
+        return _silent(address)
     if _speaks_tls(address, timeout):
         return TlsError(
             f"the switch at {address} wants TLS: give the certificate of its authority with --tls-ca or SWITCHML_TLS_CA"
@@ -86,14 +89,14 @@ def _over_tls(
             if _is_settings(stream.recv(_FRAME_HEADER)):
                 return None
             return _rejected(address, tls, "it closed the connection")
+    except TimeoutError:
+        return _silent(address)
     except ssl.SSLCertVerificationError as error:
         trusted = "the system's authorities" if tls.ca is None else str(tls.ca)
         return TlsError(
             f"the certificate of the switch at {address} is not to be trusted: {error.verify_message} (checked against "
             f"{trusted}); give its authority with --tls-ca or SWITCHML_TLS_CA, and reach it by a name in its certificate"
         )
-    except TimeoutError:
-        return None
     except OSError as error:  # ssl.SSLError is one
         reason = getattr(error, "reason", None) or error.strerror or str(error)
         if "ALERT" not in reason:
@@ -116,6 +119,12 @@ def _rejected(address: str, tls: ClientTls, reason: str) -> TlsError:
     )
 
 
+def _silent(address: str) -> SwitchUnreachableError:
+    return SwitchUnreachableError(
+        f"what listens at {address} takes connections and says nothing: no switch, or one that is stopped or overloaded"
+    )
+
+
 def _foreign(address: str) -> SwitchUnreachableError:
     return SwitchUnreachableError(
         f"what listens at {address} is no switch: it does not speak gRPC. The control address is meant, port 50551 unless the "
@@ -127,6 +136,8 @@ def _speaks_http2(sock: socket.socket) -> bool:
     try:
         sock.sendall(_PREFACE)
         return _is_settings(sock.recv(_FRAME_HEADER, socket.MSG_WAITALL))
+    except TimeoutError:
+        raise
     except OSError:
         return False
 
