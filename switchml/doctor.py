@@ -24,6 +24,7 @@ from rich.table import Table
 
 from switchml.cli_options import AsJson, SwitchAddress, SwitchTimeout, SwitchToken, TlsCa, TlsCert, TlsKey
 from switchml.errors import SwitchMLError
+from switchml.variables import misspelt
 from switchml.version import STANDS_ON, installed_version
 
 if TYPE_CHECKING:
@@ -112,6 +113,8 @@ def environment() -> Iterator[Finding]:
     for name, value in sorted(os.environ.items()):
         if name.startswith(_VARIABLES):
             yield Finding("environment", name, "(set)" if name.endswith(_SECRET) else value)
+    for sentence in misspelt(os.environ):
+        yield Finding("environment", "misspelt", sentence)
 
 
 def torch_backend() -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from switchml.torch_backend.gloo_worker import GlooWorker
 from switchml.torch_backend.options import Options
 from switchml.torch_backend.rendezvous import gather_ranks
 from switchml.torch_backend.solo_worker import SoloWorker
+from switchml.variables import quiet
 from switchml.worker import Worker
 from switchml.worker.collectives import Collectives
 
@@ -36,7 +38,7 @@ OpenWorker = Callable[[Placement, Options, float, float], Collectives]
 
 def join_switch(placement: Placement, options: Options, join_timeout: float, timeout: float) -> Collectives:
     """Join the job at the switch as `placement` says; raises what `Worker.join` raises."""
-    return Worker.join(
+    worker = Worker.join(
         placement.switch.address,
         job=placement.job,
         rank=placement.rank,
@@ -52,6 +54,24 @@ def join_switch(placement: Placement, options: Options, join_timeout: float, tim
         timeout=timeout,
         multicast=options.multicast,
     )
+    if placement.rank == 0 and not quiet():
+        _say(
+            f"on the {'embedded ' if placement.switch.embedded else ''}switch at {placement.switch.address}"
+            f"{', reached over TLS' if options.tls else ''}: {worker.transport}, payload {worker.payload} bytes, "
+            f"window {worker.window}",
+            placement.world_size,
+        )
+    return worker
+
+
+_said: set[str] = set()
+
+
+def _say(how: str, world_size: int) -> None:
+    """One line on stderr for each way in which this process has jobs on a switch: a program may have a thousand groups."""
+    if how not in _said:
+        _said.add(how)
+        print(f"switchml: a job of {world_size} ranks {how}", file=sys.stderr, flush=True)
 
 
 class Membership:

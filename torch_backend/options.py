@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from switchml.control.tls import TlsFiles
 from switchml.errors import UsageError
+from switchml.variables import report_misspelt
 
 TRANSPORTS = ("auto", "udp", "shm")
 
@@ -60,6 +61,7 @@ class Options:
     timeout: timedelta | None = None
 
     def __post_init__(self) -> None:
+        report_misspelt()
         if self.transport not in TRANSPORTS:
             raise UsageError(f"transport {self.transport!r}: one of {', '.join(TRANSPORTS)} is meant")
         if self.payload < 0 or self.window < 0:

@@ -20,6 +20,7 @@ from switchml.protocol.counters import WORKER_COUNTERS, named
 from switchml.protocol.messages import ELEMENT_BYTES, size_code
 from switchml.protocol.numerics import error_bound
 from switchml.protocol.prepare import prepare
+from switchml.variables import report_misspelt
 from switchml.worker.collectives import Call, Collectives, Pipeline
 from switchml.worker.connection import Connection, ShmConnection, UdpConnection, shares_memory
 from switchml.worker.engine import Engine, run
@@ -135,6 +136,7 @@ class Worker(Collectives):
         Raises:
             SwitchUnreachableError, TlsError, JoinError, UsageError: see switchml/errors.py.
         """
+        report_misspelt()
         prepare(run, "worker's engine", 0, 0, 0)
         deadline = time.monotonic() + join_timeout
         client = ControlClient(

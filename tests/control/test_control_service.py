@@ -364,6 +364,19 @@ def test_an_unreachable_switch_is_named_with_what_to_do() -> None:
     assert "SWITCHML_SWITCH" in str(raised.value)
 
 
+def test_status_waits_for_a_switch_when_asked_to(target: Any) -> None:
+    with socket.socket() as reserved:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+    command = [sys.executable, "-m", "switchml.cli", "status", "--switch", f"127.0.0.1:{port}"]
+    with subprocess.Popen([*command, "--wait", str(WAIT)], stdout=subprocess.DEVNULL) as waiting:
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(0.5)
+        with serve(Controller(target), port=port):
+            assert waiting.wait(2 * WAIT) == 0
+
+
 def test_a_name_that_does_not_resolve() -> None:
     with pytest.raises(SwitchUnreachableError, match=r"'no switch here', does not resolve"):
         ControlClient("no switch here:50551", timeout=WAIT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -205,6 +206,21 @@ def switch() -> Iterator[Any]:
     """A switch that outlives the programs."""
     with embedded.start() as running:
         yield running
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_rank_0_says_how_the_job_reaches_its_switch(launcher: Any, switch: Any, said: bool) -> None:
+    ranks = launcher.start(
+        *("only_torch.py", 2), **address(switch), SWITCHML_QUIET=str(int(not said)), SWITCHML_WINDWO="64"
+    )
+    launcher.finish(ranks)
+    for number, rank in enumerate(ranks):
+        assert rank.process.returncode == 0, rank.stderr
+        lines = [line for line in rank.stderr.splitlines() if " job of 2 ranks " in line]
+        assert len(lines) == int(said and number == 0)
+        for line in lines:
+            assert re.search(rf"switch at {switch.address}: shm, payload \d+ bytes, window \d+$", line)
+        assert rank.stderr.count("is SWITCHML_WINDOW meant?") == 1
 
 
 def test_two_runs_share_a_long_running_switch(launcher: Any, switch: Any) -> None:
