@@ -33,12 +33,16 @@ from switchml.cli_options import (
     P4Info,
     Reorder,
     Seed,
+    TlsCa,
+    TlsCert,
+    TlsKey,
     Trace,
 )
 from switchml.errors import UsageError
 from switchml.protocol.messages import UDP_PORT_FIRST
 
 if TYPE_CHECKING:
+    from switchml.control.tls import ServerTls
     from switchml.switch_emulator.p4_emulator import Wrapping
     from switchml.switch_emulator.ports.interface import Ports
 
@@ -85,6 +89,7 @@ class _Options:
     reorder: float
     seed: int
     offload: bool
+    tls: ServerTls | None
 
 
 @dataclass(frozen=True)
@@ -110,8 +115,12 @@ class _Running:
 
 def switch_command(
     host: Annotated[str, typer.Option(help="IPv4 address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="UDP port for packets; 0 takes a free one.")] = UDP_PORT_FIRST,
-    control_port: Annotated[int, typer.Option(help="TCP port workers join at; 0 takes a free one.")] = 50551,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="UDP port for packets; 0 takes a free one.")
+    ] = UDP_PORT_FIRST,
+    control_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="TCP port workers join at; 0 takes a free one.")
+    ] = 50551,
     token: JoinToken = "",
     lease: Lease = 10.0,
     pipeline: EmulatedPipeline = NATIVE,
@@ -136,7 +145,12 @@ def switch_command(
     ] = None,
     p4runtime_port: Annotated[
         int | None,
-        typer.Option(help="TCP port of the P4Runtime service; 0 takes a free one.", rich_help_panel=P4),
+        typer.Option(
+            min=0,
+            max=65535,
+            help="TCP port of the P4Runtime service; 0 takes a free one.",
+            rich_help_panel=P4,
+        ),
     ] = None,
     device_id: DeviceId = 0,
     capture: Capture = None,
@@ -154,14 +168,20 @@ def switch_command(
     announce: Annotated[
         str, typer.Option(help="'-' or a file descriptor: one line of JSON there when ready.")
     ] = "",
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_ca: TlsCa = None,
     json_output: AsJson = False,
 ) -> None:
     """Run an emulated switch in the foreground."""
+    from switchml.control.tls import TlsFiles
+
     stop = _Stop()
     options = _Options(
         host=host, port=port, control_port=control_port, token=token, lease=lease, pipeline=pipeline, p4info=p4info,
         interfaces=tuple(interface or ()), use_files=use_files, p4runtime_port=p4runtime_port, device_id=device_id,
         capture=capture, trace=trace, loss=loss, duplicate=duplicate, reorder=reorder, seed=seed, offload=offload,
+        tls=TlsFiles(tls_cert, tls_key, tls_ca).server(),
     )  # fmt: skip
     with _start(options) as switch:
         _announce(announce, switch)
@@ -213,6 +233,7 @@ def _native(options: _Options) -> Iterator[_Running]:
                 lease=options.lease,
                 faults=faults,
                 offload=options.offload,
+                tls=options.tls,
             )
         )
         p4runtime = ""
@@ -221,7 +242,7 @@ def _native(options: _Options) -> Iterator[_Running]:
             from switchml.switch_emulator.p4runtime.p4runtime_server import serve
 
             device = NativeDevice(emulator.target, options.device_id)
-            server = stack.enter_context(serve(device, options.host, options.p4runtime_port))
+            server = stack.enter_context(serve(device, options.host, options.p4runtime_port, tls=options.tls))
             p4runtime = server.address
         yield _Running(
             *(emulator.control_address, emulator.udp_address, p4runtime, emulator.counters),
@@ -235,6 +256,11 @@ def _p4_over_udp(options: _Options) -> Iterator[_Running]:
 
     if options.pipeline == NO_PROGRAM or options.use_files is not None:
         raise UsageError("--pipeline none and --use-files need ports: -i PORT@NAME")
+    if options.tls is not None and options.p4runtime_port is not None:
+        raise UsageError(
+            "a P4 program over UDP offers P4Runtime in the clear only: leave --p4runtime-port out, or put the program on "
+            "interfaces with -i"
+        )
     with P4UdpEmulator(
         read_program(Path(options.pipeline), options.p4info),
         options.host,
@@ -245,6 +271,7 @@ def _p4_over_udp(options: _Options) -> Iterator[_Running]:
         token=options.token,
         lease=options.lease,
         wrapping=_wrapping(options),
+        tls=options.tls,
     ) as emulator:
         yield _Running(
             *(emulator.control_address, emulator.udp_address, emulator.p4runtime_address, emulator.counters),
@@ -267,6 +294,7 @@ def _p4_on_interfaces(options: _Options) -> Iterator[_Running]:
         wrapping=_wrapping(options),
         p4runtime=service,
         device_id=options.device_id,
+        tls=options.tls,
     ) as emulator:
         timer = threading.Timer(options.use_files or 0.0, emulator.start)
         timer.start()

@@ -25,6 +25,7 @@ class Emulator(Closing):
 
     Raises:
         PortInUseError: one of the ports is taken.
+        UsageError: the host is no address of this machine.
     """
 
     def __init__(

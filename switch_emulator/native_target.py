@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 import numpy as np
 from typing_extensions import override
 
+from switchml.control.address import listen_error
 from switchml.control.ranges import RangeAllocator
 from switchml.control.target import JobProgram, SlotReading, SwitchTarget, TargetDescription, WorkerProgram
-from switchml.errors import PoolExhaustedError, PortInUseError, SwitchMLError
+from switchml.errors import PoolExhaustedError, SwitchMLError
 from switchml.link.datagrams import SocketAddress, enlarge_buffers, open_datagrams, socket_address
 from switchml.link.libc import monotonic_ns
 from switchml.link.records import new_records, table_of
@@ -62,9 +63,7 @@ def _listen(host: str, port: int) -> socket.socket:
         sock.bind((host, port))
     except OSError as error:
         sock.close()
-        raise PortInUseError(
-            f"cannot listen on UDP {host}:{port} ({error.strerror}): choose another --port, or 0 for a free one"
-        ) from error
+        raise listen_error(error, "UDP", host, port, "--port") from error
     # Workers of this host bind the same port for their multicast group. Not before bind: two switches must not share it.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     enlarge_buffers(sock, _SOCKET_BUFFER)
@@ -85,6 +84,7 @@ class EmulatorTarget(SwitchTarget):
 
     Raises:
         PortInUseError: the UDP port is taken.
+        UsageError: the host is no address of this machine.
     """
 
     def __init__(

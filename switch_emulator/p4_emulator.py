@@ -108,6 +108,7 @@ class P4Emulator(Closing):
         program: None = none until a controller sets one.
         p4runtime: where the service listens, host and port (0 = a free one); None = nowhere.
         device_id: as P4Runtime names the switch.
+        tls: of the P4Runtime service; None = in the clear.
 
     Raises:
         UnsupportedProgramError: what the program needs and this switch has not got.
@@ -122,6 +123,7 @@ class P4Emulator(Closing):
         wrapping: Wrapping | None = None,
         p4runtime: tuple[str, int] | None = None,
         device_id: int = 0,
+        tls: ServerTls | None = None,
     ) -> None:
         self._stack = contextlib.ExitStack()
         wrapping = wrapping or Wrapping()
@@ -139,7 +141,9 @@ class P4Emulator(Closing):
             if p4runtime is not None:
                 from switchml.switch_emulator.p4runtime.p4runtime_server import serve
 
-                self.p4runtime_address = self._stack.enter_context(serve(self.device, *p4runtime)).address
+                self.p4runtime_address = self._stack.enter_context(
+                    serve(self.device, *p4runtime, tls=tls)
+                ).address
         except BaseException:
             self.close()
             raise

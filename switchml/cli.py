@@ -12,6 +12,7 @@ from typer.main import get_command
 from typing_extensions import override
 
 from switchml.errors import SwitchMLError
+from switchml.variables import report_misspelt
 
 COMMANDS = {
     "run": ("switchml.launch.cli:run", "Start a switch, and a training script over it."),
@@ -71,7 +72,7 @@ app = typer.Typer(cls=LazyGroup, no_args_is_help=True, add_completion=False, pre
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
 ) -> None:
-    pass
+    report_misspelt()
 
 
 def _listed() -> None:

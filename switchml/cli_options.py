@@ -35,6 +35,40 @@ SwitchToken = Annotated[
         rich_help_panel=SWITCH,
     ),
 ]
+_TLS = "TLS"
+TlsCert = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-cert",
+        envvar="SWITCHML_TLS_CERT",
+        metavar="FILE",
+        show_default=False,
+        help="PEM: our certificate; one that listens speaks TLS with it, one that connects shows it.",
+        rich_help_panel=_TLS,
+    ),
+]
+TlsKey = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-key",
+        envvar="SWITCHML_TLS_KEY",
+        metavar="FILE",
+        show_default=False,
+        help="PEM: its key.",
+        rich_help_panel=_TLS,
+    ),
+]
+TlsCa = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-ca",
+        envvar="SWITCHML_TLS_CA",
+        metavar="FILE",
+        show_default=False,
+        help="PEM: whom to trust; a switch that has one wants a certificate of every worker.",
+        rich_help_panel=_TLS,
+    ),
+]
 SwitchTimeout = Annotated[
     float,
     typer.Option(

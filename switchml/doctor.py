@@ -15,16 +15,20 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from switchml.cli_options import AsJson, SwitchAddress, SwitchTimeout, SwitchToken
+from switchml.cli_options import AsJson, SwitchAddress, SwitchTimeout, SwitchToken, TlsCa, TlsCert, TlsKey
 from switchml.errors import SwitchMLError
+from switchml.variables import misspelt
 from switchml.version import STANDS_ON, installed_version
+
+if TYPE_CHECKING:
+    from switchml.control.tls import TlsFiles
 
 _UDP_SEGMENT, _UDP_GRO = 103, 104
 _RECEIVE_BUFFER = Path("/proc/sys/net/core/rmem_max")
@@ -57,18 +61,21 @@ def doctor(
     switch: SwitchAddress = "",
     token: SwitchToken = "",
     timeout: SwitchTimeout = 10.0,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_ca: TlsCa = None,
     as_json: AsJson = False,
 ) -> None:
     """Check that training can work here, and show how collectives travel.
 
     Looks at the machine, torch, the switch and its transports. The exit status is 1 if something fails.
     """
+    from switchml.control.tls import TlsFiles
+
+    tls = TlsFiles(tls_cert, tls_key, tls_ca)
     findings = [
-        *system(),
-        compiled_code(),
-        *environment(),
-        *torch_backend(),
-        *switch_and_transports(switch, token, timeout),
+        *(*system(), compiled_code(), *environment(), *torch_backend()),
+        *switch_and_transports(switch, token, timeout, tls),
     ]
     routes = routing()
     healthy = all(finding.ok is not False for finding in findings)
@@ -124,6 +131,8 @@ def environment() -> Iterator[Finding]:
     for name, value in sorted(os.environ.items()):
         if name.startswith(_VARIABLES):
             yield Finding("environment", name, "(set)" if name.endswith(_SECRET) else value)
+    for sentence in misspelt(os.environ):
+        yield Finding("environment", "misspelt", sentence)
 
 
 def torch_backend() -> Iterator[Finding]:
@@ -165,13 +174,13 @@ def torch_backend() -> Iterator[Finding]:
     )
 
 
-def switch_and_transports(address: str, token: str, timeout: float) -> Iterator[Finding]:
+def switch_and_transports(address: str, token: str, timeout: float, tls: TlsFiles) -> Iterator[Finding]:
     """A switch that answers, and an all-reduce of two workers over each transport from this host."""
     try:
-        with _switch(address, token) as (where, secret):
-            yield from _described(where, secret, timeout, given=bool(address))
+        with _switch(address, token, tls) as (where, secret):
+            yield from _described(where, secret, timeout, tls, given=bool(address))
             for name, how in TRANSPORTS.items():
-                yield _tried(name, lambda how=how: _probe(where, secret, timeout, **how), bool(address))  # type: ignore[misc]
+                yield _tried(name, lambda how=how: _probe(where, secret, timeout, tls, **how), bool(address))  # type: ignore[misc]
     except SwitchMLError as error:
         yield Finding("switch", address or "embedded", str(error), False)
 
@@ -184,20 +193,20 @@ TRANSPORTS: dict[str, dict[str, Any]] = {
 
 
 @contextmanager
-def _switch(address: str, token: str) -> Iterator[tuple[str, str]]:
+def _switch(address: str, token: str, tls: TlsFiles) -> Iterator[tuple[str, str]]:
     if address:
         yield address, token
         return
     from switchml.control import embedded
 
-    with embedded.start() as running:
+    with embedded.start(tls=tls) as running:
         yield running.address, running.token
 
 
-def _described(address: str, token: str, timeout: float, *, given: bool) -> Iterator[Finding]:
+def _described(address: str, token: str, timeout: float, tls: TlsFiles, *, given: bool) -> Iterator[Finding]:
     from switchml.control.client import ControlClient
 
-    with ControlClient(address, token=token, timeout=timeout) as client:
+    with ControlClient(address, token=token, timeout=timeout, tls=tls.client()) as client:
         begin = time.monotonic()
         status = client.status()
         answered = (time.monotonic() - begin) * 1e3
@@ -219,7 +228,9 @@ def _tried(name: str, probe: Callable[[], str], remote: bool) -> Finding:
         return Finding("transports", name, f"no: {error}{needed}", None if optional and remote else False)
 
 
-def _probe(address: str, token: str, timeout: float, *, transport: str, multicast: bool) -> str:
+def _probe(
+    address: str, token: str, timeout: float, tls: TlsFiles, *, transport: str, multicast: bool
+) -> str:
     """The round trip of two workers in this process; raises what joining or reducing raises."""
     import numpy as np
 
@@ -236,6 +247,9 @@ def _probe(address: str, token: str, timeout: float, *, transport: str, multicas
             world_size=2,
             transport=transport,
             token=token,
+            tls_cert=tls.certificate or "",
+            tls_key=tls.key or "",
+            tls_ca=tls.ca or "",
             multicast=multicast,
             join_timeout=timeout,
             timeout=timeout,

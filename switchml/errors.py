@@ -15,6 +15,10 @@ class SwitchUnreachableError(SwitchMLError, ConnectionError):
     """No answer from a switch's control or data port within the deadline."""
 
 
+class TlsError(SwitchUnreachableError):
+    """The two sides do not agree on TLS: one speaks it and the other does not, or a certificate is missing or not trusted."""
+
+
 class PortInUseError(SwitchMLError, OSError):
     """The address a switch was asked to listen on is taken."""
 

@@ -5,11 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
-from switchml.cli_options import AsJson, SwitchAddress, SwitchTimeout, SwitchToken
+from switchml.cli_options import (
+    SWITCH,
+    AsJson,
+    SwitchAddress,
+    SwitchTimeout,
+    SwitchToken,
+    TlsCa,
+    TlsCert,
+    TlsKey,
+)
 from switchml.control.control_messages import DEFAULT_CONTROL_PORT, JobStatus, MemberStatus, SwitchStatus
 from switchml.protocol.counters import SWITCH_COUNTERS
 
@@ -18,12 +29,26 @@ def status(
     switch: SwitchAddress = f"127.0.0.1:{DEFAULT_CONTROL_PORT}",
     token: SwitchToken = "",
     timeout: SwitchTimeout = 5.0,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_ca: TlsCa = None,
+    wait: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            help="Wait that long for a switch that is about to start.",
+            rich_help_panel=SWITCH,
+        ),
+    ] = 0.0,
     as_json: AsJson = False,
 ) -> None:
     """Show a switch's jobs, workers and counters."""
     from switchml.control.client import ControlClient
+    from switchml.control.tls import TlsFiles
 
-    with ControlClient(switch, token=token, timeout=timeout) as client:
+    tls = TlsFiles(tls_cert, tls_key, tls_ca).client()
+    with ControlClient(switch, token=token, timeout=max(wait, timeout), tls=tls, patient=wait > 0) as client:
         answer = client.status()
         address = client.address
     if as_json:

@@ -82,7 +82,7 @@ def _decide(
         if options.switch:
             switch = SwitchAddress(options.switch, options.token, embedded=False)
         elif host:
-            switch = embedded.acquire(host)
+            switch = embedded.acquire(host, options.tls)
         else:
             raise SwitchUnreachableError(
                 "no address of rank 0's host is in a network with the others' hosts, so an embedded switch cannot be placed; "

@@ -8,6 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from switchml.control.tls import TlsFiles
+
+_NO_TLS = TlsFiles()
+
 
 @dataclass(frozen=True)
 class SwitchAddress:
@@ -36,11 +40,11 @@ class RunningSwitch(Protocol):
         ...
 
 
-def start_embedded(host: str) -> RunningSwitch:
+def start_embedded(host: str, tls: TlsFiles) -> RunningSwitch:
     """Start a switch that listens on `host`, a local address; ends when closed or when this process ends."""
     from switchml.control import embedded
 
-    return embedded.start(host)
+    return embedded.start(host, tls=tls)
 
 
 @dataclass
@@ -56,14 +60,14 @@ class EmbeddedSwitches:
     that runs the switch.
     """
 
-    def __init__(self, start: Callable[[str], RunningSwitch] = start_embedded) -> None:
+    def __init__(self, start: Callable[[str, TlsFiles], RunningSwitch] = start_embedded) -> None:
         self._start = start
         self._lock = threading.Lock()
         self._shared: dict[SwitchAddress, _Shared] = {}
         self._process = os.getpid()
 
-    def acquire(self, host: str) -> SwitchAddress:
-        """The embedded switch that this process knows, else a new one on the address `host`. Pair with `release`.
+    def acquire(self, host: str, tls: TlsFiles = _NO_TLS) -> SwitchAddress:
+        """The embedded switch that this process knows, else a new one on the address `host` with `tls`. Pair with `release`.
 
         One on loopback, started for a group of this host alone, is no switch for a group that is not.
         """
@@ -73,7 +77,7 @@ class EmbeddedSwitches:
                 if _is_loopback(host) or not _is_loopback(switch.address):
                     shared.users += 1
                     return switch
-            running = self._start(host)
+            running = self._start(host, tls)
             switch = SwitchAddress(running.address, running.token, embedded=True)
             self._shared[switch] = _Shared(running, users=1)
             return switch

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 import time
 import weakref
@@ -27,6 +29,7 @@ from switchml.torch_backend.host_address import (
 from switchml.torch_backend.options import Options
 from switchml.torch_backend.rendezvous import gather_ranks, heard, wait_for_keys
 from switchml.torch_backend.solo_worker import SoloWorker
+from switchml.variables import quiet
 from switchml.worker import Worker
 from switchml.worker.collectives import Collectives
 from switchml.worker.owner import Owner
@@ -43,7 +46,7 @@ OpenWorker = Callable[[Placement, Options, float, float], Collectives]
 
 def join_switch(placement: Placement, options: Options, join_timeout: float, timeout: float) -> Collectives:
     """Join the job at the switch as `placement` says; raises what `Worker.join` raises."""
-    return Worker.join(
+    worker = Worker.join(
         placement.switch.address,
         job=placement.job,
         rank=placement.rank,
@@ -52,10 +55,31 @@ def join_switch(placement: Placement, options: Options, join_timeout: float, tim
         payload=options.payload,
         window=options.window,
         token=placement.switch.token,
+        tls_cert=options.tls_cert,
+        tls_key=options.tls_key,
+        tls_ca=options.tls_ca,
         join_timeout=join_timeout,
         timeout=timeout,
         multicast=options.multicast,
     )
+    if placement.rank == 0 and not quiet():
+        _say(
+            f"on the {'embedded ' if placement.switch.embedded else ''}switch at {placement.switch.address}"
+            f"{', reached over TLS' if options.tls else ''}: {worker.transport}, payload {worker.payload} bytes, "
+            f"window {worker.window}",
+            placement.world_size,
+        )
+    return worker
+
+
+_said: set[str] = set()
+
+
+def _say(how: str, world_size: int) -> None:
+    """One line on stderr for each way in which this process has jobs on a switch: a program may have a thousand groups."""
+    if how not in _said:
+        _said.add(how)
+        print(f"switchml: a job of {world_size} ranks {how}", file=sys.stderr, flush=True)
 
 
 class Membership:

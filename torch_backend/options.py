@@ -6,7 +6,9 @@ import os
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from switchml.control.tls import TlsFiles
 from switchml.errors import UsageError
+from switchml.variables import report_misspelt
 
 TRANSPORTS = ("auto", "udp", "shm")
 
@@ -34,6 +36,9 @@ class Options:
         switch: "host:port" of the switch's control service; "" means that rank 0 starts an embedded one.
             Default: `SWITCHML_SWITCH`.
         token: the switch's join token. Default: `SWITCHML_TOKEN`.
+        tls_cert: PEM file of this rank's certificate; the embedded switch shows it too. Default: `SWITCHML_TLS_CERT`.
+        tls_key: PEM file of its key. Default: `SWITCHML_TLS_KEY`.
+        tls_ca: PEM file of the authority that signs certificates. Default: `SWITCHML_TLS_CA`.
         transport: "auto", "udp" or "shm". Default: `SWITCHML_TRANSPORT`, else "auto".
         payload: bytes of elements in a packet, 0 = the switch's default. Default: `SWITCHML_PAYLOAD`.
         window: slots, a power of two, 0 = the switch's default. Default: `SWITCHML_WINDOW`.
@@ -46,6 +51,9 @@ class Options:
 
     switch: str = field(default_factory=lambda: _text("SWITCHML_SWITCH"))
     token: str = field(default_factory=lambda: _text("SWITCHML_TOKEN"), repr=False)
+    tls_cert: str = field(default_factory=lambda: _text("SWITCHML_TLS_CERT"))
+    tls_key: str = field(default_factory=lambda: _text("SWITCHML_TLS_KEY"))
+    tls_ca: str = field(default_factory=lambda: _text("SWITCHML_TLS_CA"))
     transport: str = field(default_factory=lambda: _text("SWITCHML_TRANSPORT", "auto"))
     payload: int = field(default_factory=lambda: _whole_number("SWITCHML_PAYLOAD"))
     window: int = field(default_factory=lambda: _whole_number("SWITCHML_WINDOW"))
@@ -53,12 +61,18 @@ class Options:
     timeout: timedelta | None = None
 
     def __post_init__(self) -> None:
+        report_misspelt()
         if self.transport not in TRANSPORTS:
             raise UsageError(f"transport {self.transport!r}: one of {', '.join(TRANSPORTS)} is meant")
         if self.payload < 0 or self.window < 0:
             raise UsageError(f"payload {self.payload} and window {self.window} must not be negative")
         if self.timeout is not None and self.timeout <= timedelta(0):
             raise UsageError(f"timeout {self.timeout} must be positive")
+
+    @property
+    def tls(self) -> TlsFiles:
+        """The three files together."""
+        return TlsFiles.given(self.tls_cert, self.tls_key, self.tls_ca)
 
     @property
     def _timeout(self) -> timedelta | None:

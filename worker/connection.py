@@ -101,11 +101,17 @@ class UdpConnection(Connection):
             self._socket.connect((target.host, target.udp_port))
         except OSError as error:
             self.close()
-            raise SwitchUnreachableError(
-                f"no route to the switch's data port {target.host}:{target.udp_port}: {error}"
-            ) from error
+            raise self._no_way(error) from error
         datagrams.enlarge_buffers(self._socket, _SOCKET_BUFFER)
         self.address, self.port_number = self._socket.getsockname()
+
+    def _no_way(self, error: OSError) -> SwitchUnreachableError:
+        where = f"the switch's data port UDP {self._target.host}:{self._target.udp_port}"
+        if isinstance(error, PermissionError):
+            return SwitchUnreachableError(
+                f"this machine does not let us send to {where} ({error.strerror}): a firewall rule here forbids it"
+            )
+        return SwitchUnreachableError(f"no way leads from here to {where}: {error.strerror or error}")
 
     def _join_group(self, group: str, port: int) -> None:
         self._group = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -123,7 +129,12 @@ class UdpConnection(Connection):
         waiting = {self._socket} if self._group is None else {self._socket, self._group}
         patience = deadline
         while waiting and time.monotonic() < patience:
-            self._socket.send(packet)
+            try:
+                self._socket.send(packet)
+            except ConnectionRefusedError:
+                pass  # what an earlier probe met: a switch that is just starting, or none
+            except OSError as error:
+                raise self._no_way(error) from error
             until = min(patience, time.monotonic() + _PROBE_EVERY)
             while waiting and (left := until - time.monotonic()) > 0:
                 for sock in select.select(list(waiting), [], [], left)[0]:

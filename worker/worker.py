@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -11,12 +13,14 @@ import numpy as np
 from switchml.control.client import ControlClient
 from switchml.control.control_messages import JobLayout, JoinOffer
 from switchml.control.target import TargetDescription
+from switchml.control.tls import TlsFiles
 from switchml.errors import JobAbortedError, SwitchMLError, UsageError
 from switchml.link.records import table_of
 from switchml.protocol.counters import WORKER_COUNTERS, named
 from switchml.protocol.messages import ELEMENT_BYTES, size_code
 from switchml.protocol.numerics import error_bound
 from switchml.protocol.prepare import prepare
+from switchml.variables import report_misspelt
 from switchml.worker.collectives import Call, Collectives, Pipeline
 from switchml.worker.connection import Connection, ShmConnection, UdpConnection, shares_memory
 from switchml.worker.engine import Engine, run
@@ -103,7 +107,10 @@ class Worker(Collectives):
         transport: str = "auto",
         payload: int = 0,
         window: int = 0,
-        token: str = "",
+        token: str | None = None,
+        tls_cert: str | Path | None = None,
+        tls_key: str | Path | None = None,
+        tls_ca: str | Path | None = None,
         join_timeout: float = 60.0,
         timeout: float = 300.0,
         multicast: bool = True,
@@ -119,18 +126,27 @@ class Worker(Collectives):
             transport: "udp", "shm", or "auto", which takes shared memory where worker and switch share a host.
             payload: bytes a packet; 0 takes the switch's.
             window: slots; 0 takes the switch's.
-            token: what the switch wants to see; "" for none.
+            token: what the switch wants to see; None takes SWITCHML_TOKEN, "" none.
+            tls_cert: PEM file of this worker's certificate, for a switch that asks; None takes SWITCHML_TLS_CERT, "" none.
+            tls_key: PEM file of its key; likewise SWITCHML_TLS_KEY.
+            tls_ca: PEM file of the switch's authority; likewise SWITCHML_TLS_CA. Without any of the three: in the clear.
             join_timeout: seconds for joining.
             timeout: seconds for a collective.
             multicast: False asks for results by unicast.
             paper: run the slot machine as published, without stamps.
 
         Raises:
-            SwitchUnreachableError, JoinError, UsageError: see switchml/errors.py.
+            SwitchUnreachableError, TlsError, JoinError, UsageError: see switchml/errors.py.
         """
+        report_misspelt()
         prepare(run, "worker's engine", 0, 0, 0)
         deadline = time.monotonic() + join_timeout
-        client = ControlClient(switch, token=token, timeout=min(10.0, join_timeout))
+        client = ControlClient(
+            switch,
+            token=os.environ.get("SWITCHML_TOKEN", "") if token is None else token,
+            timeout=min(10.0, join_timeout),
+            tls=TlsFiles.given(tls_cert, tls_key, tls_ca).client(),
+        )
         connection: Connection | None = None
         try:
             target = client.discover()

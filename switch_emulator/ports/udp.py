@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 
 from typing_extensions import override
 
-from switchml.errors import PortInUseError, UsageError
+from switchml.control.address import listen_error
+from switchml.errors import UsageError
 from switchml.link.datagrams import enlarge_buffers
 from switchml.switch_emulator.ports.ethernet import UdpHeaders, datagram_in, mac_bytes
 from switchml.switch_emulator.ports.interface import Frame, Ports
@@ -60,7 +61,7 @@ class UdpPorts(Ports):
         port: 0 for a free one.
 
     Raises:
-        UsageError: `host` is no address that a frame could be sent to.
+        UsageError: `host` is no address of this machine that a frame could be sent to.
         PortInUseError: the port is taken.
     """
 
@@ -75,9 +76,7 @@ class UdpPorts(Ports):
             self._socket.bind((host, port))
         except OSError as error:
             self._socket.close()
-            raise PortInUseError(
-                f"cannot listen on UDP {host}:{port} ({error.strerror}): choose another --port, or 0 for a free one"
-            ) from error
+            raise listen_error(error, "UDP", host, port, "--port") from error
         enlarge_buffers(self._socket, _SOCKET_BUFFER)
         self.address: Address = self._socket.getsockname()
         self._max = max_stations

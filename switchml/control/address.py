@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 from switchml.control.control_messages import DEFAULT_CONTROL_PORT
-from switchml.errors import UsageError
+from switchml.errors import PortInUseError, SwitchMLError, UsageError
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -42,3 +43,27 @@ def resolve_ipv4(host: str) -> str:
         raise UsageError(
             f"{host!r} has no IPv4 address ({error.strerror}); start the switch with --host and one"
         ) from error
+
+
+def listen_error(error: OSError, what: str, host: str, port: int, option: str = "port") -> SwitchMLError:
+    """Why nobody can listen there, and what to do: the address is not ours, the port is not for us, or it is taken.
+
+    Args:
+        error: as `bind` raised it.
+        what: the port's name in the message.
+        host: as it was asked for.
+        port: likewise.
+        option: what chooses another port.
+    """
+    where = join_address(host, port)
+    if error.errno == errno.EADDRINUSE:
+        return PortInUseError(
+            f"the {what} port {where} is taken; stop what listens there, or choose another {option} (0 = a free one)"
+        )
+    if isinstance(error, PermissionError):
+        return UsageError(
+            f"this user may not listen on the {what} port {where} ({error.strerror}): choose one above 1023, or 0 for a free one"
+        )
+    return UsageError(
+        f"cannot listen on {host!r}: {error.strerror}; give an address of this machine, or 0.0.0.0"
+    )

@@ -15,16 +15,26 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from switchml import termination
-from switchml.cli_options import P4, SWITCH, WORKERS, DeviceId, JoinToken, Lease, P4Info
+from switchml.cli_options import (
+    P4,
+    SWITCH,
+    WORKERS,
+    DeviceId,
+    JoinToken,
+    Lease,
+    P4Info,
+    TlsCa,
+    TlsCert,
+    TlsKey,
+)
 from switchml.errors import SwitchMLError, UsageError
 from switchml.protocol.messages import UDP_PORT_FIRST
 
 if TYPE_CHECKING:
     from switchml.control.controller import Controller
     from switchml.control.p4runtime.p4runtime_target import P4RuntimeTarget, PipelineConfig
-    from switchml.control.tls import ServerTls
 
-_SCHEME = "p4runtime://"
+_SCHEME, _TLS_SCHEME = "p4runtime://", "p4runtimes://"
 _LOOK_SECONDS = 0.1
 
 
@@ -33,7 +43,7 @@ def controller_command(
         str,
         typer.Option(
             metavar="p4runtime://HOST:PORT",
-            help="P4Runtime service of the switch to program.",
+            help="P4Runtime service of the switch to program; p4runtimes:// reaches it over TLS, with the same files.",
             rich_help_panel=SWITCH,
         ),
     ],
@@ -85,21 +95,9 @@ def controller_command(
     ] = "0.0.0.0:50551",
     token: JoinToken = "",
     lease: Lease = 10.0,
-    tls_certificate: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="PEM: serve workers over TLS.", rich_help_panel=WORKERS),
-    ] = None,
-    tls_key: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="PEM: its key.", rich_help_panel=WORKERS)
-    ] = None,
-    tls_client_ca: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="PEM: workers must show a certificate that it signed.",
-            rich_help_panel=WORKERS,
-        ),
-    ] = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_ca: TlsCa = None,
     announce: Annotated[
         str,
         typer.Option(
@@ -111,13 +109,17 @@ def controller_command(
 
     The switch runs the program in p4/: BMv2's simple_switch_grpc, or switchml switch. When this ends, so do its jobs.
     """
+    from switchml.control.tls import ClientTls, TlsFiles
+
     address = _p4runtime_address(target)
     host, port = _host_port(listen, "--listen")
     data_host, data_port = _host_port(
         data_address if ":" in data_address else f"{data_address}:{UDP_PORT_FIRST}", "--data-address"
     )
     number, port_set = _mac(mac), _ports(ports)
-    tls = _tls(tls_certificate, tls_key, tls_client_ca)
+    files = TlsFiles(tls_cert, tls_key, tls_ca)
+    tls = files.server()
+    to_switch = (files.client() or ClientTls()) if target.startswith(_TLS_SCHEME) else None
     program = _pipeline(pipeline, p4info)
 
     from switchml.control.controller import Controller
@@ -133,7 +135,7 @@ def controller_command(
     def report(line: str) -> None:
         print(line, file=sys.stderr if announce else sys.stdout, flush=True)
 
-    with P4RuntimeClient(address, device_id=device_id, election_id=election_id) as client:
+    with P4RuntimeClient(address, device_id=device_id, election_id=election_id, tls=to_switch) as client:
         switch = P4RuntimeTarget(
             client, data_host, data_port, mac=number, pipeline=program, ports=port_set, report=report
         )
@@ -174,9 +176,9 @@ def _keep(
 
 
 def _p4runtime_address(target: str) -> str:
-    if not target.startswith(_SCHEME):
+    if not target.startswith((_SCHEME, _TLS_SCHEME)):
         raise UsageError(f"--target {target}: write p4runtime://HOST:PORT, as in p4runtime://127.0.0.1:9559")
-    return target.removeprefix(_SCHEME).rstrip("/")
+    return target.removeprefix(_SCHEME).removeprefix(_TLS_SCHEME).rstrip("/")
 
 
 def _host_port(text: str, option: str) -> tuple[str, int]:
@@ -200,16 +202,6 @@ def _ports(text: str) -> set[int]:
             raise UsageError(f"--ports {text}: write numbers and ranges, as in 1-4,7")
         found |= set(range(int(first), int(last or first) + 1))
     return found
-
-
-def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> ServerTls | None:
-    if certificate is None and key is None and client_ca is None:
-        return None
-    if certificate is None or key is None:
-        raise UsageError("TLS needs both --tls-certificate and --tls-key")
-    from switchml.control.tls import ServerTls
-
-    return ServerTls(certificate, key, client_ca)
 
 
 def _pipeline(config: Path | None, p4info: Path | None) -> PipelineConfig | None:

@@ -22,9 +22,10 @@ from switchml.control.error_status import TOKEN_KEY, from_status
 from switchml.control.exits import Stage, close_at_exit
 from switchml.control.fork_gate import ForkGate
 from switchml.control.heartbeat import Heartbeats
+from switchml.control.reach import unresolvable, why_unreachable
 from switchml.control.switch_pb2_grpc import SwitchStub
 from switchml.control.target import TargetDescription
-from switchml.control.tls import ClientTls
+from switchml.control.tls import ClientTls, open_channel
 from switchml.errors import SwitchMLError, SwitchUnreachableError, UsageError, WorkerClosedError
 
 _Request = TypeVar("_Request")
@@ -59,7 +60,13 @@ class ControlClient(Closing):
     """
 
     def __init__(
-        self, address: str, *, token: str = "", timeout: float = 10.0, tls: ClientTls | None = None
+        self,
+        address: str,
+        *,
+        token: str = "",
+        timeout: float = 10.0,
+        tls: ClientTls | None = None,
+        patient: bool = False,
     ) -> None:
         """Connect.
 
@@ -68,15 +75,19 @@ class ControlClient(Closing):
             token: the switch's join token.
             timeout: seconds that bound the connection and every call that does not wait for other ranks.
             tls: what to trust; None = in the clear.
+            patient: wait `timeout` for a switch that is about to start. Without, an error says at once what is wrong.
 
         Raises:
-            SwitchUnreachableError: nothing answers within `timeout`.
+            SwitchUnreachableError: nothing answers within `timeout`; the message says what is there instead.
+            TlsError: the switch and `tls` do not go together.
             InvalidTokenError: the switch has another token.
             UsageError: an argument cannot be used.
         """
         if timeout <= 0:
             raise UsageError(f"timeout {timeout}: use a positive number of seconds")
         self._host, port = parse_address(address)
+        if not patient and (unresolved := unresolvable(self._host)) is not None:
+            raise unresolved
         self._timeout = timeout
         self._token = token
         self._pid = os.getpid()
@@ -85,12 +96,15 @@ class ControlClient(Closing):
         self._closed = False
         self._lock = threading.Lock()
         self.address = join_address(self._host, port)
-        self._channel = _open_channel(self.address, tls)
+        self._channel = open_channel(self.address, tls, _OPTIONS)
         self._stub = SwitchStub(self._channel)
         try:
             self._target = target_from_pb(
-                self._call(self._stub.Discover, pb.DiscoverRequest(), timeout, wait_for_ready=True)
+                self._call(self._stub.Discover, pb.DiscoverRequest(), timeout, wait_for_ready=patient)
             )
+        except SwitchUnreachableError as error:
+            self._channel.close()
+            raise why_unreachable(self.address, tls, timeout) or error from error
         except BaseException:
             self._channel.close()
             raise
@@ -265,15 +279,13 @@ class ControlClient(Closing):
                 f"no switch answers at {self.address} within {timeout:g} s ({details}); start one with `switchml switch`, or set "
                 "SWITCHML_SWITCH to the control address of one that runs"
             )
+        if code is grpc.StatusCode.UNIMPLEMENTED:
+            return SwitchUnreachableError(
+                f"what listens at {self.address} speaks gRPC but is no switch of this version ({details}). Its control address "
+                "is meant, not that of P4Runtime"
+            )
         name = code.name if code is not None else "UNKNOWN"
         return SwitchMLError(f"the switch at {self.address} failed: {name}, {details}; see its log")
-
-
-def _open_channel(address: str, tls: ClientTls | None) -> grpc.Channel:
-    if tls is None:
-        return grpc.insecure_channel(address, options=_OPTIONS)
-    named = [("grpc.ssl_target_name_override", tls.server_name)] if tls.server_name else []
-    return grpc.secure_channel(address, tls.credentials(), options=[*_OPTIONS, *named])
 
 
 _open_clients: weakref.WeakSet[ControlClient] = weakref.WeakSet()

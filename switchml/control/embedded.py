@@ -18,6 +18,7 @@ from typing import IO
 
 from switchml.closing import Closing
 from switchml.control.exits import Stage, close_at_exit
+from switchml.control.tls import TlsFiles
 from switchml.errors import SwitchUnreachableError
 
 _STARTUP = 120.0  # the first on a machine compiles its packet loops
@@ -84,7 +85,11 @@ class EmbeddedSwitch(Closing):
 
 
 def start(
-    host: str = "127.0.0.1", *, command: Sequence[str] | None = None, timeout: float = _STARTUP
+    host: str = "127.0.0.1",
+    *,
+    command: Sequence[str] | None = None,
+    timeout: float = _STARTUP,
+    tls: TlsFiles | None = None,
 ) -> EmbeddedSwitch:
     """Start an emulator on free ports of `host`, for workers that know its random token.
 
@@ -92,10 +97,14 @@ def start(
         host: IPv4 address to listen on.
         command: program and options that are started in the place of an emulator's.
         timeout: seconds that it may take to be ready.
+        tls: what it speaks TLS with; None = the environment's files.
 
     Raises:
+        UsageError: it has to speak TLS, and files for that are missing.
         SwitchUnreachableError: it is not ready in time; with what the child wrote to stderr.
     """
+    files = TlsFiles.given() if tls is None else tls
+    files.server()  # refuses what the child would refuse later
     token = secrets.token_hex(16)
     log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the switch
     try:
@@ -107,6 +116,7 @@ def start(
             env={
                 **os.environ,
                 "SWITCHML_TOKEN": token,
+                **files.environment(),
             },  # an argument could be read by every user of the machine
             start_new_session=True,  # Ctrl-C reaches the workers, which leave first
         )

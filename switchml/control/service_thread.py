@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import socket
 import threading
@@ -15,10 +16,10 @@ import grpc
 import grpc.aio
 
 from switchml.closing import Closing
-from switchml.control.address import join_address
+from switchml.control.address import join_address, listen_error
 from switchml.control.tls import ServerTls
 from switchml.control.undecodable import RefuseUndecodable
-from switchml.errors import PortInUseError, SwitchMLError, UsageError
+from switchml.errors import SwitchMLError
 
 _log = logging.getLogger(__name__)
 
@@ -130,15 +131,11 @@ class ServiceThread(Closing):
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             try:
-                probe.bind((self._host, 0))
+                probe.bind((self._host, self._requested))
             except OSError as error:
-                return UsageError(
-                    f"cannot listen on {self._host!r}: {error.strerror}; give an address of this machine, or 0.0.0.0"
-                )
-        return PortInUseError(
-            f"the {self.name} port {join_address(self._host, self._requested)} is taken; "
-            "stop what listens there, or choose another port (0 = a free one)"
-        )
+                return listen_error(error, self.name, self._host, self._requested)
+        taken = OSError(errno.EADDRINUSE, "it was taken a moment ago")
+        return listen_error(taken, self.name, self._host, self._requested)
 
 
 def _ignore_idle_wakeups(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

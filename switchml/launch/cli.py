@@ -17,6 +17,9 @@ from switchml.cli_options import (
     Seed,
     SwitchAddress,
     SwitchToken,
+    TlsCa,
+    TlsCert,
+    TlsKey,
     Window,
 )
 from switchml.launch.plan import LOOPBACK, Faults, Nodes, RunPlan
@@ -37,6 +40,9 @@ def run(
     module: Annotated[bool, typer.Option("-m", "--module", help="SCRIPT is the name of a module.")] = False,
     switch: SwitchAddress = "",
     token: SwitchToken = "",
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_ca: TlsCa = None,
     transport: Annotated[
         str,
         typer.Option(
@@ -71,6 +77,7 @@ def run(
 
     The script asks for the backend: torch.distributed.init_process_group("switchml"). It need not import switchml.
     """
+    from switchml.control.tls import TlsFiles
     from switchml.launch.run import carry_out
 
     plan = RunPlan(
@@ -81,6 +88,7 @@ def run(
         nodes=Nodes(nnodes, node_rank, master_addr, master_port),
         switch=switch,
         token=token,
+        tls=TlsFiles(tls_cert, tls_key, tls_ca),
         transport=transport,
         payload=payload,
         window=window,

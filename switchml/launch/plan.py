@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from switchml.cli_options import NATIVE
+from switchml.control.tls import TlsFiles
 from switchml.errors import UsageError
 
 LOOPBACK = "127.0.0.1"
@@ -56,6 +57,7 @@ class RunPlan:
     nodes: Nodes = field(default_factory=Nodes)
     switch: str = ""  # "" = one of our own
     token: str = ""
+    tls: TlsFiles = field(default_factory=TlsFiles)
     transport: str = "auto"
     payload: int = 0
     window: int = 0
@@ -134,6 +136,7 @@ class RunPlan:
         settings = {
             "SWITCHML_SWITCH": address,
             "SWITCHML_TOKEN": token,
+            **self.tls.environment(),
             "SWITCHML_TRANSPORT": "" if self.transport == "auto" else self.transport,
             "SWITCHML_PAYLOAD": str(self.payload or ""),
             "SWITCHML_WINDOW": str(self.window or ""),

@@ -25,6 +25,7 @@ from switchml.launch.training import Training
 
 if TYPE_CHECKING:
     from switchml.control.client import ControlClient
+    from switchml.control.tls import TlsFiles
 
 _EVERY = 1.0  # seconds between readings
 _ANSWER = 2.0  # seconds that the switch has to answer one
@@ -83,7 +84,7 @@ def carry_out(plan: RunPlan, *, account_file: Path | None = None) -> int:
         begin = time.monotonic()
         with Training(plan.command(), plan.environment(address, token), piped=progress.piped) as training:
             progress.relay((training.process.stdout, training.process.stderr))
-            with _Readings(address, token, plan.world_size) as readings:
+            with _Readings(address, token, plan.tls, plan.world_size) as readings:
                 exit_code = training.wait(
                     _EVERY, lambda: progress.show(time.monotonic() - begin, readings.take())
                 )
@@ -105,7 +106,7 @@ def _switch(plan: RunPlan) -> Iterator[tuple[str, str]]:
     if plan.switch:
         yield plan.switch, plan.token
         return
-    switch = embedded.start(LOOPBACK, command=emulator(plan.faults, plan.pipeline))
+    switch = embedded.start(LOOPBACK, command=emulator(plan.faults, plan.pipeline), tls=plan.tls)
     try:
         yield switch.address, switch.token
         if not switch.running():
@@ -131,8 +132,8 @@ def emulator(faults: Faults, pipeline: str = NATIVE) -> list[str]:
 class _Readings(Closing):
     """The switch's counters, read over its control service. A switch that does not answer is asked again later."""
 
-    def __init__(self, address: str, token: str, world_size: int) -> None:
-        self._address, self._token = address, token
+    def __init__(self, address: str, token: str, tls: TlsFiles, world_size: int) -> None:
+        self._address, self._token, self._tls = address, token, tls
         self._client: ControlClient | None = None
         self._meter: Meter | None = None
         self._world_size = world_size
@@ -162,5 +163,7 @@ class _Readings(Closing):
         from switchml.control.client import ControlClient
 
         if self._client is None:
-            self._client = ControlClient(self._address, token=self._token, timeout=_ANSWER)
+            self._client = ControlClient(
+                self._address, token=self._token, timeout=_ANSWER, tls=self._tls.client()
+            )
         return self._client.status().counters

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,12 +14,14 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 
+from switchml.control.address import listen_error
 from switchml.control.client import ControlClient
 from switchml.control.control_messages import JobLayout, JoinOffer
 from switchml.control.controller import Controller
@@ -357,10 +361,81 @@ def test_an_unreachable_switch_is_named_with_what_to_do() -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{nobody.getsockname()[1]}"
-        with pytest.raises(SwitchUnreachableError, match=f"{address} within 0.5 s") as raised:
-            ControlClient(address, timeout=0.5)
+        with pytest.raises(SwitchUnreachableError, match=f"nothing listens at {address}") as raised:
+            ControlClient(address, timeout=WAIT)
     assert "switchml switch" in str(raised.value)
     assert "SWITCHML_SWITCH" in str(raised.value)
+
+
+def test_status_waits_for_a_switch_when_asked_to(target: Any) -> None:
+    with socket.socket() as reserved:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+    command = [sys.executable, "-m", "switchml.cli", "status", "--switch", f"127.0.0.1:{port}"]
+    with subprocess.Popen([*command, "--wait", str(WAIT)], stdout=subprocess.DEVNULL) as waiting:
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(0.5)
+        with serve(Controller(target), port=port):
+            assert waiting.wait(2 * WAIT) == 0
+
+
+def test_a_name_that_does_not_resolve() -> None:
+    with pytest.raises(SwitchUnreachableError, match=r"'no switch here', does not resolve"):
+        ControlClient("no switch here:50551", timeout=WAIT)
+
+
+@pytest.mark.parametrize(
+    ("says", "told"),
+    [
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "no switch: it does not speak gRPC"),
+        (b"", "takes connections and says nothing"),
+    ],
+)
+def test_a_server_of_another_kind(says: bytes, told: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as foreign, ExitStack() as kept:
+
+        def serve_all() -> None:
+            with suppress(OSError):
+                while True:
+                    kept.enter_context(foreign.accept()[0]).sendall(says)
+
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(serve_all)
+            try:
+                # One that says nothing is given the whole time.
+                with pytest.raises(SwitchUnreachableError, match=told):
+                    ControlClient(f"127.0.0.1:{foreign.getsockname()[1]}", timeout=WAIT if says else 0.5)
+            finally:
+                foreign.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_grpc_server_that_is_no_switch() -> None:
+    foreign = grpc.server(ThreadPoolExecutor(1))
+    port = foreign.add_insecure_port("127.0.0.1:0")
+    foreign.start()
+    with pytest.raises(SwitchUnreachableError, match="speaks gRPC but is no switch"):
+        ControlClient(f"127.0.0.1:{port}", timeout=WAIT)
+    foreign.stop(0)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (PermissionError(errno.EPERM, "Operation not permitted"), "firewall rule here"),
+        (
+            OSError(errno.ENETUNREACH, "Network is unreachable"),
+            "no way leads from here .*Network is unreachable",
+        ),
+    ],
+)
+def test_what_this_machine_forbids(error: OSError, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*args: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(socket, "create_connection", refused)
+    with pytest.raises(SwitchUnreachableError, match=told):
+        ControlClient("127.0.0.1:9", timeout=WAIT)
 
 
 def test_a_switch_that_starts_late_is_met(target: Any) -> None:
@@ -369,7 +444,7 @@ def test_a_switch_that_starts_late_is_met(target: Any) -> None:
         reserved.bind(("127.0.0.1", 0))
         port = reserved.getsockname()[1]
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(ControlClient, f"127.0.0.1:{port}", timeout=WAIT)
+        waiting = pool.submit(ControlClient, f"127.0.0.1:{port}", timeout=WAIT, patient=True)
         time.sleep(0.5)
         with serve(Controller(target), port=port):
             waiting.result().close()
@@ -395,6 +470,22 @@ def test_tokens(target: Any) -> None:
 def test_a_taken_port(server: ControlServer, target: Any) -> None:
     with pytest.raises(PortInUseError, match=f"127.0.0.1:{server.port} is taken"):
         serve(Controller(target), port=server.port)
+
+
+def test_errors_of_listening() -> None:
+    not_ours = OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+    for error, kind, told in (
+        (
+            OSError(errno.EADDRINUSE, "in use"),
+            PortInUseError,
+            r"UDP port 10\.0\.0\.1:7 is taken.*another --port",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied"), UsageError, "choose one above 1023"),
+        (not_ours, UsageError, r"cannot listen on '10\.0\.0\.1'.*an address of this machine"),
+    ):
+        answer = listen_error(error, "UDP", "10.0.0.1", 7, "--port")
+        assert type(answer) is kind
+        assert re.search(told, str(answer))
 
 
 def test_a_host_of_another_machine(target: Any) -> None:

@@ -4,33 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
+from tls_files import Files
 
 from switchml.control.client import ControlClient
 from switchml.control.control_messages import JoinOffer
 from switchml.control.controller import Controller
 from switchml.control.server import serve
 from switchml.control.tls import ClientTls, ServerTls
-from switchml.errors import SwitchUnreachableError, UsageError
+from switchml.errors import TlsError, UsageError
 
-
-class Files:
-    """A certificate authority of the test's own, and what it signed, as PEM files."""
-
-    def __init__(self, folder: Path) -> None:
-        authority = trustme.CA()
-        self.ca = folder / "ca.pem"
-        authority.cert_pem.write_to_path(self.ca)
-        self.server = self._issue(authority, folder, "127.0.0.1", "switch.test")
-        self.client = self._issue(authority, folder, "worker.test")
-
-    @staticmethod
-    def _issue(authority: trustme.CA, folder: Path, *names: str) -> tuple[Path, Path]:
-        issued = authority.issue_cert(*names)
-        certificate, key = folder / f"{names[0]}.pem", folder / f"{names[0]}.key"
-        issued.cert_chain_pems[0].write_to_path(certificate)
-        issued.private_key_pem.write_to_path(key)
-        return certificate, key
+WAIT = 60.0  # seconds; what is at once must not need them, and a loaded machine may
 
 
 @pytest.fixture
@@ -50,17 +33,30 @@ def test_a_switch_may_ask_for_the_workers_certificate(target: Any, files: Files)
     with serve(Controller(target), tls=ServerTls(*files.server, client_ca=files.ca)) as server:
         with ControlClient(server.address, tls=ClientTls(files.ca, *files.client)) as client:
             assert client.discover() == target.describe()
-        with pytest.raises(SwitchUnreachableError):
-            ControlClient(server.address, timeout=1.0, tls=ClientTls(files.ca))
+        with pytest.raises(
+            TlsError, match=r"wants a certificate .* was shown none; give one with --tls-cert"
+        ):
+            ControlClient(server.address, timeout=WAIT, tls=ClientTls(files.ca))
+        with pytest.raises(TlsError, match=r"wants a certificate .* does not take .*stranger\.test\.pem"):
+            ControlClient(server.address, timeout=WAIT, tls=ClientTls(files.ca, *files.stranger))
 
 
-def test_strangers_and_plain_text_get_no_answer(target: Any, files: Files, tmp_path: Path) -> None:
-    other = tmp_path / "other.pem"
-    trustme.CA().cert_pem.write_to_path(other)
+def test_strangers_and_plain_text_are_told_apart(target: Any, files: Files) -> None:
     with serve(Controller(target), tls=ServerTls(*files.server)) as server:
-        for tls in (None, ClientTls(other), ClientTls(files.ca, server_name="elsewhere.test")):
-            with pytest.raises(SwitchUnreachableError, match=server.address):
-                ControlClient(server.address, timeout=1.0, tls=tls)
+        for tls, told in (
+            (None, "wants TLS: .*--tls-ca or SWITCHML_TLS_CA"),
+            (ClientTls(files.other_ca), r"not to be trusted: .*other\.pem"),
+            (ClientTls(), "checked against the system's authorities"),
+            (ClientTls(files.ca, server_name="elsewhere.test"), "not to be trusted: .*elsewhere"),
+        ):
+            with pytest.raises(TlsError, match=told) as raised:
+                ControlClient(server.address, timeout=WAIT, tls=tls)
+            assert server.address in str(raised.value)
+
+
+def test_a_switch_without_tls_is_never_spoken_to_in_the_clear(target: Any, files: Files) -> None:
+    with serve(Controller(target)) as server, pytest.raises(TlsError, match="does not speak TLS"):
+        ControlClient(server.address, timeout=WAIT, tls=ClientTls(files.ca))
 
 
 def test_files_that_cannot_be_used(target: Any, files: Files, tmp_path: Path) -> None:

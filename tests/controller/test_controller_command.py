@@ -115,7 +115,7 @@ def test_workers_may_be_served_over_tls(
     certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
     certificate.cert_chain_pems[0].write_to_path(tmp_path / "chain.pem")
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    options = ["--tls-certificate", str(tmp_path / "chain.pem"), "--tls-key", str(tmp_path / "key.pem")]
+    options = ["--tls-cert", str(tmp_path / "chain.pem"), "--tls-key", str(tmp_path / "key.pem")]
     with (
         controller(switch, *program_options(program_files), *options, "--token", "secret") as (_, address),
         ControlClient(address, token="secret", tls=ClientTls(ca=tmp_path / "ca.pem")) as client,
@@ -131,7 +131,7 @@ def test_workers_may_be_served_over_tls(
         (["--target", "p4runtime://127.0.0.1:9", "--data-address", "10.0.0.1", "--ports", "a"], "numbers and ranges"),
         (["--target", "p4runtime://127.0.0.1:9", "--data-address", "10.0.0.1", "--p4info", "x"], "--pipeline"),
         (["--target", "p4runtime://127.0.0.1:9", "--data-address", "10.0.0.1", "--pipeline", "x.json"], "no file"),
-        (["--target", "p4runtime://127.0.0.1:9", "--data-address", "10.0.0.1", "--tls-key", "x"], "--tls-certificate"),
+        (["--target", "p4runtime://127.0.0.1:9", "--data-address", "10.0.0.1", "--tls-key", "x"], "--tls-cert"),
     ],
 )  # fmt: skip
 def test_wrong_options_are_explained(options: list[str], words: str) -> None:

@@ -49,8 +49,18 @@ def _options(command: Any, path: str) -> Iterator[tuple[str, Any]]:
     yield from ((f"{path} {option}", each) for each in command.params for option in each.opts)
 
 
-def test_a_token_can_always_come_from_the_environment() -> None:
+def test_a_token_and_tls_can_always_come_from_the_environment() -> None:
     found = dict(pair for name in COMMANDS for pair in _options(load(name), name))
+    for name in ("cert", "key", "ca"):
+        files = {path: each.envvar for path, each in found.items() if path.endswith(f" --tls-{name}")}
+        assert set(files.values()) == {f"SWITCHML_TLS_{name.upper()}"}
+        assert {path.partition(" ")[0] for path in files} == {
+            "controller",
+            "doctor",
+            "run",
+            "status",
+            "switch",
+        }
     tokens = {path: each.envvar for path, each in found.items() if path.endswith(" --token")}
     assert set(tokens.values()) == {"SWITCHML_TOKEN"}
     assert {path.partition(" ")[0] for path in tokens} == {
@@ -80,7 +90,7 @@ def test_our_errors_are_one_line_and_exit_code_1() -> None:
     done = _run("status", "--switch", "127.0.0.1:1", "--timeout", "0.2")
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr.startswith("switchml: no switch answers at 127.0.0.1:1")
+    assert done.stderr.startswith("switchml: nothing listens at 127.0.0.1:1")
     assert len(done.stderr.splitlines()) == 1
 
 

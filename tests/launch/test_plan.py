@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from switchml.control.tls import TlsFiles
 from switchml.errors import UsageError
 from switchml.launch.plan import Faults, Nodes, RunPlan
 from switchml.launch.run import emulator
@@ -67,6 +68,17 @@ def test_workers_are_told_what_differs_from_the_defaults(
         "SWITCHML_TRANSPORT": "udp",
         "SWITCHML_PAYLOAD": "256",
         "SWITCHML_WINDOW": "64",
+    }
+
+
+def test_workers_are_told_of_tls(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    plan = RunPlan(script, tls=TlsFiles(Path("a.pem"), Path("a.key"), Path("ca.pem")))
+    assert plan.environment("h:1", "") == {
+        "SWITCHML_SWITCH": "h:1",
+        "SWITCHML_TLS_CERT": "a.pem",
+        "SWITCHML_TLS_KEY": "a.key",
+        "SWITCHML_TLS_CA": "ca.pem",
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
+from switchml.control.tls import TlsFiles
 from switchml.errors import InvalidTokenError, JoinError, JoinTimeoutError, SwitchUnreachableError
 from switchml.torch_backend.discovery import Placement, find_switch
 from switchml.torch_backend.embedded_switch import EmbeddedSwitches
@@ -35,7 +36,7 @@ class Ranks:
         self.running: list[Running] = []
         self.registries: dict[int, EmbeddedSwitches] = {}
 
-    def start(self, host: str) -> Running:
+    def start(self, host: str, tls: TlsFiles) -> Running:
         if self.error is not None:
             raise self.error
         self.running.append(Running())

@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from switchml.control.tls import TlsFiles
 from switchml.torch_backend.embedded_switch import EmbeddedSwitches, SwitchAddress
 
 
@@ -23,7 +24,7 @@ class Starter:
     def __init__(self) -> None:
         self.started: list[Running] = []
 
-    def __call__(self, host: str) -> Running:
+    def __call__(self, host: str, tls: TlsFiles) -> Running:
         self.started.append(Running(host, len(self.started)))
         return self.started[-1]
 
@@ -70,7 +71,7 @@ def test_a_switch_of_another_process_is_used_and_not_closed() -> None:
 
 
 def test_a_failed_start_leaves_nothing() -> None:
-    def fail(host: str) -> Running:
+    def fail(host: str, tls: TlsFiles) -> Running:
         raise OSError("no")
 
     switches = EmbeddedSwitches(fail)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
+from switchml.control.tls import TlsFiles
 from switchml.errors import UsageError
 from switchml.torch_backend.options import Options
 
@@ -18,16 +20,30 @@ def test_the_environment_gives_the_defaults(monkeypatch: pytest.MonkeyPatch) -> 
         "TRANSPORT": "udp",
         "PAYLOAD": "1024",
         "WINDOW": "64",
+        "TLS_CERT": "c",
+        "TLS_KEY": "k",
+        "TLS_CA": "a",
     }.items():
         monkeypatch.setenv(f"SWITCHML_{name}", value)
-    assert Options() == Options(switch="h:1", token="t", transport="udp", payload=1024, window=64)
+    assert Options() == Options(
+        switch="h:1",
+        token="t",
+        transport="udp",
+        payload=1024,
+        window=64,
+        tls_cert="c",
+        tls_key="k",
+        tls_ca="a",
+    )
+    assert Options().tls == TlsFiles(Path("c"), Path("k"), Path("a"))
     assert Options(transport="shm").transport == "shm"
 
 
 def test_an_empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SWITCH", "TOKEN", "TRANSPORT", "PAYLOAD", "WINDOW"):
+    for name in ("SWITCH", "TOKEN", "TRANSPORT", "PAYLOAD", "WINDOW", "TLS_CERT", "TLS_KEY", "TLS_CA"):
         monkeypatch.setenv(f"SWITCHML_{name}", " ")
     assert Options() == Options(switch="", token="", transport="auto", payload=0, window=0)
+    assert not Options().tls
 
 
 @pytest.mark.parametrize(

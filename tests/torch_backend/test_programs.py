@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tls_files import Files
 
 from switchml.control import embedded
 
@@ -236,6 +237,21 @@ def switch() -> Iterator[Any]:
         yield running
 
 
+@pytest.mark.parametrize("said", [True, False])
+def test_rank_0_says_how_the_job_reaches_its_switch(launcher: Any, switch: Any, said: bool) -> None:
+    ranks = launcher.start(
+        *("only_torch.py", 2), **address(switch), SWITCHML_QUIET=str(int(not said)), SWITCHML_WINDWO="64"
+    )
+    launcher.finish(ranks)
+    for number, rank in enumerate(ranks):
+        assert rank.process.returncode == 0, rank.stderr
+        lines = [line for line in rank.stderr.splitlines() if " job of 2 ranks " in line]
+        assert len(lines) == int(said and number == 0)
+        for line in lines:
+            assert re.search(rf"switch at {switch.address}: shm, payload \d+ bytes, window \d+$", line)
+        assert rank.stderr.count("is SWITCHML_WINDOW meant?") == 1
+
+
 def test_two_runs_share_a_long_running_switch(launcher: Any, switch: Any) -> None:
     runs = [launcher.start("only_torch.py", 2, **address(switch)) for _ in range(2)]
     for processes in runs:
@@ -243,6 +259,15 @@ def test_two_runs_share_a_long_running_switch(launcher: Any, switch: Any) -> Non
     for rank in [rank for processes in runs for rank in processes]:
         assert rank.process.returncode == 0, rank.stderr
         assert rank.report["gradient"] == 6.0
+
+
+def test_ranks_and_their_own_switch_speak_tls(launcher: Any, tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    certificate, key = map(str, files.server)
+    ranks = launcher.run(
+        "only_torch.py", 2, SWITCHML_TLS_CERT=certificate, SWITCHML_TLS_KEY=key, SWITCHML_TLS_CA=str(files.ca)
+    )
+    assert [rank["gradient"] for rank in ranks] == [6.0, 6.0]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
@@ -32,6 +33,7 @@ from switchml.errors import (
 )
 from switchml.switch_emulator import Emulator
 from switchml.worker import Work, Worker
+from switchml.worker.connection import UdpConnection
 
 Call = Callable[[Worker], Work]
 
@@ -340,6 +342,26 @@ def test_taken_ports(emulator: Emulator) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(PortInUseError, match=f"127.0.0.1:{port}.*--port"):
             Emulator(udp_port=port)
+
+
+def test_a_host_that_is_not_ours() -> None:
+    with pytest.raises(UsageError, match=r"cannot listen on '192\.0\.2\.1'.*an address of this machine"):
+        Emulator("192.0.2.1")
+
+
+def test_packets_that_this_machine_forbids(emulator: Emulator) -> None:
+    class Forbidden(socket.socket):
+        def send(self, *args: Any) -> int:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    connection = UdpConnection(emulator.target.describe())
+    # As with a rule of the local firewall: the socket is there, what it sends is not let out.
+    connection._socket = Forbidden(fileno=connection._socket.detach())
+    try:
+        with pytest.raises(SwitchUnreachableError, match="firewall rule here"):
+            connection.attach(0, 1, 64, 1024, 1, "", 0)
+    finally:
+        connection.close()
 
 
 def test_two_switches_on_one_data_port(emulator: Emulator) -> None:

@@ -24,7 +24,9 @@ import grpc
 from switchml.closing import Closing
 from switchml.control.address import join_address, parse_address
 from switchml.control.exits import Stage, close_at_exit
-from switchml.errors import SwitchMLError, SwitchUnreachableError, UsageError
+from switchml.control.reach import unresolvable, why_unreachable
+from switchml.control.tls import ClientTls, open_channel
+from switchml.errors import SwitchMLError, SwitchUnreachableError, TlsError, UsageError
 from switchml.p4runtime.bytestrings import encode
 from switchml.p4runtime.codec import entry_entity, key_entity, parse_digests, parse_entry, parse_key
 from switchml.p4runtime.entries import CounterValue, Match, TableEntry
@@ -79,6 +81,7 @@ class P4RuntimeClient(Closing):
         device_id: as the switch names itself.
         election_id: the controller with the highest is primary.
         timeout: seconds, of every call but the loading of a pipeline.
+        tls: what to trust; None = in the clear.
 
     Raises:
         SwitchUnreachableError: nothing answers there within `timeout`.
@@ -86,11 +89,19 @@ class P4RuntimeClient(Closing):
     """
 
     def __init__(
-        self, address: str, *, device_id: int = 0, election_id: int = 1, timeout: float = 10.0
+        self,
+        address: str,
+        *,
+        device_id: int = 0,
+        election_id: int = 1,
+        timeout: float = 10.0,
+        tls: ClientTls | None = None,
     ) -> None:
         if timeout <= 0:
             raise UsageError(f"timeout {timeout}: use a positive number of seconds")
         host, port = parse_address(address)
+        if (unresolved := unresolvable(host)) is not None:
+            raise unresolved
         self.address = join_address(host, port)
         self.device_id = device_id
         self._election = p4runtime_pb2.Uint128(high=election_id >> 64, low=election_id & (1 << 64) - 1)
@@ -102,7 +113,8 @@ class P4RuntimeClient(Closing):
         self._displaced = ""
         self._arbitrated: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._outgoing: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._channel = grpc.insecure_channel(self.address, options=_OPTIONS)
+        self._tls = tls
+        self._channel = open_channel(self.address, tls, _OPTIONS)
         self._stub = p4runtime_pb2_grpc.P4RuntimeStub(self._channel)
         try:
             self._await_channel()
@@ -307,6 +319,9 @@ class P4RuntimeClient(Closing):
         try:
             grpc.channel_ready_future(self._channel).result(self._timeout)
         except grpc.FutureTimeoutError:
+            why = why_unreachable(self.address, self._tls, self._timeout)
+            if isinstance(why, TlsError):
+                raise why from None
             raise self._unreachable(f"no connection within {self._timeout:g} s") from None
 
     def _become_primary(self) -> None:

@@ -1,0 +1,154 @@
+"""The environment variables, all in one table: what is misspelt is named, and the docs' table is made from it.
+
+`python -m switchml.variables README.md` makes the table there anew: `<!-- table variables --> ... <!-- end -->`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+PREFIX = "SWITCHML_"
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One row.
+
+    Attributes:
+        name: the variable's.
+        option: of the backend's `Options`; "" for none.
+        meaning: what it sets, in Markdown.
+        default: where it is not set, or empty.
+    """
+
+    name: str
+    option: str
+    meaning: str
+    default: str
+
+
+VARIABLES = (
+    Variable(
+        "SWITCHML_SWITCH",
+        "switch",
+        "control address of the switch, `host:port`; rank 0 tells the others",
+        "rank 0 starts one that ends with it",
+    ),
+    Variable("SWITCHML_TOKEN", "token", "the switch's join token", "none"),
+    Variable(
+        "SWITCHML_TLS_CERT",
+        "tls_cert",
+        "PEM file of one's own certificate: a switch serves TLS with it, a worker shows it. With any of the three TLS files "
+        "nothing is spoken but TLS",
+        "none",
+    ),
+    Variable("SWITCHML_TLS_KEY", "tls_key", "PEM file of its key", "none"),
+    Variable(
+        "SWITCHML_TLS_CA",
+        "tls_ca",
+        "PEM file of the authority that is trusted; a switch that has one asks workers for a certificate",
+        "the system's",
+    ),
+    Variable(
+        "SWITCHML_TRANSPORT",
+        "transport",
+        "`auto` (shared memory where switch and rank share a host, else UDP), `udp` or `shm`",
+        "`auto`",
+    ),
+    Variable(
+        "SWITCHML_PAYLOAD",
+        "payload",
+        "bytes of elements in a packet: 128 to 16384, a power of two; equal on all ranks",
+        "the switch's: 1024, on loopback 4096",
+    ),
+    Variable(
+        "SWITCHML_WINDOW",
+        "window",
+        "slots in flight, a power of two; equal on all ranks",
+        "the switch's: 512, on loopback 256",
+    ),
+    Variable(
+        "SWITCHML_QUIET",
+        "",
+        "`1`: rank 0 does not say at the start which switch the job is on, and how",
+        "`0`",
+    ),
+    Variable(
+        "SWITCHML_BMV2",
+        "",
+        "folder of BMv2's `simple_switch` and its CLI, for `switchml stf` and `bench`",
+        "PATH",
+    ),
+)
+
+# Set by our own launcher for its children, or read by scripts and tests of the repository.
+_OTHERS = frozenset(
+    PREFIX + name for name in ("RUN", "CLUSTER", "BMV2_GRPC", "P4_BUILD", "P4RUNTIME_SHELL", "SEED")
+)
+_OF_TESTS = PREFIX + "TEST_"
+_OF_A_RUN = PREFIX + "RUN"
+
+_told = False
+
+
+def misspelt(environment: Mapping[str, str]) -> Iterator[str]:
+    """A sentence for each variable that begins as ours do and is none."""
+    names = [variable.name for variable in VARIABLES]
+    for name in sorted(environment):
+        if not name.startswith(PREFIX) or name in names or name in _OTHERS or name.startswith(_OF_TESTS):
+            continue
+        # Without what all have in common, by which all are alike.
+        rests = [known.removeprefix(PREFIX) for known in names]
+        near = difflib.get_close_matches(name.removeprefix(PREFIX), rests, 1)
+        meant = f"is {PREFIX}{near[0]} meant?" if near else f"there are {', '.join(names)}"
+        yield f"the environment variable {name} means nothing to switchml: {meant}"
+
+
+def report_misspelt() -> None:
+    """Name them on stderr, once a process. Ranks of `switchml run`, which has done so, are silent."""
+    global _told
+    if _told:
+        return
+    _told = True
+    if _OF_A_RUN not in os.environ:
+        for sentence in misspelt(os.environ):
+            print(f"switchml: {sentence}", file=sys.stderr, flush=True)
+
+
+def quiet() -> bool:
+    """Whether SWITCHML_QUIET asks for silence."""
+    return os.environ.get("SWITCHML_QUIET", "").strip() not in ("", "0")
+
+
+def variables_markdown() -> str:
+    """The table as Markdown."""
+    from switchml.protocol.format_table import markdown
+
+    rows = [
+        (f"`{each.name}`", f"`{each.option}`" if each.option else "", each.meaning, each.default)
+        for each in VARIABLES
+    ]
+    return markdown(("variable", "of `Options`", "meaning", "default"), rows)
+
+
+TABLES = {"variables": variables_markdown}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the table, or make it anew in each file named."""
+    from switchml.protocol.format_table import render
+
+    if not arguments:
+        print(variables_markdown())
+    for argument in arguments:
+        file = Path(argument)
+        file.write_text(render(file.read_text(), TABLES))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

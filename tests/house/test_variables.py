@@ -1,0 +1,77 @@
+"""Environment variables: one table, and what is none of them is named."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import switchml
+from switchml import variables
+from switchml.protocol.format_table import render
+from switchml.variables import TABLES, VARIABLES, misspelt, quiet
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = Path(switchml.__file__).parent
+
+
+def test_the_readme_shows_the_table() -> None:
+    page = (ROOT / "README.md").read_text()
+    assert render(page, TABLES) == page, "run: make docs"
+
+
+def test_what_the_code_reads_is_in_the_table() -> None:
+    named = {
+        name
+        for file in PACKAGE.rglob("*.py")
+        if file.name != "variables.py"
+        for name in re.findall(r"[\"'](SWITCHML_[A-Z0-9_]+)[\"']", file.read_text())
+    }
+    assert named - variables._OTHERS <= {each.name for each in VARIABLES}
+    assert "SWITCHML_WINDOW" in named
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("SWITCHML_WINDWO", "is SWITCHML_WINDOW meant?"),
+        ("SWITCHML_TLS_CERTIFICATE", "is SWITCHML_TLS_CERT meant?"),
+        ("SWITCHML_ADDR_OF_ALL", "there are SWITCHML_SWITCH, SWITCHML_TOKEN"),
+    ],
+)
+def test_the_nearest_is_named(name: str, meant: str) -> None:
+    (sentence,) = misspelt({name: "1", "SWITCHML_WINDOW": "64", "SWITCHML_TEST_RUN": "x", "HOME": "/"})
+    assert name in sentence
+    assert meant in sentence
+
+
+def test_it_is_said_once_a_process(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(variables, "_told", False)
+    monkeypatch.setenv("SWITCHML_SWTICH", "h:1")
+    monkeypatch.delenv("SWITCHML_RUN", raising=False)
+    for _ in range(3):
+        variables.report_misspelt()
+    assert capfd.readouterr().err == (
+        "switchml: the environment variable SWITCHML_SWTICH means nothing to switchml: is SWITCHML_SWITCH meant?\n"
+    )
+
+
+def test_a_command_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWITCHML_TOKNE", "secret")
+    done = subprocess.run(
+        [sys.executable, "-m", "switchml.cli", "version"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0
+    assert "SWITCHML_TOKEN meant?" in done.stderr
+    assert "secret" not in done.stderr
+
+
+@pytest.mark.parametrize(("value", "silent"), [("", False), ("0", False), ("1", True)])
+def test_quiet(value: str, silent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWITCHML_QUIET", value)
+    assert quiet() == silent
