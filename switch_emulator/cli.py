@@ -35,6 +35,7 @@ from switchml.cli_options import (
     Seed,
     Trace,
 )
+from switchml.control.control_messages import LEASE
 from switchml.errors import UsageError
 from switchml.protocol.messages import UDP_PORT_FIRST
 
@@ -113,7 +114,7 @@ def switch_command(
     port: Annotated[int, typer.Option(help="UDP port for packets; 0 takes a free one.")] = UDP_PORT_FIRST,
     control_port: Annotated[int, typer.Option(help="TCP port workers join at; 0 takes a free one.")] = 50551,
     token: JoinToken = "",
-    lease: Lease = 10.0,
+    lease: Lease = LEASE,
     pipeline: EmulatedPipeline = NATIVE,
     p4info: P4Info = None,
     interface: Annotated[

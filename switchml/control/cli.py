@@ -16,6 +16,7 @@ import typer
 
 from switchml import termination
 from switchml.cli_options import P4, SWITCH, WORKERS, DeviceId, JoinToken, Lease, P4Info
+from switchml.control.control_messages import LEASE
 from switchml.errors import SwitchMLError, UsageError
 from switchml.protocol.messages import UDP_PORT_FIRST
 
@@ -84,7 +85,7 @@ def controller_command(
         ),
     ] = "0.0.0.0:50551",
     token: JoinToken = "",
-    lease: Lease = 10.0,
+    lease: Lease = LEASE,
     tls_certificate: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="PEM: serve workers over TLS.", rich_help_panel=WORKERS),
