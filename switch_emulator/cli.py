@@ -38,6 +38,7 @@ from switchml.cli_options import (
     TlsKey,
     Trace,
 )
+from switchml.control.control_messages import LEASE
 from switchml.errors import UsageError
 from switchml.protocol.messages import UDP_PORT_FIRST
 
@@ -122,7 +123,7 @@ def switch_command(
         int, typer.Option(min=0, max=65535, help="TCP port workers join at; 0 takes a free one.")
     ] = 50551,
     token: JoinToken = "",
-    lease: Lease = 10.0,
+    lease: Lease = LEASE,
     pipeline: EmulatedPipeline = NATIVE,
     p4info: P4Info = None,
     interface: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from switchml.closing import Closing
+from switchml.control.control_messages import LEASE
 from switchml.control.controller import Controller
 from switchml.control.server import ControlServer, serve
 from switchml.control.tls import ServerTls
@@ -35,7 +36,7 @@ class Emulator(Closing):
         udp_port: int = 0,
         control_port: int = 0,
         token: str = "",
-        lease: float = 10.0,
+        lease: float = LEASE,
         faults: Faults | None = None,
         offload: bool = True,
         tls: ServerTls | None = None,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from switchml.closing import Closing
+from switchml.control.control_messages import LEASE
 from switchml.control.tls import ServerTls
 from switchml.errors import PortInUseError, SwitchMLError, UsageError
 from switchml.p4runtime.p4info_files import p4info_beside, parse_p4info
@@ -210,7 +211,7 @@ class P4UdpEmulator(Closing):
         p4runtime_port: int | None = None,
         device_id: int = 0,
         token: str = "",
-        lease: float = 10.0,
+        lease: float = LEASE,
         wrapping: Wrapping | None = None,
         tls: ServerTls | None = None,
     ) -> None:

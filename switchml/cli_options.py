@@ -94,7 +94,10 @@ JoinToken = Annotated[
 Lease = Annotated[
     float,
     typer.Option(
-        help="Seconds without a heartbeat after which a worker is given up.", rich_help_panel=WORKERS
+        envvar="SWITCHML_LEASE",
+        help="Seconds that a worker may be silent (stopped, or in a call that holds the GIL) before its job ends. "
+        "One that has died ends it at once.",
+        rich_help_panel=WORKERS,
     ),
 ]
 

@@ -39,6 +39,13 @@ VARIABLES = (
         "control address of the switch, `host:port`; rank 0 tells the others",
         "rank 0 starts one that ends with it",
     ),
+    Variable(
+        "SWITCHML_LEASE",
+        "",
+        "where a switch is started: seconds that a worker may be silent (stopped, or in one long call of C) before its job ends; "
+        "one that has died ends it at once",
+        "30",
+    ),
     Variable("SWITCHML_TOKEN", "token", "the switch's join token", "none"),
     Variable(
         "SWITCHML_TLS_CERT",

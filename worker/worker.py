@@ -12,6 +12,8 @@ import numpy as np
 
 from switchml.control.client import ControlClient
 from switchml.control.control_messages import JobLayout, JoinOffer
+from switchml.control.exits import in_a_line
+from switchml.control.heartbeat import Departures
 from switchml.control.target import TargetDescription
 from switchml.control.tls import TlsFiles
 from switchml.errors import JobAbortedError, SwitchMLError, UsageError
@@ -91,10 +93,12 @@ class Worker(Collectives):
         self._port = port
         self._calls = 0
         self._owner = Owner()
+        self._finished = 0
+        self._alone: tuple[int, JobAbortedError] | None = None
         self._lock = threading.Lock()
         self._left = False
         self._stream = Stream(engine, connection.wake, self._explain, spin_ns=_SPIN_NS)
-        client.start_heartbeats(self._aborted)
+        client.start_heartbeats(self._aborted, self._others_left, lambda: self._finished)
 
     @classmethod
     def join(
@@ -198,8 +202,12 @@ class Worker(Collectives):
         """Counters of this worker by name (protocol/counters.py)."""
         return named(WORKER_COUNTERS, self._engine.counters)
 
-    def leave(self) -> None:
-        """Leave the job. Idempotent; works in flight fail with WorkerClosedError. A forked child does nothing."""
+    def leave(self, reason: str = "") -> None:
+        """Leave the job. Idempotent; works in flight fail with WorkerClosedError. A forked child does nothing.
+
+        Args:
+            reason: what the others are told, if they have a collective under way that needs this rank.
+        """
         if not self._owner.is_here():
             return
         with self._lock:
@@ -207,7 +215,7 @@ class Worker(Collectives):
                 return
             self._left = True
         self._stream.close(closed(self.job))
-        self._client.close()
+        self._client.close(reason)
         self._connection.close()
 
     def __enter__(self) -> Worker:
@@ -216,7 +224,7 @@ class Worker(Collectives):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.leave()
+        self.leave("" if error is None else in_a_line(error))
 
     def _submit(self, call: Call, timeout: float | None, notify: bool) -> Work:
         self._owner.check()
@@ -229,6 +237,8 @@ class Worker(Collectives):
         deadline = time.monotonic_ns() + int((self._timeout if timeout is None else timeout) * 1e9)
 
         def done(highest: int) -> None:
+            self._finished += 1
+            self._end_if_alone()
             try:
                 call.finish()
             except Exception as error:
@@ -242,10 +252,29 @@ class Worker(Collectives):
             signature = said._replace(call=self._calls)
             self._calls += 1
             self._stream.submit(Pipeline(strategy, signature, deadline, done, work.finish), notify)
+        self._end_if_alone()
         return work
 
     def _aborted(self, reason: str) -> None:
         self._stream.abort(JobAbortedError(f"job {self.job!r} ended early: {reason}"))
+
+    def _others_left(self, departures: Departures) -> None:
+        """Ranks have left in order. What they have finished, all can finish; what they have not, nobody."""
+        said = [
+            (each.calls, rank, each.reason) for rank, each in departures.items() if each.calls is not None
+        ]
+        if said:
+            calls, rank, reason = min(said)
+            why = f" ({reason})" if reason else ""
+            told = f"job {self.job!r}: rank {rank} has left{why} after {calls} collectives, and this rank has called more"
+            self._alone = calls, JobAbortedError(told)
+            self._end_if_alone()
+
+    def _end_if_alone(self) -> None:
+        if self._alone is not None:
+            calls, error = self._alone
+            if self._finished >= calls and self._calls > calls:
+                self._stream.abort(error)
 
     def _explain(self, position: int) -> str:
         """Why the chunk at that position of the stream has no result."""

@@ -27,6 +27,7 @@ from switchml.cli_options import (
     TlsCert,
     TlsKey,
 )
+from switchml.control.control_messages import LEASE
 from switchml.errors import SwitchMLError, UsageError
 from switchml.protocol.messages import UDP_PORT_FIRST
 
@@ -94,7 +95,7 @@ def controller_command(
         ),
     ] = "0.0.0.0:50551",
     token: JoinToken = "",
-    lease: Lease = 10.0,
+    lease: Lease = LEASE,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
     tls_ca: TlsCa = None,

@@ -17,11 +17,20 @@ from switchml.closing import Closing
 from switchml.control import switch_pb2 as pb
 from switchml.control.address import join_address, parse_address, resolve_ipv4
 from switchml.control.control_messages import JobLayout, JoinOffer, SlotReport, SwitchStatus
-from switchml.control.convert import layout_from_pb, offer_to_pb, slot_from_pb, status_from_pb, target_from_pb
+from switchml.control.convert import (
+    departures_from_pb,
+    layout_from_pb,
+    offer_to_pb,
+    slot_from_pb,
+    status_from_pb,
+    target_from_pb,
+)
 from switchml.control.error_status import TOKEN_KEY, from_status
-from switchml.control.exits import Stage, close_at_exit
+from switchml.control.exits import Stage, close_at_exit, uncaught
 from switchml.control.fork_gate import ForkGate
-from switchml.control.heartbeat import Heartbeats
+from switchml.control.heartbeat import Departures, Heartbeats
+from switchml.control.lifeline import Lifeline
+from switchml.control.lifelines import ticket_of
 from switchml.control.reach import unresolvable, why_unreachable
 from switchml.control.switch_pb2_grpc import SwitchStub
 from switchml.control.target import TargetDescription
@@ -34,6 +43,8 @@ _Reply = TypeVar("_Reply")
 # How long a switch may take to send the answer it gives when a wait for other ranks has timed out.
 _SLACK = 5.0
 _LEAVE = 2.0
+_LIFELINE = 1.0
+_LONGEST_REASON = 200  # characters
 
 # What gRPC says in the place of a switch: none is there, or it has too much to do. A heartbeat goes on trying for a lease.
 _NO_ANSWER = (
@@ -93,6 +104,8 @@ class ControlClient(Closing):
         self._pid = os.getpid()
         self._session = ""
         self._heartbeats: Heartbeats | None = None
+        self._lifeline: Lifeline | None = None
+        self._progress: Callable[[], int] | None = None
         self._closed = False
         self._lock = threading.Lock()
         self.address = join_address(self._host, port)
@@ -150,7 +163,12 @@ class ControlClient(Closing):
         except BaseException:
             self._session = ""
             raise
-        self._heartbeats = Heartbeats(self._beat, lease=layout.lease, address=self.address)
+        heartbeats = Heartbeats(self._beat, lease=layout.lease, address=self.address, severed=self._severed)
+        self._heartbeats = heartbeats
+        if layout.life_port:
+            self._lifeline = Lifeline(
+                self._host, layout.life_port, ticket_of(session), heartbeats.hurry, _gate.call
+            )
         # The answer has arrived: a job whose workers don't say so yields its slots to others. What fails here, `ready` tells.
         with contextlib.suppress(SwitchMLError):
             self._beat(self._timeout)
@@ -170,11 +188,17 @@ class ControlClient(Closing):
             JoinTimeoutError: names the ranks that are not ready.
             JobAbortedError: a rank has left or died.
         """
+        if self._lifeline is not None:
+            # From the first collective on, every death is to be known at once.
+            self._lifeline.tried.wait(_LIFELINE)
         request = pb.ReadyRequest(session=self._membership(), multicast=multicast, timeout=timeout)
         return self._call(self._stub.Ready, request, timeout + _SLACK).multicast
 
     def start_heartbeats(
-        self, on_abort: Callable[[str], None], on_left: Callable[[frozenset[int]], None] | None = None
+        self,
+        on_abort: Callable[[str], None],
+        on_left: Callable[[Departures], None] | None = None,
+        progress: Callable[[], int] | None = None,
     ) -> None:
         """Have the end of the job, and ranks that leave, reported.
 
@@ -183,10 +207,12 @@ class ControlClient(Closing):
         Args:
             on_abort: called once with the reason, when the job ends early or the switch stops answering for a whole lease.
             on_left: called whenever more ranks have left in order, with all that have.
+            progress: how many collectives this rank has finished; the others are told when it leaves.
         """
         self._membership()
         if self._heartbeats is None:
             raise UsageError("heartbeats begin with a join")
+        self._progress = progress
         self._heartbeats.report_to(on_abort, on_left)
 
     def slot(self, tsi: int) -> SlotReport:
@@ -203,25 +229,34 @@ class ControlClient(Closing):
         """Jobs, members and counters of the whole switch."""
         return status_from_pb(self._call(self._stub.Status, pb.StatusRequest(), self._timeout))
 
-    def leave(self) -> None:
-        """Leaves the job; the slots of a job whose ranks have all left are free again. Idempotent, at most 2 s, never raises."""
+    def leave(self, reason: str = "") -> None:
+        """Leaves the job; the slots of a job whose ranks have all left are free again. Idempotent, at most 3 s, never raises.
+
+        Args:
+            reason: for the others, if it is not that all is done.
+        """
         with self._lock:
             session, self._session = self._session, ""
             heartbeats, self._heartbeats = self._heartbeats, None
+            lifeline, self._lifeline = self._lifeline, None
         if os.getpid() != self._pid:
             return
         if session:
+            calls = None if self._progress is None else self._progress()
+            request = pb.LeaveRequest(session=session, calls=calls, reason=reason[:_LONGEST_REASON])
             with contextlib.suppress(Exception):
-                self._call(self._stub.Leave, pb.LeaveRequest(session=session), _LEAVE / 2)
+                self._call(self._stub.Leave, request, _LEAVE / 2)
         if heartbeats is not None:
             heartbeats.stop(_LEAVE / 2)
+        if lifeline is not None:
+            lifeline.stop(_LEAVE / 2)
 
-    def close(self) -> None:
-        """Leaves, and ends the connection. Idempotent, bounded as `leave`, never raises."""
+    def close(self, reason: str = "") -> None:
+        """Leaves, and ends the connection. Arguments as for `leave`. Idempotent, bounded as `leave`, never raises."""
         if os.getpid() != self._pid or self._closed:
             return
         self._closed = True
-        self.leave()
+        self.leave(reason)
         _open_clients.discard(self)
         with contextlib.suppress(Exception):
             self._channel.close()
@@ -231,14 +266,23 @@ class ControlClient(Closing):
             raise UsageError("this client has joined no job; join first")
         return self._session
 
-    def _beat(self, timeout: float) -> frozenset[int]:
+    def _beat(self, timeout: float) -> Departures:
         session = self._session
         if not session:
-            return frozenset()
+            return {}
         with _gate.call():
-            return frozenset(
-                self._call(self._stub.Heartbeat, pb.HeartbeatRequest(session=session), timeout).left
+            return departures_from_pb(
+                self._call(self._stub.Heartbeat, pb.HeartbeatRequest(session=session), timeout)
             )
+
+    def _severed(self) -> bool:
+        lifeline = self._lifeline
+        return lifeline is not None and lifeline.severed
+
+    def forget(self) -> None:
+        """In a forked child, to which the membership does not belong: lets go of its lifeline."""
+        if self._lifeline is not None:
+            self._lifeline.forget()
 
     def _call(
         self,
@@ -294,6 +338,8 @@ _inherited: list[ControlClient] = []
 
 
 def _keep_inherited() -> None:
+    for client in _open_clients:
+        client.forget()
     _inherited.extend(_open_clients)
     _open_clients.clear()
 
@@ -301,7 +347,7 @@ def _keep_inherited() -> None:
 def _close_all() -> None:
     """A thread inside gRPC must have ended when the interpreter goes away."""
     for client in list(_open_clients):
-        client.close()
+        client.close(uncaught())
 
 
 _gate = ForkGate()

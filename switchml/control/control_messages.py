@@ -8,6 +8,8 @@ from switchml.control.target import TargetDescription
 
 DEFAULT_CONTROL_PORT = 50551
 SMALLEST_DEFAULT_WINDOW = 16
+LEASE = 30.0
+"""Seconds that a worker may be silent while nothing shows that it has died, unless another lease is asked for."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,15 @@ class JobLayout:
     multicast_group: str  # "" = none
     multicast_port: int
     lease: float  # seconds without a heartbeat after which the job ends
+    life_port: int = 0  # TCP, of the control service's lifelines; 0 = none
+
+
+@dataclass(frozen=True)
+class Departure:
+    """How a rank left its job, in order."""
+
+    calls: int | None = None  # collectives that it had finished; None = it did not say
+    reason: str = ""  # why, if not because all was done
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,17 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from switchml.control.control_messages import JobStatus, JoinOffer, MemberStatus, SlotReport, SwitchStatus
+from switchml.control.control_messages import (
+    LEASE,
+    Departure,
+    JobStatus,
+    JoinOffer,
+    MemberStatus,
+    SlotReport,
+    SwitchStatus,
+)
 from switchml.control.jobs import (
     Action,
     AddJob,
@@ -52,7 +60,7 @@ class Controller:
         target: SwitchTarget,
         *,
         token: str = "",
-        lease: float = 10.0,
+        lease: float = LEASE,
         clock: Callable[[], float] = time.monotonic,
         multicast_octet: int | None = None,
     ) -> None:
@@ -71,6 +79,7 @@ class Controller:
         self._clock = clock
         self._lock = threading.Lock()
         self._replies: dict[str, Reply] = {}
+        self._tell: Callable[[frozenset[str]], None] | None = None
         self._begun = clock()
         self._closed = ""
         octet = secrets.randbelow(256) if multicast_octet is None else multicast_octet
@@ -143,11 +152,15 @@ class Controller:
             self._replies[session] = reply
             self._carry_out(actions)
 
-    def heartbeat(self, session: str) -> frozenset[int]:
+    def on_news(self, tell: Callable[[frozenset[str]], None]) -> None:
+        """Have `tell` called with sessions whose next heartbeat brings news; it must not block or call back."""
+        self._tell = tell
+
+    def heartbeat(self, session: str) -> Mapping[int, Departure]:
         """Renew the lease.
 
         Returns:
-            The ranks that have left.
+            By rank, how those left who have.
 
         Raises:
             JobAbortedError: the job has ended.
@@ -155,11 +168,32 @@ class Controller:
         with self._lock:
             return self._table.heartbeat(session, self._clock())
 
-    def leave(self, session: str) -> None:
-        """Ends a membership, known or not; a call of its own that still waits is refused."""
+    def attached(self, session: str) -> None:
+        """The session's lifeline has come."""
+        with self._lock:
+            self._table.attached(session, self._clock())
+
+    def lost(self, session: str) -> None:
+        """The session's lifeline is closed."""
+        with self._lock:
+            self._table.lost(session, self._clock())
+
+    def sessions(self) -> frozenset[str]:
+        """The members of jobs, and those of ended ones who have yet to be told."""
+        with self._lock:
+            return self._table.sessions()
+
+    def leave(self, session: str, calls: int | None = None, reason: str = "") -> None:
+        """Ends a membership, known or not; a call of its own that still waits is refused.
+
+        Args:
+            session: the membership.
+            calls: collectives that the rank has finished, for the others; None = unknown.
+            reason: why it leaves, if not because all is done.
+        """
         with self._lock:
             self._reply(Refused(session, WorkerClosedError("the worker has left")))
-            self._carry_out(self._table.leave(session, self._clock()))
+            self._carry_out(self._table.leave(session, self._clock(), Departure(calls, reason)))
 
     def disconnect(self, session: str) -> None:
         """The client of a waiting `join` or `ready` has gone away: it gets no reply."""
@@ -241,6 +275,9 @@ class Controller:
                 failure, failed = error, action
         if failure is not None and failed is not None:
             self._carry_out(self._table.target_failed(failed, failure, self._clock()))
+        news = self._table.take_news()
+        if news and self._tell is not None:
+            self._tell(news)
 
     def _reply(self, answer: Answer) -> None:
         reply = self._replies.pop(answer.session, None)

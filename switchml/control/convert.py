@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
 from switchml.control import switch_pb2 as pb
 from switchml.control.control_messages import (
+    Departure,
     EndedJob,
     JobLayout,
     JobStatus,
@@ -80,6 +82,20 @@ def layout_to_pb(layout: JobLayout) -> pb.JoinReply:
 def layout_from_pb(message: pb.JoinReply) -> JobLayout:
     """The way back of `layout_to_pb`."""
     return _value(JobLayout, message)
+
+
+def departures_to_pb(departures: Mapping[int, Departure]) -> pb.HeartbeatReply:
+    """The answer to a heartbeat."""
+    return pb.HeartbeatReply(
+        departures=[
+            _message(pb.Departure, departure, rank=rank) for rank, departure in sorted(departures.items())
+        ]
+    )
+
+
+def departures_from_pb(message: pb.HeartbeatReply) -> dict[int, Departure]:
+    """The way back of `departures_to_pb`."""
+    return {each.rank: _value(Departure, each) for each in message.departures}
 
 
 def slot_to_pb(report: SlotReport) -> pb.SlotReply:

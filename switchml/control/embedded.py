@@ -23,7 +23,7 @@ from switchml.errors import SwitchUnreachableError
 
 _STARTUP = 120.0  # the first on a machine compiles its packet loops
 _SILENT = 5.0
-# Longer than a lease: when this process goes first, the others may finish, and one that died lapses.
+# When this process goes first, the others may finish.
 _GRACE = 15.0
 _TERMINATE = 3.0
 _SLOW_START = (

@@ -1,36 +1,55 @@
-"""Heartbeats of one membership: a daemon thread that keeps the lease and hears when the job ends."""
+"""Heartbeats of one membership: a daemon thread that keeps the lease and hears when the job ends or a rank leaves."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from switchml.control.control_messages import Departure
 from switchml.errors import SwitchMLError
+
+Departures = Mapping[int, Departure]
+"""By rank, those who have left in order."""
+
+# Seconds between heartbeats under leases of any length: without a lifeline they bring the news.
+_LONGEST_INTERVAL = 2.5
+# Seconds after which a switch is given up that has closed the lifeline, takes no new one and does not answer.
+_SEVERED = 1.0
 
 
 class Heartbeats:
-    """Calls `beat(timeout)` every quarter of a lease until the job ends, the switch falls silent or `stop`.
+    """Calls `beat(timeout)` several times a lease until the job ends, the switch falls silent or `stop`.
 
     `beat` returns the ranks that have left, raises ConnectionError when nobody answers and another SwitchMLError when the job
-    has ended. `address` is for messages. Both callbacks run in this thread.
+    has ended. `address` is for messages. `severed` says whether the switch's end of the lifeline is closed for good. All
+    callbacks run in this thread.
     """
 
-    def __init__(self, beat: Callable[[float], frozenset[int]], *, lease: float, address: str) -> None:
+    def __init__(
+        self,
+        beat: Callable[[float], Departures],
+        *,
+        lease: float,
+        address: str,
+        severed: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._beat = beat
         self._lease = lease
         self._address = address
+        self._severed = severed
         self._stop = threading.Event()
+        self._due = threading.Event()
         self._lock = threading.Lock()
         self._ended = ""
-        self._left: frozenset[int] = frozenset()
+        self._left: Departures = {}
         self._on_abort: Callable[[str], None] | None = None
-        self._on_left: Callable[[frozenset[int]], None] | None = None
+        self._on_left: Callable[[Departures], None] | None = None
         self._thread = threading.Thread(target=self._run, name="switchml-heartbeats", daemon=True)
         self._thread.start()
 
     def report_to(
-        self, on_abort: Callable[[str], None], on_left: Callable[[frozenset[int]], None] | None
+        self, on_abort: Callable[[str], None], on_left: Callable[[Departures], None] | None
     ) -> None:
         """Sets the callbacks; what has happened already is reported at once, from the caller's thread."""
         with self._lock:
@@ -41,24 +60,41 @@ class Heartbeats:
         if ended:
             on_abort(ended)
 
+    def hurry(self) -> bool:
+        """The next heartbeat is due now. False = there will be none any more."""
+        self._due.set()
+        return not self._ended and not self._stop.is_set()
+
     def stop(self, timeout: float) -> None:
         """Ends the thread, and waits for it unless called from it. No callback starts afterwards."""
         self._stop.set()
+        self._due.set()
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout)
 
     def _run(self) -> None:
-        interval = self._lease / 4
+        interval = min(self._lease / 4, _LONGEST_INTERVAL)
         silence = 0.0
-        while not self._stop.wait(interval):
+        while True:
+            begun = time.monotonic()
+            self._due.wait(interval)
+            self._due.clear()
+            if self._stop.is_set():
+                return
+            # Counted by tries, not by the clock: a process that was stopped for a minute has not been ignored for one.
+            slept = min(time.monotonic() - begun, interval)
             begun = time.monotonic()
             try:
                 left = self._beat(self._lease / 2)
             except ConnectionError:
-                # Counted by tries, not by the clock: a process that was stopped for a minute has not been ignored for one.
-                silence += min(time.monotonic() - begun, self._lease / 2) + interval
+                silence += min(time.monotonic() - begun, self._lease / 2) + slept
                 if silence >= self._lease:
                     self._report_end(f"the switch at {self._address} stopped answering for {self._lease:g} s")
+                    return
+                if silence >= _SEVERED and self._severed():
+                    self._report_end(
+                        f"the switch at {self._address} has ended: it closed its connections and takes no new ones"
+                    )
                     return
             except SwitchMLError as error:
                 self._report_end(str(error))
@@ -74,9 +110,9 @@ class Heartbeats:
         if on_abort is not None and not self._stop.is_set():
             on_abort(reason)
 
-    def _report_left(self, left: frozenset[int]) -> None:
+    def _report_left(self, left: Departures) -> None:
         with self._lock:
-            new = left - self._left
+            new = left.keys() - self._left.keys()
             self._left = left
             on_left = self._on_left
         if new and on_left is not None and not self._stop.is_set():

@@ -2,8 +2,8 @@
 
     joining ----(every rank joined)----> programmed ----(every rank ready)----> running
        |                                     |                                     |
-       | (last member withdrawn)             | (a rank leaves, withdraws,          | (all ranks left, or a lease lapses)
-       v                                     v  times out or its lease lapses)     v
+       | (last member withdrawn)             | (a rank leaves, withdraws, times    | (all ranks left, or one
+       v                                     v  out, dies or its lease lapses)     v  dies or its lease lapses)
      gone                                  ended                                 ended
 
 A call is one event: it takes the time, changes the table and returns the actions to carry out, in order. `next_timer` says when
@@ -14,18 +14,20 @@ cannot starve each other.
 Half-made is a job that is not running yet, and what a stranger can make thousands of at no cost. So one peer has a limited number
 of half-made joins, and a programmed job keeps its slots against others only while its members show that they live: when another
 job finds no room, those end first of which a member has not been heard since it joined, then those of a peer that holds most of
-the switch. A job that runs is never touched.
+the switch. A job that runs is never touched. Whom an event concerns without an answer waiting for it, `take_news`
+names.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from switchml.control.control_messages import (
     SMALLEST_DEFAULT_WINDOW,
+    Departure,
     EndedJob,
     JobLayout,
     JoinOffer,
@@ -54,6 +56,8 @@ _HALF_MADE = 1024
 _GRACE = 2.0
 # Half-made jobs of one peer, from which on they yield to other peers' when they hold more than half of the slots.
 _MANY = 16
+# Seconds that a live worker whose lifeline was cut gets to show itself, before it counts as dead.
+_REVIVAL = 0.3
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,9 @@ TargetAction = AddJob | SetMulticast | RemoveJob
 Action = Answer | TargetAction
 
 
+_LEFT = Departure()
+
+
 class JobState(StrEnum):
     """How far a job is."""
 
@@ -125,9 +132,16 @@ class Member:
     timeout: float  # of the call that waits
     deadline: float | None  # of the call that waits; None = none does
     vote: bool | None = None  # its `ready`: whether multicast reaches it
-    left: bool = False
     peer: str = ""  # the host it calls from; "" = this process
     alive: bool = False  # heard since all have joined
+    departure: Departure | None = None  # None = it has not left
+    connected: bool = False  # its lifeline stands
+    lost: float | None = None  # since when it does not any more; None = it does, or there never was one
+
+    @property
+    def left(self) -> bool:
+        """Whether it has left in order."""
+        return self.departure is not None
 
     @property
     def rank(self) -> int:
@@ -161,7 +175,13 @@ class Job:
 
     def left(self) -> frozenset[int]:
         """The ranks that have left in order."""
-        return frozenset(rank for rank, member in self.members.items() if member.left)
+        return frozenset(self.departures())
+
+    def departures(self) -> dict[int, Departure]:
+        """By rank, how those left who have."""
+        return {
+            rank: member.departure for rank, member in self.members.items() if member.departure is not None
+        }
 
 
 @dataclass(frozen=True)
@@ -187,6 +207,8 @@ class JobTable:
         self._members: dict[str, tuple[Job, Member]] = {}
         self._orphans: dict[str, _Ended] = {}
         self._ended: deque[_Ended] = deque(maxlen=_ENDED_SHOWN)
+        self._untold: set[str] = set()  # of the orphans, those who can still be expected to ask
+        self._news: set[str] = set()
         self._last_number = 0
         self._last_event = 0.0
 
@@ -237,31 +259,47 @@ class JobTable:
         job, member = self._member(session)
         if job.state is JobState.JOINING:
             raise UsageError(f"job {job.name!r}: rank {member.rank} has to be joined before it is ready")
-        member.heard, member.alive = now, True
+        member.heard, member.lost, member.alive = now, None, True
         if job.state is JobState.RUNNING:
             return [Started(session, job.multicast)]
         member.vote, member.timeout, member.deadline = multicast, timeout, now + timeout
         return self._start(job) if all(each.vote is not None for each in job.members.values()) else []
 
-    def heartbeat(self, session: str, now: float) -> frozenset[int]:
+    def heartbeat(self, session: str, now: float) -> Mapping[int, Departure]:
         """Renew the lease.
 
         Returns:
-            The ranks that have left.
+            By rank, how those left who have.
 
         Raises:
             JobAbortedError: the job has ended.
         """
         self._observe(now)
         job, member = self._member(session)
-        member.heard, member.alive = now, True
-        return job.left()
+        member.heard, member.lost, member.alive = now, None, True
+        return job.departures()
 
-    def leave(self, session: str, now: float) -> list[Action]:
+    def attached(self, session: str, now: float) -> None:
+        """The session's lifeline has come."""
+        self._observe(now)
+        if session in self._members:
+            _, member = self._members[session]
+            member.heard, member.lost, member.connected = now, None, True
+
+    def lost(self, session: str, now: float) -> None:
+        """The session's lifeline is closed. If it shows no life soon, its process has ended."""
+        self._observe(now)
+        if session in self._members:
+            _, member = self._members[session]
+            member.lost, member.connected = now, False
+        self._untold.discard(session)
+
+    def leave(self, session: str, now: float, departure: Departure = _LEFT) -> list[Action]:
         """A rank leaves, in order. Unknown sessions are forgotten ones: nothing to do."""
         self._observe(now)
         self._orphans.pop(session, None)
-        return self._withdraw(session, now, "left") if session in self._members else []
+        self._untold.discard(session)
+        return self._withdraw(session, now, "left", departure) if session in self._members else []
 
     def disconnect(self, session: str, now: float) -> list[Action]:
         """The client of a waiting join or ready has gone away. A running job keeps the member until its lease lapses."""
@@ -280,10 +318,15 @@ class JobTable:
             if job.state is JobState.JOINING:
                 actions += self._expire_joins(job, now)
             else:
-                actions += self._expire_ready(job, now) or self._expire_leases(job, now)
+                actions += (
+                    self._expire_ready(job, now)
+                    or self._expire_lost(job, now)
+                    or self._expire_leases(job, now)
+                )
         for session, ended in list(self._orphans.items()):
             if now >= ended.at + _REMEMBERED * self.lease:
                 del self._orphans[session]
+                self._untold.discard(session)
         return actions
 
     def next_timer(self) -> float | None:
@@ -295,6 +338,8 @@ class JobTable:
                     due.append(member.deadline)
                 if job.state is not JobState.JOINING and not member.left:
                     due.append(member.heard + self.lease)
+                    if member.lost is not None:
+                        due.append(member.lost + _REVIVAL)
         if not due:
             return None
         # Often enough that a long silence can only mean that this process was stopped (see `_observe`).
@@ -319,6 +364,15 @@ class JobTable:
 
     # Reading.
 
+    def take_news(self) -> frozenset[str]:
+        """The members whose next heartbeat has something to tell them that it had not when this was last called."""
+        news, self._news = frozenset(self._news), set()
+        return news
+
+    def sessions(self) -> frozenset[str]:
+        """The members of jobs, and those of ended ones who have yet to be told."""
+        return frozenset(self._members) | frozenset(self._orphans)
+
     @property
     def jobs(self) -> tuple[Job, ...]:
         """The jobs that have not ended, oldest first."""
@@ -331,7 +385,7 @@ class JobTable:
 
     def unnotified(self, now: float) -> int:
         """Members of jobs that ended without them, as long as they can be expected to ask and be told why."""
-        return sum(now < ended.at + self.lease / 2 for ended in self._orphans.values())
+        return sum(now < self._orphans[session].at + self.lease / 2 for session in self._untold)
 
     def ended(self, now: float) -> tuple[EndedJob, ...]:
         """The jobs that ended last, newest first."""
@@ -517,11 +571,11 @@ class JobTable:
             actions.append(Started(member.session, job.multicast))
         return actions
 
-    def _withdraw(self, session: str, now: float, verb: str) -> list[Action]:
+    def _withdraw(self, session: str, now: float, verb: str, departure: Departure = _LEFT) -> list[Action]:
         job, member = self._members[session]
         if job.state is JobState.PROGRAMMED:
             del self._members[session]
-            member.left = True
+            member.departure = departure
             return self._end(job, f"rank {member.rank} {verb} before the job was ready", now)
         del self._members[session]
         if job.state is JobState.JOINING:
@@ -529,8 +583,11 @@ class JobTable:
             if not job.members:
                 self._jobs.remove(job)
             return []
-        member.left = True
-        return self._end(job, "all ranks have left", now) if len(job.left()) == job.world_size else []
+        member.departure = departure
+        if len(job.left()) == job.world_size:
+            return self._end(job, "all ranks have left", now)
+        self._news.update(each.session for each in job.members.values() if not each.left)
+        return []
 
     def _end(self, job: Job, reason: str, now: float, error: SwitchMLError | None = None) -> list[Action]:
         """Takes the job off the switch; tells those who wait at once, and the others at their next call."""
@@ -546,6 +603,9 @@ class JobTable:
                 continue
             if job.program is not None:
                 self._orphans[member.session] = end
+                self._news.add(member.session)
+                if member.lost is None:
+                    self._untold.add(member.session)
             if job.state is JobState.JOINING or member.deadline is not None:
                 actions.append(Refused(member.session, copy_error(error) if error else _aborted(job, reason)))
         return actions
@@ -559,6 +619,8 @@ class JobTable:
         if silence > self.lease / 2:
             for _, member in self._members.values():
                 member.heard += silence
+                if member.lost is not None:
+                    member.lost += silence
 
     def _expire_joins(self, job: Job, now: float) -> list[Action]:
         late = [member for member in job.members.values() if _overdue(member, now)]
@@ -588,6 +650,19 @@ class JobTable:
             job, reason, now, JoinTimeoutError(f"job {job.name!r}: {reason}; look at the log of each")
         )
 
+    def _expire_lost(self, job: Job, now: float) -> list[Action]:
+        dead = [
+            rank
+            for rank, member in job.members.items()
+            if not member.left and member.lost is not None and now >= member.lost + _REVIVAL
+        ]
+        if not dead:
+            return []
+        verb, whose = ("has", "its") if len(dead) == 1 else ("have", "their")
+        return self._end(
+            job, f"{name_ranks(dead)} {verb} died: {whose} connection was closed without leaving the job", now
+        )
+
     def _expire_leases(self, job: Job, now: float) -> list[Action]:
         silent = [
             rank
@@ -597,7 +672,13 @@ class JobTable:
         if not silent:
             return []
         verb = "has" if len(silent) == 1 else "have"
-        return self._end(job, f"{name_ranks(silent)} {verb} not been heard for {self.lease:.1f} s", now)
+        why = ""
+        if all(job.members[rank].connected for rank in silent):
+            why = (
+                ", though connected: stopped, or in a call that holds the GIL? The switch's lease "
+                "(--lease, SWITCHML_LEASE) says how long that may last"
+            )
+        return self._end(job, f"{name_ranks(silent)} {verb} not been heard for {self.lease:.1f} s{why}", now)
 
     def _member(self, session: str) -> tuple[Job, Member]:
         known = self._members.get(session)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -13,9 +14,17 @@ import grpc.aio
 
 from switchml.control import switch_pb2 as pb
 from switchml.control.controller import Controller
-from switchml.control.convert import layout_to_pb, offer_from_pb, slot_to_pb, status_to_pb, target_to_pb
+from switchml.control.convert import (
+    departures_to_pb,
+    layout_to_pb,
+    offer_from_pb,
+    slot_to_pb,
+    status_to_pb,
+    target_to_pb,
+)
 from switchml.control.guard import Context, guarded, peer_host
 from switchml.control.jobs import Answer, Joined, Refused, Started
+from switchml.control.lifelines import Lifelines
 from switchml.control.reference import ReferenceService
 from switchml.control.reference_pb2_grpc import add_SessionServicer_to_server, add_SyncServicer_to_server
 from switchml.control.service_thread import ServiceThread
@@ -49,6 +58,9 @@ class ControlServer(ServiceThread):
     async def serving(self, server: grpc.aio.Server) -> AsyncIterator[None]:
         """See `ServiceThread`."""
         service = _Service(self._controller)
+        # The number of the data port, where it can be had: one number to open in a firewall.
+        await service.lifelines.open(self._host, self._controller.describe().udp_port)
+        self._controller.on_news(service.tell)
         reference = ReferenceService(self._controller, service.changed)
         add_SwitchServicer_to_server(cast(Any, service), cast(Any, server))
         add_SessionServicer_to_server(cast(Any, reference), cast(Any, server))
@@ -63,6 +75,7 @@ class ControlServer(ServiceThread):
             for timer in timers:
                 timer.cancel()
             await asyncio.gather(*timers, return_exceptions=True)
+            service.lifelines.close()
 
 
 def serve(
@@ -88,10 +101,21 @@ class _Service:
 
     def __init__(self, controller: Controller) -> None:
         self.controller = controller
+        self.lifelines = Lifelines(controller.attached, self._lost)
         self._changed = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
 
     def changed(self) -> None:
         """The controller's timers may be due earlier than they were."""
+        self._changed.set()
+
+    def tell(self, sessions: frozenset[str]) -> None:
+        """From any thread: there is news for these members."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self.lifelines.tell, sessions)
+
+    def _lost(self, session: str) -> None:
+        self.controller.lost(session)
         self._changed.set()
 
     async def expire_forever(self) -> None:
@@ -106,6 +130,7 @@ class _Service:
             due = self.controller.next_timer()
             if due is not None and due <= 0:
                 self.controller.expire()
+            self.lifelines.keep(self.controller.sessions())
 
     @guarded
     async def Discover(self, request: pb.DiscoverRequest, context: Context) -> pb.DiscoverReply:
@@ -121,7 +146,8 @@ class _Service:
             lambda reply: self.controller.join(request.session, offer, request.timeout, reply, peer=peer),
         )
         assert isinstance(answer, Joined)
-        return layout_to_pb(answer.layout)
+        self.lifelines.expect(request.session)
+        return layout_to_pb(dataclasses.replace(answer.layout, life_port=self.lifelines.port))
 
     @guarded
     async def Ready(self, request: pb.ReadyRequest, context: Context) -> pb.ReadyReply:
@@ -134,11 +160,12 @@ class _Service:
 
     @guarded
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.HeartbeatReply:
-        return pb.HeartbeatReply(left=sorted(self.controller.heartbeat(request.session)))
+        return departures_to_pb(self.controller.heartbeat(request.session))
 
     @guarded
     async def Leave(self, request: pb.LeaveRequest, context: Context) -> pb.LeaveReply:
-        self.controller.leave(request.session)
+        calls = request.calls if request.HasField("calls") else None
+        self.controller.leave(request.session, calls, request.reason)
         return pb.LeaveReply()
 
     @guarded

@@ -13,7 +13,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dswitchml/control/switch.proto\x12\x13switchml.control.v1\"\x11\n\x0f\x44iscoverRequest\"\x93\x01\n\rDiscoverReply\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x10\n\x08udp_port\x18\x02 \x01(\r\x12\x12\n\nshm_socket\x18\x03 \x01(\t\x12\x12\n\npool_slots\x18\x04 \x01(\r\x12\x13\n\x0bmax_payload\x18\x05 \x01(\r\x12\x13\n\x0bmax_workers\x18\x06 \x01(\r\x12\x10\n\x08payloads\x18\x07 \x03(\r\"\xd0\x01\n\x0bJoinRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x0c\n\x04rank\x18\x03 \x01(\r\x12\x12\n\nworld_size\x18\x04 \x01(\r\x12\x11\n\ttransport\x18\x05 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12\x0c\n\x04port\x18\x07 \x01(\r\x12\x0e\n\x06ticket\x18\x08 \x01(\t\x12\x0f\n\x07payload\x18\t \x01(\r\x12\x0e\n\x06window\x18\n \x01(\r\x12\r\n\x05paper\x18\x0b \x01(\x08\x12\x0f\n\x07timeout\x18\x0c \x01(\x01\"\x8f\x01\n\tJoinReply\x12\x12\n\njob_number\x18\x01 \x01(\r\x12\x0e\n\x06window\x18\x02 \x01(\r\x12\x0f\n\x07payload\x18\x03 \x01(\r\x12\r\n\x05paper\x18\x04 \x01(\x08\x12\x17\n\x0fmulticast_group\x18\x05 \x01(\t\x12\x16\n\x0emulticast_port\x18\x06 \x01(\r\x12\r\n\x05lease\x18\x07 \x01(\x01\"C\n\x0cReadyRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x11\n\tmulticast\x18\x02 \x01(\x08\x12\x0f\n\x07timeout\x18\x03 \x01(\x01\"\x1f\n\nReadyReply\x12\x11\n\tmulticast\x18\x01 \x01(\x08\"#\n\x10HeartbeatRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\"\x1e\n\x0eHeartbeatReply\x12\x0c\n\x04left\x18\x01 \x03(\r\"\x1f\n\x0cLeaveRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\"\x0c\n\nLeaveReply\"+\n\x0bSlotRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x0b\n\x03tsi\x18\x02 \x01(\r\"-\n\tLastHeard\x12\x14\n\x07seconds\x18\x01 \x01(\x01H\x00\x88\x01\x01\x42\n\n\x08_seconds\"{\n\tSlotReply\x12\r\n\x05stamp\x18\x01 \x01(\r\x12\x0c\n\x04seen\x18\x02 \x03(\r\x12\x0f\n\x07missing\x18\x03 \x03(\r\x12\x32\n\nlast_heard\x18\x04 \x03(\x0b\x32\x1e.switchml.control.v1.LastHeard\x12\x0c\n\x04left\x18\x05 \x03(\r\"\x0f\n\rStatusRequest\"\x9d\x01\n\x06Member\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x11\n\ttransport\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0c\n\x04port\x18\x04 \x01(\r\x12\r\n\x05state\x18\x05 \x01(\t\x12\x16\n\theartbeat\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06packet\x18\x07 \x01(\x01H\x01\x88\x01\x01\x42\x0c\n\n_heartbeatB\t\n\x07_packet\"\xf7\x02\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\njob_number\x18\x02 \x01(\r\x12\x12\n\nworld_size\x18\x03 \x01(\r\x12\r\n\x05state\x18\x04 \x01(\t\x12\x11\n\tpool_base\x18\x05 \x01(\r\x12\x0e\n\x06window\x18\x06 \x01(\r\x12\x0f\n\x07payload\x18\x07 \x01(\r\x12\r\n\x05paper\x18\x08 \x01(\x08\x12\x17\n\x0fmulticast_group\x18\t \x01(\t\x12\x16\n\x0emulticast_port\x18\n \x01(\r\x12\x11\n\tmulticast\x18\x0b \x01(\x08\x12,\n\x07members\x18\x0c \x03(\x0b\x32\x1b.switchml.control.v1.Member\x12\x38\n\x08\x63ounters\x18\r \x03(\x0b\x32&.switchml.control.v1.Job.CountersEntry\x12\x0b\n\x03\x61ge\x18\x0e \x01(\x01\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"_\n\x08\x45ndedJob\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\njob_number\x18\x02 \x01(\r\x12\x12\n\nworld_size\x18\x03 \x01(\r\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\r\n\x05\x65nded\x18\x05 \x01(\x01\"\xbd\x02\n\x0bStatusReply\x12\x32\n\x06target\x18\x01 \x01(\x0b\x32\".switchml.control.v1.DiscoverReply\x12&\n\x04jobs\x18\x02 \x03(\x0b\x32\x18.switchml.control.v1.Job\x12,\n\x05\x65nded\x18\x03 \x03(\x0b\x32\x1d.switchml.control.v1.EndedJob\x12@\n\x08\x63ounters\x18\x04 \x03(\x0b\x32..switchml.control.v1.StatusReply.CountersEntry\x12\x12\n\nfree_slots\x18\x05 \x01(\r\x12\r\n\x05lease\x18\x06 \x01(\x01\x12\x0e\n\x06uptime\x18\x07 \x01(\x01\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x32\xb5\x04\n\x06Switch\x12T\n\x08\x44iscover\x12$.switchml.control.v1.DiscoverRequest\x1a\".switchml.control.v1.DiscoverReply\x12H\n\x04Join\x12 .switchml.control.v1.JoinRequest\x1a\x1e.switchml.control.v1.JoinReply\x12K\n\x05Ready\x12!.switchml.control.v1.ReadyRequest\x1a\x1f.switchml.control.v1.ReadyReply\x12W\n\tHeartbeat\x12%.switchml.control.v1.HeartbeatRequest\x1a#.switchml.control.v1.HeartbeatReply\x12K\n\x05Leave\x12!.switchml.control.v1.LeaveRequest\x1a\x1f.switchml.control.v1.LeaveReply\x12N\n\x06Status\x12\".switchml.control.v1.StatusRequest\x1a .switchml.control.v1.StatusReply\x12H\n\x04Slot\x12 .switchml.control.v1.SlotRequest\x1a\x1e.switchml.control.v1.SlotReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dswitchml/control/switch.proto\x12\x13switchml.control.v1\"\x11\n\x0f\x44iscoverRequest\"\x93\x01\n\rDiscoverReply\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x10\n\x08udp_port\x18\x02 \x01(\r\x12\x12\n\nshm_socket\x18\x03 \x01(\t\x12\x12\n\npool_slots\x18\x04 \x01(\r\x12\x13\n\x0bmax_payload\x18\x05 \x01(\r\x12\x13\n\x0bmax_workers\x18\x06 \x01(\r\x12\x10\n\x08payloads\x18\x07 \x03(\r\"\xd0\x01\n\x0bJoinRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x0c\n\x04rank\x18\x03 \x01(\r\x12\x12\n\nworld_size\x18\x04 \x01(\r\x12\x11\n\ttransport\x18\x05 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12\x0c\n\x04port\x18\x07 \x01(\r\x12\x0e\n\x06ticket\x18\x08 \x01(\t\x12\x0f\n\x07payload\x18\t \x01(\r\x12\x0e\n\x06window\x18\n \x01(\r\x12\r\n\x05paper\x18\x0b \x01(\x08\x12\x0f\n\x07timeout\x18\x0c \x01(\x01\"\xa2\x01\n\tJoinReply\x12\x12\n\njob_number\x18\x01 \x01(\r\x12\x0e\n\x06window\x18\x02 \x01(\r\x12\x0f\n\x07payload\x18\x03 \x01(\r\x12\r\n\x05paper\x18\x04 \x01(\x08\x12\x17\n\x0fmulticast_group\x18\x05 \x01(\t\x12\x16\n\x0emulticast_port\x18\x06 \x01(\r\x12\r\n\x05lease\x18\x07 \x01(\x01\x12\x11\n\tlife_port\x18\x08 \x01(\r\"C\n\x0cReadyRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x11\n\tmulticast\x18\x02 \x01(\x08\x12\x0f\n\x07timeout\x18\x03 \x01(\x01\"\x1f\n\nReadyReply\x12\x11\n\tmulticast\x18\x01 \x01(\x08\"#\n\x10HeartbeatRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\"G\n\tDeparture\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x12\n\x05\x63\x61lls\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x0e\n\x06reason\x18\x03 \x01(\tB\x08\n\x06_calls\"J\n\x0eHeartbeatReply\x12\x32\n\ndepartures\x18\x02 \x03(\x0b\x32\x1e.switchml.control.v1.DepartureJ\x04\x08\x01\x10\x02\"M\n\x0cLeaveRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x12\n\x05\x63\x61lls\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x0e\n\x06reason\x18\x03 \x01(\tB\x08\n\x06_calls\"\x0c\n\nLeaveReply\"+\n\x0bSlotRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x0b\n\x03tsi\x18\x02 \x01(\r\"-\n\tLastHeard\x12\x14\n\x07seconds\x18\x01 \x01(\x01H\x00\x88\x01\x01\x42\n\n\x08_seconds\"{\n\tSlotReply\x12\r\n\x05stamp\x18\x01 \x01(\r\x12\x0c\n\x04seen\x18\x02 \x03(\r\x12\x0f\n\x07missing\x18\x03 \x03(\r\x12\x32\n\nlast_heard\x18\x04 \x03(\x0b\x32\x1e.switchml.control.v1.LastHeard\x12\x0c\n\x04left\x18\x05 \x03(\r\"\x0f\n\rStatusRequest\"\x9d\x01\n\x06Member\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x11\n\ttransport\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0c\n\x04port\x18\x04 \x01(\r\x12\r\n\x05state\x18\x05 \x01(\t\x12\x16\n\theartbeat\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06packet\x18\x07 \x01(\x01H\x01\x88\x01\x01\x42\x0c\n\n_heartbeatB\t\n\x07_packet\"\xf7\x02\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\njob_number\x18\x02 \x01(\r\x12\x12\n\nworld_size\x18\x03 \x01(\r\x12\r\n\x05state\x18\x04 \x01(\t\x12\x11\n\tpool_base\x18\x05 \x01(\r\x12\x0e\n\x06window\x18\x06 \x01(\r\x12\x0f\n\x07payload\x18\x07 \x01(\r\x12\r\n\x05paper\x18\x08 \x01(\x08\x12\x17\n\x0fmulticast_group\x18\t \x01(\t\x12\x16\n\x0emulticast_port\x18\n \x01(\r\x12\x11\n\tmulticast\x18\x0b \x01(\x08\x12,\n\x07members\x18\x0c \x03(\x0b\x32\x1b.switchml.control.v1.Member\x12\x38\n\x08\x63ounters\x18\r \x03(\x0b\x32&.switchml.control.v1.Job.CountersEntry\x12\x0b\n\x03\x61ge\x18\x0e \x01(\x01\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"_\n\x08\x45ndedJob\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\njob_number\x18\x02 \x01(\r\x12\x12\n\nworld_size\x18\x03 \x01(\r\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\r\n\x05\x65nded\x18\x05 \x01(\x01\"\xbd\x02\n\x0bStatusReply\x12\x32\n\x06target\x18\x01 \x01(\x0b\x32\".switchml.control.v1.DiscoverReply\x12&\n\x04jobs\x18\x02 \x03(\x0b\x32\x18.switchml.control.v1.Job\x12,\n\x05\x65nded\x18\x03 \x03(\x0b\x32\x1d.switchml.control.v1.EndedJob\x12@\n\x08\x63ounters\x18\x04 \x03(\x0b\x32..switchml.control.v1.StatusReply.CountersEntry\x12\x12\n\nfree_slots\x18\x05 \x01(\r\x12\r\n\x05lease\x18\x06 \x01(\x01\x12\x0e\n\x06uptime\x18\x07 \x01(\x01\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x32\xb5\x04\n\x06Switch\x12T\n\x08\x44iscover\x12$.switchml.control.v1.DiscoverRequest\x1a\".switchml.control.v1.DiscoverReply\x12H\n\x04Join\x12 .switchml.control.v1.JoinRequest\x1a\x1e.switchml.control.v1.JoinReply\x12K\n\x05Ready\x12!.switchml.control.v1.ReadyRequest\x1a\x1f.switchml.control.v1.ReadyReply\x12W\n\tHeartbeat\x12%.switchml.control.v1.HeartbeatRequest\x1a#.switchml.control.v1.HeartbeatReply\x12K\n\x05Leave\x12!.switchml.control.v1.LeaveRequest\x1a\x1f.switchml.control.v1.LeaveReply\x12N\n\x06Status\x12\".switchml.control.v1.StatusRequest\x1a .switchml.control.v1.StatusReply\x12H\n\x04Slot\x12 .switchml.control.v1.SlotRequest\x1a\x1e.switchml.control.v1.SlotReplyb\x06proto3')
 
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, globals())
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'switchml.control.switch_pb2', globals())
@@ -31,39 +31,41 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _JOINREQUEST._serialized_start=224
   _JOINREQUEST._serialized_end=432
   _JOINREPLY._serialized_start=435
-  _JOINREPLY._serialized_end=578
-  _READYREQUEST._serialized_start=580
-  _READYREQUEST._serialized_end=647
-  _READYREPLY._serialized_start=649
-  _READYREPLY._serialized_end=680
-  _HEARTBEATREQUEST._serialized_start=682
-  _HEARTBEATREQUEST._serialized_end=717
-  _HEARTBEATREPLY._serialized_start=719
-  _HEARTBEATREPLY._serialized_end=749
-  _LEAVEREQUEST._serialized_start=751
-  _LEAVEREQUEST._serialized_end=782
-  _LEAVEREPLY._serialized_start=784
-  _LEAVEREPLY._serialized_end=796
-  _SLOTREQUEST._serialized_start=798
-  _SLOTREQUEST._serialized_end=841
-  _LASTHEARD._serialized_start=843
-  _LASTHEARD._serialized_end=888
-  _SLOTREPLY._serialized_start=890
-  _SLOTREPLY._serialized_end=1013
-  _STATUSREQUEST._serialized_start=1015
-  _STATUSREQUEST._serialized_end=1030
-  _MEMBER._serialized_start=1033
-  _MEMBER._serialized_end=1190
-  _JOB._serialized_start=1193
-  _JOB._serialized_end=1568
-  _JOB_COUNTERSENTRY._serialized_start=1521
-  _JOB_COUNTERSENTRY._serialized_end=1568
-  _ENDEDJOB._serialized_start=1570
-  _ENDEDJOB._serialized_end=1665
-  _STATUSREPLY._serialized_start=1668
-  _STATUSREPLY._serialized_end=1985
-  _STATUSREPLY_COUNTERSENTRY._serialized_start=1521
-  _STATUSREPLY_COUNTERSENTRY._serialized_end=1568
-  _SWITCH._serialized_start=1988
-  _SWITCH._serialized_end=2553
+  _JOINREPLY._serialized_end=597
+  _READYREQUEST._serialized_start=599
+  _READYREQUEST._serialized_end=666
+  _READYREPLY._serialized_start=668
+  _READYREPLY._serialized_end=699
+  _HEARTBEATREQUEST._serialized_start=701
+  _HEARTBEATREQUEST._serialized_end=736
+  _DEPARTURE._serialized_start=738
+  _DEPARTURE._serialized_end=809
+  _HEARTBEATREPLY._serialized_start=811
+  _HEARTBEATREPLY._serialized_end=885
+  _LEAVEREQUEST._serialized_start=887
+  _LEAVEREQUEST._serialized_end=964
+  _LEAVEREPLY._serialized_start=966
+  _LEAVEREPLY._serialized_end=978
+  _SLOTREQUEST._serialized_start=980
+  _SLOTREQUEST._serialized_end=1023
+  _LASTHEARD._serialized_start=1025
+  _LASTHEARD._serialized_end=1070
+  _SLOTREPLY._serialized_start=1072
+  _SLOTREPLY._serialized_end=1195
+  _STATUSREQUEST._serialized_start=1197
+  _STATUSREQUEST._serialized_end=1212
+  _MEMBER._serialized_start=1215
+  _MEMBER._serialized_end=1372
+  _JOB._serialized_start=1375
+  _JOB._serialized_end=1750
+  _JOB_COUNTERSENTRY._serialized_start=1703
+  _JOB_COUNTERSENTRY._serialized_end=1750
+  _ENDEDJOB._serialized_start=1752
+  _ENDEDJOB._serialized_end=1847
+  _STATUSREPLY._serialized_start=1850
+  _STATUSREPLY._serialized_end=2167
+  _STATUSREPLY_COUNTERSENTRY._serialized_start=1703
+  _STATUSREPLY_COUNTERSENTRY._serialized_end=1750
+  _SWITCH._serialized_start=2170
+  _SWITCH._serialized_end=2735
 # @@protoc_insertion_point(module_scope)

@@ -147,6 +147,7 @@ class JoinReply(google.protobuf.message.Message):
     MULTICAST_GROUP_FIELD_NUMBER: builtins.int
     MULTICAST_PORT_FIELD_NUMBER: builtins.int
     LEASE_FIELD_NUMBER: builtins.int
+    LIFE_PORT_FIELD_NUMBER: builtins.int
     job_number: builtins.int
     window: builtins.int
     payload: builtins.int
@@ -156,6 +157,8 @@ class JoinReply(google.protobuf.message.Message):
     multicast_port: builtins.int
     lease: builtins.float
     """seconds"""
+    life_port: builtins.int
+    """TCP, on the host of this service: see control/lifelines.py; 0 = none"""
     def __init__(
         self,
         *,
@@ -166,8 +169,9 @@ class JoinReply(google.protobuf.message.Message):
         multicast_group: builtins.str = ...,
         multicast_port: builtins.int = ...,
         lease: builtins.float = ...,
+        life_port: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing_extensions.Literal["job_number", b"job_number", "lease", b"lease", "multicast_group", b"multicast_group", "multicast_port", b"multicast_port", "paper", b"paper", "payload", b"payload", "window", b"window"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["job_number", b"job_number", "lease", b"lease", "life_port", b"life_port", "multicast_group", b"multicast_group", "multicast_port", b"multicast_port", "paper", b"paper", "payload", b"payload", "window", b"window"]) -> None: ...
 
 global___JoinReply = JoinReply
 
@@ -225,19 +229,44 @@ class HeartbeatRequest(google.protobuf.message.Message):
 global___HeartbeatRequest = HeartbeatRequest
 
 @typing_extensions.final
+class Departure(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RANK_FIELD_NUMBER: builtins.int
+    CALLS_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    rank: builtins.int
+    calls: builtins.int
+    """collectives that it had finished; absent = it did not say"""
+    reason: builtins.str
+    """why it left, if not because all was done"""
+    def __init__(
+        self,
+        *,
+        rank: builtins.int = ...,
+        calls: builtins.int | None = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing_extensions.Literal["_calls", b"_calls", "calls", b"calls"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing_extensions.Literal["_calls", b"_calls", "calls", b"calls", "rank", b"rank", "reason", b"reason"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_calls", b"_calls"]) -> typing_extensions.Literal["calls"] | None: ...
+
+global___Departure = Departure
+
+@typing_extensions.final
 class HeartbeatReply(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
-    LEFT_FIELD_NUMBER: builtins.int
+    DEPARTURES_FIELD_NUMBER: builtins.int
     @property
-    def left(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+    def departures(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Departure]:
         """ranks that have left the job"""
     def __init__(
         self,
         *,
-        left: collections.abc.Iterable[builtins.int] | None = ...,
+        departures: collections.abc.Iterable[global___Departure] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing_extensions.Literal["left", b"left"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["departures", b"departures"]) -> None: ...
 
 global___HeartbeatReply = HeartbeatReply
 
@@ -246,13 +275,22 @@ class LeaveRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     SESSION_FIELD_NUMBER: builtins.int
+    CALLS_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
     session: builtins.str
+    calls: builtins.int
+    """as in Departure"""
+    reason: builtins.str
     def __init__(
         self,
         *,
         session: builtins.str = ...,
+        calls: builtins.int | None = ...,
+        reason: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing_extensions.Literal["session", b"session"]) -> None: ...
+    def HasField(self, field_name: typing_extensions.Literal["_calls", b"_calls", "calls", b"calls"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing_extensions.Literal["_calls", b"_calls", "calls", b"calls", "reason", b"reason", "session", b"session"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_calls", b"_calls"]) -> typing_extensions.Literal["calls"] | None: ...
 
 global___LeaveRequest = LeaveRequest
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import functools
 import os
 import re
 import signal
@@ -23,9 +25,11 @@ import pytest
 
 from switchml.control.address import listen_error
 from switchml.control.client import ControlClient
-from switchml.control.control_messages import JobLayout, JoinOffer
+from switchml.control.control_messages import Departure, JobLayout, JoinOffer
 from switchml.control.controller import Controller
 from switchml.control.convert import offer_to_pb
+from switchml.control.heartbeat import Departures
+from switchml.control.lifeline import Lifeline
 from switchml.control.server import ControlServer, serve
 from switchml.control.switch_pb2_grpc import SwitchStub
 from switchml.control.target import SlotReading
@@ -110,12 +114,12 @@ def test_a_job_from_join_to_leave(
     target.readings[7, 1] = SlotReading(512 + 7, True, frozenset({0, 2}))
     report = clients[1].slot(512 + 7)
     assert (report.seen, report.missing, report.last_heard) == ({0, 2}, (1,), [0.25, None, None])
-    left: list[frozenset[int]] = []
+    left: list[Departures] = []
     aborted: list[str] = []
     clients[1].start_heartbeats(aborted.append, left.append)
     clients[0].leave()
     clients[0].leave()
-    wait_until(lambda: left == [frozenset({0})])
+    wait_until(lambda: left == [{0: Departure()}])
     # Longer than a lease, and the job is still there.
     time.sleep(3.0)
     assert len(controller.status().jobs) == 1
@@ -283,7 +287,7 @@ def test_a_process_leaves_when_its_interpreter_ends(controller: Controller, serv
     assert [job.reason for job in controller.status().ended] == ["all ranks have left"]
 
 
-def test_a_killed_process_ends_the_job_when_its_lease_lapses(
+def test_a_killed_process_ends_the_job(
     controller: Controller, server: ControlServer, connect: Callable[[], ControlClient]
 ) -> None:
     process = start_joining(server, 2)
@@ -295,13 +299,77 @@ def test_a_killed_process_ends_the_job_when_its_lease_lapses(
     process.kill()
     process.communicate(timeout=WAIT)
     wait_until(lambda: bool(reasons))
-    assert reasons == ["job 'job' has ended: rank 0 has not been heard for 2.0 s"]
+    died = "rank 0 has died: its connection was closed without leaving the job"
+    assert reasons == [f"job 'job' has ended: {died}"]
     assert len(controller.status().jobs) == 0
-    with pytest.raises(JobAbortedError, match="rank 0 has not been heard"):
+    with pytest.raises(JobAbortedError, match="rank 0 has died"):
         survivor.slot(0)
     # Callbacks that come late hear of it at once.
     survivor.start_heartbeats(reasons.append)
     assert len(reasons) == 2
+
+
+def made_anew(lifeline: Lifeline, old: socket.socket) -> bool:
+    return lifeline._socket is not old
+
+
+def test_a_lifeline_that_is_cut_is_made_anew(
+    controller: Controller, server: ControlServer, connect: Callable[[], ControlClient]
+) -> None:
+    client = connect()
+    client.join(offer(0, 1), timeout=WAIT)
+    client.ready(multicast=False, timeout=WAIT)
+    reasons: list[str] = []
+    client.start_heartbeats(reasons.append)
+    member = controller._table._members[client._session][1]
+    lifeline = client._lifeline
+    assert lifeline is not None
+    for _ in range(3):
+        wait_until(lambda: member.connected)
+        line = lifeline._socket
+        assert line is not None
+        line.shutdown(socket.SHUT_RDWR)
+        wait_until(functools.partial(made_anew, lifeline, line))
+    wait_until(lambda: member.connected)
+    time.sleep(0.5)  # longer than one that does not come back is waited for
+    assert reasons == []
+    assert client.status().jobs[0].state == "running"
+
+
+def test_strangers_at_the_lifelines_port_change_nothing(
+    controller: Controller, server: ControlServer, connect: Callable[[], ControlClient]
+) -> None:
+    client = connect()
+    port = client.join(offer(0, 1), timeout=WAIT).life_port
+    strangers = [socket.create_connection(("127.0.0.1", port)) for _ in range(300)]
+    try:
+        strangers[0].sendall(b"x" * 1000)
+        strangers[0].settimeout(WAIT)
+        with contextlib.suppress(ConnectionError):
+            assert strangers[0].recv(1) == b""
+        late = connect()
+        late.join(offer(0, 1, "late"), timeout=WAIT)
+        for each in (client, late):
+            each.ready(multicast=False, timeout=WAIT)
+            assert each.slot(0).left == frozenset()
+    finally:
+        for stranger in strangers:
+            stranger.close()
+    client.leave()
+    assert [job.reason for job in controller.status().ended] == ["all ranks have left"]
+
+
+def test_how_a_rank_left_is_told_at_once(connect: Callable[[], ControlClient]) -> None:
+    clients = [connect(), connect()]
+    join_together(clients)
+    heard: list[Any] = []
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda client: client.ready(multicast=False, timeout=WAIT), clients))
+    clients[0].start_heartbeats(heard.append, heard.append)
+    clients[1].start_heartbeats(heard.append, progress=lambda: 7)
+    clients[1].leave("ValueError: boom")
+    wait_until(lambda: bool(heard))
+    assert heard == [{1: Departure(7, "ValueError: boom")}]
 
 
 def test_a_switch_that_is_stopped_says_so(

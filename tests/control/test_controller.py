@@ -69,7 +69,7 @@ def test_a_job_from_join_to_leave(target: Any) -> None:
     assert target.multicast == {1: True}
     assert len(bench.controller.status().jobs) == 1
     bench.controller.leave("s0")
-    assert bench.controller.heartbeat("s1") == {0}
+    assert bench.controller.heartbeat("s1").keys() == {0}
     bench.controller.leave("s1")
     assert target.jobs == {}
     assert len(bench.controller.status().jobs) == 0

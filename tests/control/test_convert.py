@@ -56,7 +56,7 @@ def test_an_offer_goes_without_its_token_and_comes_with_another_address() -> Non
 
 
 def test_a_layout() -> None:
-    layout = JobLayout(7, 64, 1024, True, "239.83.1.7", 48864, 10.0)
+    layout = JobLayout(7, 64, 1024, True, "239.83.1.7", 48864, 10.0, 4711)
     assert layout_from_pb(layout_to_pb(layout)) == layout
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from switchml.control.control_messages import JoinOffer
+from switchml.control.control_messages import Departure, JoinOffer
 from switchml.control.jobs import (
     Action,
     AddJob,
@@ -335,7 +335,7 @@ def test_leaving_a_running_job_is_no_error_to_the_others() -> None:
     start_all(table)
     assert table.leave("a0", 1.0) == []
     assert table.leave("a0", 1.0) == []
-    assert table.heartbeat("a1", 2.0) == {0}
+    assert table.heartbeat("a1", 2.0) == {0: Departure()}
     # The silence of one that has left is no lapse.
     assert pass_time(table, 2.0, 30.0, "a1") == []
     assert table.leave("a1", 30.0) == [RemoveJob(1)]
@@ -375,6 +375,62 @@ def test_a_lapsed_lease_ends_the_job() -> None:
     pass_time(table, 10.0, 8.0 + 10 * LEASE, "b0", "b1")
     with pytest.raises(JobAbortedError, match="does not know"):
         table.heartbeat("a1", 8.0 + 10 * LEASE)
+
+
+def test_a_member_whose_lifeline_is_closed_has_died() -> None:
+    table = make_table()
+    join_all(table, world_size=3)
+    start_all(table, world_size=3)
+    for rank in range(3):
+        table.attached(f"a{rank}", 1.0)
+    table.lost("a1", 2.0)
+    table.lost("a2", 2.0)
+    due = table.next_timer()
+    assert due is not None
+    assert 2.0 < due < 3.0
+    assert table.expire(2.1) == []
+    assert table.take_news() == frozenset()
+    assert table.expire(due) == [RemoveJob(1)]
+    assert table.take_news() == {"a0", "a1", "a2"}
+    assert table.take_news() == frozenset()
+    assert table.unnotified(3.0) == 1  # the dead don't come and ask
+    with pytest.raises(JobAbortedError, match="ranks 1-2 have died: their connection was closed"):
+        table.heartbeat("a0", 3.0)
+
+
+@pytest.mark.parametrize("life", ["attached", "heartbeat"])
+def test_a_member_that_shows_life_after_its_lifeline_has_not_died(life: str) -> None:
+    table = make_table()
+    join_all(table)
+    start_all(table)
+    table.lost("a1", 2.0)
+    getattr(table, life)("a1", 2.2)
+    assert pass_time(table, 2.2, 9.0, "a0", "a1") == []
+    assert table.take_news() == frozenset()
+
+
+def test_a_lifeline_concerns_nobody_who_has_left() -> None:
+    table = make_table()
+    join_all(table)
+    start_all(table)
+    table.leave("a1", 1.0, Departure(3, "why"))
+    table.lost("a1", 1.0)
+    table.attached("stranger", 1.0)
+    table.lost("stranger", 1.0)
+    assert pass_time(table, 1.0, 5.0, "a0") == []
+    assert table.heartbeat("a0", 5.0) == {1: Departure(3, "why")}
+    assert table.take_news() == {"a0"}
+
+
+def test_the_silence_of_one_that_is_connected_is_called_that() -> None:
+    table = make_table()
+    join_all(table)
+    start_all(table)
+    table.attached("a1", 0.0)
+    pass_time(table, 0.0, LEASE - 1.0, "a0")
+    table.expire(LEASE)
+    with pytest.raises(JobAbortedError, match=r"rank 1 has not been heard for 8.0 s, though connected"):
+        table.heartbeat("a0", LEASE)
 
 
 def test_members_of_an_ended_job_are_waited_for_until_they_know() -> None:

@@ -200,7 +200,7 @@ def test_a_worker_that_dies_aborts_the_job_of_the_others(guarded: Emulator, tran
         ) as worker:
             worker.allreduce(np.ones(10, F32)).wait(60)
             started = time.monotonic()
-            with pytest.raises(JobAbortedError, match=r"rank 1 has not been heard for 1\.0 s"):
+            with pytest.raises(JobAbortedError, match="rank 1 has died"):
                 worker.allreduce(np.ones(10, F32), timeout=60).wait()
             assert time.monotonic() - started < 10
             with pytest.raises(JobAbortedError):

@@ -1,4 +1,4 @@
-"""Ranks that end in the middle of things: `interrupted.py wait|die RANK`."""
+"""Ranks that end in the middle of things: `interrupted.py wait|die|raise|destroy RANK`."""
 
 import json
 import os
@@ -16,9 +16,14 @@ rank = dist.get_rank()
 dist.barrier()
 print("ready", flush=True)
 if rank == victim:
+    time.sleep(1)  # the others wait by then
     if how == "die":
         os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(60)
+    if how == "raise":
+        raise ValueError("no such file")
+    if how == "destroy":
+        dist.destroy_process_group()
+    time.sleep(60 if how == "wait" else 10)
 begin = time.monotonic()
 try:
     dist.all_reduce(torch.ones(100000))

@@ -1,0 +1,104 @@
+"""A worker's end of its lifeline; lifelines.py says what it is for.
+
+No gRPC here: a fork can catch its threads inside a lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+_CONNECT = 2.0
+_AGAIN = 0.1  # seconds to the next attempt, twice as long each time
+_SELDOM = 5.0
+
+
+class Lifeline:
+    """Holds the connection from construction to `stop`, in a daemon thread; a broken one is made anew.
+
+    Attributes:
+        severed: it was held once, and now nobody listens where the switch did.
+        tried: set once the switch holds its end, or cannot be had at the first attempt.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        ticket: bytes,
+        on_word: Callable[[], bool],
+        guard: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
+        """Begin.
+
+        Args:
+            host: of the switch's control service.
+            port: of its lifelines.
+            ticket: what names the membership.
+            on_word: called when the switch has news, and when the connection is broken; False = no need to go on.
+            guard: keeps forks out while a descriptor is made that a child has to know of.
+        """
+        self.severed = False
+        self.tried = threading.Event()
+        self._place = (host, port)
+        self._ticket = ticket
+        self._on_word = on_word
+        self._guard = guard
+        self._socket: socket.socket | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="switchml-lifeline", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout: float) -> None:
+        """Closes the connection and ends the thread, waiting for it unless called from it."""
+        self._stop.set()
+        line = self._socket
+        if line is not None:
+            with contextlib.suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout)
+
+    def forget(self) -> None:
+        """In a forked child: its copy of the descriptor would keep the connection alive when the parent has died."""
+        if self._socket is not None:
+            self._socket.close()
+
+    def _run(self) -> None:
+        pause = _AGAIN
+        held = False
+        while not self._stop.is_set():
+            begun = time.monotonic()
+            try:
+                family, _, _, _, address = socket.getaddrinfo(*self._place, type=socket.SOCK_STREAM)[0]
+                with self._guard():
+                    self._socket = socket.socket(family, socket.SOCK_STREAM)
+                with self._socket as line:
+                    if not self._attend(line, address):
+                        return
+                held = True
+            except ConnectionRefusedError:
+                self.severed = held
+            except OSError:
+                pass  # a network that is cut, or a switch that lets no more in
+            self.tried.set()
+            if self._stop.is_set() or (held and not self._on_word()):
+                return
+            pause = _AGAIN if time.monotonic() - begun > _SELDOM else min(2 * pause, _SELDOM)
+            self._stop.wait(pause)
+
+    def _attend(self, line: socket.socket, address: object) -> bool:
+        """Connects and listens until the other end is closed; False = no need to go on."""
+        line.settimeout(_CONNECT)
+        line.connect(address)  # type: ignore[arg-type]
+        line.sendall(self._ticket)
+        line.settimeout(None)
+        while line.recv(64):
+            self.severed = False
+            self.tried.set()
+            if self._stop.is_set() or not self._on_word():
+                return False
+        return True
