@@ -39,13 +39,6 @@ VARIABLES = (
         "control address of the switch, `host:port`; rank 0 tells the others",
         "rank 0 starts one that ends with it",
     ),
-    Variable(
-        "SWITCHML_LEASE",
-        "",
-        "where a switch is started: seconds that a worker may be silent (stopped, or in one long call of C) before its job ends; "
-        "one that has died ends it at once",
-        "30",
-    ),
     Variable("SWITCHML_TOKEN", "token", "the switch's join token", "none"),
     Variable(
         "SWITCHML_TLS_CERT",
@@ -78,6 +71,13 @@ VARIABLES = (
         "window",
         "slots in flight, a power of two; equal on all ranks",
         "the switch's: 512, on loopback 256",
+    ),
+    Variable(
+        "SWITCHML_LEASE",
+        "",
+        "where a switch is started: seconds that a worker may be silent (stopped, or in one long call of C) before its job ends; "
+        "one that has died ends it at once",
+        "30",
     ),
     Variable(
         "SWITCHML_QUIET",
