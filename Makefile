@@ -6,6 +6,7 @@
 #   make test-torch   PyTorch's own tests of a backend, over gloo and switchml side by side
 #   make test-clients  small trainings under Lightning, Accelerate, transformers, DeepSpeed and Ray; installs gigabytes
 #   make bench   the benchmark table of docs/benchmarks.md
+#   make fuzz    inputs of any kind for SECONDS (60): P4 programs, packet scripts, pcap files; SEED=n for others
 #   make docs    what is made from the code's tables, in docs/ and p4/include/
 
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
@@ -28,7 +29,7 @@ define install
 	touch $@
 endef
 
-.PHONY: demo test test-torch test-clients lint types pytest bench protos docs clean
+.PHONY: demo test test-torch test-clients lint types pytest fuzz bench protos docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.examples $(PACKAGE)
@@ -49,6 +50,14 @@ types: $(VENV)/.dev
 pytest: $(VENV)/.dev $(PACKAGE)
 	$(BIN)/python -P tests/shared/compile_loops.py
 	$(if $(WHEEL),SWITCHML_TEST_INSTALLED=1) $(BIN)/pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
+
+# Each input has a seed of its own: SEED times 10^9, and its number. A failure shows the input. The tests share the time.
+SECONDS ?= 60
+SEED ?= 0
+
+fuzz: $(VENV)/.dev $(PACKAGE)
+	SWITCHML_FUZZ_SECONDS=$(SECONDS) SWITCHML_FUZZ_SEED=$(SEED) \
+		timeout $$(( $(SECONDS) * 3 + 300 )) $(BIN)/pytest tests/fuzz -s -q -o timeout=0 $(TEST_ARGS)
 
 # World sizes 2, 3 and 4; TORCH_ARGS="--world-sizes 2 --json" and others: tests/pytorch_suite/run.py --help.
 test-torch: $(VENV)/.dev $(PACKAGE)

@@ -58,7 +58,7 @@ def read_pcap(path: str | os.PathLike[str]) -> Iterator[Record]:
     """The frames of a file, either byte order, microseconds or nanoseconds. A cut-off last record is left out.
 
     Raises:
-        PortsError: no such file, no classic pcap file, or one of another link than Ethernet.
+        PortsError: no such file, no classic pcap file, one of another link than Ethernet, or a record that is too long.
     """
     name = os.fspath(path)
     try:
@@ -74,6 +74,8 @@ def read_pcap(path: str | os.PathLike[str]) -> Iterator[Record]:
         size = struct.calcsize(order + _RECORD_HEADER)
         while len(header := file.read(size)) == size:
             seconds, fraction, captured, _ = struct.unpack(order + _RECORD_HEADER, header)
+            if captured > _SNAP_LENGTH:  # as libpcap; the memory for it would be taken at once
+                raise PortsError(f"{name}: a record of {captured} bytes; at most {_SNAP_LENGTH} are possible")
             data = file.read(captured)
             if len(data) < captured:
                 return

@@ -8,18 +8,18 @@ import time
 from collections.abc import Iterator
 
 
-def inputs(few: int, share: float = 1.0) -> Iterator[random.Random]:
-    """A random generator for each input, by the number that stands in its seed.
+def inputs(few: int, share: float) -> Iterator[random.Random]:
+    """A random generator for each input.
 
     Args:
-        few: how many without $SWITCHML_FUZZ_SECONDS; always the same ones.
-        share: of these seconds.
+        few: how many without $SWITCHML_FUZZ_SECONDS, always the same ones.
+        share: of these seconds, where they are given.
     """
     seconds = float(os.environ.get("SWITCHML_FUZZ_SECONDS", "0"))
     first = int(os.environ.get("SWITCHML_FUZZ_SEED", "0"))
     end = time.monotonic() + seconds * share
     number = 0
-    while number < few or time.monotonic() < end:
+    while time.monotonic() < end if seconds else number < few:
         yield random.Random(first * 10**9 + number)
         number += 1
     if seconds:
