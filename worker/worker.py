@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from types import TracebackType
@@ -188,8 +189,12 @@ class Worker(Collectives):
         """Leave the job. Idempotent; works in flight fail with WorkerClosedError.
 
         Args:
-            reason: what the others are told, if they have a collective under way that needs this rank.
+            reason: what the others are told, if they have a collective under way that needs this rank; by default
+                the exception that is being handled.
         """
+        error = sys.exc_info()[1]
+        if not reason and error is not None:
+            reason = in_a_line(error)
         with self._lock:
             if self._left:
                 return
