@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -206,10 +207,14 @@ class Worker(Collectives):
         """Leave the job. Idempotent; works in flight fail with WorkerClosedError. A forked child does nothing.
 
         Args:
-            reason: what the others are told, if they have a collective under way that needs this rank.
+            reason: what the others are told, if they have a collective under way that needs this rank; by default
+                the exception that is being handled.
         """
         if not self._owner.is_here():
             return
+        error = sys.exc_info()[1]
+        if not reason and error is not None:
+            reason = in_a_line(error)
         with self._lock:
             if self._left:
                 return

@@ -686,6 +686,7 @@ class JobTable:
             return known
         ended = self._orphans.get(session)
         if ended is not None:
+            self._untold.discard(session)
             raise _aborted(ended.job, ended.reason)
         raise JobAbortedError(
             "the switch does not know this worker: it has left, or the switch was restarted; join anew"

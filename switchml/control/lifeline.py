@@ -9,7 +9,8 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 _CONNECT = 2.0
 _AGAIN = 0.1  # seconds to the next attempt, twice as long each time
@@ -47,6 +48,7 @@ class Lifeline:
         self._ticket = ticket
         self._on_word = on_word
         self._guard = guard
+        self._held = False
         self._socket: socket.socket | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="switchml-lifeline", daemon=True)
@@ -69,36 +71,38 @@ class Lifeline:
 
     def _run(self) -> None:
         pause = _AGAIN
-        held = False
         while not self._stop.is_set():
             begun = time.monotonic()
             try:
-                family, _, _, _, address = socket.getaddrinfo(*self._place, type=socket.SOCK_STREAM)[0]
-                with self._guard():
-                    self._socket = socket.socket(family, socket.SOCK_STREAM)
-                with self._socket as line:
-                    if not self._attend(line, address):
-                        return
-                held = True
+                self._attend(socket.getaddrinfo(*self._place, type=socket.SOCK_STREAM))
             except ConnectionRefusedError:
-                self.severed = held
+                self.severed = self._held
             except OSError:
                 pass  # a network that is cut, or a switch that lets no more in
             self.tried.set()
-            if self._stop.is_set() or (held and not self._on_word()):
+            if self._held and not self._on_word():
                 return
             pause = _AGAIN if time.monotonic() - begun > _SELDOM else min(2 * pause, _SELDOM)
             self._stop.wait(pause)
 
-    def _attend(self, line: socket.socket, address: object) -> bool:
-        """Connects and listens until the other end is closed; False = no need to go on."""
-        line.settimeout(_CONNECT)
-        line.connect(address)  # type: ignore[arg-type]
-        line.sendall(self._ticket)
-        line.settimeout(None)
-        while line.recv(64):
-            self.severed = False
-            self.tried.set()
-            if self._stop.is_set() or not self._on_word():
-                return False
-        return True
+    def _attend(self, places: Sequence[tuple[Any, ...]]) -> None:
+        """Connects to the first of the places where somebody listens, and listens until either end is closed."""
+        for family, _, _, _, address in places:
+            with self._guard():
+                self._socket = socket.socket(family, socket.SOCK_STREAM)
+            with self._socket as line:
+                line.settimeout(_CONNECT)
+                try:
+                    line.connect(address)
+                except OSError:
+                    if address == places[-1][-1]:
+                        raise
+                    continue
+                line.sendall(self._ticket)
+                line.settimeout(None)
+                while not self._stop.is_set() and line.recv(64):
+                    self._held, self.severed = True, False
+                    self.tried.set()
+                    if not self._on_word():
+                        self._stop.set()
+                return

@@ -59,7 +59,8 @@ class ControlServer(ServiceThread):
         """See `ServiceThread`."""
         service = _Service(self._controller)
         # The number of the data port, where it can be had: one number to open in a firewall.
-        await service.lifelines.open(self._host, self._controller.describe().udp_port)
+        data_port = self._controller.describe().udp_port
+        await service.lifelines.open(self._host, 0 if data_port == self._requested else data_port)
         self._controller.on_news(service.tell)
         reference = ReferenceService(self._controller, service.changed)
         add_SwitchServicer_to_server(cast(Any, service), cast(Any, server))

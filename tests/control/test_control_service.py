@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import functools
 import os
@@ -334,6 +335,18 @@ def test_a_lifeline_that_is_cut_is_made_anew(
     time.sleep(0.5)  # longer than one that does not come back is waited for
     assert reasons == []
     assert client.status().jobs[0].state == "running"
+
+
+def test_a_data_port_with_the_number_of_the_control_port(make_target: Callable[..., Any]) -> None:
+    target = make_target()
+    with serve(Controller(target)) as earlier:
+        number = earlier.port
+    target.description = dataclasses.replace(target.description, udp_port=number)
+    controller = Controller(target)
+    with serve(controller, port=number) as server, ControlClient(f"localhost:{server.port}") as client:
+        client.join(offer(0, 1), timeout=WAIT)
+        member = controller._table._members[client._session][1]
+        wait_until(lambda: member.connected)
 
 
 def test_strangers_at_the_lifelines_port_change_nothing(

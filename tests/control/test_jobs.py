@@ -447,6 +447,17 @@ def test_members_of_an_ended_job_are_waited_for_until_they_know() -> None:
     assert table.unnotified(1.5 * LEASE) == 0
 
 
+def test_who_has_asked_is_waited_for_no_longer() -> None:
+    table = make_table()
+    join_all(table)
+    start_all(table)
+    table.close("the switch is shutting down", 1.0)
+    assert table.unnotified(1.0) == 2
+    with pytest.raises(JobAbortedError, match="shutting down"):
+        table.heartbeat("a0", 1.0)
+    assert table.unnotified(1.0) == 1
+
+
 def test_a_job_that_all_ranks_left_keeps_nobody_waiting() -> None:
     table = make_table()
     join_all(table)

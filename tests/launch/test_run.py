@@ -125,7 +125,7 @@ def test_nothing_outlives_a_run_that_is_killed(tmp_path: Path) -> None:
         assert [run.stdout.readline() for _ in range(2)] == ["up\n"] * 2
         run.kill()
         assert run.stdout.read() == ""  # until the last worker has let go of it
-    # The switch goes once the lease of its members has lapsed.
+    # The switch goes once it knows that its members have died.
     deadline = time.monotonic() + 30
     while _switches() and time.monotonic() < deadline:
         time.sleep(0.1)
