@@ -11,7 +11,8 @@ from datetime import timedelta
 from torch._C._distributed_c10d import PrefixStore, Store
 
 from switchml.control.exits import Stage, close_at_exit
-from switchml.errors import WorkerClosedError
+from switchml.errors import SwitchMLError, WorkerClosedError
+from switchml.torch_backend.agreement import Agreement
 from switchml.torch_backend.completion_pool import CompletionPool
 from switchml.torch_backend.discovery import Placement, find_switch
 from switchml.torch_backend.embedded_switch import OF_THIS_PROCESS, EmbeddedSwitches, SwitchAddress
@@ -60,6 +61,7 @@ class Membership:
 
     Attributes:
         owner: the process that may use it.
+        agreement: told of every collective.
 
     Raises:
         JoinTimeoutError: ranks are missing; the message names them.
@@ -89,6 +91,7 @@ class Membership:
         self.owner = Owner()
         self._closed = False
         self._failure: Exception | None = None
+        self._disagreement: SwitchMLError | None = None
         self._placement: Placement | None = None
         self._worker: Collectives | None = SoloWorker() if world_size == 1 else None
         self.pool = CompletionPool(f"switchml-futures-{group[:32]}")
@@ -96,6 +99,7 @@ class Membership:
         gather_ranks(PrefixStore("creation", self._store), rank, world_size, timeout.total_seconds())
         self.gloo = GlooGroup(PrefixStore("gloo", self._store), rank, world_size, timeout)
         self._gloo_worker = GlooWorker(self.gloo, rank, world_size)
+        self.agreement = Agreement(PrefixStore("calls", self._store), rank, world_size, self._disagree)
         _open.add(self)
 
     @property
@@ -129,6 +133,18 @@ class Membership:
                     self._failure = error
                     raise
             return self._worker
+
+    def check(self) -> None:
+        """Raise what keeps this process from using the group: it was forked, or ranks have disagreed."""
+        self.owner.check()
+        if self._disagreement is not None:
+            raise self._disagreement
+
+    def _disagree(self, error: SwitchMLError) -> None:
+        self._disagreement = error
+        for path in (self._worker, self._gloo_worker):
+            if path is not None:
+                path.abort(error)
 
     def gloo_worker(self) -> GlooWorker:
         """Gloo with a worker's methods."""
@@ -174,6 +190,7 @@ class Membership:
             self._closed = True
             _open.discard(self)
             worker, self._worker = self._worker, None
+        self.agreement.close()
         try:
             if worker is not None:
                 worker.leave()
