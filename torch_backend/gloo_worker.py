@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -11,12 +13,16 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import AllgatherOptions, AllreduceOptions
 from typing_extensions import override
 
+from switchml.errors import SwitchMLError
 from switchml.torch_backend.gloo_group import GlooGroup
 from switchml.torch_backend.reduction import WORKER_OPERATION
 from switchml.worker.collectives import Call, Collectives
 from switchml.worker.elements import BFLOAT16
 from switchml.worker.work import Work
 
+Array = np.ndarray[Any, Any]
+
+_NOTHING: Array = np.empty(0, np.uint8)
 _OPERATION = {name: kind for kind, name in WORKER_OPERATION.items()}
 
 
@@ -25,25 +31,53 @@ class GlooWorker(Collectives):
 
     def __init__(self, gloo: GlooGroup, rank: int, world_size: int) -> None:
         self._gloo = gloo
+        self._under_way: weakref.WeakSet[Work] = weakref.WeakSet()
         self.rank, self.world_size = rank, world_size
         self._start = {"allreduce": self._allreduce, "allgather": self._allgather}
 
     @override
     def _submit(self, call: Call, timeout: float | None, notify: bool) -> Work:
         said = call.signature
-        work = Work(None, f"{said.collective} of {said.elements} x {said.dtype} over gloo", call.result)
         limit = None if timeout is None else timedelta(seconds=timeout)
+        started = self._start[said.collective](call, limit)
+        what = f"{said.collective} of {said.elements} x {said.dtype} over gloo"
+        return self.follow(started, what, call.result, call.finish)
+
+    @override
+    def abort(self, error: SwitchMLError) -> None:
+        """Gloo itself goes on until its timeout or its end."""
+        for work in list(self._under_way):
+            work.finish(error)
+
+    def follow(
+        self,
+        started: dist.Work,
+        what: str,
+        result: Array = _NOTHING,
+        finish: Callable[[], None] | None = None,
+    ) -> Work:
+        """Gloo's handle as one that `abort` can end.
+
+        Args:
+            started: of gloo.
+            what: for messages.
+            result: of the work.
+            finish: called when gloo has succeeded.
+        """
+        work = Work(None, what, result)
 
         def end(future: Any) -> None:
             try:
                 future.value()
-                call.finish()
+                if finish is not None and not work.done():
+                    finish()
             except Exception as error:
                 work.finish(error)
             else:
                 work.finish()
 
-        self._start[said.collective](call, limit).get_future().add_done_callback(end)
+        self._under_way.add(work)
+        started.get_future().add_done_callback(end)
         return work
 
     def _allreduce(self, call: Call, timeout: timedelta | None) -> dist.Work:

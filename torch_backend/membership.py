@@ -14,7 +14,8 @@ from datetime import timedelta
 from torch._C._distributed_c10d import PrefixStore, Store
 
 from switchml.control.exits import Stage, close_at_exit
-from switchml.errors import JoinTimeoutError, WorkerClosedError
+from switchml.errors import JoinTimeoutError, SwitchMLError, WorkerClosedError
+from switchml.torch_backend.agreement import Agreement
 from switchml.torch_backend.completion_pool import CompletionPool
 from switchml.torch_backend.discovery import Placement, find_switch
 from switchml.torch_backend.embedded_switch import OF_THIS_PROCESS, EmbeddedSwitches, SwitchAddress
@@ -91,6 +92,7 @@ class Membership:
 
     Attributes:
         owner: the process that may use it.
+        agreement: told of every collective.
 
     Raises:
         JoinTimeoutError: ranks are missing; the message names them.
@@ -122,6 +124,7 @@ class Membership:
         self.owner = Owner()
         self._closed = False
         self._failure: Exception | None = None
+        self._disagreement: SwitchMLError | None = None
         self._placement: Placement | None = None
         self._worker: Collectives | None = SoloWorker() if world_size == 1 else None
         self.pool = CompletionPool(f"switchml-futures-{group[:32]}")
@@ -135,6 +138,7 @@ class Membership:
             address=local_address_towards(self._host),
         )
         self._gloo_worker = GlooWorker(self.gloo, rank, world_size)
+        self.agreement = Agreement(PrefixStore("calls", self._store), rank, world_size, self._disagree)
         _open.add(self)
 
     def _meet(self, store: Store, timeout: float) -> str:
@@ -183,6 +187,18 @@ class Membership:
                     raise
             return self._worker
 
+    def check(self) -> None:
+        """Raise what keeps this process from using the group: it was forked, or ranks have disagreed."""
+        self.owner.check()
+        if self._disagreement is not None:
+            raise self._disagreement
+
+    def _disagree(self, error: SwitchMLError) -> None:
+        self._disagreement = error
+        for path in (self._worker, self._gloo_worker):
+            if path is not None:
+                path.abort(error)
+
     def gloo_worker(self) -> GlooWorker:
         """Gloo with a worker's methods."""
         return self._gloo_worker
@@ -228,6 +244,7 @@ class Membership:
             self._closed = True
             _open.discard(self)
             worker, self._worker = self._worker, None
+        self.agreement.close()
         try:
             if worker is not None:
                 worker.leave()

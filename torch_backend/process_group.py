@@ -20,6 +20,7 @@ from torch._C._distributed_c10d import Store
 from typing_extensions import override
 
 from switchml.errors import UsageError, WorkerClosedError
+from switchml.torch_backend.agreement import Said
 from switchml.torch_backend.backend_name import BACKEND_NAME
 from switchml.torch_backend.kept_handles import KeptHandles
 from switchml.torch_backend.membership import Membership
@@ -66,11 +67,13 @@ def _switched(
         @functools.wraps(function)
         def call(self: SwitchProcessGroup, *args: Any, **kwargs: Any) -> Any:
             membership = self._membership
-            membership.owner.check()
+            membership.check()
             if on_device(args):
                 return self._on_device(method, args, kwargs)
             if not inputs:
-                return function(self, membership.worker, *args, **kwargs)
+                work = function(self, membership.worker, *args, **kwargs)
+                membership.agreement.note(Said(method, Path.SWITCH, "", None, 0), work)
+                return work
             given = dict(zip(names, args, strict=False)) | kwargs
             tensors = list(tensors_in(given[inputs]))
             reduced = None
@@ -78,24 +81,44 @@ def _switched(
                 said = given.get("opts")
                 # reduce() with plain arguments: the root stands there
                 reduced = operation(given.get("op") if isinstance(said, int) else said)
-            if choose(method, tensors, reduced, membership.world_size) is Path.SWITCH:
-                return function(self, membership.worker, *args, **kwargs)
+            path = choose(method, tensors, reduced, membership.world_size)
             outputs = list(tensors_in(given[names[0]])) if inputs != names[0] else []
-            if taken_by_gloo(method, tensors, outputs, membership.world_size):
-                return getattr(membership.gloo.group, method)(*args, **kwargs)
-            return function(self, membership.gloo_worker, *args, **kwargs)
+            if path is Path.SWITCH:
+                work = function(self, membership.worker, *args, **kwargs)
+            elif taken_by_gloo(method, tensors, outputs, membership.world_size):
+                work = self._by_gloo(method, args, kwargs)
+            else:
+                work = function(self, membership.gloo_worker, *args, **kwargs)
+            membership.agreement.note(_said(method, path, tensors, reduced), work)
+            return work
 
         return untraced(call)
 
     return decorate
 
 
+# Of what is handed to gloo; the others are between two ranks, or no collectives, and not counted.
+_OF_ALL_RANKS = frozenset({"gather", "scatter", "alltoall", "all_to_all_single", "alltoall_base"})
+
+
+def _said(method: str, path: Path, tensors: Sequence[torch.Tensor], reduced: str | None) -> Said:
+    dtype = str(tensors[0].dtype) if tensors else ""
+    return Said(method, path, dtype, reduced, sum(tensor.numel() for tensor in tensors))
+
+
 def _handed_to_gloo(method: str) -> Callable[..., Any]:
     def call(self: SwitchProcessGroup, *args: Any, **kwargs: Any) -> Any:
-        self._membership.owner.check()
+        membership = self._membership
+        membership.check()
         if on_device(args):
             return self._on_device(method, args, kwargs)
-        return getattr(self._membership.gloo.group, method)(*args, **kwargs)
+        if method not in _OF_ALL_RANKS:
+            return getattr(membership.gloo.group, method)(*args, **kwargs)
+        work = self._by_gloo(method, args, kwargs)
+        membership.agreement.note(
+            _said(method, Path.GLOO, list(tensors_in(*args, *kwargs.values())), None), work
+        )
+        return work
 
     call.__name__ = method
     call.__doc__ = f"Torch's own `{method}`, over gloo."
@@ -396,6 +419,14 @@ class SwitchProcessGroup(dist.ProcessGroup):
         self._sequence += 1
         return self._device.call(method, args, kwargs)
 
+    def _by_gloo(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> SwitchWork:
+        membership = self._membership
+        started = getattr(membership.gloo.group, method)(*args, **kwargs)
+        part = membership.gloo_worker().follow(started, f"{method} over gloo")
+        given = (*args, *kwargs.values())
+        call = call_options(next((one for one in given if hasattr(one, "asyncOp")), None))
+        return self._work(method, [part], list(tensors_in(given[0])), call)
+
     def _deadline(self, call: CallOptions) -> float:
         return self._membership.timeout if call.timeout is None else call.timeout
 
@@ -429,6 +460,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
             finish=finish,
             notify=call.notify,
             keeper=self._kept,
+            explain=self._membership.agreement.explain,
         )
 
     def _gather(

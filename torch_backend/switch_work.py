@@ -45,6 +45,7 @@ class SwitchWork(KeptHandle):
         finish: runs once after all parts have succeeded; None if results are in place already.
         notify: False if parts advance only inside their `wait` (the caller of a synchronous collective waits at once).
         keeper: keeps the handle for C++ when Python lets go of it.
+        explain: the error to raise in place of a part's.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class SwitchWork(KeptHandle):
         finish: Finish | None = None,
         notify: bool = True,
         keeper: KeptHandles | None = None,
+        explain: Callable[[BaseException], BaseException] | None = None,
     ) -> None:
         # Who waits at once holds the handle.
         super().__init__(outputs, keeper if notify else None)
@@ -72,6 +74,7 @@ class SwitchWork(KeptHandle):
         # Results that have yet to be copied must arrive even if the caller drops this handle.
         self._watched = finish is not None and notify
         self._notify = notify
+        self._explain = explain
         if self._watched:
             self._watch()
 
@@ -222,6 +225,8 @@ class SwitchWork(KeptHandle):
             self._error = next(
                 (error for part in self._parts if (error := part.exception()) is not None), None
             )
+            if self._error is not None and self._explain is not None:
+                self._error = self._explain(self._error)
             if self._error is None and self._finish is not None:
                 try:
                     self._finish([part.wait() for part in self._parts])

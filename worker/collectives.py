@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import override
 
-from switchml.errors import UsageError
+from switchml.errors import SwitchMLError, UsageError
 from switchml.worker import elements
 from switchml.worker.signature import Signature
 from switchml.worker.transfer import Source, Transfer
@@ -386,6 +386,10 @@ class Collectives(ABC):
     def counters(self) -> dict[str, int]:
         """Counters of this rank by name; empty where nothing is counted."""
         return {}
+
+    def abort(self, error: SwitchMLError) -> None:
+        """Fail everything in flight and, where that is possible, everything to come. From any thread."""
+        return
 
     def leave(self) -> None:
         """Give everything back; works in flight fail. Idempotent."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+from typing_extensions import override
 
 from switchml.control.client import ControlClient
 from switchml.control.control_messages import JobLayout, JoinOffer
@@ -202,6 +203,10 @@ class Worker(Collectives):
     def counters(self) -> dict[str, int]:
         """Counters of this worker by name (protocol/counters.py)."""
         return named(WORKER_COUNTERS, self._engine.counters)
+
+    @override
+    def abort(self, error: SwitchMLError) -> None:
+        self._stream.abort(error)
 
     def leave(self, reason: str = "") -> None:
         """Leave the job. Idempotent; works in flight fail with WorkerClosedError. A forked child does nothing.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch.distributed as dist
 
-from switchml.errors import CollectiveMismatchError, CollectiveTimeoutError, WorkerClosedError
+from switchml.errors import CollectiveMismatchError, CollectiveTimeoutError, SwitchMLError, WorkerClosedError
 from switchml.torch_backend.discovery import Placement
 from switchml.torch_backend.options import Options
 from switchml.worker.collectives import Call, Collectives
@@ -21,6 +22,7 @@ from switchml.worker.window import BLOCKS
 from switchml.worker.work import Work
 
 Array = np.ndarray[Any, Any]
+LOOK_SECONDS = 0.1  # between two looks whether a wait was aborted
 Job = tuple[Work, Callable[[], None], bool]
 
 
@@ -41,10 +43,14 @@ class StoreWorker(Collectives):
         self.changed = threading.Condition()
         self.driving = threading.RLock()
         self.closed = False
+        self.aborted: SwitchMLError | None = None
         threading.Thread(target=self._run, name="store-worker", daemon=True).start()
 
     def counters(self) -> dict[str, int]:
         return {"packets_sent": len(self.calls), "bytes_sent": self.bytes}
+
+    def abort(self, error: SwitchMLError) -> None:
+        self.aborted = error
 
     def leave(self) -> None:
         with self.changed:
@@ -91,10 +97,17 @@ class StoreWorker(Collectives):
         """What each rank gives, in the order of ranks."""
         self.store.set(f"{key}/{self.rank}", pickle.dumps(mine))
         keys = [f"{key}/{rank}" for rank in range(self.world_size)]
-        try:
-            self.store.wait(keys, limit)
-        except dist.DistStoreError as late:
-            raise CollectiveTimeoutError(f"{mine[0]}: a rank is missing") from late
+        deadline = time.monotonic() + limit.total_seconds()
+        while (left := deadline - time.monotonic()) > 0:
+            if self.aborted is not None:
+                raise self.aborted
+            try:
+                self.store.wait(keys, timedelta(seconds=min(left, LOOK_SECONDS)))
+                break
+            except dist.DistStoreError:
+                continue
+        else:
+            raise CollectiveTimeoutError(f"{mine[0]}: a rank is missing")
         given = [pickle.loads(self.store.get(one)) for one in keys]
         if len({said for said, _, _ in given}) > 1:
             raise CollectiveMismatchError(f"ranks disagree: {[said for said, _, _ in given]}")

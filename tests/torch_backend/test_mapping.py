@@ -18,6 +18,7 @@ from torch._C._distributed_c10d import (
 )
 
 from switchml.errors import CollectiveMismatchError, CollectiveTimeoutError, JobAbortedError, UsageError
+from switchml.torch_backend import agreement
 from switchml.torch_backend.routing import GATHERED_LIMIT
 
 
@@ -281,6 +282,91 @@ def test_a_handle_that_only_cpp_holds(ranks: Any, elements: int) -> None:
         return ended + [tensor.max().item() for tensor in tensors]
 
     assert ranks.run(2, body) == [[True, True, 3.0, 3.0]] * 2
+
+
+LARGE = GATHERED_LIMIT // (2 * 8) + 1
+DISAGREEMENTS: dict[str, tuple[Any, Any]] = {
+    "dtype": (
+        lambda group: group.allreduce([torch.ones(LARGE)]),
+        lambda group: group.allreduce([torch.ones(LARGE, dtype=torch.float64)]),
+    ),
+    "size": (
+        lambda group: group.allreduce([torch.ones(10, dtype=torch.float64)]),
+        lambda group: group.allreduce([torch.ones(LARGE, dtype=torch.float64).as_strided((LARGE,), (1,))]),
+    ),
+    "layout": (
+        lambda group: group.allreduce([torch.ones(10, dtype=torch.float64)]),
+        lambda group: group.allreduce([torch.ones(2, LARGE, dtype=torch.float64).t()]),
+    ),
+    "operation": (
+        lambda group: group.allreduce([torch.ones(LARGE)]),
+        lambda group: group.allreduce(torch.ones(2 * LARGE), dist.ReduceOp.MAX),
+    ),
+    "collective": (
+        lambda group: group.barrier(),
+        lambda group: group.alltoall([torch.ones(1), torch.ones(1)], [torch.ones(1), torch.ones(1)]),
+    ),
+    "collective over gloo": (
+        lambda group: group.alltoall([torch.ones(1), torch.ones(1)], [torch.ones(1), torch.ones(1)]),
+        lambda group: group.allreduce([torch.ones(LARGE, dtype=torch.float64)]),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", DISAGREEMENTS)
+def test_ranks_that_disagree_about_the_path(ranks: Any, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agreement, "PATIENCE", 0.1)
+
+    def body(group: Any, rank: int) -> list[str]:
+        group.allreduce([torch.ones(LARGE)]).wait()
+        work = DISAGREEMENTS[what][rank](group)
+        with pytest.raises(CollectiveMismatchError, match=r"rank 0 .*rank 1|rank 1 .*rank 0"):
+            work.wait()
+        with pytest.raises(CollectiveMismatchError):
+            group.barrier().wait()
+        return [str(work.exception())]
+
+    one, other = ranks.run(2, body, timeout=60.0)
+    assert one == other
+
+
+def test_all_of_three_ranks_hear_of_a_disagreement(ranks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agreement, "PATIENCE", 0.1)
+
+    def body(group: Any, rank: int) -> None:
+        tensor = torch.ones(LARGE, dtype=torch.float64)
+        work = group.allreduce([tensor]) if rank else group.gather([[tensor.clone()] * 3], [tensor])
+        with pytest.raises(CollectiveMismatchError, match=r"gather.*allreduce|allreduce.*gather"):
+            work.wait()
+
+    ranks.run(3, body, timeout=60.0)
+
+
+def test_a_late_rank_is_no_disagreement(ranks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agreement, "PATIENCE", 0.0)
+    looked = threading.Event()
+    compare = agreement.Agreement._compare
+
+    def compare_and_tell(self: Any, call: Any) -> str:
+        text = compare(self, call)
+        looked.set()
+        return text
+
+    monkeypatch.setattr(agreement.Agreement, "_compare", compare_and_tell)
+
+    def body(group: Any, rank: int) -> list[float]:
+        totals = []
+        for dtype in (torch.float32, torch.float64):
+            tensor = torch.full((LARGE,), rank + 1.0, dtype=dtype)
+            if rank == 1:
+                looked.wait(20)
+            group.allreduce([tensor]).wait()
+            looked.clear()
+            group.barrier().wait()
+            totals.append(tensor[0].item())
+        return totals
+
+    assert ranks.run(2, body, timeout=60.0) == [[3.0, 3.0]] * 2
 
 
 def test_many_in_flight_with_callbacks_that_wait(ranks: Any) -> None:

@@ -119,7 +119,7 @@ def test_sharding_and_checkpoints(sharded: list[Any], case: str) -> None:
 
 @pytest.fixture(scope="module")
 def failures(launcher: Any) -> list[Any]:
-    cases = ("mismatch", "missing_rank", "missing_backward", "impatient_wait")
+    cases = ("mismatch", "path_mismatch", "missing_rank", "missing_backward", "impatient_wait")
     with embedded.start() as switch:
         reports: list[Any] = launcher.run("failures.py", 2, *cases, **address(switch))
     return reports
@@ -130,6 +130,13 @@ def test_mismatched_sizes_reach_every_rank(failures: list[Any]) -> None:
         assert report["mismatch"]["error"] == "CollectiveMismatchError"
         assert "10" in report["mismatch"]["text"]
         assert "11" in report["mismatch"]["text"]
+
+
+def test_ranks_on_different_paths_hear_of_it(failures: list[Any]) -> None:
+    for report in failures:
+        assert report["path_mismatch"]["error"] == "CollectiveMismatchError"
+        assert "100000 x torch.float32, sum" in report["path_mismatch"]["text"]
+        assert "100000 x torch.float64, sum" in report["path_mismatch"]["text"]
 
 
 def test_a_missing_rank_fails_wait_and_future(failures: list[Any]) -> None:

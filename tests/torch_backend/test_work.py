@@ -145,6 +145,14 @@ def test_kept_handles_let_large_tensors_go(pool: CompletionPool) -> None:
     assert memory() is None
 
 
+def test_a_reason_that_is_known_goes_before_a_parts_error(pool: CompletionPool) -> None:
+    part, reason = Part(), CollectiveMismatchError("10 and 11 elements")
+    work = work_of(pool, part, explain=lambda error: reason)
+    part.end(RuntimeError("connection closed by peer"))
+    with pytest.raises(CollectiveMismatchError, match="10 and 11"):
+        work.wait()
+
+
 def test_the_future_is_completed_off_the_wire_thread(pool: CompletionPool) -> None:
     part = Part()
     work = work_of(pool, part)

@@ -31,6 +31,12 @@ def mismatch():
     return report
 
 
+def path_mismatch():
+    """One rank's tensor goes over the switch, the other's over gloo."""
+    dtype = (torch.float32, torch.float64)[RANK]
+    return caught(lambda: dist.all_reduce(torch.ones(100_000, dtype=dtype)))
+
+
 def missing_rank():
     """Rank 1 does not come; nobody waits for the work, the future has to fail by itself."""
     if RANK == 1:
