@@ -136,7 +136,10 @@ def switch_command(
     ] = None,
     p4runtime_port: Annotated[
         int | None,
-        typer.Option(help="TCP port of the P4Runtime service; 0 takes a free one.", rich_help_panel=P4),
+        typer.Option(
+            help="TCP port to offer P4Runtime at; 0 takes a free one. Its clients have to show --token, if there is one.",
+            rich_help_panel=P4,
+        ),
     ] = None,
     device_id: DeviceId = 0,
     capture: Capture = None,
@@ -221,7 +224,9 @@ def _native(options: _Options) -> Iterator[_Running]:
             from switchml.switch_emulator.p4runtime.p4runtime_server import serve
 
             device = NativeDevice(emulator.target, options.device_id)
-            server = stack.enter_context(serve(device, options.host, options.p4runtime_port))
+            server = stack.enter_context(
+                serve(device, options.host, options.p4runtime_port, token=options.token)
+            )
             p4runtime = server.address
         yield _Running(
             *(emulator.control_address, emulator.udp_address, p4runtime, emulator.counters),
@@ -267,6 +272,7 @@ def _p4_on_interfaces(options: _Options) -> Iterator[_Running]:
         wrapping=_wrapping(options),
         p4runtime=service,
         device_id=options.device_id,
+        token=options.token,
     ) as emulator:
         timer = threading.Timer(options.use_files or 0.0, emulator.start)
         timer.start()

@@ -133,7 +133,7 @@ def controller_command(
     def report(line: str) -> None:
         print(line, file=sys.stderr if announce else sys.stdout, flush=True)
 
-    with P4RuntimeClient(address, device_id=device_id, election_id=election_id) as client:
+    with P4RuntimeClient(address, device_id=device_id, election_id=election_id, token=token) as client:
         switch = P4RuntimeTarget(
             client, data_host, data_port, mac=number, pipeline=program, ports=port_set, report=report
         )

@@ -24,7 +24,7 @@ from switchml.control.fork_gate import ForkGate
 from switchml.control.heartbeat import Heartbeats
 from switchml.control.switch_pb2_grpc import SwitchStub
 from switchml.control.target import TargetDescription
-from switchml.control.tls import ClientTls
+from switchml.control.tls import ClientTls, open_channel
 from switchml.errors import SwitchMLError, SwitchUnreachableError, UsageError, WorkerClosedError
 
 _Request = TypeVar("_Request")
@@ -85,7 +85,7 @@ class ControlClient(Closing):
         self._closed = False
         self._lock = threading.Lock()
         self.address = join_address(self._host, port)
-        self._channel = _open_channel(self.address, tls)
+        self._channel = open_channel(self.address, tls, _OPTIONS)
         self._stub = SwitchStub(self._channel)
         try:
             self._target = target_from_pb(
@@ -267,13 +267,6 @@ class ControlClient(Closing):
             )
         name = code.name if code is not None else "UNKNOWN"
         return SwitchMLError(f"the switch at {self.address} failed: {name}, {details}; see its log")
-
-
-def _open_channel(address: str, tls: ClientTls | None) -> grpc.Channel:
-    if tls is None:
-        return grpc.insecure_channel(address, options=_OPTIONS)
-    named = [("grpc.ssl_target_name_override", tls.server_name)] if tls.server_name else []
-    return grpc.secure_channel(address, tls.credentials(), options=[*_OPTIONS, *named])
 
 
 _open_clients: weakref.WeakSet[ControlClient] = weakref.WeakSet()

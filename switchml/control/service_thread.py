@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 
 from switchml.closing import Closing
-from switchml.control.address import join_address
+from switchml.control.address import PRIVATE, join_address
 from switchml.control.tls import ServerTls
 from switchml.control.undecodable import RefuseUndecodable
 from switchml.errors import PortInUseError, SwitchMLError, UsageError
@@ -28,13 +28,15 @@ _STARTUP = 10.0  # seconds
 class ServiceThread(Closing):
     """Serves from construction to `close`. A context manager.
 
-    A subclass sets `name` and implements `serving`, and calls this constructor last.
+    A subclass sets `name` and implements `serving`, and calls this constructor last. One that sets `private` before can be
+    reached at that abstract Unix socket as well, in the clear, or there alone when its host is "".
     """
 
     name: ClassVar[str]
     """What the service is called in messages."""
     grace: ClassVar[float] = 1.0
     """Seconds that calls get to finish in, unless `close` says otherwise."""
+    private = ""
 
     def __init__(self, host: str, port: int, tls: ServerTls | None, options: dict[str, int]) -> None:
         """Start the thread and wait until the service can be reached.
@@ -77,8 +79,8 @@ class ServiceThread(Closing):
 
     @property
     def address(self) -> str:
-        """`host:port` of the service."""
-        return join_address(self._host, self.port)
+        """`host:port` of the service; "" when it has none."""
+        return join_address(self._host, self.port) if self._host else ""
 
     def close(self, grace: float | None = None) -> None:
         """Ends all streams, lets calls finish for `grace` seconds, then ends the thread. Idempotent."""
@@ -101,10 +103,12 @@ class ServiceThread(Closing):
 
     async def _serve(self) -> None:
         server = grpc.aio.server(
-            options=self._options, interceptors=[RefuseUndecodable(), *self.interceptors()]
+            options=self._options, interceptors=[*self.interceptors(), RefuseUndecodable()]
         )
         async with self.serving(server):
-            port = self._bind(server)
+            port = self._bind(server) if self._host else 0
+            if self.private:
+                server.add_insecure_port(private_address(self.private))
             await server.start()
             self._started.set_result(port)
             try:
@@ -139,6 +143,11 @@ class ServiceThread(Closing):
             f"the {self.name} port {join_address(self._host, self._requested)} is taken; "
             "stop what listens there, or choose another port (0 = a free one)"
         )
+
+
+def private_address(name: str) -> str:
+    """What gRPC calls an abstract Unix socket."""
+    return f"{PRIVATE}{name}"
 
 
 def _ignore_idle_wakeups(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

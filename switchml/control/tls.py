@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +66,14 @@ class ClientTls:
         return grpc.ssl_channel_credentials(
             *(None if path is None else _read(path) for path in (self.ca, self.key, self.certificate))
         )
+
+
+def open_channel(address: str, tls: ClientTls | None, options: Sequence[tuple[str, int]]) -> grpc.Channel:
+    """A channel to `address`; in the clear without `tls`."""
+    if tls is None:
+        return grpc.insecure_channel(address, options=options)
+    named = [("grpc.ssl_target_name_override", tls.server_name)] if tls.server_name else []
+    return grpc.secure_channel(address, tls.credentials(), options=[*options, *named])
 
 
 def _read(path: Path) -> bytes:

@@ -22,9 +22,11 @@ from typing import Any
 import grpc
 
 from switchml.closing import Closing
-from switchml.control.address import join_address, parse_address
+from switchml.control.address import PRIVATE, join_address, parse_address
+from switchml.control.bearer import bearer
 from switchml.control.exits import Stage, close_at_exit
-from switchml.errors import SwitchMLError, SwitchUnreachableError, UsageError
+from switchml.control.tls import ClientTls, open_channel
+from switchml.errors import InvalidTokenError, SwitchMLError, SwitchUnreachableError, UsageError
 from switchml.p4runtime.bytestrings import encode
 from switchml.p4runtime.codec import entry_entity, key_entity, parse_digests, parse_entry, parse_key
 from switchml.p4runtime.entries import CounterValue, Match, TableEntry
@@ -75,10 +77,12 @@ class P4RuntimeClient(Closing):
     """The primary controller of one switch. A context manager: `close` on exit. Thread-safe.
 
     Args:
-        address: host:port.
+        address: host:port, or unix-abstract:NAME.
         device_id: as the switch names itself.
         election_id: the controller with the highest is primary.
         timeout: seconds, of every call but the loading of a pipeline.
+        token: shown as `authorization: Bearer TOKEN`; "" = none.
+        tls: what to trust; None = in the clear.
 
     Raises:
         SwitchUnreachableError: nothing answers there within `timeout`.
@@ -86,12 +90,19 @@ class P4RuntimeClient(Closing):
     """
 
     def __init__(
-        self, address: str, *, device_id: int = 0, election_id: int = 1, timeout: float = 10.0
+        self,
+        address: str,
+        *,
+        device_id: int = 0,
+        election_id: int = 1,
+        timeout: float = 10.0,
+        token: str = "",
+        tls: ClientTls | None = None,
     ) -> None:
         if timeout <= 0:
             raise UsageError(f"timeout {timeout}: use a positive number of seconds")
-        host, port = parse_address(address)
-        self.address = join_address(host, port)
+        self.address = address if address.startswith(PRIVATE) else join_address(*parse_address(address))
+        self._shown = bearer(token)
         self.device_id = device_id
         self._election = p4runtime_pb2.Uint128(high=election_id >> 64, low=election_id & (1 << 64) - 1)
         self._timeout = timeout
@@ -102,11 +113,11 @@ class P4RuntimeClient(Closing):
         self._displaced = ""
         self._arbitrated: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._outgoing: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._channel = grpc.insecure_channel(self.address, options=_OPTIONS)
+        self._channel = open_channel(self.address, tls, _OPTIONS)
         self._stub = p4runtime_pb2_grpc.P4RuntimeStub(self._channel)
         try:
             self._await_channel()
-            self._stream: Any = self._stub.StreamChannel(iter(self._outgoing.get, None))
+            self._stream: Any = self._stub.StreamChannel(iter(self._outgoing.get, None), metadata=self._shown)
             self._thread = threading.Thread(target=self._listen, name="switchml-p4runtime", daemon=True)
             self._thread.start()
             self._become_primary()
@@ -216,7 +227,7 @@ class P4RuntimeClient(Closing):
         request = p4runtime_pb2.ReadRequest(device_id=self.device_id, entities=entities)
         self._check()
         try:
-            for response in self._stub.Read(request, timeout=self._timeout):
+            for response in self._stub.Read(request, timeout=self._timeout, metadata=self._shown):
                 yield from response.entities
         except grpc.RpcError as error:
             raise self._explain(error, self._timeout) from error
@@ -345,13 +356,18 @@ class P4RuntimeClient(Closing):
             self._lose("it has ended the stream")
         except grpc.RpcError as error:
             if not self._closed:
-                self._lose(_sentence(error), self._not_elected(error))
+                self._lose(_sentence(error), self._not_let_in(error) or self._not_elected(error))
         except ValueError:  # gRPC's word for a closed channel
             self._lose("this client is closed")
 
     def _lose(self, why: str, error: SwitchMLError | None = None) -> None:
         self._lost = self._lost or why
         self._arbitrated.put(error or self._unreachable(why))
+
+    def _not_let_in(self, error: grpc.RpcError) -> InvalidTokenError | None:
+        if not isinstance(error, grpc.Call) or error.code() is not grpc.StatusCode.UNAUTHENTICATED:
+            return None
+        return InvalidTokenError(f"the switch at {self.address} refused: {error.details()}")
 
     def _not_elected(self, error: grpc.RpcError) -> NotPrimaryError | None:
         """A stream that asks for another's election id is ended (P4Runtime specification, section 5.3)."""
@@ -402,7 +418,7 @@ class P4RuntimeClient(Closing):
         self._check()
         seconds = timeout or self._timeout
         try:
-            return method(request, timeout=seconds)
+            return method(request, timeout=seconds, metadata=self._shown)
         except ValueError as error:  # the channel was closed meanwhile
             raise self._unreachable("this client is closed") from error
         except grpc.RpcError as error:
