@@ -79,10 +79,10 @@ def controller_command(
         str,
         typer.Option(
             metavar="HOST:PORT",
-            help="Where workers join; port 0 takes a free one.",
+            help="Where workers join: 0.0.0.0 for all addresses; port 0 takes a free one.",
             rich_help_panel=WORKERS,
         ),
-    ] = "0.0.0.0:50551",
+    ] = "127.0.0.1:50551",
     token: JoinToken = "",
     lease: Lease = 10.0,
     tls_certificate: Annotated[
