@@ -5,7 +5,7 @@ Theory of operation
 Requests are plain calls with a deadline. One stream stays open besides: it makes this client the switch's primary controller,
 and brings digests. A thread of its own reads the stream; it acknowledges every digest list and hands its messages on. When the
 stream ends so does the client's hold of the switch: every later call raises SwitchUnreachableError. A client that another one
-has displaced may still read.
+has displaced may still read; once nobody is primary any more it may take the switch back (`reclaim`).
 """
 
 from __future__ import annotations
@@ -111,6 +111,8 @@ class P4RuntimeClient(Closing):
         self._closed = False
         self._lost = ""
         self._displaced = ""
+        self._vacant = False
+        self._claiming = False
         self._arbitrated: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._outgoing: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._channel = open_channel(self.address, tls, _OPTIONS)
@@ -140,6 +142,24 @@ class P4RuntimeClient(Closing):
     def lost(self) -> str:
         """Why the switch is out of this client's hands; "" while it is not."""
         return self._lost or self._displaced
+
+    @property
+    def vacant(self) -> bool:
+        """Whether another client had displaced this one, and is gone."""
+        return bool(self._displaced) and self._vacant
+
+    def reclaim(self) -> None:
+        """Become primary again, with the election id of the client that is gone. What it left in the switch is there.
+
+        Raises:
+            SwitchUnreachableError: nothing answers.
+            NotPrimaryError: another controller has the switch.
+        """
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._arbitrated.get_nowait()
+        self.check_reachable()
+        self._become_primary()
 
     def close(self) -> None:
         """Gives the switch up. Idempotent."""
@@ -225,7 +245,7 @@ class P4RuntimeClient(Closing):
     def read(self, *entities: Any) -> Iterator[Any]:
         """Every p4.v1.Entity that matches one of the given, whose empty fields match all."""
         request = p4runtime_pb2.ReadRequest(device_id=self.device_id, entities=entities)
-        self._check()
+        self.check_reachable()
         try:
             for response in self._stub.Read(request, timeout=self._timeout, metadata=self._shown):
                 yield from response.entities
@@ -321,9 +341,26 @@ class P4RuntimeClient(Closing):
             raise self._unreachable(f"no connection within {self._timeout:g} s") from None
 
     def _become_primary(self) -> None:
+        answer = self._arbitrate()
+        if answer.status.code == code_pb2.NOT_FOUND:
+            # Nobody has the switch, but somebody with a higher election id had.
+            self._election = answer.election_id
+            answer = self._arbitrate()
+        self._claiming = False
+        if answer.status.code != code_pb2.OK:
+            highest = answer.election_id.high << 64 | answer.election_id.low
+            raise NotPrimaryError(
+                f"another controller has the switch at {self.address} (election id {highest}): stop it, or take a higher "
+                "--election-id",
+                code_pb2.Code.Name(answer.status.code),
+            )
+
+    def _arbitrate(self) -> Any:
+        """The switch's answer to this client's election id."""
         request = p4runtime_pb2.StreamMessageRequest()
         request.arbitration.device_id = self.device_id
         request.arbitration.election_id.CopyFrom(self._election)
+        self._claiming = True
         self._outgoing.put(request)
         try:
             answer = self._arbitrated.get(timeout=self._timeout)
@@ -331,17 +368,7 @@ class P4RuntimeClient(Closing):
             raise self._unreachable(f"no answer to the arbitration within {self._timeout:g} s") from None
         if isinstance(answer, SwitchMLError):
             raise answer
-        if answer.status.code != code_pb2.OK:
-            highest = answer.election_id.high << 64 | answer.election_id.low
-            code = code_pb2.Code.Name(answer.status.code)
-            if answer.status.code == code_pb2.NOT_FOUND:
-                why = f"the switch at {self.address} has had a controller with election id {highest}: take that --election-id"
-            else:
-                why = (
-                    f"another controller has the switch at {self.address} (election id {highest}): stop it, or take a higher "
-                    "--election-id"
-                )
-            raise NotPrimaryError(why, code)
+        return answer
 
     def _listen(self) -> None:
         try:
@@ -381,8 +408,16 @@ class P4RuntimeClient(Closing):
 
     def _on_arbitration(self, update: Any) -> None:
         if update.status.code != code_pb2.OK:
-            # For good: whoever had the switch meanwhile has changed its tables.
+            # Until `reclaim`: whoever had the switch meanwhile has changed its tables.
             self._displaced = "another controller has become primary"
+            self._vacant = update.status.code == code_pb2.NOT_FOUND
+        elif self._claiming:
+            # Here, in the order of the switch's messages: the next may take it away again.
+            self._claiming = False
+            self._displaced = ""
+        elif self._displaced:
+            # BMv2 makes a backup primary unasked; the tables are another's all the same.
+            self._vacant = True
         self._arbitrated.put(update)
 
     def _on_digest(self, digest: Any) -> None:
@@ -401,21 +436,22 @@ class P4RuntimeClient(Closing):
         # Afterwards: what repeats until then is not sent again.
         self._outgoing.put(acknowledgement)
 
-    def _check(self) -> None:
+    def check_reachable(self) -> None:
+        """Raises SwitchUnreachableError once the switch can't be reached any more."""
         if self._lost:
             raise self._unreachable(self._lost)
 
     def check(self) -> None:
         """Raises SwitchUnreachableError or NotPrimaryError once this client can't program the switch any more."""
-        self._check()
+        self.check_reachable()
         if self._displaced:
             raise NotPrimaryError(
-                f"another controller has taken over the switch at {self.address}; stop it, then start this one again",
+                f"another controller has taken over the switch at {self.address}; stop it",
                 "PERMISSION_DENIED",
             )
 
     def _call(self, method: Any, request: Any, timeout: float | None = None) -> Any:
-        self._check()
+        self.check_reachable()
         seconds = timeout or self._timeout
         try:
             return method(request, timeout=seconds, metadata=self._shown)
