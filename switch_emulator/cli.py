@@ -149,7 +149,7 @@ def switch_command(
         typer.Option(
             min=0,
             max=65535,
-            help="TCP port of the P4Runtime service; 0 takes a free one.",
+            help="TCP port to offer P4Runtime at; 0 takes a free one. Its clients have to show --token, if there is one.",
             rich_help_panel=P4,
         ),
     ] = None,
@@ -243,7 +243,9 @@ def _native(options: _Options) -> Iterator[_Running]:
             from switchml.switch_emulator.p4runtime.p4runtime_server import serve
 
             device = NativeDevice(emulator.target, options.device_id)
-            server = stack.enter_context(serve(device, options.host, options.p4runtime_port, tls=options.tls))
+            server = stack.enter_context(
+                serve(device, options.host, options.p4runtime_port, token=options.token, tls=options.tls)
+            )
             p4runtime = server.address
         yield _Running(
             *(emulator.control_address, emulator.udp_address, p4runtime, emulator.counters),
@@ -296,6 +298,7 @@ def _p4_on_interfaces(options: _Options) -> Iterator[_Running]:
         p4runtime=service,
         device_id=options.device_id,
         tls=options.tls,
+        token=options.token,
     ) as emulator:
         timer = threading.Timer(options.use_files or 0.0, emulator.start)
         timer.start()

@@ -10,6 +10,7 @@ same P4Runtime service as everybody else would.
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from switchml.control.controller import Controller
 
 _LOOPBACK = "127.0.0.1"
+# A switch that has its own controller is its controller's: no other client can become primary.
+_HIGHEST_ELECTION = (1 << 128) - 1
 
 
 @dataclass(frozen=True)
@@ -108,8 +111,10 @@ class P4Emulator(Closing):
     Args:
         program: None = none until a controller sets one.
         p4runtime: where the service listens, host and port (0 = a free one); None = nowhere.
+        token: what its clients must show; "" lets everybody in.
+        tls: its certificate; None = in the clear.
+        private: an abstract Unix socket that it can be reached at as well; "" = none.
         device_id: as P4Runtime names the switch.
-        tls: of the P4Runtime service; None = in the clear.
 
     Raises:
         UnsupportedProgramError: what the program needs and this switch has not got.
@@ -124,7 +129,9 @@ class P4Emulator(Closing):
         wrapping: Wrapping | None = None,
         p4runtime: tuple[str, int] | None = None,
         device_id: int = 0,
+        token: str = "",
         tls: ServerTls | None = None,
+        private: str = "",
     ) -> None:
         self._stack = contextlib.ExitStack()
         wrapping = wrapping or Wrapping()
@@ -139,12 +146,12 @@ class P4Emulator(Closing):
         try:
             if program is not None:
                 self.device.commit(program.p4info, program.config)
-            if p4runtime is not None:
+            if p4runtime is not None or private:
                 from switchml.switch_emulator.p4runtime.p4runtime_server import serve
 
-                self.p4runtime_address = self._stack.enter_context(
-                    serve(self.device, *p4runtime, tls=tls)
-                ).address
+                host, port = p4runtime or ("", 0)
+                server = serve(self.device, host, port, tls=tls, token=token, private=private)
+                self.p4runtime_address = self._stack.enter_context(server).address
         except BaseException:
             self.close()
             raise
@@ -192,8 +199,9 @@ class P4UdpEmulator(Closing):
     Args:
         host: the dotted address of its data port and services.
         udp_port: one of 48864 to 48879, which the program takes; 0 = one of them that is free.
-        p4runtime_port: 0 = a free one; None = a free one that this machine alone can reach, for whoever reaches it can program
-            the switch.
+        p4runtime_port: 0 = a free one; None = P4Runtime is for this emulator's own controller alone.
+        token: what workers must show, and clients of P4Runtime; "" lets everybody in.
+        tls: the certificate of both services; None = in the clear.
 
     Raises:
         UsageError: a program without P4Info, or a port the program does not take.
@@ -221,15 +229,34 @@ class P4UdpEmulator(Closing):
         from switchml.control.p4runtime.p4runtime_client import P4RuntimeClient
         from switchml.control.p4runtime.p4runtime_target import P4RuntimeTarget
         from switchml.control.server import serve
+        from switchml.control.service_thread import private_address
 
         with contextlib.ExitStack() as stack:
             ports = _listen(host, udp_port)
-            p4runtime = (_LOOPBACK, 0) if p4runtime_port is None else (host, p4runtime_port)
+            asked = p4runtime_port is not None
+            # Its own way in: a socket that has a secret of its own when nobody else is meant to come.
+            private, shown = (
+                f"switchml-p4runtime-{secrets.token_hex(12)}",
+                token if asked else secrets.token_hex(16),
+            )
             self.udp_address = f"{ports.address[0]}:{ports.address[1]}"
             self.switch = stack.enter_context(
-                P4Emulator(ports, program, wrapping=wrapping, p4runtime=p4runtime, device_id=device_id)
+                P4Emulator(
+                    ports,
+                    program,
+                    wrapping=wrapping,
+                    p4runtime=(host, p4runtime_port) if p4runtime_port is not None else None,
+                    device_id=device_id,
+                    token=shown,
+                    tls=tls,
+                    private=private,
+                )
             )
-            client = stack.enter_context(P4RuntimeClient(self.switch.p4runtime_address, device_id=device_id))
+            client = stack.enter_context(
+                P4RuntimeClient(
+                    private_address(private), device_id=device_id, election_id=_HIGHEST_ELECTION, token=shown
+                )
+            )
             # The program is there already: loading it again would translate it once more.
             self._target = P4RuntimeTarget(client, *ports.address, ports=(), on_workers=ports.keep)
             stack.callback(self._target.close)
@@ -243,7 +270,7 @@ class P4UdpEmulator(Closing):
 
     @property
     def p4runtime_address(self) -> str:
-        """host:port of the P4Runtime service."""
+        """host:port of the P4Runtime service; "" when it was not asked for."""
         return self.switch.p4runtime_address
 
     def counters(self) -> dict[str, int]:

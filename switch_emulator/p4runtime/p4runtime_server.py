@@ -9,6 +9,7 @@ from typing import Any, cast
 import grpc
 import grpc.aio
 
+from switchml.control.bearer import RequireToken
 from switchml.control.service_thread import ServiceThread
 from switchml.control.tls import ServerTls
 from switchml.p4runtime.stubs import p4runtime_pb2_grpc
@@ -31,9 +32,17 @@ class P4RuntimeServer(ServiceThread):
     name = "P4Runtime"
     grace = 0.2
 
-    def __init__(self, device: Device[Any], host: str, port: int, tls: ServerTls | None) -> None:
+    def __init__(
+        self, device: Device[Any], host: str, port: int, tls: ServerTls | None, token: str, private: str
+    ) -> None:
         self._device = device
+        self._token = token
+        self.private = private
         super().__init__(host, port, tls, _OPTIONS)
+
+    def interceptors(self) -> list[grpc.aio.ServerInterceptor[Any, Any]]:
+        """See `ServiceThread`."""
+        return [RequireToken(self._token)] if self._token else []
 
     @asynccontextmanager
     async def serving(self, server: grpc.aio.Server) -> AsyncIterator[None]:
@@ -47,11 +56,26 @@ class P4RuntimeServer(ServiceThread):
 
 
 def serve(
-    device: Device[Any], host: str = "127.0.0.1", port: int = 0, *, tls: ServerTls | None = None
+    device: Device[Any],
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    tls: ServerTls | None = None,
+    token: str = "",
+    private: str = "",
 ) -> P4RuntimeServer:
-    """Starts the P4Runtime service of `device` on `host:port` (port 0: a free one), in the clear without `tls`.
+    """Start the P4Runtime service of `device`.
 
-    Raises PortInUseError when the port is taken, UsageError when the host is not an address of this machine or a file of
-    `tls` can't be read.
+    Args:
+        device: what it serves.
+        host: address to listen on; "" = none, for one that has `private`.
+        port: 0 = a free one.
+        tls: the switch's certificate; None = in the clear.
+        token: what clients must show as `authorization: Bearer TOKEN`; "" lets everybody in.
+        private: name of an abstract Unix socket to listen on as well, in the clear.
+
+    Raises:
+        PortInUseError: the port is taken.
+        UsageError: the host is not an address of this machine, or a file of `tls` can't be read.
     """
-    return P4RuntimeServer(device, host, port, tls)
+    return P4RuntimeServer(device, host, port, tls, token, private)

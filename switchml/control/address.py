@@ -8,6 +8,9 @@ import socket
 from switchml.control.control_messages import DEFAULT_CONTROL_PORT
 from switchml.errors import PortInUseError, SwitchMLError, UsageError
 
+PRIVATE = "unix-abstract:"
+"""How gRPC begins the name of an abstract Unix socket."""
+
 
 def parse_address(text: str) -> tuple[str, int]:
     """Host and port of `host`, `host:port` or `[IPv6]:port`.

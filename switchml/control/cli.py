@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -29,6 +30,7 @@ from switchml.cli_options import (
 )
 from switchml.control.control_messages import LEASE
 from switchml.errors import SwitchMLError, UsageError
+from switchml.p4runtime.refusals import NotPrimaryError
 from switchml.protocol.messages import UDP_PORT_FIRST
 
 if TYPE_CHECKING:
@@ -90,10 +92,10 @@ def controller_command(
         str,
         typer.Option(
             metavar="HOST:PORT",
-            help="Where workers join; port 0 takes a free one.",
+            help="Where workers join: 0.0.0.0 for all addresses; port 0 takes a free one.",
             rich_help_panel=WORKERS,
         ),
-    ] = "0.0.0.0:50551",
+    ] = "127.0.0.1:50551",
     token: JoinToken = "",
     lease: Lease = LEASE,
     tls_cert: TlsCert = None,
@@ -136,7 +138,9 @@ def controller_command(
     def report(line: str) -> None:
         print(line, file=sys.stderr if announce else sys.stdout, flush=True)
 
-    with P4RuntimeClient(address, device_id=device_id, election_id=election_id, tls=to_switch) as client:
+    with P4RuntimeClient(
+        address, device_id=device_id, election_id=election_id, token=token, tls=to_switch
+    ) as client:
         switch = P4RuntimeTarget(
             client, data_host, data_port, mac=number, pipeline=program, ports=port_set, report=report
         )
@@ -154,19 +158,26 @@ def controller_command(
                         "pid": os.getpid(),
                     }
                     print(json.dumps(line), flush=True)
-                _keep(controller, switch, stop, hurry)
+                _keep(controller, switch, stop, hurry, report)
         finally:
             switch.close()
 
 
 def _keep(
-    controller: Controller, switch: P4RuntimeTarget, stop: threading.Event, hurry: threading.Event
+    controller: Controller,
+    switch: P4RuntimeTarget,
+    stop: threading.Event,
+    hurry: threading.Event,
+    report: Callable[[str], None],
 ) -> None:
     """Until `stop`, or until the switch is gone: then raises. Workers are told why at their next heartbeat."""
     failure: SwitchMLError | None = None
     try:
         while not stop.wait(_LOOK_SECONDS):
-            switch.check()
+            try:
+                switch.check()
+            except NotPrimaryError as error:
+                _stand_by(str(error), controller, switch, stop, report)
     except SwitchMLError as error:
         failure = error
     controller.close(str(failure or "the controller was told to end"))
@@ -174,6 +185,23 @@ def _keep(
         pass
     if failure is not None:
         raise failure
+
+
+def _stand_by(
+    why: str,
+    controller: Controller,
+    switch: P4RuntimeTarget,
+    stop: threading.Event,
+    report: Callable[[str], None],
+) -> None:
+    """While another controller has the switch. Raises SwitchUnreachableError when the switch is gone."""
+    controller.suspend(why)
+    report(f"{why}; this controller takes it back when that one has gone")
+    while not stop.wait(_LOOK_SECONDS):
+        if switch.recover():
+            controller.resume()
+            report("the switch is this controller's again; workers may join")
+            return
 
 
 def _p4runtime_address(target: str) -> str:

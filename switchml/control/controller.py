@@ -82,6 +82,7 @@ class Controller:
         self._tell: Callable[[frozenset[str]], None] | None = None
         self._begun = clock()
         self._closed = ""
+        self._suspended = ""
         octet = secrets.randbelow(256) if multicast_octet is None else multicast_octet
         self._table = JobTable(self._description, lease=lease, multicast_octet=octet)
 
@@ -141,6 +142,7 @@ class Controller:
         with self._lock:
             if self._closed:
                 raise JoinError(f"{self._closed}; nobody can join it any more")
+            self._check_ours()
             actions = self._table.join(session, offer, timeout, self._clock(), peer)
             self._replies[session] = reply
             self._carry_out(actions)
@@ -241,8 +243,13 @@ class Controller:
             return bool(self._table.jobs) or self._table.unnotified(self._clock()) > 0
 
     def status(self) -> SwitchStatus:
-        """Jobs, members and counters of the whole switch."""
+        """Jobs, members and counters of the whole switch.
+
+        Raises:
+            JoinError: it is in other hands (`suspend`).
+        """
         with self._lock:
+            self._check_ours()
             now = self._clock()
             return SwitchStatus(
                 target=self._description,
@@ -253,6 +260,21 @@ class Controller:
                 lease=self._table.lease,
                 uptime=now - self._begun,
             )
+
+    def suspend(self, reason: str) -> None:
+        """The switch is in other hands: ends every job, and says so to all who ask, until `resume`."""
+        with self._lock:
+            self._suspended = reason
+            self._carry_out(self._table.close(reason, self._clock()))
+
+    def resume(self) -> None:
+        """The switch is ours again, and empty."""
+        with self._lock:
+            self._suspended = ""
+
+    def _check_ours(self) -> None:
+        if self._suspended:
+            raise JoinError(f"nobody can join this switch now: {self._suspended}")
 
     def close(self, reason: str = "the switch is shutting down") -> None:
         """Ends every job and lets nobody in any more. Idempotent."""

@@ -16,7 +16,7 @@ import grpc
 import grpc.aio
 
 from switchml.closing import Closing
-from switchml.control.address import join_address, listen_error
+from switchml.control.address import PRIVATE, join_address, listen_error
 from switchml.control.tls import ServerTls
 from switchml.control.undecodable import RefuseUndecodable
 from switchml.errors import SwitchMLError
@@ -29,13 +29,15 @@ _STARTUP = 10.0  # seconds
 class ServiceThread(Closing):
     """Serves from construction to `close`. A context manager.
 
-    A subclass sets `name` and implements `serving`, and calls this constructor last.
+    A subclass sets `name` and implements `serving`, and calls this constructor last. One that sets `private` before can be
+    reached at that abstract Unix socket as well, in the clear, or there alone when its host is "".
     """
 
     name: ClassVar[str]
     """What the service is called in messages."""
     grace: ClassVar[float] = 1.0
     """Seconds that calls get to finish in, unless `close` says otherwise."""
+    private = ""
 
     def __init__(self, host: str, port: int, tls: ServerTls | None, options: dict[str, int]) -> None:
         """Start the thread and wait until the service can be reached.
@@ -78,8 +80,8 @@ class ServiceThread(Closing):
 
     @property
     def address(self) -> str:
-        """`host:port` of the service."""
-        return join_address(self._host, self.port)
+        """`host:port` of the service; "" when it has none."""
+        return join_address(self._host, self.port) if self._host else ""
 
     def close(self, grace: float | None = None) -> None:
         """Ends all streams, lets calls finish for `grace` seconds, then ends the thread. Idempotent."""
@@ -102,10 +104,12 @@ class ServiceThread(Closing):
 
     async def _serve(self) -> None:
         server = grpc.aio.server(
-            options=self._options, interceptors=[RefuseUndecodable(), *self.interceptors()]
+            options=self._options, interceptors=[*self.interceptors(), RefuseUndecodable()]
         )
         async with self.serving(server):
-            port = self._bind(server)
+            port = self._bind(server) if self._host else 0
+            if self.private:
+                server.add_insecure_port(private_address(self.private))
             await server.start()
             self._started.set_result(port)
             try:
@@ -136,6 +140,11 @@ class ServiceThread(Closing):
                 return listen_error(error, self.name, self._host, self._requested)
         taken = OSError(errno.EADDRINUSE, "it was taken a moment ago")
         return listen_error(taken, self.name, self._host, self._requested)
+
+
+def private_address(name: str) -> str:
+    """What gRPC calls an abstract Unix socket."""
+    return f"{PRIVATE}{name}"
 
 
 def _ignore_idle_wakeups(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from switchml.control.control_messages import JoinOffer
 from switchml.control.controller import Controller
 from switchml.control.server import serve
 from switchml.control.tls import ClientTls, ServerTls
-from switchml.errors import TlsError, UsageError
+from switchml.errors import InvalidTokenError, SwitchUnreachableError, TlsError, UsageError
 
 WAIT = 60.0  # seconds; what is at once must not need them, and a loaded machine may
 
@@ -67,3 +67,26 @@ def test_files_that_cannot_be_used(target: Any, files: Files, tmp_path: Path) ->
         ControlClient("127.0.0.1:1", tls=ClientTls(missing))
     with pytest.raises(UsageError, match="go together"):
         ControlClient("127.0.0.1:1", tls=ClientTls(files.ca, certificate=files.client[0]))
+
+
+def test_p4runtime_has_the_tls_and_the_token_of_the_control_service(files: Files) -> None:
+    pytest.importorskip("google.rpc.status_pb2", reason="the extra p4runtime is not installed")
+    from switchml.control.p4runtime.p4runtime_client import P4RuntimeClient
+    from switchml.switch_emulator.native_runtime import NativeDevice
+    from switchml.switch_emulator.native_target import EmulatorTarget
+    from switchml.switch_emulator.p4runtime.p4runtime_server import serve as serve_p4runtime
+
+    native = EmulatorTarget()
+    try:
+        tls = ServerTls(*files.server, client_ca=files.ca)
+        with serve_p4runtime(NativeDevice(native), tls=tls, token="secret") as server:
+            mine = ClientTls(files.ca, *files.client)
+            with P4RuntimeClient(server.address, token="secret", tls=mine) as client:
+                assert not client.lost
+            with pytest.raises(InvalidTokenError):
+                P4RuntimeClient(server.address, election_id=2, tls=mine)
+            for stranger in (None, ClientTls(files.ca)):
+                with pytest.raises(SwitchUnreachableError):
+                    P4RuntimeClient(server.address, token="secret", tls=stranger, timeout=1.0)
+    finally:
+        native.close()

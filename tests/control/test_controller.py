@@ -234,3 +234,21 @@ def test_results_go_only_to_where_the_join_comes_from(
 )
 def test_the_host_of_a_peer(name: str, host: str) -> None:
     assert peer_host(name) == host
+
+
+def test_a_switch_in_other_hands_says_so_until_it_is_back(target: Any) -> None:
+    bench = Bench(target)
+    bench.run()
+    bench.controller.suspend("another controller has it")
+    assert target.jobs == {}
+    for ask in (bench.controller.status, lambda: bench.join(0, 1)):
+        with pytest.raises(JoinError, match="nobody can join this switch now: another controller has it"):
+            ask()
+    with pytest.raises(JobAbortedError, match="another controller has it"):
+        bench.controller.heartbeat("s0")
+    bench.controller.resume()
+    bench.now += 1.0
+    assert not bench.controller.status().jobs
+    bench.controller.leave("s0")
+    bench.join(0, 1)
+    assert isinstance(bench.answers["s0"], Joined)

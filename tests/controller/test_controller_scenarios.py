@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from switchml.control.client import ControlClient
-from switchml.errors import JobAbortedError
+from switchml.errors import JobAbortedError, JoinError
 from switchml.worker import Worker
 
 pytestmark = pytest.mark.timeout(300)  # the first to start a native switch may have to compile it
@@ -162,7 +162,7 @@ def test_workers_are_told_why_it_ends(
 def test_there_is_one_controller_at_a_time(
     controller: Controller, switch: Any, small_program_files: tuple[Path, Path]
 ) -> None:
-    with controller(switch, "--pipeline", str(small_program_files[0])) as (first, _):
+    with controller(switch, "--pipeline", str(small_program_files[0])) as (first, waiting):
         with (
             pytest.raises(pytest.fail.Exception, match="take a higher --election-id"),
             controller(switch),
@@ -170,7 +170,28 @@ def test_there_is_one_controller_at_a_time(
             pass
         assert first.poll() is None
         with controller(switch, "--election-id", "2") as (_, address):
-            _, said = first.communicate(timeout=20)
-            assert first.returncode == 1
-            assert "another controller has taken over" in said
             sums(address, "after")
+            # The first says so, to those who ask and to those who join.
+            with ControlClient(waiting) as client:
+                eventually(lambda: _in_other_hands(client.status))
+            with pytest.raises(JoinError, match="another controller has taken over the switch"):
+                sums(waiting, "refused")
+            assert first.poll() is None
+        # And has the switch again when the other has gone.
+        with ControlClient(waiting) as client:
+            eventually(lambda: not _in_other_hands(client.status))
+        sums(waiting, "again")
+        # The other one's election id is no obstacle to the next.
+        first.terminate()
+        first.communicate(timeout=20)
+        assert first.returncode == 0
+    with controller(switch, "--pipeline", str(small_program_files[0])) as (_, address):
+        sums(address, "last")
+
+
+def _in_other_hands(ask: Callable[[], Any]) -> bool:
+    try:
+        ask()
+    except JoinError as error:
+        return "another controller has taken over the switch" in str(error)
+    return False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +14,9 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.utils import rdpcap
 
-from switchml.errors import PortInUseError
+from switchml.control.p4runtime.p4runtime_client import P4RuntimeClient
+from switchml.errors import InvalidTokenError, PortInUseError
+from switchml.p4runtime.refusals import NotPrimaryError
 from switchml.switch_emulator.emulator import Emulator
 from switchml.switch_emulator.p4_emulator import P4UdpEmulator, Wrapping, read_program
 from switchml.switch_emulator.ports.faulty import FaultRates
@@ -78,3 +82,45 @@ def test_joining_again_after_a_job_has_ended() -> None:
     with P4UdpEmulator(read_program(PROGRAM)) as switch:
         first, second = summed(switch), summed(switch)
     assert [one.tobytes() for one in first] == [one.tobytes() for one in second]
+
+
+def one_rank_sums(switch: P4UdpEmulator, token: str = "") -> bool:
+    with Worker.join(
+        switch.control_address, job="alone", rank=0, world_size=1, token=token, transport="udp", window=16
+    ) as worker:
+        return bool(np.array_equal(worker.allreduce(np.arange(100, dtype=np.int32)).wait(60), np.arange(100)))
+
+
+def test_p4runtime_is_offered_only_when_asked_for() -> None:
+    with P4UdpEmulator(read_program(PROGRAM)) as switch:
+        assert switch.p4runtime_address == ""
+        # Its controller's own way in can be found by every user of the machine, but has a secret.
+        mine = set()
+        for link in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):  # the listing's own
+                mine.add(os.readlink(f"/proc/self/fd/{link}"))
+        (name,) = {
+            fields[-1].removeprefix("@")
+            for fields in map(str.split, Path("/proc/net/unix").read_text().splitlines())
+            if fields[-1].startswith("@switchml-p4runtime-") and f"socket:[{fields[6]}]" in mine
+        }
+        with pytest.raises(InvalidTokenError):
+            P4RuntimeClient(f"unix-abstract:{name}", election_id=2)
+        assert one_rank_sums(switch)
+
+
+@pytest.mark.parametrize("election", [2, (1 << 128) - 2, (1 << 128) - 1])
+def test_no_other_client_takes_the_switch_from_its_own_controller(election: int) -> None:
+    with P4UdpEmulator(read_program(PROGRAM), p4runtime_port=0) as switch:
+        with pytest.raises(NotPrimaryError, match="another controller"):
+            P4RuntimeClient(switch.p4runtime_address, election_id=election)
+        assert one_rank_sums(switch)
+
+
+def test_p4runtime_wants_the_token_of_the_workers() -> None:
+    with P4UdpEmulator(read_program(PROGRAM), p4runtime_port=0, token="a secret") as switch:
+        with pytest.raises(InvalidTokenError, match="authorization: Bearer"):
+            P4RuntimeClient(switch.p4runtime_address, election_id=2)
+        with pytest.raises(NotPrimaryError):
+            P4RuntimeClient(switch.p4runtime_address, election_id=2, token="a secret")
+        assert one_rank_sums(switch, "a secret")

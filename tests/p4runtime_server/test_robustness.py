@@ -12,6 +12,8 @@ from typing import Any
 import grpc
 import pytest
 
+from switchml.control.bearer import bearer
+from switchml.control.p4runtime.p4runtime_client import P4RuntimeClient
 from switchml.p4runtime.entries import PacketIn
 from switchml.p4runtime.stubs import code_pb2, status_pb2
 from switchml.p4runtime.stubs import p4runtime_pb2 as pb
@@ -207,3 +209,23 @@ def test_stop_has_a_deadline(device: Any, info: Any, connect: Any) -> None:
         done.set()
         responses.cancel()
     assert took < 5.0  # the deadline that `stop` has beside its grace
+
+
+@pytest.mark.parametrize("token", ["secret", "zwei Wörter, 100%"])
+def test_without_the_token_nothing_is_answered(device: Any, info: Any, token: str) -> None:
+    with serve(device, token=token) as server, grpc.insecure_channel(server.address) as channel:
+        wrong: list[Any] = [(), (("authorization", "secre"),), bearer(token + "x")]
+        for metadata in wrong:
+            for method in ("Write", "Read", "SetForwardingPipelineConfig", "Capabilities"):
+                with pytest.raises(grpc.RpcError) as refused:
+                    channel.unary_unary(f"/p4.v1.P4Runtime/{method}")(
+                        b"", timeout=PATIENCE, metadata=metadata
+                    )
+                assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+            stream = channel.stream_stream("/p4.v1.P4Runtime/StreamChannel")
+            with pytest.raises(grpc.RpcError) as refused:
+                list(stream(iter([]), timeout=PATIENCE, metadata=metadata))
+            assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        with P4RuntimeClient(server.address, device_id=device.device_id, token=token) as client:
+            client.load(info, b"{}")
+            assert not list(client.entries(client.schema.tables.get(TABLE).name))

@@ -5,7 +5,7 @@ Theory of operation
 Requests are plain calls with a deadline. One stream stays open besides: it makes this client the switch's primary controller,
 and brings digests. A thread of its own reads the stream; it acknowledges every digest list and hands its messages on. When the
 stream ends so does the client's hold of the switch: every later call raises SwitchUnreachableError. A client that another one
-has displaced may still read.
+has displaced may still read; once nobody is primary any more it may take the switch back (`reclaim`).
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from typing import Any
 import grpc
 
 from switchml.closing import Closing
-from switchml.control.address import join_address, parse_address
+from switchml.control.address import PRIVATE, join_address, parse_address
+from switchml.control.bearer import bearer
 from switchml.control.exits import Stage, close_at_exit
 from switchml.control.reach import unresolvable, why_unreachable
 from switchml.control.tls import ClientTls, open_channel
-from switchml.errors import SwitchMLError, SwitchUnreachableError, TlsError, UsageError
+from switchml.errors import InvalidTokenError, SwitchMLError, SwitchUnreachableError, TlsError, UsageError
 from switchml.p4runtime.bytestrings import encode
 from switchml.p4runtime.codec import entry_entity, key_entity, parse_digests, parse_entry, parse_key
 from switchml.p4runtime.entries import CounterValue, Match, TableEntry
@@ -77,10 +78,11 @@ class P4RuntimeClient(Closing):
     """The primary controller of one switch. A context manager: `close` on exit. Thread-safe.
 
     Args:
-        address: host:port.
+        address: host:port, or unix-abstract:NAME.
         device_id: as the switch names itself.
         election_id: the controller with the highest is primary.
         timeout: seconds, of every call but the loading of a pipeline.
+        token: shown as `authorization: Bearer TOKEN`; "" = none.
         tls: what to trust; None = in the clear.
 
     Raises:
@@ -95,14 +97,19 @@ class P4RuntimeClient(Closing):
         device_id: int = 0,
         election_id: int = 1,
         timeout: float = 10.0,
+        token: str = "",
         tls: ClientTls | None = None,
     ) -> None:
         if timeout <= 0:
             raise UsageError(f"timeout {timeout}: use a positive number of seconds")
-        host, port = parse_address(address)
-        if (unresolved := unresolvable(host)) is not None:
-            raise unresolved
-        self.address = join_address(host, port)
+        if address.startswith(PRIVATE):
+            self.address = address
+        else:
+            host, port = parse_address(address)
+            if (unresolved := unresolvable(host)) is not None:
+                raise unresolved
+            self.address = join_address(host, port)
+        self._shown = bearer(token)
         self.device_id = device_id
         self._election = p4runtime_pb2.Uint128(high=election_id >> 64, low=election_id & (1 << 64) - 1)
         self._timeout = timeout
@@ -111,6 +118,8 @@ class P4RuntimeClient(Closing):
         self._closed = False
         self._lost = ""
         self._displaced = ""
+        self._vacant = False
+        self._claiming = False
         self._arbitrated: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._outgoing: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._tls = tls
@@ -118,7 +127,7 @@ class P4RuntimeClient(Closing):
         self._stub = p4runtime_pb2_grpc.P4RuntimeStub(self._channel)
         try:
             self._await_channel()
-            self._stream: Any = self._stub.StreamChannel(iter(self._outgoing.get, None))
+            self._stream: Any = self._stub.StreamChannel(iter(self._outgoing.get, None), metadata=self._shown)
             self._thread = threading.Thread(target=self._listen, name="switchml-p4runtime", daemon=True)
             self._thread.start()
             self._become_primary()
@@ -141,6 +150,24 @@ class P4RuntimeClient(Closing):
     def lost(self) -> str:
         """Why the switch is out of this client's hands; "" while it is not."""
         return self._lost or self._displaced
+
+    @property
+    def vacant(self) -> bool:
+        """Whether another client had displaced this one, and is gone."""
+        return bool(self._displaced) and self._vacant
+
+    def reclaim(self) -> None:
+        """Become primary again, with the election id of the client that is gone. What it left in the switch is there.
+
+        Raises:
+            SwitchUnreachableError: nothing answers.
+            NotPrimaryError: another controller has the switch.
+        """
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._arbitrated.get_nowait()
+        self.check_reachable()
+        self._become_primary()
 
     def close(self) -> None:
         """Gives the switch up. Idempotent."""
@@ -226,9 +253,9 @@ class P4RuntimeClient(Closing):
     def read(self, *entities: Any) -> Iterator[Any]:
         """Every p4.v1.Entity that matches one of the given, whose empty fields match all."""
         request = p4runtime_pb2.ReadRequest(device_id=self.device_id, entities=entities)
-        self._check()
+        self.check_reachable()
         try:
-            for response in self._stub.Read(request, timeout=self._timeout):
+            for response in self._stub.Read(request, timeout=self._timeout, metadata=self._shown):
                 yield from response.entities
         except grpc.RpcError as error:
             raise self._explain(error, self._timeout) from error
@@ -325,9 +352,26 @@ class P4RuntimeClient(Closing):
             raise self._unreachable(f"no connection within {self._timeout:g} s") from None
 
     def _become_primary(self) -> None:
+        answer = self._arbitrate()
+        if answer.status.code == code_pb2.NOT_FOUND:
+            # Nobody has the switch, but somebody with a higher election id had.
+            self._election = answer.election_id
+            answer = self._arbitrate()
+        self._claiming = False
+        if answer.status.code != code_pb2.OK:
+            highest = answer.election_id.high << 64 | answer.election_id.low
+            raise NotPrimaryError(
+                f"another controller has the switch at {self.address} (election id {highest}): stop it, or take a higher "
+                "--election-id",
+                code_pb2.Code.Name(answer.status.code),
+            )
+
+    def _arbitrate(self) -> Any:
+        """The switch's answer to this client's election id."""
         request = p4runtime_pb2.StreamMessageRequest()
         request.arbitration.device_id = self.device_id
         request.arbitration.election_id.CopyFrom(self._election)
+        self._claiming = True
         self._outgoing.put(request)
         try:
             answer = self._arbitrated.get(timeout=self._timeout)
@@ -335,17 +379,7 @@ class P4RuntimeClient(Closing):
             raise self._unreachable(f"no answer to the arbitration within {self._timeout:g} s") from None
         if isinstance(answer, SwitchMLError):
             raise answer
-        if answer.status.code != code_pb2.OK:
-            highest = answer.election_id.high << 64 | answer.election_id.low
-            code = code_pb2.Code.Name(answer.status.code)
-            if answer.status.code == code_pb2.NOT_FOUND:
-                why = f"the switch at {self.address} has had a controller with election id {highest}: take that --election-id"
-            else:
-                why = (
-                    f"another controller has the switch at {self.address} (election id {highest}): stop it, or take a higher "
-                    "--election-id"
-                )
-            raise NotPrimaryError(why, code)
+        return answer
 
     def _listen(self) -> None:
         try:
@@ -360,13 +394,18 @@ class P4RuntimeClient(Closing):
             self._lose("it has ended the stream")
         except grpc.RpcError as error:
             if not self._closed:
-                self._lose(_sentence(error), self._not_elected(error))
+                self._lose(_sentence(error), self._not_let_in(error) or self._not_elected(error))
         except ValueError:  # gRPC's word for a closed channel
             self._lose("this client is closed")
 
     def _lose(self, why: str, error: SwitchMLError | None = None) -> None:
         self._lost = self._lost or why
         self._arbitrated.put(error or self._unreachable(why))
+
+    def _not_let_in(self, error: grpc.RpcError) -> InvalidTokenError | None:
+        if not isinstance(error, grpc.Call) or error.code() is not grpc.StatusCode.UNAUTHENTICATED:
+            return None
+        return InvalidTokenError(f"the switch at {self.address} refused: {error.details()}")
 
     def _not_elected(self, error: grpc.RpcError) -> NotPrimaryError | None:
         """A stream that asks for another's election id is ended (P4Runtime specification, section 5.3)."""
@@ -380,8 +419,16 @@ class P4RuntimeClient(Closing):
 
     def _on_arbitration(self, update: Any) -> None:
         if update.status.code != code_pb2.OK:
-            # For good: whoever had the switch meanwhile has changed its tables.
+            # Until `reclaim`: whoever had the switch meanwhile has changed its tables.
             self._displaced = "another controller has become primary"
+            self._vacant = update.status.code == code_pb2.NOT_FOUND
+        elif self._claiming:
+            # Here, in the order of the switch's messages: the next may take it away again.
+            self._claiming = False
+            self._displaced = ""
+        elif self._displaced:
+            # BMv2 makes a backup primary unasked; the tables are another's all the same.
+            self._vacant = True
         self._arbitrated.put(update)
 
     def _on_digest(self, digest: Any) -> None:
@@ -400,24 +447,25 @@ class P4RuntimeClient(Closing):
         # Afterwards: what repeats until then is not sent again.
         self._outgoing.put(acknowledgement)
 
-    def _check(self) -> None:
+    def check_reachable(self) -> None:
+        """Raises SwitchUnreachableError once the switch can't be reached any more."""
         if self._lost:
             raise self._unreachable(self._lost)
 
     def check(self) -> None:
         """Raises SwitchUnreachableError or NotPrimaryError once this client can't program the switch any more."""
-        self._check()
+        self.check_reachable()
         if self._displaced:
             raise NotPrimaryError(
-                f"another controller has taken over the switch at {self.address}; stop it, then start this one again",
+                f"another controller has taken over the switch at {self.address}; stop it",
                 "PERMISSION_DENIED",
             )
 
     def _call(self, method: Any, request: Any, timeout: float | None = None) -> Any:
-        self._check()
+        self.check_reachable()
         seconds = timeout or self._timeout
         try:
-            return method(request, timeout=seconds)
+            return method(request, timeout=seconds, metadata=self._shown)
         except ValueError as error:  # the channel was closed meanwhile
             raise self._unreachable("this client is closed") from error
         except grpc.RpcError as error:

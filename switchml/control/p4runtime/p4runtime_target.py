@@ -40,7 +40,7 @@ from switchml.control.p4runtime.stations import Stations
 from switchml.control.target import JobProgram, SlotReading, SwitchTarget, TargetDescription
 from switchml.errors import PoolExhaustedError, SwitchMLError, UsageError
 from switchml.p4runtime.p4info_files import p4info_beside, parse_p4info
-from switchml.p4runtime.refusals import P4RuntimeError
+from switchml.p4runtime.refusals import NotPrimaryError, P4RuntimeError
 from switchml.protocol.counters import SWITCH_COUNTERS
 from switchml.protocol.messages import UDP_PORT_FIRST, UDP_PORT_LAST
 
@@ -170,6 +170,40 @@ class P4RuntimeTarget(SwitchTarget):
     def check(self) -> None:
         """Raises SwitchUnreachableError or NotPrimaryError once the switch can't be programmed any more."""
         self._client.check()
+
+    def recover(self) -> bool:
+        """After another controller had the switch: takes it back if that one is gone. It has no jobs then.
+
+        Returns:
+            Whether it is ours again.
+
+        Raises:
+            SwitchUnreachableError: the switch is gone.
+            P4RuntimeError: it has another program, and this controller none of its own.
+        """
+        if not self._client.vacant:
+            self._client.check_reachable()
+            return False
+        try:
+            self._client.reclaim()
+        except NotPrimaryError:
+            return False
+        with self._lock:
+            self._jobs.clear()
+            self._tell_workers()
+            self._stations = Stations()
+            self._epoch = 0
+            if self._pipeline is None:
+                self._client.adopt()
+            else:
+                self._client.load(self._pipeline.p4info, self._pipeline.config)
+            if program.shape(self._client.schema) != self._shape:
+                raise P4RuntimeError(
+                    "another controller has loaded another program; start this one again, with --pipeline",
+                    "FAILED_PRECONDITION",
+                )
+            self._prepare(fresh=self._pipeline is not None)
+        return True
 
     @override
     def describe(self) -> TargetDescription:
