@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -36,6 +36,7 @@ from switchml.cli_options import (
     Trace,
 )
 from switchml.errors import UsageError
+from switchml.protocol.compiling_signs import telling
 from switchml.protocol.messages import UDP_PORT_FIRST
 
 if TYPE_CHECKING:
@@ -154,6 +155,12 @@ def switch_command(
     announce: Annotated[
         str, typer.Option(help="'-' or a file descriptor: one line of JSON there when ready.")
     ] = "",
+    tell_compiling: Annotated[
+        bool,
+        typer.Option(
+            "--tell-compiling", help="Lines of JSON before that, as long as it compiles.", hidden=True
+        ),
+    ] = False,
     json_output: AsJson = False,
 ) -> None:
     """Run an emulated switch in the foreground."""
@@ -163,7 +170,9 @@ def switch_command(
         interfaces=tuple(interface or ()), use_files=use_files, p4runtime_port=p4runtime_port, device_id=device_id,
         capture=capture, trace=trace, loss=loss, duplicate=duplicate, reorder=reorder, seed=seed, offload=offload,
     )  # fmt: skip
-    with _start(options) as switch:
+    with contextlib.ExitStack() as stack:
+        with telling(lambda: _write(announce, {"compiling": True}) if tell_compiling else None):
+            switch = stack.enter_context(_start(options))
         _announce(announce, switch)
         eof = False
         while not stop.asked and not switch.ended() and not (eof and not switch.needed()):
@@ -315,7 +324,11 @@ def _announce(where: str, switch: _Running) -> None:
         print(f"switch ready: {said or 'frames are forwarded'}; Ctrl-C ends it", flush=True)
         return
     line = {"control": switch.control, "udp": switch.udp, "p4runtime": switch.p4runtime, "pid": os.getpid()}
-    text = json.dumps({name: value for name, value in line.items() if value}) + "\n"
+    _write(where, {name: value for name, value in line.items() if value})
+
+
+def _write(where: str, line: Mapping[str, object]) -> None:
+    text = json.dumps(line) + "\n"
     if where == "-":
         sys.stdout.write(text)
         sys.stdout.flush()

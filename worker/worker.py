@@ -37,6 +37,11 @@ def _connect(target: TargetDescription, transport: str, multicast: bool) -> Conn
     return UdpConnection(target, multicast=multicast)
 
 
+def prepare_engine() -> None:
+    """Compile the worker's loop, or load it. `Worker.join` does it too, before its timeout begins."""
+    prepare(run, "worker's engine", 0, 0, 0)
+
+
 class PortTable:
     """A port with the handle that the engine knows it by; keeps its arrays alive."""
 
@@ -118,7 +123,7 @@ class Worker(Collectives):
             payload: bytes a packet; 0 takes the switch's.
             window: slots; 0 takes the switch's.
             token: what the switch wants to see; "" for none.
-            join_timeout: seconds for joining.
+            join_timeout: seconds for joining, after whatever has to be compiled.
             timeout: seconds for a collective.
             multicast: False asks for results by unicast.
             paper: run the slot machine as published, without stamps.
@@ -126,7 +131,7 @@ class Worker(Collectives):
         Raises:
             SwitchUnreachableError, JoinError, UsageError: see switchml/errors.py.
         """
-        prepare(run, "worker's engine", 0, 0, 0)
+        prepare_engine()
         deadline = time.monotonic() + join_timeout
         client = ControlClient(switch, token=token, timeout=min(10.0, join_timeout))
         connection: Connection | None = None
