@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -40,6 +40,7 @@ from switchml.cli_options import (
 )
 from switchml.control.control_messages import LEASE
 from switchml.errors import UsageError
+from switchml.protocol.compiling_signs import telling
 from switchml.protocol.messages import UDP_PORT_FIRST
 
 if TYPE_CHECKING:
@@ -172,6 +173,12 @@ def switch_command(
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
     tls_ca: TlsCa = None,
+    tell_compiling: Annotated[
+        bool,
+        typer.Option(
+            "--tell-compiling", help="Lines of JSON before that, as long as it compiles.", hidden=True
+        ),
+    ] = False,
     json_output: AsJson = False,
 ) -> None:
     """Run an emulated switch in the foreground."""
@@ -184,7 +191,9 @@ def switch_command(
         capture=capture, trace=trace, loss=loss, duplicate=duplicate, reorder=reorder, seed=seed, offload=offload,
         tls=TlsFiles(tls_cert, tls_key, tls_ca).server(),
     )  # fmt: skip
-    with _start(options) as switch:
+    with contextlib.ExitStack() as stack:
+        with telling(lambda: _write(announce, {"compiling": True}) if tell_compiling else None):
+            switch = stack.enter_context(_start(options))
         _announce(announce, switch)
         eof = False
         while not stop.asked and not switch.ended() and not (eof and not switch.needed()):
@@ -347,7 +356,11 @@ def _announce(where: str, switch: _Running) -> None:
         print(f"switch ready: {said or 'frames are forwarded'}; Ctrl-C ends it", flush=True)
         return
     line = {"control": switch.control, "udp": switch.udp, "p4runtime": switch.p4runtime, "pid": os.getpid()}
-    text = json.dumps({name: value for name, value in line.items() if value}) + "\n"
+    _write(where, {name: value for name, value in line.items() if value})
+
+
+def _write(where: str, line: Mapping[str, object]) -> None:
+    text = json.dumps(line) + "\n"
     if where == "-":
         sys.stdout.write(text)
         sys.stdout.flush()

@@ -56,6 +56,11 @@ _IP_MULTICAST_ALL = 49  # 0: only groups this socket joined itself
 MAX_PAYLOAD = PAYLOAD_SIZES[-1].payload
 
 
+def prepare_pipeline() -> None:
+    """Compile the switch's loop, or load it. `EmulatorTarget` does it too."""
+    prepare(run, "switch's pipeline", 0, 0)
+
+
 def _listen(host: str, port: int) -> socket.socket:
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
@@ -96,7 +101,7 @@ class EmulatorTarget(SwitchTarget):
         offload: bool = True,
     ) -> None:
         self._socket = _listen(host, udp_port)
-        prepare(run, "switch's pipeline", 0, 0)
+        prepare_pipeline()
         self._host = host
         self._port: int = self._socket.getsockname()[1]
         self._fabric = Fabric()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -43,6 +45,17 @@ os.environ.update([RUN_MARK.split("=")])
 # A shell's background job ignores Ctrl-C, as does a process of pytest-xdist, and so would all that the tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_sessionstart() -> None:
+    """Compile what is not yet, once and before any test: it counts against no test's timeout."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        program = (
+            "from switchml.worker.worker import prepare_engine\n"
+            "from switchml.switch_emulator.native_target import prepare_pipeline\n"
+            "prepare_engine()\nprepare_pipeline()\n"
+        )
+        subprocess.run([sys.executable, "-P", "-c", program], check=False)  # what is wrong, tests will tell
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,6 +15,7 @@ from torch._C._distributed_c10d import PrefixStore, Store
 
 from switchml.control.exits import Stage, close_at_exit
 from switchml.errors import JoinTimeoutError, SwitchMLError, WorkerClosedError
+from switchml.protocol.compiling_signs import telling
 from switchml.torch_backend.agreement import Agreement
 from switchml.torch_backend.completion_pool import CompletionPool
 from switchml.torch_backend.discovery import Placement, find_switch
@@ -28,14 +29,15 @@ from switchml.torch_backend.host_address import (
     local_address_towards,
 )
 from switchml.torch_backend.options import Options
-from switchml.torch_backend.rendezvous import gather_ranks, heard, wait_for_keys
+from switchml.torch_backend.rendezvous import compiling, gather_ranks, heard, wait_for_keys
 from switchml.torch_backend.solo_worker import SoloWorker
 from switchml.variables import quiet
 from switchml.worker import Worker
 from switchml.worker.collectives import Collectives
 from switchml.worker.owner import Owner
+from switchml.worker.worker import prepare_engine
 
-# All ranks are known to be there when the job is joined; but a new installation first compiles its loops.
+# All ranks are known to be there, with nothing left to compile, when the job is joined.
 JOIN_SECONDS = 180.0
 CLOSE_SECONDS = 2.0
 
@@ -205,16 +207,19 @@ class Membership:
 
     def _join(self) -> Collectives:
         timeout = self.timeout
-        placement = find_switch(
-            self._store,
-            self.rank,
-            self.world_size,
-            group=self._group,
-            options=self._options,
-            host=self._host,
-            timeout=timeout,
-            embedded=self._embedded,
-        )
+        with telling(lambda: compiling(self._store)):
+            if self._open_worker is join_switch:
+                prepare_engine()
+            placement = find_switch(
+                self._store,
+                self.rank,
+                self.world_size,
+                group=self._group,
+                options=self._options,
+                host=self._host,
+                timeout=timeout,
+                embedded=self._embedded,
+            )
         try:
             worker = self._open_worker(placement, self._options, min(timeout, JOIN_SECONDS), timeout)
         except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 
@@ -11,6 +12,9 @@ from switchml.errors import JoinTimeoutError
 
 # Seconds between two looks at the store.
 FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.05
+# How long a rank that compiles may be silent (one function, on a slow machine).
+_COMPILING_SECONDS = 30.0
+_COMPILING = "compiling"
 
 
 def gather_ranks(
@@ -53,21 +57,31 @@ def heard(store: Store, world_size: int) -> list[bytes]:
     return store.multi_get(keys) if at_once else [store.get(key) for key in keys]
 
 
+def compiling(store: Store) -> None:
+    """A sign to those that wait for keys of `store`: this rank compiles, and will come."""
+    with contextlib.suppress(RuntimeError):  # the store is gone: so are they
+        store.add(_COMPILING, 1)
+
+
 def _keys(world_size: int) -> list[str]:
     return [f"here/{rank}" for rank in range(world_size)]
 
 
 def wait_for_keys(store: Store, keys: Sequence[str], deadline: float) -> bool:
-    """True once all keys are set, False at the deadline (of `time.monotonic`).
+    """True once all keys are set, False at the deadline (of `time.monotonic`), which does not count while a rank compiles.
 
     Asks again and again: the store's own wait cannot be interrupted by Ctrl-C and logs when its time is over.
     """
     wanted = list(keys)
-    pause = FIRST_PAUSE
+    pause, signs = FIRST_PAUSE, 0
     while not store.check(wanted):
         left = deadline - time.monotonic()
         if left <= 0:
-            return False
+            signs, seen = store.add(_COMPILING, 0), signs
+            if signs == seen:
+                return False
+            left = _COMPILING_SECONDS
+            deadline = time.monotonic() + left
         time.sleep(min(pause, left))
         pause = min(2 * pause, LONGEST_PAUSE)
     return True

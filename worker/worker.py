@@ -46,6 +46,11 @@ def _connect(target: TargetDescription, transport: str, multicast: bool) -> Conn
     return UdpConnection(target, multicast=multicast)
 
 
+def prepare_engine() -> None:
+    """Compile the worker's loop, or load it. `Worker.join` does it too, before its timeout begins."""
+    prepare(run, "worker's engine", 0, 0, 0)
+
+
 class PortTable:
     """A port with the handle that the engine knows it by; keeps its arrays alive."""
 
@@ -136,7 +141,7 @@ class Worker(Collectives):
             tls_cert: PEM file of this worker's certificate, for a switch that asks; None takes SWITCHML_TLS_CERT, "" none.
             tls_key: PEM file of its key; likewise SWITCHML_TLS_KEY.
             tls_ca: PEM file of the switch's authority; likewise SWITCHML_TLS_CA. Without any of the three: in the clear.
-            join_timeout: seconds for joining.
+            join_timeout: seconds for joining, after whatever has to be compiled.
             timeout: seconds for a collective.
             multicast: False asks for results by unicast.
             paper: run the slot machine as published, without stamps.
@@ -145,7 +150,7 @@ class Worker(Collectives):
             SwitchUnreachableError, TlsError, JoinError, UsageError: see switchml/errors.py.
         """
         report_misspelt()
-        prepare(run, "worker's engine", 0, 0, 0)
+        prepare_engine()
         deadline = time.monotonic() + join_timeout
         client = ControlClient(
             switch,

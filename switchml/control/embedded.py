@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import secrets
 import selectors
@@ -20,15 +19,15 @@ from switchml.closing import Closing
 from switchml.control.exits import Stage, close_at_exit
 from switchml.control.tls import TlsFiles
 from switchml.errors import SwitchUnreachableError
+from switchml.protocol.compiling_signs import tell
 
-_STARTUP = 120.0  # the first on a machine compiles its packet loops
+_STARTUP = 120.0  # not counting the time in which it compiles
 _SILENT = 5.0
 # When this process goes first, the others may finish.
 _GRACE = 15.0
 _TERMINATE = 3.0
-_SLOW_START = (
-    "switchml: the switch is still starting; the first start on a machine compiles its packet loops, "
-    "which takes about half a minute"
+_COMPILES = (
+    "switchml: the switch compiles its packet loops for this machine, once; this takes about half a minute"
 )
 _SHOWN = 4000  # characters of the child's stderr
 
@@ -96,7 +95,7 @@ def start(
     Args:
         host: IPv4 address to listen on.
         command: program and options that are started in the place of an emulator's.
-        timeout: seconds that it may take to be ready.
+        timeout: seconds that it may take to be ready, from when it last said that it is still compiling.
         tls: what it speaks TLS with; None = the environment's files.
 
     Raises:
@@ -139,35 +138,57 @@ def start(
 
 def emulator(host: str) -> list[str]:
     """The command of an emulator on free ports of `host`, which ends with the process that started it."""
-    options = ["--host", host, "--port", "0", "--control-port", "0", "--announce", "-", "--until-eof"]
+    options = [
+        "--host",
+        host,
+        "--port",
+        "0",
+        "--control-port",
+        "0",
+        "--announce",
+        "-",
+        "--tell-compiling",
+        "--until-eof",
+    ]
     return [sys.executable, "-P", "-m", "switchml.switch_emulator", *options]
 
 
 def _announced(process: subprocess.Popen[bytes], timeout: float) -> str:
-    """The control address in the child's first line. Raises ValueError when there is none."""
+    """The control address that the child announces. Raises ValueError when it does not."""
     assert process.stdout is not None
     deadline = time.monotonic() + timeout
-    told = time.monotonic() + _SILENT
-    line = b""
+    told = False
+    text = b""
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
-        while not line.endswith(b"\n"):
-            if not selector.select(max(0.0, min(told, deadline) - time.monotonic())):
-                if told < deadline:
-                    told = math.inf
-                    print(_SLOW_START, file=sys.stderr, flush=True)
-                    continue
+        while True:
+            *lines, text = text.split(b"\n")
+            for line in lines:
+                said = _said(line)
+                if "control" in said:
+                    return str(said["control"])
+                deadline = time.monotonic() + timeout
+                if not told:
+                    told = True
+                    print(_COMPILES, file=sys.stderr, flush=True)
+                tell()
+            if not selector.select(max(0.0, deadline - time.monotonic())):
                 raise ValueError(f"it was not ready within {timeout:g} s")
             read = os.read(process.stdout.fileno(), 4096)
             if not read:
                 raise ValueError("it ended before it was ready")
-            line += read
-    first = line.splitlines()[0]
+            text += read
+
+
+def _said(line: bytes) -> dict[str, object]:
+    """An announcement, or word that it compiles."""
     try:
-        address = json.loads(first)["control"]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"its first line is no announcement: {first[:200]!r}") from None
-    return str(address)
+        said = json.loads(line)
+    except ValueError:
+        said = None
+    if not isinstance(said, dict) or not {"control", "compiling"} & set(said):
+        raise ValueError(f"its first line is no announcement: {line[:200]!r}")
+    return said
 
 
 def _end(process: subprocess.Popen[bytes], grace: float) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from numba.core import event
 
+from switchml.protocol.compiling_signs import tell
 from switchml.protocol.jit import DISABLED, cache_folder
 
 _PATIENCE = 180.0
@@ -30,6 +31,7 @@ class _Progress(event.Listener):
 
     def on_start(self, event: Any) -> None:
         self.functions += 1
+        tell()
         if time.monotonic() - self._begin < _SILENT:
             return
         if not self._told:
@@ -68,6 +70,7 @@ def _alone(folder: str | None) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except OSError:
+                tell()
                 time.sleep(_LOOK)
         yield
     finally:

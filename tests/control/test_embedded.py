@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,8 @@ import pytest
 from switchml.control import embedded
 from switchml.control.client import ControlClient
 from switchml.errors import SwitchUnreachableError
+from switchml.protocol import compiling_signs, jit, prepare
+from switchml.switch_emulator.pipeline import run
 
 ANNOUNCE = """
 import json, os, sys
@@ -78,6 +83,44 @@ def test_one_that_does_not_end_is_made_to(stubborn: str, monkeypatch: pytest.Mon
 def test_one_that_does_not_start_says_why(text: str, reason: str) -> None:
     with pytest.raises(SwitchUnreachableError, match=reason):
         embedded.start(command=script(text), timeout=1.0)
+
+
+COMPILES = """
+import time
+for _ in range(8):
+    print('{"compiling": true}', flush=True)
+    time.sleep(0.25)
+"""
+
+
+def test_compiling_counts_against_no_deadline(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here 2 s of it; 1 s is what the start may take."""
+    monkeypatch.setattr(compiling_signs, "_TELL_EVERY", 0.0)
+    signs: list[float] = []
+    with (
+        compiling_signs.telling(lambda: signs.append(time.monotonic())),
+        embedded.start(command=script(COMPILES + ANNOUNCE + "sys.stdin.read()"), timeout=1.0) as switch,
+    ):
+        assert switch.address == "127.0.0.1:1"
+    assert len(signs) == 8  # who waits for this process hears of it as well
+    assert capfd.readouterr().err.count("the switch compiles") == 1
+
+
+@pytest.mark.skipif(jit.DISABLED, reason="NUMBA_DISABLE_JIT is set: nothing is compiled")
+def test_a_switch_that_waits_for_another_that_compiles_says_so() -> None:
+    folder = jit.cache_folder(run)
+    if folder is None:
+        pytest.skip("no folder for compiled code can be written here")
+    heard = threading.Event()
+    with contextlib.ExitStack() as other, ThreadPoolExecutor(1) as thread:
+        other.enter_context(prepare._alone(folder))
+        with compiling_signs.telling(heard.set):
+            starting = thread.submit(embedded.start)
+            assert heard.wait(60)
+            other.close()
+            starting.result().close()
 
 
 def test_a_program_that_is_not_there() -> None:

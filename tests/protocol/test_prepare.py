@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from switchml.protocol import jit, prepare
+from switchml.protocol import compiling_signs, jit, prepare
 
 pytestmark = pytest.mark.skipif(jit.DISABLED, reason="NUMBA_DISABLE_JIT is set: nothing is compiled")
 
@@ -90,3 +90,27 @@ def test_a_lock_that_cannot_be_had_is_done_without(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(prepare.os, "open", refuse)
     with prepare._alone(str(tmp_path)):
         pass
+
+
+def test_who_listens_is_told_while_functions_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling_signs, "_TELL_EVERY", 0.0)
+    signs: list[int] = []
+    function = new_function()
+    with compiling_signs.telling(lambda: signs.append(1)):
+        prepare.prepare(function, "tripler", 1)
+        assert signs == [1]
+        prepare.prepare(function, "tripler", 1)
+    prepare.prepare(new_function(), "tripler", 1)
+    assert signs == [1]
+
+
+def test_signs_do_not_come_more_often_than_they_are_of_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(compiling_signs.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(compiling_signs, "_told", 0.0)
+    signs: list[float] = []
+    with compiling_signs.telling(lambda: signs.append(now[0])):
+        for _ in range(30):
+            compiling_signs.tell()
+            now[0] += 0.1
+    assert len(signs) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch.distributed as dist
 
 from switchml.control.tls import TlsFiles
 from switchml.errors import InvalidTokenError, JoinError, JoinTimeoutError, SwitchUnreachableError
+from switchml.torch_backend import rendezvous
 from switchml.torch_backend.discovery import Placement, find_switch
 from switchml.torch_backend.embedded_switch import EmbeddedSwitches
 from switchml.torch_backend.options import Options
@@ -125,3 +127,25 @@ def test_missing_ranks_are_named_and_the_embedded_switch_is_closed(monkeypatch: 
     assert [type(error) for error in errors] == [JoinTimeoutError] * 2
     assert all("rank 1, 3 of 4" in str(error) for error in errors)
     assert ranks.running[0].closed
+
+
+def test_a_rank_that_compiles_has_all_the_time_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 0 gives signs for longer than the timeout of rank 1, which gives up only once they have ended."""
+    monkeypatch.setattr(rendezvous, "_COMPILING_SECONDS", 1.0)
+    ranks = Ranks()
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(ranks.find, [1], 2, timeout=0.1, switch="h:1")
+        for _ in range(10):
+            rendezvous.compiling(ranks.store)
+            time.sleep(0.05)
+        (first,) = ranks.find([0], 2, switch="h:1")
+        (second,) = waiting.result()
+    assert second.job == first.job
+
+
+def test_signs_that_have_ended_do_not_keep_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendezvous, "_COMPILING_SECONDS", 0.2)
+    ranks = Ranks()
+    rendezvous.compiling(ranks.store)
+    (error,) = ranks.find([1], 2, timeout=0.1)
+    assert type(error) is JoinTimeoutError
