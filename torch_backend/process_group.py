@@ -33,6 +33,7 @@ from switchml.torch_backend.tensors import (
     assign,
     for_reduction,
     for_transfer,
+    is_lazy,
     on_device,
     tensors_in,
 )
@@ -112,6 +113,11 @@ def _handed_to_gloo(method: str) -> Callable[..., Any]:
         membership.check()
         if on_device(args):
             return self._on_device(method, args, kwargs)
+        if any(is_lazy(tensor) for tensor in tensors_in(*args, *kwargs.values())):
+            raise UsageError(
+                f"{method}: gloo would move the memory of a conjugated or negated view as it is; give it "
+                "tensor.resolve_conj() or tensor.resolve_neg()"
+            )
         if method not in _OF_ALL_RANKS:
             return getattr(membership.gloo.group, method)(*args, **kwargs)
         work = self._by_gloo(method, args, kwargs)

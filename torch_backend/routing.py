@@ -17,6 +17,7 @@ from pathlib import Path as FilePath
 import torch
 
 from switchml.protocol.format_table import markdown, render
+from switchml.torch_backend.tensors import is_lazy
 
 KIB = 1024
 
@@ -192,7 +193,9 @@ def taken_by_gloo(
         return True
     if method not in _AS_CALLED:
         return False
-    if not all(tensor.is_contiguous() and tensor.dtype in _KNOWN_TO_GLOO for tensor in tensors):
+    if any(is_lazy(tensor) or not tensor.is_contiguous() for tensor in tensors):
+        return False
+    if any(tensor.dtype not in _KNOWN_TO_GLOO for tensor in tensors):
         return False
     shape = inputs[0].shape
     if method in ("all_gather_single", "_allgather_base"):

@@ -95,6 +95,8 @@ def for_reduction(tensor: torch.Tensor, operation: str) -> Flat:
     """
     if tensor.is_complex() and operation not in ("sum", "avg"):
         raise UsageError(f"{operation} of complex tensors has no meaning: only SUM and AVG do")
+    if is_lazy(tensor):
+        return _resolved(tensor, lambda values: for_reduction(values, operation))
     view = _real_view(tensor)
     if view.dtype is torch.bfloat16:
         return _flat(view.view(torch.int16), np.uint16, "bfloat16")
@@ -137,13 +139,42 @@ def for_transfer(tensor: torch.Tensor) -> Flat:
     Raises:
         UsageError: not a dense CPU tensor.
     """
+    if is_lazy(tensor):
+        return _resolved(tensor, for_transfer)
     return _flat(_movable_view(tensor))
 
 
 def assign(tensor: torch.Tensor, values: Array) -> None:
     """Fill a dense CPU tensor, in row-major order, with as many elements in the representation of a `Flat`."""
+    if is_lazy(tensor):
+        given = torch.empty(tensor.shape, dtype=tensor.dtype)
+        assign(given, values)
+        _put_back(tensor, given)
+        return
     target = memory_of(_movable_view(tensor))
     np.copyto(target, values.view(target.dtype).reshape(target.shape))
+
+
+def is_lazy(tensor: torch.Tensor) -> bool:
+    """Whether the memory holds other values than the tensor: it is to be conjugated or negated when it is read."""
+    return tensor.is_conj() or tensor.is_neg()
+
+
+def _resolved(tensor: torch.Tensor, flat_of: Callable[[torch.Tensor], Flat]) -> Flat:
+    values = tensor.detach().resolve_conj().resolve_neg().contiguous()
+    flat = flat_of(values)
+    return Flat(flat.array, flat.dtype, lambda: _put_back(tensor, values))
+
+
+def _put_back(tensor: torch.Tensor, values: torch.Tensor) -> None:
+    """Make `tensor` hold `values` by what its memory is to hold for that."""
+    memory = tensor.detach()
+    if memory.is_conj():
+        memory, values = memory.conj(), values.conj().resolve_conj()
+    if memory.is_neg():
+        memory, values = torch._neg_view(memory), values.neg()
+    target, source = memory_of(_movable_view(memory)), memory_of(_movable_view(values))
+    np.copyto(target, source.reshape(target.shape))
 
 
 def _real_view(tensor: torch.Tensor) -> torch.Tensor:

@@ -118,6 +118,24 @@ def test_storages_can_be_resized_after_any_collective(ranks: Any) -> None:
     ranks.run(2, body)
 
 
+@pytest.mark.parametrize("elements", [8, 2 * GATHERED_LIMIT])
+def test_negated_views(ranks: Any, elements: int) -> None:
+    """Their memory holds the values with the other sign; on the switch and over gloo."""
+
+    def body(group: Any, rank: int) -> list[float]:
+        tensor = torch.full((elements,), complex(0, rank + 1), dtype=torch.complex128).conj().imag
+        contiguous = torch._neg_view(torch.full((elements,), rank + 1.0, dtype=torch.float64))
+        gathered = [torch._neg_view(torch.empty(elements, dtype=torch.float64)) for _ in range(2)]
+        for values in (tensor, contiguous):
+            group.allreduce([values]).wait()
+        group.allgather([gathered], [contiguous]).wait()
+        with pytest.raises(UsageError, match="resolve_neg"):
+            group.send([tensor], 1 - rank, 3)
+        return [tensor[-1].item(), contiguous[-1].item(), *(one[-1].item() for one in gathered)]
+
+    assert ranks.run(2, body) == [[-3.0] * 4] * 2
+
+
 def test_reduce_spares_the_other_ranks(ranks: Any) -> None:
     def body(group: Any, rank: int) -> list[list[float]]:
         options = ReduceOptions()

@@ -103,6 +103,31 @@ def test_complex_numbers_have_no_order(operation: str) -> None:
         for_reduction(torch.zeros(3, dtype=torch.complex64), operation)
 
 
+@pytest.mark.parametrize("operation", ["reduction", "transfer", "assign"])
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+@pytest.mark.parametrize("view", ["conj", "conj of a part", "imag of conj", "negated conj", "transposed"])
+def test_lazy_views_are_read_and_written_as_they_read(view: str, dtype: torch.dtype, operation: str) -> None:
+    base = torch.complex(torch.arange(6.0), torch.arange(6.0) + 10).to(dtype).reshape(2, 3)
+    lazy = {
+        "conj": base.conj(),
+        "conj of a part": base[:, ::2].conj(),
+        "imag of conj": base.conj().imag,
+        "negated conj": torch._neg_view(base.conj()),
+        "transposed": base.conj().t(),
+    }[view]
+    values = lazy.clone().resolve_conj().resolve_neg().contiguous()
+    wanted = values * 2 + 1
+    if operation == "assign":
+        assign(lazy, for_transfer(wanted).array)
+    else:
+        flat = for_reduction(lazy, "sum") if operation == "reduction" else for_transfer(lazy)
+        assert flat.array.tobytes() == raw(values)
+        flat.array.view(np.uint8)[:] = for_transfer(wanted).array.view(np.uint8)
+        assert flat.write_back is not None
+        flat.write_back()
+    assert torch.equal(lazy.resolve_conj().resolve_neg(), wanted)
+
+
 def test_other_devices_are_refused() -> None:
     with pytest.raises(UsageError, match=r"meta.*\.cpu\(\)"):
         for_transfer(torch.zeros(3, device="meta"))
