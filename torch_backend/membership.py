@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 from torch._C._distributed_c10d import PrefixStore, Store
@@ -161,6 +162,11 @@ class Membership:
     def timeout(self) -> float:
         """Deadline of a collective in seconds."""
         return self.gloo.timeout
+
+    @property
+    def options(self) -> Options:
+        """The group's options, with the deadline that holds now."""
+        return replace(self._options, timeout=timedelta(seconds=self.timeout))
 
     @property
     def placement(self) -> Placement | None:

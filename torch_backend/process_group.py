@@ -24,6 +24,7 @@ from switchml.torch_backend.agreement import Said
 from switchml.torch_backend.backend_name import BACKEND_NAME
 from switchml.torch_backend.kept_handles import KeptHandles
 from switchml.torch_backend.membership import Membership
+from switchml.torch_backend.options import Options
 from switchml.torch_backend.reduction import CallOptions, call_options, operation
 from switchml.torch_backend.routing import Path, choose, gloo_methods, taken_by_gloo
 from switchml.torch_backend.switch_work import Finish, SwitchWork
@@ -39,6 +40,7 @@ from switchml.torch_backend.tensors import (
 )
 from switchml.torch_backend.untraced import untraced
 from switchml.worker.collectives import Collectives
+from switchml.worker.elements import reduce_rows
 from switchml.worker.work import Work
 
 if TYPE_CHECKING:
@@ -47,6 +49,16 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 Tensors = torch.Tensor | Sequence[torch.Tensor]
 Open = Callable[[], Collectives]
+
+
+# By what names torch has the parameters of a method's other form, that without an options object.
+_PLAIN = {
+    "allreduce": {"tensor": "tensors", "op": "opts"},
+    "broadcast": {"tensor": "tensors", "root": "opts"},
+    "reduce": {"tensor": "tensors", "root": "opts"},
+    "allgather": {"input_tensor": "input_tensors", "timeout": "opts"},
+    "reduce_scatter": {"output": "output_tensors", "input": "input_tensors", "op": "opts"},
+}
 
 
 def _switched(
@@ -62,6 +74,7 @@ def _switched(
     """
 
     def decorate(function: Callable[..., SwitchWork]) -> Callable[..., Any]:
+        plain = _PLAIN.get(method, {})
         code = function.__code__
         names = code.co_varnames[2 : code.co_argcount]
 
@@ -75,8 +88,11 @@ def _switched(
                 work = function(self, membership.worker, *args, **kwargs)
                 membership.agreement.note(Said(method, Path.SWITCH, "", None, 0), work)
                 return work
-            given = dict(zip(names, args, strict=False)) | kwargs
+            named = {plain.get(name, name): value for name, value in kwargs.items()}
+            given = dict(zip(names, args, strict=False)) | named
             tensors = list(tensors_in(given[inputs]))
+            if not tensors:
+                raise UsageError(f"{method} requires non-empty tensor list")
             reduced = None
             if reduces:
                 said = given.get("opts")
@@ -85,11 +101,11 @@ def _switched(
             path = choose(method, tensors, reduced, membership.world_size)
             outputs = list(tensors_in(given[names[0]])) if inputs != names[0] else []
             if path is Path.SWITCH:
-                work = function(self, membership.worker, *args, **kwargs)
+                work = function(self, membership.worker, *args, **named)
             elif taken_by_gloo(method, tensors, outputs, membership.world_size):
                 work = self._by_gloo(method, args, kwargs)
             else:
-                work = function(self, membership.gloo_worker, *args, **kwargs)
+                work = function(self, membership.gloo_worker, *args, **named)
             membership.agreement.note(_said(method, path, tensors, reduced), work)
             return work
 
@@ -139,6 +155,11 @@ def _only(tensors: Tensors) -> torch.Tensor:
             f"{len(tensors)} tensors in one call; a rank has one device here, so give one tensor"
         )
     return tensors[0]
+
+
+def _check_alike(name: str, tensors: Sequence[torch.Tensor]) -> None:
+    if any(one.dtype != tensors[0].dtype or one.shape != tensors[0].shape for one in tensors):
+        raise UsageError(f"{name}: several tensors in one call must have one dtype and one shape")
 
 
 def _write_back(flat: Flat) -> Finish | None:
@@ -221,6 +242,11 @@ class SwitchProcessGroup(dist.ProcessGroup):
             )
         return self._membership.gloo.backend
 
+    @property
+    def options(self) -> Options:
+        """The options of the group, with the timeout that holds now (torch looks for `_timeout` in it)."""
+        return self._membership.options
+
     def set_timeout(self, timeout: timedelta) -> None:
         """Deadline of the collectives that are called from now on."""
         self._membership.gloo.backend._set_default_timeout(timeout)
@@ -274,7 +300,10 @@ class SwitchProcessGroup(dist.ProcessGroup):
     def allreduce(
         self, via: Open, tensors: Tensors, opts: Any = None, timeout: timedelta | None = None
     ) -> SwitchWork:
-        tensor, op, call = _only(tensors), operation(opts), call_options(opts, timeout)
+        op, call = operation(opts), call_options(opts, timeout)
+        if not isinstance(tensors, torch.Tensor) and len(tensors) > 1:
+            return self._allreduce_all(via, tensors, op, call)
+        tensor = _only(tensors)
         flat = for_reduction(tensor, op)
         part = self._allreduce(via, flat, op, call)
         return self._work("allreduce", [part], [tensor], call, _write_back(flat))
@@ -314,10 +343,22 @@ class SwitchProcessGroup(dist.ProcessGroup):
     def broadcast(
         self, via: Open, tensors: Tensors, opts: Any = None, timeout: timedelta | None = None
     ) -> SwitchWork:
-        tensor, call = _only(tensors), self._rooted(opts, timeout)
-        flat = for_transfer(tensor)
+        call = self._rooted(opts, timeout)
+        every = [tensors] if isinstance(tensors, torch.Tensor) else list(tensors)
+        _check_alike("broadcast", every)
+        root_tensor = getattr(opts, "rootTensor", 0)
+        if not 0 <= root_tensor < len(every):
+            raise UsageError(f"broadcast: invalid root tensor {root_tensor} of {len(every)}")
+        flat = for_transfer(every[root_tensor])
         part = via().broadcast(flat.array, call.root, timeout=self._deadline(call), notify=call.notify)
-        return self._work("broadcast", [part], [tensor], call, _write_back(flat))
+        finish = _write_back(flat)
+        if len(every) > 1:
+
+            def finish(_: Sequence[Array]) -> None:
+                for tensor in every:
+                    assign(tensor, flat.array)
+
+        return self._work("broadcast", [part], every, call, finish)
 
     @override
     @_switched("barrier")
@@ -333,8 +374,11 @@ class SwitchProcessGroup(dist.ProcessGroup):
     def allgather(
         self, via: Open, output_tensors: Any, input_tensors: Tensors, opts: Any = None
     ) -> SwitchWork:
-        outputs = output_tensors if isinstance(input_tensors, torch.Tensor) else output_tensors[0]
-        return self._gather(via, "allgather", list(outputs), _only(input_tensors), opts)
+        if isinstance(input_tensors, torch.Tensor):
+            return self._gather(via, "allgather", list(output_tensors), input_tensors, opts)
+        if len(input_tensors) == 1:
+            return self._gather(via, "allgather", list(output_tensors[0]), input_tensors[0], opts)
+        return self._gather_each(via, output_tensors, input_tensors, opts)
 
     @override
     @_switched("all_gather_single", inputs="input")
@@ -448,6 +492,37 @@ class SwitchProcessGroup(dist.ProcessGroup):
         return via().allreduce(
             flat.array, op, out=out, dtype=flat.dtype, timeout=self._deadline(call), notify=call.notify
         )
+
+    def _allreduce_all(
+        self, via: Open, tensors: Sequence[torch.Tensor], op: str, call: CallOptions
+    ) -> SwitchWork:
+        """Over all tensors of all ranks, into each of them, as torch has it of several in one call."""
+        _check_alike("allreduce", tensors)
+        flats = [for_reduction(tensor, op) for tensor in tensors]
+        first = flats[0]
+        total = np.empty_like(first.array)
+        reduce_rows(np.stack([flat.array for flat in flats]), first.dtype or total.dtype.name, op, total)
+        part = self._allreduce(via, Flat(total, first.dtype, None), op, call)
+
+        def finish(_: Sequence[Array]) -> None:
+            for tensor in tensors:
+                assign(tensor, total)
+
+        return self._work("allreduce", [part], list(tensors), call, finish)
+
+    def _gather_each(
+        self, via: Open, output_tensors: Any, input_tensors: Sequence[torch.Tensor], opts: Any
+    ) -> SwitchWork:
+        """Every output list takes all tensors of all ranks, in the order of ranks."""
+        _check_alike("allgather", input_tensors)
+        count = len(input_tensors)
+        outputs = [list(one) for one in output_tensors]
+        if len(outputs) != count or any(len(one) != count * self._membership.world_size for one in outputs):
+            raise UsageError(
+                f"allgather of {count} tensors takes {count} lists of {count} x world size tensors"
+            )
+        pairs = [(one[index::count], tensor) for one in outputs for index, tensor in enumerate(input_tensors)]
+        return self._gather_all(via, "allgather", pairs, opts)
 
     def _work(
         self,

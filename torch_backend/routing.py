@@ -191,7 +191,7 @@ def taken_by_gloo(
     tensors = (*inputs, *outputs)
     if method not in _AS_FLAT_ARRAYS or any(tensor.layout is not torch.strided for tensor in tensors):
         return True
-    if method not in _AS_CALLED:
+    if method not in _AS_CALLED or len(inputs) > 1:
         return False
     if any(is_lazy(tensor) or not tensor.is_contiguous() for tensor in tensors):
         return False

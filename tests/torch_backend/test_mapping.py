@@ -19,6 +19,7 @@ from torch._C._distributed_c10d import (
 
 from switchml.errors import CollectiveMismatchError, CollectiveTimeoutError, JobAbortedError, UsageError
 from switchml.torch_backend import agreement
+from switchml.torch_backend.options import Options
 from switchml.torch_backend.routing import GATHERED_LIMIT
 
 
@@ -136,6 +137,78 @@ def test_negated_views(ranks: Any, elements: int) -> None:
     assert ranks.run(2, body) == [[-3.0] * 4] * 2
 
 
+def test_plain_arguments_by_torchs_names(ranks: Any) -> None:
+    def body(group: Any, rank: int) -> list[Any]:
+        def own() -> torch.Tensor:
+            return torch.full((2,), rank + 1.0)
+
+        first, second, third, output = own(), own(), own(), torch.empty(1)
+        gathered = [torch.empty(2), torch.empty(2)]
+        seconds = timedelta(seconds=9)
+        group.broadcast(first, root=1).wait()
+        group.allreduce(tensor=second, op=dist.ReduceOp.MAX, timeout=seconds).wait()
+        group.reduce(tensor=third, root=0, op=dist.ReduceOp.PRODUCT).wait()
+        group.allgather(output_tensors=gathered, input_tensor=own(), timeout=seconds).wait()
+        parts = [torch.full((1,), rank + 1.0)] * 2
+        group.reduce_scatter(output=output, input=parts, op=dist.ReduceOp.SUM).wait()
+        if rank == 1:
+            third.fill_(2)
+        return [one[0].item() for one in (first, second, third, *gathered, output)]
+
+    assert ranks.run(2, body) == [[2.0, 2.0, 2.0, 1.0, 2.0, 3.0]] * 2
+
+
+@pytest.mark.parametrize("elements", [3, GATHERED_LIMIT])
+def test_several_tensors_in_one_call(ranks: Any, elements: int) -> None:
+    """As torch's tests of gloo have it: the tensors of all ranks count as one row."""
+
+    def body(group: Any, rank: int) -> list[Any]:
+        def two() -> list[torch.Tensor]:
+            return [torch.full((elements,), 2.0 * rank + number, dtype=torch.float64) for number in range(2)]
+
+        reduced, largest, given = two(), two(), two()
+        group.allreduce(reduced).wait()
+        group.allreduce(largest, dist.ReduceOp.MAX).wait()
+        options = BroadcastOptions()
+        options.rootRank, options.rootTensor = 1, 1
+        group.broadcast(given, options).wait()
+        outputs = [[torch.empty(elements, dtype=torch.float64) for _ in range(4)] for _ in range(2)]
+        group.allgather(outputs, two()).wait()
+        same = torch.full((elements,), rank + 1.0, dtype=torch.float64)
+        group.allreduce([same, same]).wait()
+        rows = [[one[-1].item() for one in row] for row in (reduced, largest, given, *outputs)]
+        return [*rows, same[0].item()]
+
+    row = [0.0, 1.0, 2.0, 3.0]
+    assert ranks.run(2, body) == [[[6.0] * 2, [3.0] * 2, [3.0] * 2, row, row, 6.0]] * 2
+
+
+def test_refusals_are_of_torchs_kind(ranks: Any) -> None:
+    def body(group: Any, rank: int) -> None:
+        for call in (group.allreduce, group.allreduce_coalesced, group.broadcast, group.reduce):
+            with pytest.raises(ValueError, match="requires non-empty tensor list"):
+                call([])
+        for call in (group.allreduce, group.broadcast):
+            with pytest.raises(ValueError, match="one dtype and one shape"):
+                call([torch.ones(2), torch.ones(3)])
+        options = BroadcastOptions()
+        options.rootTensor = 1
+        with pytest.raises(ValueError, match="invalid root tensor"):
+            group.broadcast([torch.ones(1)], options)
+
+    ranks.run(2, body)
+
+
+def test_options_tell_the_timeout_of_now(ranks: Any) -> None:
+    def body(group: Any, rank: int) -> list[Any]:
+        before = group.options._timeout
+        group.set_timeout(timedelta(seconds=8))
+        return [before, group.options._timeout, group.options.window]
+
+    told = ranks.run(2, body, timeout=20.0, options=Options(switch="nowhere:1", window=64))
+    assert told == [[timedelta(seconds=20), timedelta(seconds=8), 64]] * 2
+
+
 def test_reduce_spares_the_other_ranks(ranks: Any) -> None:
     def body(group: Any, rank: int) -> list[list[float]]:
         options = ReduceOptions()
@@ -244,7 +317,7 @@ def test_calls_that_do_not_fit_are_refused_before_anything_is_sent(ranks: Any) -
         bad_root = BroadcastOptions()
         bad_root.rootRank = 2
         for call in (
-            lambda: group.allreduce([torch.ones(1), torch.ones(1)]),
+            lambda: group.allreduce([torch.ones(1), torch.ones(2)]),
             lambda: group.broadcast([torch.ones(1)], bad_root),
             lambda: group.reduce(torch.ones(1), -1),
             lambda: group.allgather([[torch.ones(1)]], [torch.ones(1)]),
