@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
 import re
@@ -215,9 +216,10 @@ def test_torchrun_restarts_however_often_rank_0_is_killed(tmp_path: Path, meets_
     """The file keeps the keys of all attempts, also of those whose ranks did not get equally far."""
     command = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     file = [str(tmp_path / "store")] if meets_in_a_file else []
+    mark = {"ATTEMPTS_OF_TEST": str(tmp_path)}
     ended = subprocess.run(
         [*command, "--max-restarts", "5", str(PROGRAMS / "restarted.py"), *file],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | mark,
         capture_output=True,
         text=True,
         timeout=240,
@@ -228,6 +230,20 @@ def test_torchrun_restarts_however_often_rank_0_is_killed(tmp_path: Path, meets_
         "rank 0, attempt 4: 100000",
         "rank 1, attempt 4: 100000",
     ]
+    # A switch whose rank was killed stays until the leases of its job have lapsed, 10 s.
+    given_up = time.monotonic() + 40
+    while anybody_with(str(tmp_path).encode()):
+        assert time.monotonic() < given_up, "a switch has outlived its job"
+        time.sleep(0.1)
+
+
+def anybody_with(mark: bytes) -> bool:
+    """Whether a process has it in its environment."""
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # ended, or another user's
+            if mark in environment.read_bytes():
+                return True
+    return False
 
 
 def test_the_program_asks_for_nothing_but_torch() -> None:
