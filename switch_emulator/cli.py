@@ -268,11 +268,6 @@ def _p4_over_udp(options: _Options) -> Iterator[_Running]:
 
     if options.pipeline == NO_PROGRAM or options.use_files is not None:
         raise UsageError("--pipeline none and --use-files need ports: -i PORT@NAME")
-    if options.tls is not None and options.p4runtime_port is not None:
-        raise UsageError(
-            "a P4 program over UDP offers P4Runtime in the clear only: leave --p4runtime-port out, or put the program on "
-            "interfaces with -i"
-        )
     with P4UdpEmulator(
         read_program(Path(options.pipeline), options.p4info),
         options.host,

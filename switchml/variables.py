@@ -95,7 +95,17 @@ VARIABLES = (
 
 # Set by our own launcher for its children, or read by scripts and tests of the repository.
 _OTHERS = frozenset(
-    PREFIX + name for name in ("RUN", "CLUSTER", "BMV2_GRPC", "P4_BUILD", "P4RUNTIME_SHELL", "SEED")
+    PREFIX + name
+    for name in (
+        "RUN",
+        "CLUSTER",
+        "BMV2_GRPC",
+        "P4_BUILD",
+        "P4RUNTIME_SHELL",
+        "SEED",
+        "FUZZ_SECONDS",
+        "FUZZ_SEED",
+    )
 )
 _OF_TESTS = PREFIX + "TEST_"
 _OF_A_RUN = PREFIX + "RUN"

@@ -346,7 +346,8 @@ class P4RuntimeClient(Closing):
         try:
             grpc.channel_ready_future(self._channel).result(self._timeout)
         except grpc.FutureTimeoutError:
-            why = why_unreachable(self.address, self._tls, self._timeout)
+            private = self.address.startswith(PRIVATE)
+            why = None if private else why_unreachable(self.address, self._tls, self._timeout)
             if isinstance(why, TlsError):
                 raise why from None
             raise self._unreachable(f"no connection within {self._timeout:g} s") from None
