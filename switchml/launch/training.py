@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import errno
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -19,8 +21,18 @@ from switchml.errors import UsageError
 from switchml.launch import stragglers
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_PR_SET_PDEATHSIG = 1
 _POLL = 0.1
+# A process of its own, which then becomes the command: a function of ours between fork and exec would run beside gRPC's threads.
+_ENDS_WITH_PARENT = """
+import ctypes, os, signal, sys
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+PR_SET_PDEATHSIG = 1
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+if os.getppid() != int(sys.argv[1]):
+    os._exit(1)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
 
 
 class Training(Closing):
@@ -62,21 +74,14 @@ class Training(Closing):
     def _start(
         self, command: Sequence[str], environment: dict[str, str], piped: Sequence[int]
     ) -> subprocess.Popen[bytes]:
-        parent = os.getpid()
-        libc = ctypes.CDLL(None)
-
-        def end_with_parent() -> None:
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-            if os.getppid() != parent:
-                os._exit(1)
-
+        if shutil.which(command[0]) is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return subprocess.Popen(
-            list(command),
+            [sys.executable, "-I", "-S", "-c", _ENDS_WITH_PARENT, str(os.getpid()), *command],
             env={**os.environ, **environment, stragglers.VARIABLE: self._mark},
             stdout=subprocess.PIPE if 1 in piped else None,
             stderr=subprocess.PIPE if 2 in piped else None,
             start_new_session=True,  # the terminal's Ctrl-C comes to us alone; we pass it on
-            preexec_fn=end_with_parent,  # there are no threads yet that it could meet half-way
         )
 
     @override
