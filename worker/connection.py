@@ -234,6 +234,8 @@ class ShmConnection(Connection):
                 server.connect(f"\0{self._name}")
                 server.send(self.ticket.encode())
                 answer, descriptors, _, _ = socket.recv_fds(server, 4096, 2)
+            except (BrokenPipeError, ConnectionResetError):
+                descriptors = []  # closed at once, without a word
             except OSError as error:
                 raise JoinError(
                     f"the switch's shared memory cannot be had ({error}): join with transport 'udp'"

@@ -7,6 +7,7 @@ import os
 import secrets
 from pathlib import Path
 
+from switches import TOKEN
 from topology import Network
 
 from switchml.bench import rank_protocol
@@ -48,7 +49,7 @@ def ranks(network: Network, *, window: int = 0, payload: int = 0) -> RankGroup:
     options = options_of(
         entry,
         switch=network.control_address,
-        token="",
+        token=TOKEN,
         job=f"mininet-{os.getpid()}-{secrets.token_hex(4)}",
         payload=payload,
         window=window,

@@ -2,7 +2,8 @@
 
     sudo .venv/bin/python scripts/mininet/star.py --switch p4 --workers 4 --rate 100mbit --loss 0.001 --cli
 
-At the prompt: `h1 ping h2`, `h1 tcpdump -n -i h1-eth0`, `s1 switchml status --switch 10.84.0.254:50551`, `links`, `exit`.
+At the prompt: `h1 ping h2`, `h1 tcpdump -n -i h1-eth0`, `links`, `exit`, and
+`s1 switchml status --switch 10.84.0.254:50551 --token mininet`.
 Without --cli the network is built, every worker joins a job and sums once, and the network is taken down: a self-test.
 """
 
@@ -15,7 +16,7 @@ from pathlib import Path
 import experiment
 from mininet.cli import CLI
 from mininet.log import setLogLevel
-from switches import SWITCHES
+from switches import SWITCHES, TOKEN
 from topology import star
 
 from switchml.bench.units import parse_size
@@ -35,7 +36,7 @@ def main() -> int:
     with star(
         options.switch, options.workers, experiment.shape_of(options), program=options.program
     ) as network:
-        print(f"workers join at {network.control_address}", flush=True)
+        print(f"workers join at {network.control_address} with the token {TOKEN}", flush=True)
         if options.cli:
             CLI(network.net)
             return 0

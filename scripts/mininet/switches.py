@@ -33,6 +33,8 @@ from switchml.testbed import Namespace, TestbedError
 DATA_ADDRESS = "10.83.0.254"
 CONTROL_ADDRESS = "10.84.0.254"
 CONTROL_PORT = 50551
+# A worker's control connection comes from another network than its packets: without a token the switch would refuse it.
+TOKEN = "mininet"
 P4RUNTIME_PORT = 9559
 CPU_PORT = 510
 PREFIX = 24
@@ -171,7 +173,7 @@ class NativeSwitch(AggregatingSwitch):
         self.switchml(
             "switch",
             *("--host", DATA_ADDRESS, "--port", str(UDP_PORT_FIRST), "--control-port", str(CONTROL_PORT)),
-            *("--token", ""),  # whatever the environment says
+            *("--token", TOKEN),
         )
 
 
@@ -192,7 +194,7 @@ class _P4Switch(AggregatingSwitch):
             "controller",
             *("--target", f"p4runtime://127.0.0.1:{P4RUNTIME_PORT}", "--pipeline", str(self.program)),
             *("--data-address", DATA_ADDRESS, "--ports", ",".join(map(str, ports))),
-            *("--listen", self.control_address, "--token", ""),
+            *("--listen", self.control_address, "--token", TOKEN),
         )
 
 
@@ -204,7 +206,7 @@ class P4EmulatorSwitch(_P4Switch):
         self.switchml(
             "switch",
             *("--pipeline", "none", *self.interface_options()),
-            *("--p4runtime-port", str(P4RUNTIME_PORT)),
+            *("--p4runtime-port", str(P4RUNTIME_PORT), "--token", TOKEN),
         )
         self.start_controller()
 
