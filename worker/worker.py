@@ -21,11 +21,13 @@ from switchml.control.tls import TlsFiles
 from switchml.errors import JobAbortedError, SwitchMLError, UsageError
 from switchml.link.records import table_of
 from switchml.protocol.counters import WORKER_COUNTERS, named
+from switchml.protocol.header import HEADER_BYTES
 from switchml.protocol.messages import ELEMENT_BYTES, size_code
 from switchml.protocol.numerics import error_bound
 from switchml.protocol.prepare import prepare
 from switchml.variables import report_misspelt
 from switchml.worker.collectives import Call, Collectives, Pipeline
+from switchml.worker.congestion import new_congestion
 from switchml.worker.connection import Connection, ShmConnection, UdpConnection, shares_memory
 from switchml.worker.engine import Engine, run
 from switchml.worker.owner import Owner
@@ -192,6 +194,11 @@ class Worker(Collectives):
                     job=layout.job_number,
                 ),
                 recovery=new_recovery(),
+                congestion=new_congestion(
+                    packet=HEADER_BYTES + layout.payload,
+                    slots=layout.window,
+                    enabled=connection.kind == "udp",
+                ),
                 port=port.handle,
                 counters=np.zeros(len(WORKER_COUNTERS), np.int64),
                 descriptor=np.zeros(count, np.uint32),

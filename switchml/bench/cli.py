@@ -100,7 +100,7 @@ def allreduce(
         float, typer.Option(help="Probability that a packet is lost on a link, each way (needs root).")
     ] = 0.0,
     mtu: Annotated[int, typer.Option(help="MTU of those links.")] = 1500,
-    queue: Queue = "4M",
+    queue: Queue = "256K",
     line_rate: Annotated[
         str, typer.Option(help="Rate of the network in use when --rate does not make it; for the limit only.")
     ] = "",
@@ -249,7 +249,7 @@ def ddp(
     rounds: Rounds = 7,
     steps: Annotated[int, typer.Option(min=1, help="Training steps in a batch.")] = 4,
     rate: Rate = "",
-    queue: Queue = "4M",
+    queue: Queue = "256K",
     payload: Payload = "0",
     window: Window = 0,
     timeout: Timeout = 300.0,

@@ -105,7 +105,7 @@ class WorkerMachine:
             self._queue(index, tensor, tensor.sources[rank])
         stream = self._window.stream[0]
         stream["queued"] = len(tensors)
-        stream["end"] = start
+        stream["end"] = stream["lowest"] = start
 
     def _queue(self, index: int, tensor: Tensor, source: npt.NDArray[Any]) -> None:
         entry = self._window.transfers[index % RING]
@@ -123,8 +123,8 @@ class WorkerMachine:
         """All that decides what the machine does next; not when things happened, and not what retransmission has cost."""
         window = self._window
         window.slots["sent_at"] = 0
-        window.slots["retries"] = 0
-        window.stream["accepted"] = 0
+        window.slots["retries"] = window.slots["order"] = 0
+        window.stream["accepted"] = window.stream["sends"] = 0
         if window.stream["fifo_head"][0] == window.stream["fifo_tail"][0]:
             window.stream["fifo_head"] = window.stream["fifo_tail"] = 0
             window.fifo[:] = 0
@@ -156,7 +156,7 @@ class WorkerMachine:
         while (slot := next_ready(self._window)) >= 0:
             length = packet_bytes(self._window, slot)
             build_packet(self._window, slot, self._memory, 0)
-            mark_sent(self._window, slot, _NOW)
+            mark_sent(self._window, slot, _NOW, length)
             packets.append(self._memory[:length].tobytes())
         return packets
 
