@@ -53,7 +53,10 @@ Payload = Annotated[
 ]
 Switch = Annotated[
     str,
-    typer.Option(help="HOST:PORT of a running switch; default: one is started.", rich_help_panel=SWITCH),
+    typer.Option(
+        help="HOST:PORT of a running switch, or of several with commas between them; default: one is started.",
+        rich_help_panel=SWITCH,
+    ),
 ]
 Rounds = Annotated[
     int, typer.Option(min=1, help="Rounds; in each, everything that is compared runs one batch.")
