@@ -38,6 +38,7 @@ from switchml.worker.stream import closed
 from switchml.worker.work import Work
 
 _SPIN_NS = 50_000
+_LAST_WORDS = 1.0  # seconds in which the other switches may say why a job cannot be
 
 
 def prepare_engine() -> None:
@@ -45,32 +46,42 @@ def prepare_engine() -> None:
     prepare(run, "worker's engine", 0, 0, 0)
 
 
-def _at_once(job: str, takes: Sequence[Callable[[], Seat]], clients: Sequence[ControlClient]) -> list[Seat]:
+def _named(take: Callable[[ControlClient], Seat], client: ControlClient) -> Seat:
+    try:
+        return take(client)
+    except SwitchMLError as error:
+        raise type(error)(f"at the switch {client.address}: {error}") from error
+
+
+def _at_once(job: str, take: Callable[[ControlClient], Seat], clients: Sequence[ControlClient]) -> list[Seat]:
     """Take seats at all switches at once, so that ranks which name them in different orders do not wait for each other.
 
-    Where one cannot be had, the first error is raised, and nothing is kept.
+    Where one cannot be had, the error says where, and nothing is kept.
     """
-    if len(takes) == 1:
-        return [takes[0]()]
-    with ThreadPoolExecutor(len(takes), "switchml-join") as threads:
-        taking = [threads.submit(take) for take in takes]
+    if len(clients) == 1:
+        return [take(clients[0])]
+
+    def give_up(reason: str) -> None:
+        for client, one in zip(clients, taking, strict=True):
+            if one.done() and one.exception() is None:
+                one.result().leave(closed(job), reason)
+            client.close()  # ends what it waits for
+            client.leave()  # what came of it after that
+
+    with ThreadPoolExecutor(len(clients), "switchml-join") as threads:
+        taking = [threads.submit(_named, take, client) for client in clients]
         try:
-            wait(taking, return_when=FIRST_EXCEPTION)
-            for client, one in zip(clients, taking, strict=True):
-                error = one.exception() if one.done() else None
-                if isinstance(error, SwitchMLError):
-                    raise type(error)(f"at the switch {client.address}: {error}") from error
+            if any(one.exception() for one in wait(taking, return_when=FIRST_EXCEPTION).done):
+                wait(taking, _LAST_WORDS)
+            errors = [error for one in taking if one.done() and (error := one.exception()) is not None]
+            if errors:
+                # Where others have left already, that is not why.
+                raise min(errors, key=lambda error: isinstance(error, JobAbortedError))
             return [one.result() for one in taking]
         except BaseException as error:
-            for client, one in zip(clients, taking, strict=True):
-                if one.done() and one.exception() is None:
-                    one.result().leave(closed(job), in_a_line(error))
-                client.close()  # ends what the others wait for
+            give_up(in_a_line(error))
             wait(taking)
-            for client, one in zip(clients, taking, strict=True):
-                client.leave()
-                if one.exception() is None:
-                    one.result().leave(closed(job))
+            give_up("")
             raise
 
 
@@ -181,7 +192,7 @@ class Worker(Collectives):
                 timeout=max(1.0, deadline - time.monotonic()),
                 spin_ns=_SPIN_NS // len(clients),
             )
-            seats = _at_once(job, [partial(take, client) for client in clients], clients)
+            seats = _at_once(job, take, clients)
             for seat in seats:
                 undo.callback(seat.leave, closed(job))
             if len({seat.payload for seat in seats}) > 1:
