@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections.abc import Sequence
 
 from switchml.worker.collectives import Strategy
 
 LEAST_BLOCKS = 4
-"""What a switch of share 1 gets at least, in blocks: less is not worth a round trip to every switch."""
+"""What a switch gets at least on average, in blocks: less is not worth a round trip to every switch."""
 
 
 def deal(strategy: Strategy, call: int, shares: Sequence[int], block: int) -> list[tuple[int, Strategy]]:
     """What of a collective goes through which switch's stream.
 
-    Large ones are cut in proportion to the shares; small ones go whole to one switch, by turns. Of a large one every switch gets
-    something, so ranks that differ about a collective's size meet on a stream, where that is found.
+    Large ones are cut in proportion to the shares; small ones go whole to one switch, by turns in that proportion. Of a large one
+    every switch gets something, so ranks that differ about a collective's size meet on a stream, where that is found.
 
     Args:
         strategy: the collective's.
@@ -26,13 +27,15 @@ def deal(strategy: Strategy, call: int, shares: Sequence[int], block: int) -> li
     Returns:
         Index of a switch, and what goes there.
     """
-    total = sum(shares)
+    ends = list(itertools.accumulate(shares))
+    total, count = ends[-1], len(shares)
     blocks = -(-strategy.units // block)
-    if len(shares) == 1 or blocks < LEAST_BLOCKS * total:
-        return [(call % len(shares), strategy)]
-    ends = [block * (blocks * share // total) for share in itertools.accumulate(shares)]
-    ends[-1] = strategy.units
+    if count == 1 or blocks < LEAST_BLOCKS * count:
+        return [(bisect.bisect_right(ends, call % total), strategy)]
+    # A block each, and the rest by shares.
+    cuts = [block * (place + (blocks - count) * end // total) for place, end in enumerate(ends, 1)]
+    cuts[-1] = strategy.units
     return [
         (index, strategy.cut(start, stop))
-        for index, (start, stop) in enumerate(itertools.pairwise([0, *ends]))
+        for index, (start, stop) in enumerate(itertools.pairwise([0, *cuts]))
     ]

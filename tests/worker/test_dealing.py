@@ -47,14 +47,19 @@ def test_every_unit_goes_once_through_a_switch(shares: list[int], units: int, ca
     assert [part.start for part in parts] == [0, *(part.stop for part in parts[:-1])]
     assert parts[-1].stop == units
     assert all(part.start % BLOCK == 0 for part in parts)
-    least = LEAST_BLOCKS * sum(shares)
-    if len(shares) > 1 and -(-units // BLOCK) >= least:
+    if len(shares) > 1 and -(-units // BLOCK) >= LEAST_BLOCKS * len(shares):
         assert [index for index, _ in dealt] == list(range(len(shares)))
         for part, share in zip(parts, shares, strict=True):
             assert part.units > 0
-            assert abs(part.units - units * share / sum(shares)) <= 2 * BLOCK
+            assert abs(part.units - units * share / sum(shares)) <= (len(shares) + 1) * BLOCK
     else:
-        assert [index for index, _ in dealt] == [call % len(shares)]
+        assert len(dealt) == 1
+
+
+@given(shares_of)
+def test_small_ones_take_turns_by_shares(shares: list[int]) -> None:
+    turns = [deal(Counted(0, 1), call, shares, BLOCK)[0][0] for call in range(2 * sum(shares))]
+    assert [turns.count(index) for index in range(len(shares))] == [2 * share for share in shares]
 
 
 def test_what_cannot_be_cut_goes_whole_by_turns() -> None:
