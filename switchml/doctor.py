@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -174,8 +174,22 @@ def torch_backend() -> Iterator[Finding]:
     )
 
 
-def switch_and_transports(address: str, token: str, timeout: float, tls: TlsFiles) -> Iterator[Finding]:
-    """A switch that answers, and an all-reduce of two workers over each transport from this host."""
+def switch_and_transports(named: str, token: str, timeout: float, tls: TlsFiles) -> Iterator[Finding]:
+    """A switch that answers, and an all-reduce of two workers over each transport from this host: for each switch named."""
+    from switchml.control.named_switches import parse_switches
+
+    try:
+        addresses = [one.address for one in parse_switches(named)] if named else [""]
+    except SwitchMLError as error:
+        yield Finding("switch", named, str(error), False)
+        return
+    for address in addresses:
+        for finding in _one_switch(address, token, timeout, tls):
+            several = len(addresses) > 1 and finding.name != address
+            yield replace(finding, name=f"{address}: {finding.name}") if several else finding
+
+
+def _one_switch(address: str, token: str, timeout: float, tls: TlsFiles) -> Iterator[Finding]:
     try:
         with _switch(address, token, tls) as (where, secret):
             yield from _described(where, secret, timeout, tls, given=bool(address))

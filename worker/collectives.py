@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -51,12 +51,18 @@ class Strategy(Protocol):
     """How many."""
     depth: int
     """How many may be in flight: lanes, of which `load` and `store` are told the one to use."""
+    units: int = 0
+    """What it can be cut into, elements or bytes; 0 where it has to go whole."""
 
     def load(self, segment: int, lane: int) -> Part:
         """What goes on the wire of a segment, staged in a lane where it has to be."""
 
     def store(self, segment: int, lane: int) -> None:
         """Take the segment's result out of its lane."""
+
+    def cut(self, start: int, stop: int) -> Strategy:
+        """The same for units `start` to `stop` - 1 alone, before anything is loaded. Cuts fall on whole packets."""
+        raise AssertionError(f"{self} has to go whole")
 
 
 class Pipeline(Source):
@@ -136,6 +142,22 @@ class Direct(Strategy):
 
     def __init__(self, part: Part) -> None:
         self._part = part
+        self.units = part.count
+
+    @override
+    def cut(self, start: int, stop: int) -> Strategy:
+        part = self._part
+        first = min(max(part.first - start, 0), stop - start)
+        own = part.source[max(start - part.first, 0) : max(stop - part.first, 0)]
+        return Direct(
+            replace(
+                part,
+                count=stop - start,
+                source=own,
+                destination=part.destination[start:stop],
+                first=first,
+            )
+        )
 
     @override
     def load(self, segment: int, lane: int) -> Part:
@@ -164,10 +186,15 @@ class Converted(Strategy):
 
     def __init__(self, source: Array, out: Array, name: str, kind: int) -> None:
         self._source, self._out, self._name, self._kind = source, out, name, kind
+        self.units = source.size
         self._length = min(_STAGING_BYTES // 4, source.size)
         self.segments = -(-source.size // self._length)
         self.depth = min(_DEPTH, self.segments)
         self._staging = np.empty((self.depth, self._length), np.float32 if kind == BLOCKS else np.int32)
+
+    @override
+    def cut(self, start: int, stop: int) -> Strategy:
+        return Converted(self._source[start:stop], self._out[start:stop], self._name, self._kind)
 
     def _slice(self, segment: int) -> slice:
         return slice(segment * self._length, min((segment + 1) * self._length, self._source.size))
@@ -216,11 +243,18 @@ class Gathered(Strategy):
 
     def __init__(self, source: Array, out: Array, name: str, op: str, rank: int, workers: int) -> None:
         self._source, self._out, self._name, self._op = source, out, name, op
+        self._rank, self._workers = rank, workers
+        self.units = source.size
         room = max(1, _STAGING_BYTES // (workers * source.itemsize))
         self._length = min(room, source.size)
         self.segments = -(-source.size // self._length)
         self.depth = min(_DEPTH, self.segments)
         self._rows = _Rows(rank, workers, self._length * source.itemsize, self.depth)
+
+    @override
+    def cut(self, start: int, stop: int) -> Strategy:
+        source, out = self._source[start:stop], self._out[start:stop]
+        return Gathered(source, out, self._name, self._op, self._rank, self._workers)
 
     def _slice(self, segment: int) -> slice:
         return slice(segment * self._length, min((segment + 1) * self._length, self._source.size))
@@ -247,12 +281,17 @@ class GatheredBytes(Strategy):
     """
 
     def __init__(self, source: Array, out: Array, rank: int) -> None:
-        self._source, self._out = source, out
+        self._source, self._out, self._rank = source, out, rank
+        self.units = source.size
         workers = out.shape[0]
         self._length = min(max(4, _STAGING_BYTES // workers), source.size)
         self.segments = -(-source.size // self._length)
         self.depth = min(_DEPTH, self.segments)
         self._rows = _Rows(rank, workers, self._length, self.depth)
+
+    @override
+    def cut(self, start: int, stop: int) -> Strategy:
+        return GatheredBytes(self._source[start:stop], self._out[:, start:stop], self._rank)
 
     def _slice(self, segment: int) -> slice:
         return slice(segment * self._length, min((segment + 1) * self._length, self._source.size))
@@ -278,10 +317,15 @@ class BroadcastBytes(Strategy):
 
     def __init__(self, array: Array, is_root: bool) -> None:
         self._array, self._is_root = array, is_root
+        self.units = array.size
         self._length = min(_STAGING_BYTES, -(-array.size // 4) * 4)
         self.segments = -(-array.size // self._length)
         self.depth = min(_DEPTH, self.segments)
         self._staging = np.zeros((self.depth, self._length // 4), np.uint32)
+
+    @override
+    def cut(self, start: int, stop: int) -> Strategy:
+        return BroadcastBytes(self._array[start:stop], self._is_root)
 
     def _slice(self, segment: int) -> slice:
         return slice(segment * self._length, min((segment + 1) * self._length, self._array.size))

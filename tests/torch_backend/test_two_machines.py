@@ -108,4 +108,63 @@ def test_two_hosts_that_meet_in_a_file(star: Any, tmp_path: Path) -> None:
     machines = [machine(star, number, tmp_path, [*command, str(number)]) for number in range(2)]
     found = reports(machines)
     assert [value for value, _ in found] == [3.0, 3.0]
-    assert all(address.startswith(worker_address(0)) for _, address in found)
+    for _, addresses in found:
+        hosts = [address.rpartition(":")[0] for address in addresses.split(",")]
+        assert hosts == [worker_address(0), worker_address(1)], "an embedded switch on each host"
+
+
+LOSES_A_SWITCH = """
+import json, os, signal, sys
+import torch
+import torch.distributed as dist
+from switchml.control.client import ControlClient
+from switchml.torch_backend.embedded_switch import OF_THIS_PROCESS
+rank = int(sys.argv[2])
+dist.init_process_group("switchml", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=2)
+world = dist.group.WORLD
+values = torch.arange(300_000, dtype=torch.int32) * (rank + 1)
+dist.all_reduce(values)
+floats = torch.full((300_000,), rank + 0.5)
+dist.all_reduce(floats)
+both = dist.new_group([0, 1])
+dist.all_reduce(torch.ones(50_000), group=both)
+report = {
+    "right": bool((values == 3 * torch.arange(300_000)).all() and (floats == 2.0).all()),
+    "one pair of switches": both.switch_address == world.switch_address,
+    "switches": world.switch_address.split(","),
+    "chunks": [],
+}
+for switch in world._membership.placement.switches:
+    with ControlClient(switch.address, token=switch.token) as client:
+        report["chunks"].append(client.status().counters["chunks_completed"])
+dist.barrier()
+if rank == 1:
+    (own,) = [shared.running for shared in OF_THIS_PROCESS._shared.values() if shared.running is not None]
+    os.kill(own.pid, signal.SIGKILL)
+try:
+    while True:
+        dist.all_reduce(torch.ones(300_000))
+except Exception as error:
+    report["error"] = f"{type(error).__name__}: {error}"
+print(json.dumps(report))
+dist.destroy_process_group()
+"""
+
+
+def test_each_host_sums_its_share_and_a_lost_switch_is_named_everywhere(star: Any, tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-c", LOSES_A_SWITCH, str(tmp_path / "store")]
+    machines = [machine(star, number, tmp_path, [*command, str(number)]) for number in range(2)]
+    found, said = [], []
+    for one in machines:
+        stdout, stderr = one.communicate(timeout=SECONDS)
+        assert one.returncode == 0, stderr
+        found.append(json.loads(stdout))
+        said.append(stderr)
+    for report in found:
+        assert report["right"]
+        assert report["one pair of switches"]
+        first, second = report["chunks"]
+        assert min(first, second) > 0.4 * (first + second), "each sums its share"
+        assert report["error"].startswith("JobAbortedError")
+        assert report["switches"][1] in report["error"]
+    assert f"2 ranks on the embedded switches at {', '.join(found[0]['switches'])}" in said[0]
