@@ -27,6 +27,7 @@ from switchml.link.ring import down_tail, ring_layout
 from switchml.protocol.counters import SWITCH_COUNTERS, named
 from switchml.protocol.messages import ELEMENT_BYTES, PAYLOAD_SIZES, size_code
 from switchml.protocol.prepare import prepare
+from switchml.protocol.probes import new_secret, secret_of_ticket
 from switchml.switch_emulator.fabric import Fabric, MemoryServer, Region
 from switchml.switch_emulator.faults import Faults, new_faults
 from switchml.switch_emulator.pipeline import Switch, SwitchRecord, run
@@ -136,7 +137,7 @@ class EmulatorTarget(SwitchTarget):
     def describe(self) -> TargetDescription:
         description = TargetDescription(
             self._host, self._port, self._memory_server.name, POOL_SLOTS, MAX_PAYLOAD, MAX_WORKERS,
-            mac=hardware_address(self._host),
+            mac=hardware_address(self._host), proves_addresses=True,
         )  # fmt: skip
         if self._host.startswith("127."):
             return replace(description, default_payload=_LOOPBACK_PAYLOAD, default_window=_LOOPBACK_WINDOW)
@@ -341,6 +342,8 @@ class EmulatorTarget(SwitchTarget):
             sender["shm"] = 1
             self._tickets[worker.ticket] = index
             return
+        if worker.ticket:
+            sender["claim"], sender["challenge"] = secret_of_ticket(worker.ticket), new_secret()
         name = socket_address(worker.address, worker.port)[0]
         sender["address"], sender["port"] = name["address"], name["port"]
         tables.names[index] = name
