@@ -218,7 +218,7 @@ async def _try_all(device: P4Device, requests: _Requests) -> dict[str, int]:
     while not context.sent:
         await asyncio.sleep(0)
     with no_errors_logged() as check:
-        for rng in inputs(1500, 0.15):
+        for rng in inputs(1500, 0.12):
             if rng.random() < 0.1:
                 messages = [encoded([requests.stream(rng)], rng) for _ in range(rng.choice((1, 2, 4)))]
                 await waiting.run(_try_stream(services, messages, told))
@@ -242,7 +242,7 @@ def test_descriptions_of_any_bytes() -> None:
     paths = (PROGRAM.with_suffix(".p4info.txtpb"), ROOT / "tests/p4runtime_server/everything.p4info.txtpb")
     infos = [text_format.Parse(path.read_text(), p4info_pb2.P4Info()) for path in paths]
     taken = refused = 0
-    for rng in inputs(500, 0.05):
+    for rng in inputs(500, 0.03):
         data = encoded(infos, rng)
         try:
             Schema.parse(data)
