@@ -90,10 +90,12 @@ def doctor(
     from switchml.control.tls import TlsFiles
 
     tls = TlsFiles(tls_cert, tls_key, tls_ca)
-    findings = [*system(), compiled_code(), *environment(), *torch_backend()]
+    findings = [
+        *(*system(), compiled_code(), *environment(), *torch_backend()),
+        *switch_and_transports(switch, token, timeout, tls),
+    ]
     paths: list[SwitchPath] = []
-    for address in switch.split(","):
-        findings += switch_and_transports(address.strip(), token, timeout, tls, paths)
+    findings += measured(switch, token, timeout, tls, paths)
     expected = outlook(paths, workers) if paths and workers > 1 else None
     if expected is not None:
         findings.append(Finding("outlook", f"{workers} workers", expected.sentence))
@@ -201,21 +203,13 @@ def torch_backend() -> Iterator[Finding]:
     )
 
 
-def switch_and_transports(
-    address: str, token: str, timeout: float, tls: TlsFiles, paths: list[SwitchPath]
-) -> Iterator[Finding]:
-    """A switch that answers, an all-reduce of two workers over each transport from this host, and what UDP carries.
-
-    What was measured is appended to `paths`.
-    """
+def switch_and_transports(address: str, token: str, timeout: float, tls: TlsFiles) -> Iterator[Finding]:
+    """A switch that answers, and an all-reduce of two workers over each transport from this host."""
     try:
         with _switch(address, token, tls) as (where, secret):
             yield from _described(where, secret, timeout, tls, given=bool(address))
             for name, how in TRANSPORTS.items():
                 yield _tried(name, lambda how=how: _probe(where, secret, timeout, tls, **how), bool(address))  # type: ignore[misc]
-            path = measure(where, secret, timeout, tls)
-            paths.append(path)
-            yield Finding("paths", path.switch, _told(path))
     except SwitchMLError as error:
         yield Finding("switch", address or "embedded", str(error), False)
 
@@ -305,6 +299,22 @@ def _probe(
         raise SwitchUnreachableError("results come by unicast: multicast does not reach this host")
     median = statistics.median(answers[0][0])
     return f"works; {_PROBE_ELEMENTS * 4} bytes over two workers take {median * 1e6:.0f} us here"
+
+
+def measured(
+    switches: str, token: str, timeout: float, tls: TlsFiles, paths: list[SwitchPath]
+) -> Iterator[Finding]:
+    """The ways to the switches, with commas between them; what was measured is appended to `paths`."""
+    for named in switches.split(","):
+        address = named.partition("*")[0].strip()  # a share of tensors may follow
+        try:
+            with _switch(address, token, tls) as (where, secret):
+                path = measure(where, secret, timeout, tls)
+        except SwitchMLError as error:
+            yield Finding("paths", address or "embedded", f"not measured: {error}")
+            continue
+        paths.append(path)
+        yield Finding("paths", path.switch, _told(path))
 
 
 def measure(address: str, token: str, timeout: float, tls: TlsFiles) -> SwitchPath:
