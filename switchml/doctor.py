@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -11,7 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -402,7 +403,7 @@ def _interface_towards(host: str) -> tuple[bool, float | None, int]:
     link = None
     # What is no device says a speed of its driver's choice.
     if (interface / "device").exists():
-        with suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
             megabits = int((interface / "speed").read_text())
             link = megabits * 1e6 if megabits > 0 else None
     return False, link, mtu
