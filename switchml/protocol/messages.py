@@ -27,7 +27,8 @@ MESSAGE_TYPES: tuple[MessageType, ...] = (
     MessageType("SUM", 1, True, "int32 elements to be added; the answer carries the sums"),
     MessageType("EXPONENTS", 2, False, "no elements: only the maximum of the exponents is wanted"),
     MessageType("PROBE", 3, False, "the switch answers a worker it knows, by unicast and, where the job has a"
-                " multicast group, by multicast: which of the two paths work?"),
+                " multicast group, by multicast: which of the two paths work? Whose address is not proven yet is sent a"
+                " challenge (below)"),
 )  # fmt: skip
 
 

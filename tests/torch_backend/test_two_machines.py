@@ -31,9 +31,22 @@ pytestmark = [
 UNSET = ("MASTER_", "GLOO_", "SWITCHML_SWITCH", "RANK", "WORLD_SIZE", "LOCAL_RANK")
 
 
+def add_a_bridge_of_containers() -> None:
+    """A second interface, with the same address on every host, as Docker makes one."""
+    from pyroute2 import IPRoute
+
+    with IPRoute() as route:
+        route.link("add", ifname="docker0", kind="bridge")
+        [index] = route.link_lookup(ifname="docker0")
+        route.addr("add", index=index, address="172.17.0.1", prefixlen=16)
+        route.link("set", index=index, state="up")
+
+
 @pytest.fixture
 def star() -> Iterator[Any]:
     with Star(2) as made:
+        for worker in made.workers:
+            worker.call(add_a_bridge_of_containers)
         yield made
 
 
@@ -87,24 +100,42 @@ def test_torchrun_trains_over_two_hosts_with_127_0_1_1_in_their_hosts_files(
     assert {report["gradient"] for report in found} == {6.0}
 
 
-MEETS_IN_A_FILE = """
+# A sum through the switch, and a tensor over gloo's own connections.
+USES_BOTH = """
 import json, sys
 import torch
 import torch.distributed as dist
-rank = int(sys.argv[2])
-dist.init_process_group("switchml", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=2)
+{begin}
+rank = dist.get_rank()
 values = torch.full((4,), rank + 1.0)
 dist.all_reduce(values)
 received = torch.zeros(1)
 dist.send(values[:1], 1) if rank == 0 else dist.recv(received, 0)
 dist.barrier()
-print(json.dumps([values[0].item(), dist.group.WORLD.switch_address]))
+print(json.dumps([values[0].item(), dist.group.WORLD.switch_address]), flush=True)
 dist.destroy_process_group()
 """
+BY_TORCHRUN = 'dist.init_process_group("switchml")'
+IN_A_FILE = 'dist.init_process_group("switchml", init_method=f"file://{sys.argv[1]}", rank=int(sys.argv[2]), world_size=2)'
+
+
+def test_torchrun_reaches_switch_and_gloo_over_two_hosts(star: Any, tmp_path: Path) -> None:
+    program = tmp_path / "uses_both.py"
+    program.write_text(USES_BOTH.replace("{begin}", BY_TORCHRUN))
+    torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    machines = [
+        machine(star, number, tmp_path, [*torchrun, *rendezvous("c10d", number), str(program)])
+        for number in range(2)
+    ]
+    found = reports(machines)
+    assert [value for value, _ in found] == [3.0, 3.0]
+    [address] = {address.partition(":")[0] for _, address in found}
+    assert address in [worker_address(number) for number in range(2)]
 
 
 def test_two_hosts_that_meet_in_a_file(star: Any, tmp_path: Path) -> None:
-    command = [sys.executable, "-P", "-c", MEETS_IN_A_FILE, str(tmp_path / "store")]
+    program = USES_BOTH.replace("{begin}", IN_A_FILE)
+    command = [sys.executable, "-P", "-c", program, str(tmp_path / "store")]
     machines = [machine(star, number, tmp_path, [*command, str(number)]) for number in range(2)]
     found = reports(machines)
     assert [value for value, _ in found] == [3.0, 3.0]
