@@ -32,6 +32,7 @@ from switchml.protocol.slots import slot_of, version_of
 from switchml.switch_emulator import faults as fault_injection
 from switchml.switch_emulator.faults import HELD_BYTES, Faults
 from switchml.switch_emulator.slot_machine import (
+    AHEAD,
     COMPLETE,
     DUPLICATE,
     MAX_WORKERS,
@@ -63,6 +64,7 @@ _PACKETS_SENT, _BYTES_SENT = _AT["packets_sent"], _AT["bytes_sent"]
 _ELEMENTS_ADDED, _CHUNKS_COMPLETED = _AT["elements_added"], _AT["chunks_completed"]
 _RETRANSMITTED, _PROBES = _AT["results_retransmitted"], _AT["probes_answered"]
 _DUPLICATE, _STALE, _TRUNCATED = _AT["dropped_duplicate"], _AT["dropped_stale"], _AT["dropped_truncated"]
+_AHEAD = _AT["dropped_ahead"]
 _WRONG_SIZE, _BAD_HEADER = _AT["dropped_wrong_size"], _AT["dropped_bad_header"]
 _WRONG_SLOT, _WRONG_VERSION = _AT["dropped_wrong_slot"], _AT["dropped_wrong_version"]
 _UNKNOWN_SENDER, _WRONG_JOB, _PORT_FULL = (
@@ -327,16 +329,19 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
     slot, version, tsi = read_slot(memory, at), read_version(memory, at), read_tsi(memory, at)
     e0, e1 = read_e0(memory, at), read_e1(memory, at)
     index = 2 * (int(job["pool_base"]) + slot) + version
-    worker, workers = int(tables.senders[sender]["worker"]), int(job["workers"])
+    worker, workers, window = int(tables.senders[sender]["worker"]), int(job["workers"]), int(job["window"])
     if job["paper"] != 0:
-        verdict = admit_paper(switch.pool.slots, index, worker, workers, tsi, elements, e0, e1)
+        verdict = admit_paper(switch.pool.slots, index, worker, workers, window, tsi, elements, e0, e1)
     else:
-        verdict = admit(switch.pool.slots, index, worker, workers, tsi, elements, e0, e1)
+        verdict = admit(switch.pool.slots, index, worker, workers, window, tsi, elements, e0, e1)
     if verdict == DUPLICATE:
         counters[_DUPLICATE] += 1
         return
     if verdict == STALE:
         counters[_STALE] += 1
+        return
+    if verdict == AHEAD:
+        counters[_AHEAD] += 1
         return
     if verdict == MISFIT:
         counters[_WRONG_SIZE] += 1

@@ -14,7 +14,9 @@ import numpy.typing as npt
 from switchml.protocol.header import HEADER_BYTES, parse_header
 from switchml.protocol.header_access import set_exponents
 from switchml.protocol.messages import ELEMENT_BYTES, size_code
+from switchml.protocol.slots import TSI_MASK, slot_of, version_of
 from switchml.switch_emulator.slot_machine import (
+    AHEAD,
     COMPLETE,
     DUPLICATE,
     MISFIT,
@@ -213,12 +215,18 @@ class SwitchMachine:
     Args:
         elements: int32 of a packet.
         paper: the published machine, without stamps.
+        start: position at which the streams begin; the chunks before are complete.
     """
 
-    def __init__(self, workers: int, window: int, elements: int = ELEMENTS, *, paper: bool = False) -> None:
-        self._workers, self._elements = workers, elements
+    def __init__(
+        self, workers: int, window: int, elements: int = ELEMENTS, *, paper: bool = False, start: int = 0
+    ) -> None:
+        self._workers, self._window, self._elements = workers, window, elements
         self._pool = new_pool(window, 2 * window * elements)
         self._admit = admit_paper if paper else admit
+        for position in range(max(0, start - 2 * window), start):
+            copy = self._pool.slots[2 * slot_of(position, window) + version_of(position, window)]
+            copy["used"], copy["stamp"], copy["seen_count"] = 1, position & TSI_MASK, workers
 
     def save(self) -> bytes:
         """The pool."""
@@ -237,9 +245,11 @@ class SwitchMachine:
         index = 2 * header.slot + header.version
         slots = self._pool.slots
         verdict = int(
-            self._admit(slots, index, rank, self._workers, header.tsi, elements, header.e0, header.e1)
+            self._admit(
+                slots, index, rank, self._workers, self._window, header.tsi, elements, header.e0, header.e1
+            )
         )
-        if verdict in (DUPLICATE, STALE, MISFIT):
+        if verdict in (DUPLICATE, STALE, MISFIT, AHEAD):
             return Answer(verdict, rank, b"")
         first = index * self._elements
         out = np.zeros(elements, np.uint32)
