@@ -58,6 +58,7 @@ def join_switch(placement: Placement, options: Options, join_timeout: float, tim
         transport=options.transport,
         payload=options.payload,
         window=options.window,
+        wire=options.wire,
         token=placement.switch.token,
         tls_cert=options.tls_cert,
         tls_key=options.tls_key,
@@ -70,7 +71,7 @@ def join_switch(placement: Placement, options: Options, join_timeout: float, tim
         _say(
             f"on the {'embedded ' if placement.switch.embedded else ''}switch at {placement.switch.address}"
             f"{', reached over TLS' if options.tls else ''}: {worker.transport}, payload {worker.payload} bytes, "
-            f"window {worker.window}",
+            f"window {worker.window}, wire {worker.wire}",
             placement.world_size,
         )
     return worker

@@ -18,10 +18,10 @@ from switchml.control.exits import in_a_line
 from switchml.control.heartbeat import Departures
 from switchml.control.target import TargetDescription
 from switchml.control.tls import TlsFiles
-from switchml.errors import JobAbortedError, SwitchMLError, UsageError
+from switchml.errors import JobAbortedError, JoinError, SwitchMLError, UsageError
 from switchml.link.records import table_of
 from switchml.protocol.counters import WORKER_COUNTERS, named
-from switchml.protocol.messages import ELEMENT_BYTES, size_code
+from switchml.protocol.messages import ELEMENT_BYTES, FLOAT32, WIRES, size_code
 from switchml.protocol.numerics import error_bound
 from switchml.protocol.prepare import prepare
 from switchml.variables import report_misspelt
@@ -73,6 +73,7 @@ class Worker(Collectives):
         multicast: whether results come by multicast.
         payload: bytes a packet.
         window: slots.
+        wire: what float32 sums travel as.
     """
 
     def __init__(
@@ -93,6 +94,8 @@ class Worker(Collectives):
         self.multicast = multicast
         self.payload = layout.payload
         self.window = layout.window
+        self.wire = layout.wire
+        self._bits = WIRES[layout.wire].lane_bits
         self._timeout = timeout
         self._client = client
         self._connection = connection
@@ -118,6 +121,7 @@ class Worker(Collectives):
         transport: str = "auto",
         payload: int = 0,
         window: int = 0,
+        wire: str = FLOAT32,
         token: str | None = None,
         tls_cert: str | Path | None = None,
         tls_key: str | Path | None = None,
@@ -137,6 +141,8 @@ class Worker(Collectives):
             transport: "udp", "shm", or "auto", which takes shared memory where worker and switch share a host.
             payload: bytes a packet; 0 takes the switch's.
             window: slots; 0 takes the switch's.
+            wire: what float32 sums (and those of float16 and bfloat16) travel as: "float32" (as int32), or rounded into lanes of
+                "int16" or "int8", two or four to the place of one. The same on all ranks.
             token: what the switch wants to see; None takes SWITCHML_TOKEN, "" none.
             tls_cert: PEM file of this worker's certificate, for a switch that asks; None takes SWITCHML_TLS_CERT, "" none.
             tls_key: PEM file of its key; likewise SWITCHML_TLS_KEY.
@@ -165,8 +171,13 @@ class Worker(Collectives):
             offer = JoinOffer(
                 job=job, rank=rank, world_size=world_size, transport=connection.kind, address=connection.address,
                 port=connection.port_number, ticket=connection.ticket, payload=payload, window=window, paper=paper,
+                wire=wire,
             )  # fmt: skip
             layout = client.join(offer, timeout=join_timeout)
+            if layout.wire != wire:
+                raise JoinError(
+                    f"job {job!r}: the switch at {switch} does not know the wire {wire}: leave it at {FLOAT32}"
+                )
             port = PortTable(
                 connection.attach(
                     rank,
@@ -190,6 +201,7 @@ class Worker(Collectives):
                     elements=count,
                     size=size_code(layout.payload),
                     job=layout.job_number,
+                    block_kind=WIRES[wire].code,
                 ),
                 recovery=new_recovery(),
                 port=port.handle,
@@ -259,7 +271,7 @@ class Worker(Collectives):
             except Exception as error:
                 work.finish(error)
                 return
-            work.finish(bound=error_bound(highest, self.world_size) * call.bound)
+            work.finish(bound=error_bound(highest, self.world_size, self._bits) * call.bound)
 
         strategy = call.strategy()
         with self._lock:

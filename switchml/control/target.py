@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from switchml.protocol.messages import FLOAT32
+
 DEFAULT_PAYLOAD = 1024
 DEFAULT_WINDOW = 512
 
@@ -24,6 +26,7 @@ class TargetDescription:
     payloads: tuple[int, ...] = ()  # bytes a packet that the switch takes; () = all sizes up to max_payload
     ip_multicast: bool = True  # it can send results to an IP multicast group
     mac: int = 0  # of the data port; 0 = unknown
+    wires: tuple[str, ...] = (FLOAT32,)  # that it knows
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class JobProgram:
     multicast_group: str  # "" = none
     multicast_port: int
     any_number: bool = False  # packets carry job numbers of the workers' own; the sender tells the job
+    wire: str = FLOAT32  # the narrowest elements of its packets
 
 
 @dataclass(frozen=True)
