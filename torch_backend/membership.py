@@ -59,6 +59,7 @@ def join_switch(placement: Placement, options: Options, join_timeout: float, tim
         transport=options.transport,
         payload=options.payload,
         window=options.window,
+        wire=options.wire,
         tls_cert=options.tls_cert,
         tls_key=options.tls_key,
         tls_ca=options.tls_ca,
@@ -72,7 +73,7 @@ def join_switch(placement: Placement, options: Options, join_timeout: float, tim
         _say(
             f"on the {embedded}switch{several} at {placement.addresses.replace(',', ', ')}"
             f"{', reached over TLS' if options.tls else ''}: {worker.transport}, payload {worker.payload} bytes, "
-            f"window {worker.window}",
+            f"window {worker.window}, wire {worker.wire}",
             placement.world_size,
         )
     return worker

@@ -25,6 +25,7 @@ from switchml.control.heartbeat import Departures
 from switchml.control.named_switches import NamedSwitch, checked, parse_switches
 from switchml.control.tls import TlsFiles
 from switchml.errors import CollectiveMismatchError, JobAbortedError, JoinError, SwitchMLError
+from switchml.protocol.messages import FLOAT32, WIRES
 from switchml.protocol.numerics import error_bound
 from switchml.protocol.prepare import prepare
 from switchml.variables import report_misspelt
@@ -99,6 +100,7 @@ class Worker(Collectives):
         multicast: whether results come by multicast, from every switch.
         payload: bytes a packet.
         window: slots, at the switch that has fewest.
+        wire: what float32 sums travel as.
     """
 
     def __init__(
@@ -111,6 +113,8 @@ class Worker(Collectives):
         self.multicast = all(seat.multicast for seat in seats)
         self.payload = seats[0].payload
         self.window = min(seat.window for seat in seats)
+        self.wire = offer.wire
+        self._bits = WIRES[offer.wire].lane_bits
         self._seats = tuple(seats)
         self._shares = tuple(shares)
         self._timeout = timeout
@@ -134,6 +138,7 @@ class Worker(Collectives):
         transport: str = "auto",
         payload: int = 0,
         window: int = 0,
+        wire: str = FLOAT32,
         token: str | None = None,
         tls_cert: str | Path | None = None,
         tls_key: str | Path | None = None,
@@ -155,6 +160,8 @@ class Worker(Collectives):
             transport: "udp", "shm", or "auto", which takes shared memory where worker and switch share a host.
             payload: bytes a packet, at all switches; 0 takes the switches' own, where that is the same.
             window: slots; 0 takes the switch's.
+            wire: what float32 sums (and those of float16 and bfloat16) travel as: "float32" (as int32), or rounded into lanes of
+                "int16" or "int8", two or four to the place of one. The same on all ranks.
             token: what the switch wants to see; None takes SWITCHML_TOKEN, "" none.
             tls_cert: PEM file of this worker's certificate, for a switch that asks; None takes SWITCHML_TLS_CERT, "" none.
             tls_key: PEM file of its key; likewise SWITCHML_TLS_KEY.
@@ -182,7 +189,13 @@ class Worker(Collectives):
                 undo.callback(client.close)
                 clients.append(client)
             offer = JoinOffer(
-                job=job, rank=rank, world_size=world_size, payload=payload, window=window, paper=paper
+                job=job,
+                rank=rank,
+                world_size=world_size,
+                payload=payload,
+                window=window,
+                paper=paper,
+                wire=wire,
             )
             take = partial(
                 Seat.take,
@@ -292,7 +305,7 @@ class Worker(Collectives):
             except Exception as error:
                 work.finish(error)
                 return
-            work.finish(bound=error_bound(highest, self.world_size) * call.bound)
+            work.finish(bound=error_bound(highest, self.world_size, self._bits) * call.bound)
 
         def fail(error: BaseException) -> None:
             if isinstance(error, SwitchMLError):
