@@ -122,7 +122,9 @@ class Pipeline(Source):
             if self._stored == self._strategy.segments:
                 self._done(self._highest)
 
-        signature = self._signature._replace(detail=(self._signature.detail + segment) & 0xFFFFFF)
+        signature = self._signature
+        if segment:
+            signature = signature._replace(detail=(signature.detail + segment) & 0xFFFFFF)
         return Transfer(
             part.kind,
             part.count,
