@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import threading
 import time
 from dataclasses import dataclass
 
@@ -43,6 +44,7 @@ def find_switch(
     host: str,
     timeout: float,
     embedded: EmbeddedSwitches,
+    given_up: threading.Event | None = None,
 ) -> Placement:
     """Agree with the other ranks; returns when all have come. An embedded switch has to be released by the caller.
 
@@ -55,6 +57,7 @@ def find_switch(
         host: address by which the others reach rank 0's host, for an embedded switch; "" = none is known.
         timeout: seconds to wait for the other ranks.
         embedded: the switches that this process runs.
+        given_up: waits no longer once it is set.
 
     Raises:
         JoinTimeoutError: ranks are missing; the message names them.
@@ -64,11 +67,11 @@ def find_switch(
     if rank == 0:
         switch, job = _decide(store, group, options, host, embedded)
     else:
-        switch, job = _learn(store, deadline, timeout)
+        switch, job = _learn(store, deadline, timeout, given_up)
         if switch.embedded:
             embedded.adopt(switch)
     try:
-        gather_ranks(store, rank, world_size, timeout, deadline=deadline)
+        gather_ranks(store, rank, world_size, timeout, deadline=deadline, given_up=given_up)
     except BaseException:
         embedded.release(switch)
         raise
@@ -98,8 +101,10 @@ def _decide(
     return switch, job
 
 
-def _learn(store: Store, deadline: float, timeout: float) -> tuple[SwitchAddress, str]:
-    if not wait_for_keys(store, [_DECISION], deadline):
+def _learn(
+    store: Store, deadline: float, timeout: float, given_up: threading.Event | None
+) -> tuple[SwitchAddress, str]:
+    if not wait_for_keys(store, [_DECISION], deadline, given_up):
         raise JoinTimeoutError(
             f"rank 0 of the group has not named a switch within its timeout of {timeout:.0f} s; see whether it is running "
             "and has reached the creation of this group, or give it more time"

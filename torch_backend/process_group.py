@@ -471,8 +471,9 @@ class SwitchProcessGroup(dist.ProcessGroup):
 
     def _by_gloo(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> SwitchWork:
         membership = self._membership
-        started = getattr(membership.gloo.group, method)(*args, **kwargs)
-        part = membership.gloo_worker().follow(started, f"{method} over gloo")
+        part = membership.by_gloo(
+            lambda group: getattr(group, method)(*args, **kwargs), f"{method} over gloo"
+        )
         given = (*args, *kwargs.values())
         call = call_options(next((one for one in given if hasattr(one, "asyncOp")), None))
         return self._work(method, [part], list(tensors_in(given[0])), call)

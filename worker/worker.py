@@ -244,11 +244,7 @@ class Worker(Collectives):
     def _submit(self, call: Call, timeout: float | None, notify: bool) -> Work:
         self._owner.check()
         said = call.signature
-        work = Work(
-            self._stream,
-            f"{said.collective} of {said.elements} x {said.dtype} in job {self.job!r}",
-            call.result,
-        )
+        work = Work(self._stream, f"{said.told()} in job {self.job!r}", call.result)
         deadline = time.monotonic_ns() + int((self._timeout if timeout is None else timeout) * 1e9)
 
         def done(highest: int) -> None:
