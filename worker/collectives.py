@@ -21,7 +21,7 @@ from typing_extensions import override
 from switchml.errors import SwitchMLError, UsageError
 from switchml.protocol.messages import FLOAT32
 from switchml.worker import elements
-from switchml.worker.signature import Signature
+from switchml.worker.signature import Signature, broadcast_from
 from switchml.worker.transfer import TO_NEAREST, Rounding, Source, Transfer
 from switchml.worker.window import BLOCKS, WORDS
 from switchml.worker.work import Work
@@ -586,8 +586,8 @@ class Collectives(ABC):
             if not array.flags.c_contiguous:
                 array[...] = flat.reshape(array.shape)
 
-        signature = Signature("broadcast", "bytes", "none", raw.size, detail=root << 12)
-        return self._submit(Call(signature, raw, raw, array, strategy, finish), timeout, notify)
+        call = Call(broadcast_from(root, raw.size), raw, raw, array, strategy, finish)
+        return self._submit(call, timeout, notify)
 
     def allgather(
         self, array: Array, *, out: Array | None = None, timeout: float | None = None, notify: bool = True
