@@ -27,6 +27,8 @@ from pathlib import Path
 
 from switchml.errors import SwitchMLError
 
+_LONGEST_WAIT = 24 * 3600
+
 
 class StfError(SwitchMLError):
     """A script that cannot be read or that does not fit its program; the message begins with FILE:LINE."""
@@ -366,7 +368,10 @@ def _no_packet(line: _Line) -> NoPacket:
 
 
 def _wait(line: _Line) -> Wait:
-    return Wait(line.number, float(line.number_or(1) or 0))
+    seconds = line.number_or(1) or 0
+    if seconds > _LONGEST_WAIT:
+        raise line.error(f"a wait is of {_LONGEST_WAIT} seconds at most")
+    return Wait(line.number, float(seconds))
 
 
 def _add(line: _Line) -> Add:

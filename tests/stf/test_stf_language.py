@@ -98,6 +98,7 @@ BAD = {
     "add t k:zz a()": "what stands after 'k': is no match",
     "add t k:1 ?": "cannot read '?'",
     "add t 0x1* k:1 a()": "expected, not '0x1*'",
+    "wait 0x" + "F" * 600: "a wait is of 86400 seconds at most",
     "remove": "'all', a table or a handle expected",
     "check_counter c 1": "'(' and an index expected",
     "check_counter c(1) frames == 2": "packets or bytes expected, not 'frames'",
