@@ -108,7 +108,13 @@ class GlooWorker(Collectives):
         options.reduceOp = dist.ReduceOp(_OPERATION[said.op])
         if timeout is not None:
             options.timeout = timeout
-        return self._gloo.group.allreduce([tensor], options), call.finish
+
+        def finish() -> None:
+            if call.feedback:
+                call.source[...] = 0
+            call.finish()
+
+        return self._gloo.group.allreduce([tensor], options), finish
 
     def _gathered(self, call: Call, timeout: timedelta | None) -> _Started:
         """A reduction by each rank: gloo does not know the dtype."""

@@ -176,6 +176,7 @@ class Membership:
             address=local_address_towards(self._host),
         )
         self._gloo_worker = GlooWorker(self.gloo, rank, world_size)
+        self._gloo_worker.wire = self._options.wire
         self.agreement = Agreement(PrefixStore("calls", self._store), rank, world_size, self._disagree)
         _open.add(self)
 
@@ -248,6 +249,7 @@ class Membership:
             if self._worker is not None:
                 return self._worker, None
             late = LateWorker(self.rank, self.world_size)
+            late.wire = self._options.wire
             self._worker = late
             return late, late
 

@@ -413,6 +413,7 @@ class Call:
         strategy: makes the transfers by which a switch does it.
         finish: to be called once `out` is complete.
         bound: by what to multiply the error bound of block floating point; 0 where that is not used.
+        feedback: `source` is to be left with what has been rounded off it: by a carrier that does not round, with zeros.
     """
 
     signature: Signature
@@ -422,6 +423,7 @@ class Call:
     strategy: Callable[[], Strategy]
     finish: Callable[[], None] = _do_nothing
     bound: float = 0.0
+    feedback: bool = False
 
 
 class Collectives(ABC):
@@ -511,6 +513,7 @@ class Collectives(ABC):
             strategy,
             finish,
             bound=(1 / self.world_size if divide else 1.0) if bounded else 0.0,
+            feedback=rounding.feedback,
         )
         return self._submit(call, timeout, notify)
 
