@@ -27,8 +27,8 @@ sent before its end are left out (recovery.py). Short ones do no harm: the windo
 What leaves is spread over the round trip (1.25 times the window's rate), so that a window that opens at once is no burst that a
 shallow queue drops.
 
-BBR takes the highest rate and the shortest round trip alone; here processes that share cores stretch round trips by more than a
-queue, and its window of two such products starves. Copa and Swift aim at a delay: right for a switch's queue, too short for a
+BBR takes the highest rate and the shortest round trip alone; here processes that share cores stretch round trips by more than
+a queue, and its window of two such products starves. Copa and Swift aim at a delay: right for a switch's queue, too short for a
 sleeping process at one rate and too long for a shallow queue at another. A backlog in bytes fits all.
 """
 

@@ -82,6 +82,8 @@ class StoreWorker(Collectives):
                 with np.errstate(all="ignore"):
                     for first, words in self._all(f"{key}/{segment}", mine, limit):
                         total[first : first + words.size] += words
+                if part.rounding.feedback:
+                    part.source[...] = 0  # nothing is rounded here
                 part.destination[...] = total
                 strategy.store(segment, 0)
             call.finish()
@@ -168,6 +170,7 @@ class StoreJobs:
         """As `switchml.torch_backend.membership.join_switch`."""
         job = dist.PrefixStore(placement.job, self._store)
         worker = StoreWorker(job, placement.rank, self._world_size, timeout)
+        worker.wire = options.wire
         self.workers[placement.rank] = worker
         return worker
 
