@@ -25,7 +25,7 @@ from switchml.link.libc import monotonic_ns
 from switchml.link.records import new_records, table_of
 from switchml.link.ring import down_tail, ring_layout
 from switchml.protocol.counters import SWITCH_COUNTERS, named
-from switchml.protocol.messages import ELEMENT_BYTES, PAYLOAD_SIZES, size_code
+from switchml.protocol.messages import ELEMENT_BYTES, PAYLOAD_SIZES, WIRES, size_code, wire_lanes
 from switchml.protocol.prepare import prepare
 from switchml.protocol.probes import new_secret, secret_of_ticket
 from switchml.switch_emulator.fabric import Fabric, MemoryServer, Region
@@ -137,7 +137,7 @@ class EmulatorTarget(SwitchTarget):
     def describe(self) -> TargetDescription:
         description = TargetDescription(
             self._host, self._port, self._memory_server.name, POOL_SLOTS, MAX_PAYLOAD, MAX_WORKERS,
-            mac=hardware_address(self._host), proves_addresses=True,
+            mac=hardware_address(self._host), proves_addresses=True, wires=tuple(WIRES),
         )  # fmt: skip
         if self._host.startswith("127."):
             return replace(description, default_payload=_LOOPBACK_PAYLOAD, default_window=_LOOPBACK_WINDOW)
@@ -295,7 +295,8 @@ class EmulatorTarget(SwitchTarget):
                 raise PoolExhaustedError(
                     f"job {other.job_number} has this number or these slots already: two controllers must not share a switch"
                 )
-        sums = self._elements.allocate(2 * program.window * elements)
+        room = elements * wire_lanes(program.wire)
+        sums = self._elements.allocate(2 * program.window * room)
         if sums is None:
             raise PoolExhaustedError(
                 f"the switch has no memory for {program.window} slots of {program.payload} bytes: "
@@ -315,7 +316,7 @@ class EmulatorTarget(SwitchTarget):
         tables.jobs[number] = new_records(Job, 1)[0]
         entry = tables.jobs[number]
         entry["used"], entry["paper"], entry["any_number"] = 1, program.paper, program.any_number
-        entry["size"], entry["elements"] = size_code(program.payload), elements
+        entry["size"], entry["elements"], entry["sums"] = size_code(program.payload), elements, room
         entry["window"], entry["pool_base"], entry["sums_base"] = program.window, program.pool_base, sums
         entry["workers"], entry["shm_workers"], entry["copies"] = world_size, len(shared), copies
         entry["region"], entry["region_bytes"] = region, layout.total_bytes if shared else 0

@@ -25,8 +25,8 @@ from switchml.protocol.header_access import (
     reserved_bits_set,
     set_exponents,
 )
-from switchml.protocol.jit import compiled
-from switchml.protocol.messages import PROBE, SUM
+from switchml.protocol.jit import compiled, inlined
+from switchml.protocol.messages import LANE_BITS, PROBE, UNKNOWN_TYPE
 from switchml.protocol.probes import read_secret, write_challenge
 from switchml.protocol.slots import slot_of, version_of
 from switchml.switch_emulator import faults as fault_injection
@@ -43,6 +43,7 @@ from switchml.switch_emulator.slot_machine import (
     admit,
     admit_paper,
     apply,
+    apply_lanes,
 )
 from switchml.switch_emulator.tables import (
     MAX_JOBS,
@@ -56,6 +57,7 @@ from switchml.switch_emulator.tables import (
 )
 
 Bytes = npt.NDArray[np.uint8]
+Words = npt.NDArray[np.uint32]
 Longs = npt.NDArray[np.int64]
 
 _AT = indices(SWITCH_COUNTERS)
@@ -239,6 +241,33 @@ def _emit_with_faults(handle: int, number: int, sender: int, everyone: bool, len
             _deliver_with_faults(handle, worker, switch.spare, _START, length)
 
 
+@inlined
+def _elements(job: Job, kind: int) -> int:
+    """How many elements the job's packets of that type carry."""
+    bits = LANE_BITS[kind]
+    return 32 // bits * int(job["elements"]) if bits > 0 else 0
+
+
+@inlined
+def _apply(verdict: int, kind: int, packet: Bytes, sums: Words, out: Bytes) -> int:
+    """Do to the elements of a packet what the verdict says; by how many bits a narrow result is shifted.
+
+    Args:
+        verdict: of the slot machine.
+        kind: message type.
+        packet: its payload.
+        sums: of the copy, one an element.
+        out: as long as `packet`; takes the result's where one leaves.
+    """
+    bits = LANE_BITS[kind]
+    if bits == 32:
+        apply(verdict, packet.view(np.uint32), sums, out.view(np.uint32))
+        return 0
+    if bits == 16:
+        return apply_lanes(verdict, packet.view(np.uint16), sums, out.view(np.uint16))
+    return apply_lanes(verdict, packet, sums, out)
+
+
 @compiled
 def _write_result(
     handle: int,
@@ -255,12 +284,15 @@ def _write_result(
     switch = switch_at(handle)
     copy = switch.pool.slots[index]
     copy_bytes(memory[at : at + HEADER_BYTES], out[place : place + HEADER_BYTES])
-    set_exponents(out, place, int(copy["e0"]), int(copy["e1"]))
+    e0, e1 = int(copy["e0"]), int(copy["e1"])
     if elements > 0:
-        start = at + HEADER_BYTES
-        packet = memory[start : start + 4 * elements].view(np.uint32)
-        result = out[place + HEADER_BYTES : place + HEADER_BYTES + 4 * elements].view(np.uint32)
-        apply(verdict, packet, switch.pool.sums[first : first + elements], result)
+        kind = read_msg_type(memory, at)
+        start, length = at + HEADER_BYTES, elements * LANE_BITS[kind] // 8
+        packet = memory[start : start + length]
+        result = out[place + HEADER_BYTES : place + HEADER_BYTES + length]
+        shift = _apply(verdict, kind, packet, switch.pool.sums[first : first + elements], result)
+        e1 = e1 if LANE_BITS[kind] == 32 else shift
+    set_exponents(out, place, e0, e1)
 
 
 @compiled
@@ -284,14 +316,15 @@ def _check(job: Job, number: int, memory: Bytes, at: int, length: int) -> int:
     if length < HEADER_BYTES:
         return _TRUNCATED
     kind = read_msg_type(memory, at)
-    if kind < SUM or kind > PROBE or reserved_bits_set(memory, at):
+    elements = _elements(job, kind)
+    if LANE_BITS[kind] == UNKNOWN_TYPE or elements > job["sums"] or reserved_bits_set(memory, at):
         return _BAD_HEADER
     if read_job(memory, at) != number and job["any_number"] == 0:
         return _WRONG_JOB
     if kind == PROBE:
         return -1
     payload = length - HEADER_BYTES
-    wanted = 4 * int(job["elements"]) if kind == SUM else 0
+    wanted = 4 * int(job["elements"]) if elements > 0 else 0
     if read_size(memory, at) != job["size"] or payload > wanted:
         return _WRONG_SIZE
     if payload < wanted:
@@ -325,7 +358,7 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
     if kind == PROBE:
         _answer_probe(handle, sender, memory, at, length)
         return
-    elements = int(job["elements"]) if kind == SUM else 0
+    elements = _elements(job, kind)
     slot, version, tsi = read_slot(memory, at), read_version(memory, at), read_tsi(memory, at)
     e0, e1 = read_e0(memory, at), read_e1(memory, at)
     index = 2 * (int(job["pool_base"]) + slot) + version
@@ -346,7 +379,7 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
     if verdict == MISFIT:
         counters[_WRONG_SIZE] += 1
         return
-    first = int(job["sums_base"]) + (2 * slot + version) * int(job["elements"])
+    first = int(job["sums_base"]) + (2 * slot + version) * int(job["sums"])
     if verdict == RETRANSMIT:
         counters[_RETRANSMITTED] += 1
     else:
@@ -356,9 +389,8 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
         counters[_CHUNKS_COMPLETED] += 1
     elif verdict != RETRANSMIT:
         if elements > 0:
-            begin = at + HEADER_BYTES
-            packet = memory[begin : begin + 4 * elements].view(np.uint32)
-            apply(verdict, packet, switch.pool.sums[first : first + elements], packet)
+            packet = memory[at + HEADER_BYTES : at + length]
+            _apply(verdict, kind, packet, switch.pool.sums[first : first + elements], packet)
         return
     if switch.faults.settings[0]["active"] != 0:
         _write_result(handle, verdict, index, first, elements, memory, at, switch.spare, _START)

@@ -27,7 +27,7 @@ clients and to show the bug.
 
 from __future__ import annotations
 
-from typing import Annotated, NamedTuple, TypedDict
+from typing import Annotated, Any, NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +36,15 @@ from switchml.link.records import Int8, Records, UInt8, UInt16, UInt32, new_reco
 from switchml.protocol.byteorder import copy_swapped
 from switchml.protocol.jit import compiled
 from switchml.protocol.slots import tsi_distance
-from switchml.switch_emulator.aggregate import add, add_and_emit, take_and_emit
+from switchml.switch_emulator.aggregate import (
+    add,
+    add_and_emit,
+    add_lanes,
+    emit_lanes,
+    shift_of,
+    take_and_emit,
+    take_lanes,
+)
 
 MAX_WORKERS = 256
 _SEEN_WORDS = MAX_WORKERS // 64
@@ -232,3 +240,23 @@ def apply(verdict: int, packet: Words, sums: Words, out: Words) -> None:
         take_and_emit(packet, sums, out)
     elif verdict == RETRANSMIT:
         copy_swapped(sums, out)
+
+
+@compiled
+def apply_lanes(verdict: int, packet: Any, sums: Words, out: Any) -> int:
+    """As `apply`, for narrow lanes (aggregate.py): sums are kept whole, and rounded into lanes whenever a result leaves.
+
+    Returns:
+        By how many bits the result is shifted; 0 when none leaves.
+    """
+    values = sums.view(np.int32)
+    action = verdict % COMPLETE
+    if action == FRESH:
+        take_lanes(packet, values)
+    elif action == ADDED:
+        add_lanes(packet, values)
+    if verdict < COMPLETE and action != RETRANSMIT:
+        return 0
+    shift = shift_of(values, 8 * packet.itemsize)
+    emit_lanes(values, out, shift)
+    return shift

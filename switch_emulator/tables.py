@@ -43,7 +43,8 @@ class Job(TypedDict):
     paper: Int64
     any_number: Int64  # 1: packets carry job numbers of the workers' own
     size: Int64  # the header's size code
-    elements: Int64  # of a full chunk
+    elements: Int64  # int32 of a packet's payload
+    sums: Int64  # that a copy of a slot has room for: more than `elements` where packets carry narrow lanes
     window: Int64
     pool_base: Int64  # first slot
     sums_base: Int64  # first element

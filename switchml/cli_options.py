@@ -83,6 +83,13 @@ Window = Annotated[
     ),
 ]
 
+Wire = Annotated[
+    str,
+    typer.Option(
+        help="What sums of float32 travel as: float32, or rounded to int16 or int8.", rich_help_panel=SWITCH
+    ),
+]
+
 JoinToken = Annotated[
     str,
     typer.Option(

@@ -77,7 +77,9 @@ def tables(address: str, answer: SwitchStatus) -> Iterable[Table]:
     overview.add_row("up", f"{answer.uptime:.0f} s")
     yield overview
 
-    jobs = _table("jobs", "job", "number", "state", "workers", "slots", "payload", "results by", "age")
+    jobs = _table(
+        "jobs", "job", "number", "state", "workers", "slots", "payload", "wire", "results by", "age"
+    )
     for job in answer.jobs:
         jobs.add_row(*_job_cells(job))
     if answer.jobs:
@@ -119,6 +121,7 @@ def _job_cells(job: JobStatus) -> tuple[str, ...]:
         f"{len(job.members)} of {job.world_size}",
         f"{job.pool_base}-{job.pool_base + job.window - 1}" if job.job_number else "",
         str(job.payload or "default"),
+        job.wire,
         f"multicast to {job.multicast_group}:{job.multicast_port}" if job.multicast else "unicast",
         f"{job.age:.0f} s",
     )

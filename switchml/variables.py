@@ -74,6 +74,13 @@ VARIABLES = (
         "the switch's: 512, on loopback 256",
     ),
     Variable(
+        "SWITCHML_WIRE",
+        "wire",
+        "what sums of float32, float16 and bfloat16 travel as: `float32`, or rounded to `int16` (half the bytes) or `int8` (a "
+        "quarter); equal on all ranks ([docs](docs/protocol.md#narrow-wires))",
+        "`float32`",
+    ),
+    Variable(
         "SWITCHML_LEASE",
         "",
         "where a switch is started: seconds that a worker may be silent (stopped, or in one long call of C) before its job ends; "

@@ -19,9 +19,10 @@ import numpy.typing as npt
 from typing_extensions import override
 
 from switchml.errors import SwitchMLError, UsageError
+from switchml.protocol.messages import FLOAT32
 from switchml.worker import elements
-from switchml.worker.signature import Signature
-from switchml.worker.transfer import Source, Transfer
+from switchml.worker.signature import Signature, broadcast_from
+from switchml.worker.transfer import TO_NEAREST, Rounding, Source, Transfer
 from switchml.worker.window import BLOCKS, WORDS
 from switchml.worker.work import Work
 
@@ -42,6 +43,7 @@ class Part:
     source: Array
     destination: Array
     first: int = 0
+    rounding: Rounding = TO_NEAREST
 
 
 class Strategy(Protocol):
@@ -120,7 +122,9 @@ class Pipeline(Source):
             if self._stored == self._strategy.segments:
                 self._done(self._highest)
 
-        signature = self._signature._replace(detail=(self._signature.detail + segment) & 0xFFFFFF)
+        signature = self._signature
+        if segment:
+            signature = signature._replace(detail=(signature.detail + segment) & 0xFFFFFF)
         return Transfer(
             part.kind,
             part.count,
@@ -131,6 +135,7 @@ class Pipeline(Source):
             self._fail,
             self._deadline,
             part.first,
+            part.rounding,
         )
 
 
@@ -377,6 +382,8 @@ class ExactBlocks(Strategy):
         for row, block in zip(staged, self._chosen(segment), strict=False):
             values = self._transfer.source[block * self._block : (block + 1) * self._block]
             row[: values.size] = values
+            if self._transfer.rounding.feedback:
+                values[...] = 0
         return self._rows.part(lane)
 
     @override
@@ -406,6 +413,7 @@ class Call:
         strategy: makes the transfers by which a switch does it.
         finish: to be called once `out` is complete.
         bound: by what to multiply the error bound of block floating point; 0 where that is not used.
+        feedback: `source` is to be left with what has been rounded off it: by a carrier that does not round, with zeros.
     """
 
     signature: Signature
@@ -415,6 +423,7 @@ class Call:
     strategy: Callable[[], Strategy]
     finish: Callable[[], None] = _do_nothing
     bound: float = 0.0
+    feedback: bool = False
 
 
 class Collectives(ABC):
@@ -422,6 +431,8 @@ class Collectives(ABC):
 
     rank: int
     world_size: int
+    wire = FLOAT32
+    """What sums of float32 (and what goes through it) travel as: of protocol.messages.WIRES."""
 
     @abstractmethod
     def _submit(self, call: Call, timeout: float | None, notify: bool) -> Work:
@@ -446,6 +457,7 @@ class Collectives(ABC):
         *,
         out: Array | None = None,
         dtype: str | None = None,
+        rounding: Rounding = TO_NEAREST,
         timeout: float | None = None,
         notify: bool = True,
     ) -> Work:
@@ -459,6 +471,8 @@ class Collectives(ABC):
             op: sum, avg, prod, min, max, band, bor or bxor.
             out: of the same shape and dtype as `array`.
             dtype: "bfloat16" where `array` holds such in uint16.
+            rounding: of float32 on a narrow wire, a choice of each rank's own. Its feedback needs a contiguous `array` and
+                another `out`.
             timeout: deadline in seconds; None = that of the job.
             notify: False when `wait` follows at once.
 
@@ -475,13 +489,17 @@ class Collectives(ABC):
             )
         _check_writable(target)
         flat_in = np.ascontiguousarray(array).reshape(-1)
+        if rounding != TO_NEAREST:
+            self._check_rounding(rounding, array, target, name, op)
         flat_out = flat_in
         if target is not array:
             flat_out = target.reshape(-1) if target.flags.c_contiguous else np.empty_like(flat_in)
-        strategy, bounded = self._reduction(flat_in, flat_out, name, op)
+        strategy, bounded = self._reduction(flat_in, flat_out, name, op, rounding)
         divide = op == "avg" and bounded
 
         def finish() -> None:
+            if rounding.feedback and not bounded:
+                flat_in[...] = 0  # went exactly
             if divide:
                 self._divide(flat_out, name)
             if not target.flags.c_contiguous:
@@ -495,11 +513,12 @@ class Collectives(ABC):
             strategy,
             finish,
             bound=(1 / self.world_size if divide else 1.0) if bounded else 0.0,
+            feedback=rounding.feedback,
         )
         return self._submit(call, timeout, notify)
 
     def _reduction(
-        self, source: Array, out: Array, name: str, op: str
+        self, source: Array, out: Array, name: str, op: str, rounding: Rounding
     ) -> tuple[Callable[[], Strategy], bool]:
         """How to reduce, and whether block floating point is used."""
         if source.size == 0:
@@ -509,12 +528,25 @@ class Collectives(ABC):
         if way == "" or small:
             return partial(Gathered, source, out, name, op, self.rank, self.world_size), False
         if name == "float32":
-            return partial(Direct, Part(BLOCKS, source.size, source, out)), True
+            return partial(Direct, Part(BLOCKS, source.size, source, out, rounding=rounding)), True
         if name == "int32":
             words = Part(WORDS, source.size, source.view(np.uint32), out.view(np.uint32))
             return partial(Direct, words), False
         kind = BLOCKS if way == "blocks" else WORDS
         return partial(Converted, source, out, name, kind), way == "blocks"
+
+    def _check_rounding(self, rounding: Rounding, array: Array, out: Array, name: str, op: str) -> None:
+        if self.wire == FLOAT32 or name != "float32" or elements.summed_as(name, op) != "blocks":
+            raise UsageError(
+                f"rounding can be chosen for sums and averages of float32 on a narrow wire, not for {op} of {name} on the wire "
+                f"{self.wire}"
+            )
+        if rounding.feedback and (not array.flags.c_contiguous or np.may_share_memory(array, out)):
+            raise UsageError(
+                "with feedback the array is left with what was rounded off it: give one that is contiguous, and another `out`"
+            )
+        if rounding.feedback:
+            _check_writable(array)
 
     def _divide(self, values: Array, name: str) -> None:
         if name == "float32":
@@ -557,8 +589,8 @@ class Collectives(ABC):
             if not array.flags.c_contiguous:
                 array[...] = flat.reshape(array.shape)
 
-        signature = Signature("broadcast", "bytes", "none", raw.size, detail=root << 12)
-        return self._submit(Call(signature, raw, raw, array, strategy, finish), timeout, notify)
+        call = Call(broadcast_from(root, raw.size), raw, raw, array, strategy, finish)
+        return self._submit(call, timeout, notify)
 
     def allgather(
         self, array: Array, *, out: Array | None = None, timeout: float | None = None, notify: bool = True

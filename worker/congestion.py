@@ -21,15 +21,15 @@ What the backlog may be is found out, because it must fit into the smallest queu
 
 So random losses cost no more than sending them again, and a flow that fills queues (TCP Cubic) does not push this one aside.
 
-A late rank delays results while nothing of ours waits in a queue. It shows as a silence longer than any round trip, and packets sent
-before its end are left out (recovery.py). Short ones do no harm: the window never falls below the backlog.
+A late rank delays results while nothing of ours waits in a queue. It shows as a silence longer than any round trip, and packets
+sent before its end are left out (recovery.py). Short ones do no harm: the window never falls below the backlog.
 
 What leaves is spread over the round trip (1.25 times the window's rate), so that a window that opens at once is no burst that a
 shallow queue drops.
 
-BBR takes the highest rate and the shortest round trip alone; here processes that share cores stretch round trips by more than a
-queue, and its window of two such products starves. Copa and Swift aim at a delay: right for a switch's queue, too short for a sleeping
-process at one rate and too long for a shallow queue at another. A backlog in bytes fits all.
+BBR takes the highest rate and the shortest round trip alone; here processes that share cores stretch round trips by more than
+a queue, and its window of two such products starves. Copa and Swift aim at a delay: right for a switch's queue, too short for a
+sleeping process at one rate and too long for a shallow queue at another. A backlog in bytes fits all.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from switchml.protocol.counters import WORKER_COUNTERS, indices
 from switchml.protocol.header import HEADER_BYTES
 from switchml.protocol.header_access import (
     read_e0,
+    read_e1,
     read_job,
     read_msg_type,
     read_slot,
@@ -21,11 +22,10 @@ from switchml.protocol.header_access import (
     read_version,
 )
 from switchml.protocol.jit import compiled, inlined
-from switchml.protocol.messages import EXPONENTS, SUM
 from switchml.worker import congestion as congestion_control
 from switchml.worker import port as ports
 from switchml.worker import recovery as loss_recovery
-from switchml.worker.chunks import build_packet, packet_bytes, take_result
+from switchml.worker.chunks import build_packet, is_answer, packet_bytes, take_result
 from switchml.worker.congestion import FRAMING, Congestion
 from switchml.worker.recovery import Recovery, expire, packet_sent
 from switchml.worker.window import (
@@ -95,13 +95,15 @@ def _take(engine: Engine, memory: Bytes, at: int, length: int, now: int) -> int:
     if length < HEADER_BYTES:
         counters[_TRUNCATED] += 1
         return 0
-    kind = read_msg_type(memory, at)
-    if (kind != SUM and kind != EXPONENTS) or read_job(memory, at) != window.stream[0]["job"]:
+    if read_job(memory, at) != window.stream[0]["job"]:
         counters[_FOREIGN] += 1
         return 0
     slot = match(window, read_tsi(memory, at), read_slot(memory, at), read_version(memory, at))
     if slot < 0:
         counters[_DUPLICATE if slot == DUPLICATE else _STALE if slot == STALE else _FOREIGN] += 1
+        return 0
+    if not is_answer(window, slot, read_msg_type(memory, at), read_e1(memory, at)):
+        counters[_FOREIGN] += 1
         return 0
     if length != packet_bytes(window, slot):
         counters[_TRUNCATED] += 1

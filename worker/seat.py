@@ -12,11 +12,11 @@ from switchml.control.client import ControlClient
 from switchml.control.control_messages import JobLayout, JoinOffer
 from switchml.control.heartbeat import Departures
 from switchml.control.target import TargetDescription
-from switchml.errors import JobAbortedError, SwitchMLError, UsageError
+from switchml.errors import JobAbortedError, JoinError, SwitchMLError, UsageError
 from switchml.link.records import table_of
 from switchml.protocol.counters import WORKER_COUNTERS, named
 from switchml.protocol.header import HEADER_BYTES
-from switchml.protocol.messages import ELEMENT_BYTES, size_code
+from switchml.protocol.messages import ELEMENT_BYTES, FLOAT32, WIRES, size_code
 from switchml.worker.congestion import new_congestion
 from switchml.worker.connection import Connection, ShmConnection, UdpConnection, shares_memory
 from switchml.worker.engine import Engine
@@ -89,6 +89,7 @@ class Seat:
                 elements=count,
                 size=size_code(layout.payload),
                 job=layout.job_number,
+                block_kind=WIRES[layout.wire].code,
             ),
             recovery=new_recovery(),
             congestion=new_congestion(
@@ -142,6 +143,11 @@ class Seat:
                 ticket=connection.ticket,
             )
             layout = client.join(own, timeout=timeout)
+            if layout.wire != offer.wire:
+                raise JoinError(
+                    f"job {offer.job!r}: the switch at {client.address} does not know the wire {offer.wire}: "
+                    f"leave it at {FLOAT32}"
+                )
             port = PortTable(
                 connection.attach(
                     offer.rank,

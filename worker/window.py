@@ -37,6 +37,7 @@ import numpy.typing as npt
 
 from switchml.link.records import Int16, Int32, Int64, Records, UInt8, new_records
 from switchml.protocol.jit import compiled
+from switchml.protocol.messages import LANE_BITS, SUM
 from switchml.protocol.numerics import EXACT_EXPONENT, MIN_EXPONENT, UNKNOWN_EXPONENT
 from switchml.protocol.slots import TSI_MASK, check_window, slot_of, tsi_distance, version_of
 
@@ -60,7 +61,8 @@ class StreamRecord(TypedDict):
     rank: Int64
     workers: Int64
     window: Int64
-    elements: Int64  # of a full chunk
+    elements: Int64  # int32 of a packet's payload
+    block_kind: Int64  # message type of float32 blocks: how narrow they travel
     size: Int64  # the header's size code
     job: Int64
     end: Int64  # first position not laid
@@ -110,6 +112,8 @@ class TransferRecord(TypedDict):
     released: Int64  # the exact exchange is arranged: what follows may be laid
     highest: Int64  # largest exponent below EXACT_EXPONENT
     deadline: Int64  # ns
+    seed: Int64  # BLOCKS in narrow lanes: of the stochastic rounding, or kernels.NEAREST
+    feedback: Int64  # likewise: 1 = `source` is left with what was rounded off it
     signature: Annotated[npt.NDArray[np.uint32], (4,)]
 
 
@@ -140,6 +144,7 @@ def new_window(
     elements: int,
     size: int = 0,
     job: int = 0,
+    block_kind: int = SUM,
 ) -> Window:
     """A stream at position 0.
 
@@ -147,9 +152,10 @@ def new_window(
         rank: this worker's.
         workers: of the job.
         window: slots, W.
-        elements: of a full chunk.
+        elements: int32 of a packet's payload.
         size: the header's size code.
         job: the header's job number.
+        block_kind: message type of float32 blocks.
 
     Raises:
         ValueError: the window is no power of two, or larger than the slot field.
@@ -159,6 +165,7 @@ def new_window(
     entry = stream[0]
     entry["rank"], entry["workers"], entry["window"] = rank, workers, window
     entry["elements"], entry["size"], entry["job"] = elements, size, job
+    entry["block_kind"] = block_kind
     return Window(
         stream,
         new_records(SlotRecord, window),
@@ -166,6 +173,14 @@ def new_window(
         np.full((RING, window), UNKNOWN_EXPONENT, np.int8),
         np.zeros(2 * window, np.int64),
     )
+
+
+@compiled
+def chunk_elements(window: Window, kind: int) -> int:
+    """Elements of a full chunk of a transfer of that kind."""
+    stream = window.stream[0]
+    elements = int(stream["elements"])
+    return 32 // LANE_BITS[stream["block_kind"]] * elements if kind == BLOCKS else elements
 
 
 @compiled

@@ -25,6 +25,7 @@ from switchml.control.heartbeat import Departures
 from switchml.control.named_switches import NamedSwitch, checked, parse_switches
 from switchml.control.tls import TlsFiles
 from switchml.errors import CollectiveMismatchError, JobAbortedError, JoinError, SwitchMLError
+from switchml.protocol.messages import FLOAT32, WIRES
 from switchml.protocol.numerics import error_bound
 from switchml.protocol.prepare import prepare
 from switchml.variables import report_misspelt
@@ -112,6 +113,7 @@ class Worker(Collectives):
         payload: bytes a packet.
         window: slots, at the switch that has fewest.
         shares: of the switches, as they are named: how much of what is large each sums.
+        wire: what float32 sums travel as.
     """
 
     def __init__(
@@ -124,6 +126,8 @@ class Worker(Collectives):
         self.multicast = all(seat.multicast for seat in seats)
         self.payload = seats[0].payload
         self.window = min(seat.window for seat in seats)
+        self.wire = offer.wire
+        self._bits = WIRES[offer.wire].lane_bits
         self._seats = tuple(seats)
         self.shares = tuple(shares)
         self._timeout = timeout
@@ -147,6 +151,7 @@ class Worker(Collectives):
         transport: str = "auto",
         payload: int = 0,
         window: int = 0,
+        wire: str = FLOAT32,
         token: str | None = None,
         tls_cert: str | Path | None = None,
         tls_key: str | Path | None = None,
@@ -169,6 +174,8 @@ class Worker(Collectives):
             transport: "udp", "shm", or "auto", which takes shared memory where worker and switch share a host.
             payload: bytes a packet, at all switches; 0 takes the switches' own, where that is the same.
             window: slots; 0 takes the switch's.
+            wire: what float32 sums (and those of float16 and bfloat16) travel as: "float32" (as int32), or rounded into lanes of
+                "int16" or "int8", two or four to the place of one. The same on all ranks.
             token: what the switch wants to see; None takes SWITCHML_TOKEN, "" none.
             tls_cert: PEM file of this worker's certificate, for a switch that asks; None takes SWITCHML_TLS_CERT, "" none.
             tls_key: PEM file of its key; likewise SWITCHML_TLS_KEY.
@@ -196,7 +203,13 @@ class Worker(Collectives):
                 undo.callback(client.close)
                 clients.append(client)
             offer = JoinOffer(
-                job=job, rank=rank, world_size=world_size, payload=payload, window=window, paper=paper
+                job=job,
+                rank=rank,
+                world_size=world_size,
+                payload=payload,
+                window=window,
+                paper=paper,
+                wire=wire,
             )
             take = partial(
                 Seat.take,
@@ -353,7 +366,7 @@ class Worker(Collectives):
             except Exception as error:
                 work.finish(error)
                 return
-            work.finish(bound=error_bound(highest, self.world_size) * call.bound)
+            work.finish(bound=error_bound(highest, self.world_size, self._bits) * call.bound)
 
         def fail(error: BaseException) -> None:
             if isinstance(error, SwitchMLError):
@@ -364,14 +377,17 @@ class Worker(Collectives):
         with self._lock:
             # Numbering and queueing are one step: the streams' order is the order of the numbers.
             parts = deal(strategy, self._calls, self.shares, self.payload)
-            signature = said._replace(call=self._calls)
+            signature = Signature(
+                said.collective, said.dtype, said.op, said.elements, self._calls, said.detail
+            )
             self._calls += 1
             left = len(parts)
             # Whoever waits drives one stream; of several each has its own thread.
             work = Work(
                 self._seats[parts[0][0]].stream if left == 1 else None,
-                f"{said.collective} of {said.elements} x {said.dtype} in job {self.job!r}",
+                signature,
                 call.result,
+                self.job,
             )
             for index, part in parts:
                 pipeline = Pipeline(part, signature, deadline, done, fail)

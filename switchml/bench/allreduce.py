@@ -25,6 +25,7 @@ from switchml.bench.results import Measurement, interleaved, with_ratios
 from switchml.bench.systems.catalogue import Entry, options_of
 from switchml.bench.verification import ElementType, Verdict, batch_limit, check_operation, element_type
 from switchml.errors import UsageError
+from switchml.protocol.messages import FLOAT32, WIRES, wire_lanes
 from switchml.testbed.namespace import Namespace
 from switchml.testbed.shape import LinkShape
 
@@ -49,6 +50,7 @@ class Plan:
         min_time: seconds that a batch lasts at least, about.
         payload: bytes of elements in a packet, of our systems; 0 = the switch's default.
         window: slots, of our systems; 0 = the switch's default.
+        wire: what sums of float32 travel as in our systems.
         shape: links of a star that is built for the run; None = this machine's own interfaces.
         mtu: bytes, of the network in use.
         line_rate: bits a second of the network in use when it is not `shape`'s, for the limit only; 0 = unknown.
@@ -71,6 +73,7 @@ class Plan:
     min_time: float = 0.1
     payload: int = 0
     window: int = 0
+    wire: str = FLOAT32
     shape: LinkShape | None = None
     mtu: int = 1500
     line_rate: int = 0
@@ -107,6 +110,8 @@ class Plan:
             raise UsageError(
                 "--switch names switches that run; --switches places those that are started here"
             )
+        if self.wire not in WIRES:
+            raise UsageError(f"wire {self.wire!r}: choose one of {', '.join(WIRES)}")
         if self.shape is not None and self.switch:
             raise UsageError(
                 "--switch names a switch outside; with --rate or --loss the network is built here"
@@ -224,6 +229,7 @@ class Network:
                 job=f"bench-{entry.name}-{os.getpid()}-{secrets.token_hex(4)}",
                 payload=plan.payload,
                 window=plan.window,
+                wire=plan.wire,
                 timeout=plan.timeout,
             )
         group = RankGroup(entry, self.workers, options, namespaces=self.namespaces, interface=self.interface)
@@ -316,5 +322,6 @@ def _limit(plan: Plan, entry: Entry, workers: int, facts: dict[str, Any]) -> flo
     if not rate:
         return None
     if "payload" in facts:
-        return spread_limit(rate, facts["payload"], plan.switches, workers, framing)
+        lanes = wire_lanes(plan.wire) if plan.dtype == FLOAT32 and plan.op in ("sum", "avg") else 1
+        return lanes * spread_limit(rate, facts["payload"], plan.switches, workers, framing)
     return ring_limit(rate, workers, plan.mtu, framing) if entry.ring else None

@@ -19,9 +19,10 @@ from switchml.bench.units import (
     parse_sizes,
     show_rate,
 )
-from switchml.cli_options import SWITCH, SwitchToken, Window
+from switchml.cli_options import SWITCH, SwitchToken, Window, Wire
 from switchml.errors import UsageError
 from switchml.progress import progress_bar
+from switchml.protocol.messages import FLOAT32
 from switchml.termination import orderly_end
 from switchml.testbed.shape import LinkShape
 
@@ -99,6 +100,7 @@ def allreduce(
     variants: Variants = "",
     payload: Payload = "0",
     window: Window = 0,
+    wire: Wire = FLOAT32,
     baseline: Baseline = None,
     rounds: Rounds = 7,
     iterations: Annotated[
@@ -159,6 +161,7 @@ def allreduce(
         min_time=min_time,
         payload=_payload(payload),
         window=window,
+        wire=wire,
         shape=shape,
         mtu=mtu,
         line_rate=parse_rate(line_rate) if line_rate else 0,
@@ -268,6 +271,7 @@ def ddp(
     switches: Switches = "hub",
     payload: Payload = "0",
     window: Window = 0,
+    wire: Wire = FLOAT32,
     timeout: Timeout = 300.0,
     json: Json = "",
 ) -> None:
@@ -303,6 +307,7 @@ def ddp(
         warm_up=2,
         payload=_payload(payload),
         window=window,
+        wire=wire,
         shape=LinkShape(rate=parse_rate(rate), queue=parse_size(queue)) if rate else None,
         switches=switches,
         timeout=timeout,

@@ -10,6 +10,7 @@ from rich.table import Table
 from switchml.bench.limits import SHAPED, SWITCHES, WIRE, goodput_limit, passes, ring_limit
 from switchml.bench.results import Measurement, Spread
 from switchml.bench.units import show_rate, show_size
+from switchml.protocol.messages import FLOAT32, wire_lanes
 
 if TYPE_CHECKING:
     from switchml.bench.allreduce import Plan
@@ -38,6 +39,10 @@ def heading(plan: Plan, facts: dict[str, Any]) -> list[str]:
     if facts["load_average"] > 0.5 * facts["cores"]:
         lines.append(
             f"Load average {facts['load_average']:.1f}: other programs are running, expect wide spreads."
+        )
+    if plan.wire != FLOAT32:
+        lines.append(
+            f"Ours on the wire {plan.wire}: sums of float32 are rounded, #wrong counts errors beyond the bound."
         )
     lines += EXPLANATION.splitlines()
     return lines
@@ -112,6 +117,11 @@ def closing(plan: Plan, measured: list[Measurement]) -> list[str]:
             f"Limit of in-network aggregation: goodput of one link = {show_rate(rate)} x {payload} / "
             f"({payload} + 10 + 28 + {framing.overhead}) = {here:.4g} GB/s ({framing.words})."
             + ("" if framing is WIRE else f" On an Ethernet wire, with 38: {wire:.4g} GB/s.")
+            + (
+                ""
+                if plan.wire == FLOAT32
+                else f" Times {wire_lanes(plan.wire)} for float32 on the wire {plan.wire}."
+            )
         )
     for workers in plan.workers:
         if workers > 1 and payloads and plan.switches != "hub":

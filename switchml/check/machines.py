@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from switchml.protocol.header import HEADER_BYTES, parse_header
 from switchml.protocol.header_access import set_exponents
-from switchml.protocol.messages import ELEMENT_BYTES, size_code
+from switchml.protocol.messages import ELEMENT_BYTES, FLOAT32, LANE_BITS, size_code, wire_lanes
 from switchml.protocol.slots import TSI_MASK, slot_of, version_of
 from switchml.switch_emulator.slot_machine import (
     AHEAD,
@@ -25,6 +25,7 @@ from switchml.switch_emulator.slot_machine import (
     admit,
     admit_paper,
     apply,
+    apply_lanes,
     new_pool,
 )
 from switchml.worker.chunks import SIGNATURE_WORDS, build_packet, packet_bytes, take_result
@@ -216,13 +217,22 @@ class SwitchMachine:
         elements: int32 of a packet.
         paper: the published machine, without stamps.
         start: position at which the streams begin; the chunks before are complete.
+        wire: the narrowest elements of its packets.
     """
 
     def __init__(
-        self, workers: int, window: int, elements: int = ELEMENTS, *, paper: bool = False, start: int = 0
+        self,
+        workers: int,
+        window: int,
+        elements: int = ELEMENTS,
+        *,
+        paper: bool = False,
+        start: int = 0,
+        wire: str = FLOAT32,
     ) -> None:
-        self._workers, self._window, self._elements = workers, window, elements
-        self._pool = new_pool(window, 2 * window * elements)
+        self._workers, self._window = workers, window
+        self._room = elements * wire_lanes(wire)
+        self._pool = new_pool(window, 2 * window * self._room)
         self._admit = admit_paper if paper else admit
         for position in range(max(0, start - 2 * window), start):
             copy = self._pool.slots[2 * slot_of(position, window) + version_of(position, window)]
@@ -241,7 +251,8 @@ class SwitchMachine:
     def take(self, rank: int, packet: bytes) -> Answer:
         """A worker's packet comes. An answer with an empty packet: nothing leaves."""
         header = parse_header(packet)
-        elements = (len(packet) - HEADER_BYTES) // ELEMENT_BYTES
+        bits = LANE_BITS[header.msg_type]
+        elements = 8 * (len(packet) - HEADER_BYTES) // bits if bits else 0
         index = 2 * header.slot + header.version
         slots = self._pool.slots
         verdict = int(
@@ -251,14 +262,18 @@ class SwitchMachine:
         )
         if verdict in (DUPLICATE, STALE, MISFIT, AHEAD):
             return Answer(verdict, rank, b"")
-        first = index * self._elements
-        out = np.zeros(elements, np.uint32)
-        words = np.frombuffer(packet, np.uint32, elements, HEADER_BYTES).copy()
-        apply(verdict, words, self._pool.sums[first : first + elements], out)
+        first = index * self._room
+        payload = np.frombuffer(packet, np.uint8, offset=HEADER_BYTES).copy()
+        lanes, sums = payload.view(f"u{bits // 8 or 1}"), self._pool.sums[first : first + elements]
+        out, e1 = np.zeros_like(lanes), int(slots[index]["e1"])
+        if bits == 32:
+            apply(verdict, lanes, sums, out)
+        elif bits:
+            e1 = apply_lanes(verdict, lanes, sums, out)
         if verdict < COMPLETE and verdict != RETRANSMIT:
             return Answer(verdict, rank, b"")
         answer = np.frombuffer(packet, np.uint8).copy()
-        set_exponents(answer, 0, int(slots[index]["e0"]), int(slots[index]["e1"]))
+        set_exponents(answer, 0, int(slots[index]["e0"]), e1)
         answer[HEADER_BYTES:] = out.view(np.uint8)
         return Answer(verdict, rank if verdict == RETRANSMIT else None, answer.tobytes())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from switchml.control.target import TargetDescription
+from switchml.protocol.messages import FLOAT32
 
 DEFAULT_CONTROL_PORT = 50551
 SMALLEST_DEFAULT_WINDOW = 16
@@ -30,6 +31,7 @@ class JoinOffer:
     paper: bool = False  # the published slot machine, without stamps
     token: str = ""  # "" = the client's
     any_number: bool = False  # its packets carry job numbers of its own; offers over the network never say so
+    wire: str = FLOAT32  # what float sums travel as, of protocol.messages.WIRES
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class JobLayout:
     multicast_port: int
     lease: float  # seconds without a heartbeat after which the job ends
     life_port: int = 0  # TCP, of the control service's lifelines; 0 = none
+    wire: str = FLOAT32
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ class JobStatus:
     members: tuple[MemberStatus, ...]
     counters: dict[str, int]
     age: float  # seconds since the first rank joined
+    wire: str = FLOAT32
 
 
 @dataclass(frozen=True)

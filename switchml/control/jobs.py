@@ -490,6 +490,7 @@ class JobTable:
             multicast_group=f"239.83.{self._octet}.{number}" if several else "",
             multicast_port=self._target.udp_port if several else 0,
             any_number=members[0].offer.any_number,
+            wire=members[0].offer.wire,
         )
         layout = JobLayout(
             number,
@@ -499,6 +500,7 @@ class JobTable:
             program.multicast_group,
             program.multicast_port,
             self.lease,
+            wire=program.wire,
         )
         job.program, job.state, job.programmed = program, JobState.PROGRAMMED, now
         for member in members:

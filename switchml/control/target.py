@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from switchml.protocol.messages import FLOAT32
+
 DEFAULT_PAYLOAD = 1024
 DEFAULT_WINDOW = 512
 
@@ -25,6 +27,7 @@ class TargetDescription:
     ip_multicast: bool = True  # it can send results to an IP multicast group
     mac: int = 0  # of the data port; 0 = unknown
     proves_addresses: bool = False  # a UDP worker with a ticket counts once it has shown it from its address
+    wires: tuple[str, ...] = (FLOAT32,)  # that it knows
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class JobProgram:
     multicast_group: str  # "" = none
     multicast_port: int
     any_number: bool = False  # packets carry job numbers of the workers' own; the sender tells the job
+    wire: str = FLOAT32  # the narrowest elements of its packets
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,9 @@ from switchml.errors import (
 from switchml.protocol.probes import new_secret, ticket_of_secret
 
 LEASE = 8.0
-TARGET = TargetDescription("127.0.0.1", 48864, "shm", pool_slots=1024, max_payload=16384, max_workers=8)
+TARGET = TargetDescription(
+    "127.0.0.1", 48864, "shm", pool_slots=1024, max_payload=16384, max_workers=8, wires=("float32", "int16")
+)
 
 
 def make_table(pool_slots: int = 1024, *, proves_addresses: bool = False) -> JobTable:
@@ -200,6 +202,7 @@ def test_a_wait_has_a_positive_bound(timeout: float) -> None:
         ({"payload": 512}, "rank 1 asks for payload 512, rank 0 for 1024"),
         ({"window": 64}, "rank 1 asks for window 64, rank 0 for 0"),
         ({"paper": True}, "rank 1 asks for paper True, rank 0 for False"),
+        ({"wire": "int16"}, "rank 1 asks for wire int16, rank 0 for float32"),
     ],
 )
 def test_ranks_agree_on_the_layout(changed: dict[str, Any], text: str) -> None:
@@ -209,6 +212,20 @@ def test_ranks_agree_on_the_layout(changed: dict[str, Any], text: str) -> None:
         table.join("a1", offer(1, **changed), 60.0, 0.0)
     # The payload's default and its value are the same layout.
     assert programs(table.join("a1", offer(1, payload=1024), 60.0, 0.0))
+
+
+def test_a_switch_refuses_a_wire_that_it_does_not_know() -> None:
+    with pytest.raises(
+        UsageError, match="wire int8: this switch runs a P4 program, which knows float32 and int16 only"
+    ):
+        make_table().join("a0", offer(0, wire="int8"), 60.0, 0.0)
+
+
+def test_the_program_and_the_layout_say_the_wire() -> None:
+    actions = join_all(make_table(), wire="int16")
+    [program] = programs(actions)
+    layouts = {action.layout.wire for action in actions if isinstance(action, Joined)}
+    assert (program.wire, layouts) == ("int16", {"int16"})
 
 
 def test_two_ranks_do_not_share_a_socket() -> None:

@@ -15,10 +15,11 @@ import numpy.typing as npt
 
 from switchml.check.machines import SwitchMachine
 from switchml.protocol.header import HEADER_BYTES, parse_header
-from switchml.protocol.messages import size_code
+from switchml.protocol.messages import FLOAT32, WIRES, size_code
 from switchml.worker import congestion as congestion_control
 from switchml.worker.chunks import build_packet, packet_bytes, take_result
 from switchml.worker.congestion import FRAMING, Congestion, new_congestion
+from switchml.worker.kernels import NEAREST
 from switchml.worker.recovery import (
     Recovery,
     begin_results,
@@ -32,6 +33,7 @@ from switchml.worker.window import (
     RING,
     Window,
     advance,
+    chunk_elements,
     lay,
     mark_sent,
     match,
@@ -68,13 +70,16 @@ class NetworkConditions:
 @dataclass(frozen=True)
 class Task:
     """One transfer of every rank. kind: worker.window.BLOCKS (float32) or WORDS (uint32). sources: by rank.
-    firsts: WORDS, where each rank's words begin. count: elements in all.
+    firsts: WORDS, where each rank's words begin. count: elements in all. seeds: BLOCKS, of each rank's stochastic rounding.
+    feedback: BLOCKS, `sources` are left with what was rounded off them.
     """
 
     kind: int
     count: int
     sources: tuple[Array, ...]
     firsts: tuple[int, ...] = ()
+    seeds: tuple[int, ...] = ()
+    feedback: bool = False
 
 
 @dataclass
@@ -95,6 +100,7 @@ class VirtualNetwork:
     """One run, of at most `limit` ns of virtual time.
 
     Attributes:
+        wire: what float32 blocks travel as.
         patient: with the timers that a real worker has; otherwise with short ones.
         late: ns by which the last rank begins after the others.
         now: ns, as it stands.
@@ -113,6 +119,7 @@ class VirtualNetwork:
     limit: int = _LIMIT
     patient: bool = False
     late: int = 0
+    wire: str = FLOAT32
     now: int = 0
     lost: int = 0
     dropped: int = 0
@@ -123,21 +130,24 @@ class VirtualNetwork:
         self._elements = self.payload // 4
         self._events: list[tuple[int, int, int, bytes]] = []
         self._sequence = 0
-        self._switch = SwitchMachine(self.workers, self.window, self._elements, paper=self.paper)
+        self._switch = SwitchMachine(
+            self.workers, self.window, self._elements, paper=self.paper, wire=self.wire
+        )
         self._ranks = [self._new_rank(rank) for rank in range(self.workers)]
         self._busy_until = [0] * (2 * self.workers)
 
     def _new_rank(self, rank: int) -> _Rank:
         window = new_window(
             rank=rank, workers=self.workers, window=self.window,
-            elements=self._elements, size=size_code(self.payload),
+            elements=self._elements, size=size_code(self.payload), block_kind=WIRES[self.wire].code,
         )  # fmt: skip
         recovery = new_recovery() if self.patient else new_recovery(
             first=1_000 * _MICROSECOND, quiet_floor=100 * _MICROSECOND, ceiling=50_000 * _MICROSECOND,
         )  # fmt: skip
         congestion = new_congestion(packet=HEADER_BYTES + self.payload, slots=self.window)
         results = [np.zeros_like(task.sources[rank], shape=task.count) for task in self.tasks]
-        flags = [np.zeros(max(1, -(-task.count // self._elements)), np.uint8) for task in self.tasks]
+        chunks = [-(-task.count // chunk_elements(window, task.kind)) for task in self.tasks]
+        flags = [np.zeros(max(1, count), np.uint8) for count in chunks]
         memory = np.zeros(HEADER_BYTES + self.payload, np.uint8)
         state = _Rank(
             window, recovery, congestion, results, flags, memory, np.zeros(self._elements, np.uint32)
@@ -149,7 +159,7 @@ class VirtualNetwork:
             entry["kind"], entry["count"], entry["chunks"] = (
                 task.kind,
                 task.count,
-                -(-task.count // self._elements),
+                chunks[index],
             )
             entry["source"], entry["destination"] = source.ctypes.data, results[index].ctypes.data
             entry["flags"], entry["first"], entry["last"] = (
@@ -157,7 +167,12 @@ class VirtualNetwork:
                 first,
                 first + source.size,
             )
-            entry["deadline"], entry["signature"] = _LIMIT, np.full(4, 7 + index, np.uint32)
+            seed, entry["feedback"] = task.seeds[rank] if task.seeds else NEAREST, task.feedback
+            entry["seed"], entry["deadline"], entry["signature"] = (
+                seed,
+                _LIMIT,
+                np.full(4, 7 + index, np.uint32),
+            )
         window.stream[0]["queued"] = len(self.tasks)
         return state
 
