@@ -25,7 +25,7 @@ from switchml.errors import (
     UsageError,
 )
 from switchml.switch_emulator import Emulator
-from switchml.worker import Work, Worker
+from switchml.worker import Rounding, Work, Worker
 from switchml.worker import worker as worker_module
 from tests.worker.conftest import World, at_once
 
@@ -104,6 +104,28 @@ def test_bits_and_bounds_are_those_of_one_switch(worlds: Any, addresses: list[st
     one, two, three = found.values()
     for name, a, b, c in zip(CALLS, one, two, three, strict=True):
         assert a == b == c, name
+
+
+@pytest.mark.parametrize("wire", ["int16", "int8"])
+def test_bits_of_narrow_wires_and_what_they_leave_for_the_next_sum(
+    worlds: Any, addresses: list[str], wire: str
+) -> None:
+    """Blocks are as long as for one switch, and chance falls by an element's place in the whole."""
+
+    def call(worker: Worker) -> tuple[bytes, float, bytes]:
+        values, out = _floats(worker.rank, LARGE), np.empty(LARGE, F32)
+        work = worker.allreduce(values, out=out, rounding=Rounding(seed=worker.rank, feedback=True))
+        half = worker.allreduce(_floats(worker.rank, LARGE).astype(np.float16))
+        return work.wait().tobytes() + half.wait().tobytes(), work.error_bound(), values.tobytes()
+
+    found = []
+    for names in (addresses[0], f"{addresses[0]}*3,{addresses[1]},{addresses[2]}*2"):
+        world = worlds(2, switch=names, payload=PAYLOAD, wire=wire)
+        found.append(world.run(call))
+    one, three = found
+    assert one == three
+    assert one[0][:2] == one[1][:2]
+    assert any(one[0][2])
 
 
 def test_large_ones_are_shared_and_small_ones_go_by_turns(
