@@ -22,6 +22,7 @@ from switchml.errors import (
     JobAbortedError,
     JoinError,
     JoinTimeoutError,
+    PoolExhaustedError,
     UsageError,
 )
 from switchml.switch_emulator import Emulator
@@ -315,6 +316,19 @@ def test_a_rank_that_leaves_a_switch_out_is_missed_there(addresses: list[str]) -
     assert "rank 1" in str(first)
     assert isinstance(second, JobAbortedError)
     assert f"rank 0 has left (JoinTimeoutError: at the switch {b}: " in str(second)
+
+
+def test_a_switch_without_room_is_named_to_every_rank(addresses: list[str]) -> None:
+    a, b, _ = addresses
+    options: dict[str, Any] = {"payload": PAYLOAD, "transport": "udp"}
+    with Worker.join(b, job="takes it all", rank=0, world_size=1, window=8192, **options):
+        joins = [
+            lambda rank=rank: _joined("no room", rank, f"{a},{b}", window=16384, **options)
+            for rank in range(2)
+        ]
+        errors = at_once(joins)
+    assert [type(error) for error in errors] == [PoolExhaustedError] * 2, errors
+    assert all(f"at the switch {b}: " in str(error) for error in errors)
 
 
 def test_packets_of_one_size_have_to_be_asked_for_where_the_switches_differ(addresses: list[str]) -> None:
