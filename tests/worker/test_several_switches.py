@@ -26,6 +26,7 @@ from switchml.errors import (
 )
 from switchml.switch_emulator import Emulator
 from switchml.worker import Work, Worker
+from switchml.worker import worker as worker_module
 from tests.worker.conftest import World, at_once
 
 F32 = np.float32
@@ -123,6 +124,27 @@ def test_large_ones_are_shared_and_small_ones_go_by_turns(
         assert worker.counters()["chunks_completed"] >= 400_000 * 4 // PAYLOAD
 
 
+def test_without_shares_all_ranks_find_the_same_ones(
+    worlds: Any, switches: list[Emulator], addresses: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[float, ...]] = []
+
+    def shares(seconds: list[float]) -> tuple[int, ...]:
+        told.append(tuple(seconds))
+        return 1, 3
+
+    monkeypatch.setattr(worker_module, "shares_by_speed", shares)
+    world = worlds(2, switch=",".join(addresses[:2]), payload=PAYLOAD)
+    assert told[0] == told[1], "the slowest rank's"
+    assert len(told[0]) == 2
+    assert min(told[0]) > 0
+    assert [worker.shares for worker in world.workers] == [(1, 3)] * 2
+    before = completed(switches)
+    world.run(lambda worker: worker.allreduce(_whole(worker.rank, 400_000, "int32")).wait())
+    first, second, _ = completed(switches) - before
+    assert 2.9 < second / first < 3.1
+
+
 def test_many_calls_from_several_threads_of_a_rank(worlds: Any, addresses: list[str]) -> None:
     """Callbacks, waits and submissions cross each other."""
     world = worlds(2, switch=",".join(addresses), payload=PAYLOAD)
@@ -165,7 +187,7 @@ def test_ranks_that_differ_in_size_are_told_wherever_they_meet(worlds: Any, addr
 
 
 def test_a_timeout_names_the_switch_and_ends_every_stream(worlds: Any, addresses: list[str]) -> None:
-    world = worlds(2, switch=",".join(addresses[:2]), payload=PAYLOAD)
+    world = worlds(2, switch=f"{addresses[0]}*1,{addresses[1]}*1", payload=PAYLOAD)
 
     def call(worker: Worker) -> Any:
         worker.barrier().wait()  # through the first
@@ -188,26 +210,28 @@ def test_a_timeout_names_the_switch_and_ends_every_stream(worlds: Any, addresses
 def test_a_switch_that_is_killed_is_named_on_all_ranks() -> None:
     with embedded.start() as stays, embedded.start() as goes:
         named = [NamedSwitch(each.address, token=each.token) for each in (stays, goes)]
-        works: list[Work] = []
+        killed = threading.Event()
+        under_way: list[Work] = []
 
         def forever(worker: Worker) -> None:
             while True:
-                worker.allreduce(np.ones(3, F32)).wait()
+                worker.allreduce(np.ones(LARGE, F32)).wait()
 
         def call(rank: int) -> str:
             with Worker.join(named, job="killed", rank=rank, world_size=2, timeout=90.0) as worker:
                 worker.allreduce(np.ones(LARGE, F32)).wait()
                 if rank == 0:
-                    # The other rank has not called: under way when the switch goes.
-                    works.append(worker.allreduce(np.ones(LARGE, F32)))
+                    under_way.append(worker.allreduce(np.ones(LARGE, F32)))
                     os.kill(goes.pid, signal.SIGKILL)
+                    killed.set()
+                killed.wait(60)
                 with pytest.raises(JobAbortedError) as caught:
                     forever(worker)
                 return str(caught.value)
 
         told = at_once([lambda rank=rank: call(rank) for rank in range(2)])
         assert all(goes.address in str(each) for each in told), told
-        assert isinstance(works[0].exception(), JobAbortedError)
+        assert isinstance(under_way[0].exception(), JobAbortedError)
 
 
 def test_the_last_collective_ends_though_others_have_left(worlds: Any, addresses: list[str]) -> None:
