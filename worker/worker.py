@@ -30,6 +30,7 @@ from switchml.worker.connection import Connection, ShmConnection, UdpConnection,
 from switchml.worker.engine import Engine, run
 from switchml.worker.owner import Owner
 from switchml.worker.port import Port
+from switchml.worker.pulse import prepare_pulse, start_pulse
 from switchml.worker.recovery import new_recovery
 from switchml.worker.stream import Stream, closed
 from switchml.worker.window import new_window
@@ -49,6 +50,7 @@ def _connect(target: TargetDescription, transport: str, multicast: bool) -> Conn
 def prepare_engine() -> None:
     """Compile the worker's loop, or load it. `Worker.join` does it too, before its timeout begins."""
     prepare(run, "worker's engine", 0, 0, 0)
+    prepare_pulse()
 
 
 class PortTable:
@@ -166,7 +168,7 @@ class Worker(Collectives):
                 job=job, rank=rank, world_size=world_size, transport=connection.kind, address=connection.address,
                 port=connection.port_number, ticket=connection.ticket, payload=payload, window=window, paper=paper,
             )  # fmt: skip
-            layout = client.join(offer, timeout=join_timeout)
+            layout = client.join(offer, timeout=join_timeout, pulse=start_pulse)
             port = PortTable(
                 connection.attach(
                     rank,
