@@ -3,8 +3,8 @@
 A heartbeat needs the interpreter of the one that sends it, which may be in a long call of C or stopped; a connection stands as
 long as the process does, and is closed by the kernel when it ends, however that comes about. Over it goes what concerns nobody
 else: up the ticket that names the membership, and a byte every now and then from a thread that needs no interpreter; down a byte
-that says "ask now", upon which the worker's next heartbeat is due. So the connection needs no TLS: who reads it learns nothing, who
-writes to it causes a heartbeat or has a stopped worker waited for, and who cuts it causes a new connection.
+that says "ask now", upon which the worker's next heartbeat is due. So the connection needs no TLS: who reads it learns nothing,
+who writes to it causes a heartbeat or has a stopped worker waited for, and who cuts it causes a new connection.
 """
 
 from __future__ import annotations

@@ -227,7 +227,7 @@ def test_ranks_that_are_done_leave_one_after_another_in_silence(switch: Emulator
 def test_a_rank_that_is_only_slow_is_waited_for(
     make_trio: Callable[..., Trio], how: str, transport: str, lease: float
 ) -> None:
-    """Stopped for two intervals between heartbeats, and less than the lease by far; or without an interpreter for three leases."""
+    """Stopped for less than a lease, by far, or without its interpreter for three leases."""
     with Emulator(lease=lease) as switch:
         world = make_trio(switch, how, transport)
         world.pause(6)
