@@ -83,7 +83,7 @@ VARIABLES = (
     Variable(
         "SWITCHML_LEASE",
         "",
-        "where a switch is started: seconds that a worker may be silent (stopped, or in one long call of C) before its job ends; "
+        "where a switch is started: seconds that a worker may be stopped, or cut off, before its job ends; "
         "one that has died ends it at once",
         "30",
     ),

@@ -43,6 +43,7 @@ from switchml.worker.collectives import (
 from switchml.worker.dealing import deal
 from switchml.worker.engine import run
 from switchml.worker.owner import Owner
+from switchml.worker.pulse import prepare_pulse
 from switchml.worker.seat import Seat
 from switchml.worker.signature import Signature
 from switchml.worker.speeds import LONG_ENOUGH, TRIED_WORDS, shares_by_speed
@@ -57,6 +58,7 @@ _LAST_WORDS = 1.0  # seconds in which the other switches may say why a job canno
 def prepare_engine() -> None:
     """Compile the worker's loop, or load it. `Worker.join` does it too, before its timeout begins."""
     prepare(run, "worker's engine", 0, 0, 0)
+    prepare_pulse()
 
 
 def _named(take: Callable[[ControlClient], Seat], client: ControlClient) -> Seat:
