@@ -25,12 +25,14 @@ from switchml.protocol.header_access import (
     reserved_bits_set,
     set_exponents,
 )
-from switchml.protocol.jit import compiled
-from switchml.protocol.messages import PROBE, SUM
+from switchml.protocol.jit import compiled, inlined
+from switchml.protocol.messages import LANE_BITS, PROBE, UNKNOWN_TYPE
+from switchml.protocol.probes import read_secret, write_challenge
 from switchml.protocol.slots import slot_of, version_of
 from switchml.switch_emulator import faults as fault_injection
 from switchml.switch_emulator.faults import HELD_BYTES, Faults
 from switchml.switch_emulator.slot_machine import (
+    AHEAD,
     COMPLETE,
     DUPLICATE,
     MAX_WORKERS,
@@ -41,17 +43,21 @@ from switchml.switch_emulator.slot_machine import (
     admit,
     admit_paper,
     apply,
+    apply_lanes,
 )
 from switchml.switch_emulator.tables import (
     MAX_JOBS,
     Job,
     Tables,
+    count_address,
+    find_claim,
     find_sender,
     job_layout,
     member,
 )
 
 Bytes = npt.NDArray[np.uint8]
+Words = npt.NDArray[np.uint32]
 Longs = npt.NDArray[np.int64]
 
 _AT = indices(SWITCH_COUNTERS)
@@ -60,6 +66,7 @@ _PACKETS_SENT, _BYTES_SENT = _AT["packets_sent"], _AT["bytes_sent"]
 _ELEMENTS_ADDED, _CHUNKS_COMPLETED = _AT["elements_added"], _AT["chunks_completed"]
 _RETRANSMITTED, _PROBES = _AT["results_retransmitted"], _AT["probes_answered"]
 _DUPLICATE, _STALE, _TRUNCATED = _AT["dropped_duplicate"], _AT["dropped_stale"], _AT["dropped_truncated"]
+_AHEAD = _AT["dropped_ahead"]
 _WRONG_SIZE, _BAD_HEADER = _AT["dropped_wrong_size"], _AT["dropped_bad_header"]
 _WRONG_SLOT, _WRONG_VERSION = _AT["dropped_wrong_slot"], _AT["dropped_wrong_version"]
 _UNKNOWN_SENDER, _WRONG_JOB, _PORT_FULL = (
@@ -79,6 +86,7 @@ _SINGLE = MAX_JOBS  # train destinations below are job numbers, from here on sen
 _RING_BURST = 64
 _SPIN_NS = 50_000
 _SLEEP_NS = 100_000_000
+_CHALLENGED = -2
 
 
 class SwitchRecord(TypedDict):
@@ -233,6 +241,33 @@ def _emit_with_faults(handle: int, number: int, sender: int, everyone: bool, len
             _deliver_with_faults(handle, worker, switch.spare, _START, length)
 
 
+@inlined
+def _elements(job: Job, kind: int) -> int:
+    """How many elements the job's packets of that type carry."""
+    bits = LANE_BITS[kind]
+    return 32 // bits * int(job["elements"]) if bits > 0 else 0
+
+
+@inlined
+def _apply(verdict: int, kind: int, packet: Bytes, sums: Words, out: Bytes) -> int:
+    """Do to the elements of a packet what the verdict says; by how many bits a narrow result is shifted.
+
+    Args:
+        verdict: of the slot machine.
+        kind: message type.
+        packet: its payload.
+        sums: of the copy, one an element.
+        out: as long as `packet`; takes the result's where one leaves.
+    """
+    bits = LANE_BITS[kind]
+    if bits == 32:
+        apply(verdict, packet.view(np.uint32), sums, out.view(np.uint32))
+        return 0
+    if bits == 16:
+        return apply_lanes(verdict, packet.view(np.uint16), sums, out.view(np.uint16))
+    return apply_lanes(verdict, packet, sums, out)
+
+
 @compiled
 def _write_result(
     handle: int,
@@ -249,12 +284,15 @@ def _write_result(
     switch = switch_at(handle)
     copy = switch.pool.slots[index]
     copy_bytes(memory[at : at + HEADER_BYTES], out[place : place + HEADER_BYTES])
-    set_exponents(out, place, int(copy["e0"]), int(copy["e1"]))
+    e0, e1 = int(copy["e0"]), int(copy["e1"])
     if elements > 0:
-        start = at + HEADER_BYTES
-        packet = memory[start : start + 4 * elements].view(np.uint32)
-        result = out[place + HEADER_BYTES : place + HEADER_BYTES + 4 * elements].view(np.uint32)
-        apply(verdict, packet, switch.pool.sums[first : first + elements], result)
+        kind = read_msg_type(memory, at)
+        start, length = at + HEADER_BYTES, elements * LANE_BITS[kind] // 8
+        packet = memory[start : start + length]
+        result = out[place + HEADER_BYTES : place + HEADER_BYTES + length]
+        shift = _apply(verdict, kind, packet, switch.pool.sums[first : first + elements], result)
+        e1 = e1 if LANE_BITS[kind] == 32 else shift
+    set_exponents(out, place, e0, e1)
 
 
 @compiled
@@ -278,14 +316,15 @@ def _check(job: Job, number: int, memory: Bytes, at: int, length: int) -> int:
     if length < HEADER_BYTES:
         return _TRUNCATED
     kind = read_msg_type(memory, at)
-    if kind < SUM or kind > PROBE or reserved_bits_set(memory, at):
+    elements = _elements(job, kind)
+    if LANE_BITS[kind] == UNKNOWN_TYPE or elements > job["sums"] or reserved_bits_set(memory, at):
         return _BAD_HEADER
     if read_job(memory, at) != number and job["any_number"] == 0:
         return _WRONG_JOB
     if kind == PROBE:
         return -1
     payload = length - HEADER_BYTES
-    wanted = 4 * int(job["elements"]) if kind == SUM else 0
+    wanted = 4 * int(job["elements"]) if elements > 0 else 0
     if read_size(memory, at) != job["size"] or payload > wanted:
         return _WRONG_SIZE
     if payload < wanted:
@@ -319,25 +358,28 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
     if kind == PROBE:
         _answer_probe(handle, sender, memory, at, length)
         return
-    elements = int(job["elements"]) if kind == SUM else 0
+    elements = _elements(job, kind)
     slot, version, tsi = read_slot(memory, at), read_version(memory, at), read_tsi(memory, at)
     e0, e1 = read_e0(memory, at), read_e1(memory, at)
     index = 2 * (int(job["pool_base"]) + slot) + version
-    worker, workers = int(tables.senders[sender]["worker"]), int(job["workers"])
+    worker, workers, window = int(tables.senders[sender]["worker"]), int(job["workers"]), int(job["window"])
     if job["paper"] != 0:
-        verdict = admit_paper(switch.pool.slots, index, worker, workers, tsi, elements, e0, e1)
+        verdict = admit_paper(switch.pool.slots, index, worker, workers, window, tsi, elements, e0, e1)
     else:
-        verdict = admit(switch.pool.slots, index, worker, workers, tsi, elements, e0, e1)
+        verdict = admit(switch.pool.slots, index, worker, workers, window, tsi, elements, e0, e1)
     if verdict == DUPLICATE:
         counters[_DUPLICATE] += 1
         return
     if verdict == STALE:
         counters[_STALE] += 1
         return
+    if verdict == AHEAD:
+        counters[_AHEAD] += 1
+        return
     if verdict == MISFIT:
         counters[_WRONG_SIZE] += 1
         return
-    first = int(job["sums_base"]) + (2 * slot + version) * int(job["elements"])
+    first = int(job["sums_base"]) + (2 * slot + version) * int(job["sums"])
     if verdict == RETRANSMIT:
         counters[_RETRANSMITTED] += 1
     else:
@@ -347,9 +389,8 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
         counters[_CHUNKS_COMPLETED] += 1
     elif verdict != RETRANSMIT:
         if elements > 0:
-            begin = at + HEADER_BYTES
-            packet = memory[begin : begin + 4 * elements].view(np.uint32)
-            apply(verdict, packet, switch.pool.sums[first : first + elements], packet)
+            packet = memory[at + HEADER_BYTES : at + length]
+            _apply(verdict, kind, packet, switch.pool.sums[first : first + elements], packet)
         return
     if switch.faults.settings[0]["active"] != 0:
         _write_result(handle, verdict, index, first, elements, memory, at, switch.spare, _START)
@@ -413,32 +454,77 @@ def ingress(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
 
 
 @compiled
-def _poll_udp(handle: int) -> int:
+def _prove(handle: int, address: int, port: int, at: int, length: int) -> int:
+    """What a packet from an address of no known sender proves: the sender that is there, -1 for a stranger.
+
+    _CHALLENGED: it knows the secret of a join that claims the address, and is sent another, which only who is there receives.
+    """
     switch = switch_at(handle)
-    link, tables = switch.link, switch.tables
+    tables, memory = switch.tables, switch.link.rx_memory
+    if length != HEADER_BYTES or read_msg_type(memory, at) != PROBE:
+        return -1
+    secret = read_secret(memory, at)
+    sender = find_claim(tables, address, port, secret)
+    if sender < 0:
+        return -1
+    entry = tables.senders[sender]
+    if entry["challenge"] == secret:
+        count_address(tables, sender)
+        return sender
+    number = int(entry["job"])
+    counters = switch.counters[number]
+    counters[_PACKETS_RECEIVED] += 1
+    counters[_BYTES_RECEIVED] += length
+    counters[_PROBES] += 1
+    place = _udp_room(handle, _SINGLE + sender, length)
+    write_challenge(switch.link.tx_memory, place, number, int(entry["challenge"]))
+    return _CHALLENGED
+
+
+@compiled
+def take_message(handle: int, address: int, port: int, at: int, length: int, segment: int) -> int:
+    """What has come from a socket, `link.rx_memory[at : at + length]`: a packet, or a train of packets of `segment` bytes.
+
+    Returns:
+        How many packets it was.
+    """
+    switch = switch_at(handle)
+    tables = switch.tables
+    sender = find_sender(tables, address, port)
+    if sender < 0:
+        # One packet of a train: probes come alone, and again.
+        sender = _prove(handle, address, port, at, min(segment, length))
+    if sender == _CHALLENGED:
+        return 1
+    if sender < 0:
+        strangers = -(-length // segment) if segment > 0 else 1
+        switch.counters[NO_JOB, _PACKETS_RECEIVED] += strangers
+        switch.counters[NO_JOB, _BYTES_RECEIVED] += length
+        switch.counters[NO_JOB, _UNKNOWN_SENDER] += strangers
+        return strangers
+    tables.senders[sender]["last_heard"] = switch.state[0]["now"]
+    found, end = 0, at + length
+    more = True  # an empty datagram is one, too
+    while more:
+        ingress(handle, sender, switch.link.rx_memory, at, min(segment, end - at))
+        at += segment
+        found += 1
+        more = at < end
+    return found
+
+
+@compiled
+def _poll_udp(handle: int) -> int:
+    link = switch_at(handle).link
     if link.registers[datagrams.FD] < 0:
         return 0
     found = 0
     for message in range(datagrams.receive(link)):
-        at = datagrams.message_start(link, message)
-        end = at + datagrams.message_bytes(link, message)
-        segment = datagrams.segment_bytes(link, message)
         name = link.rx_names[message]
-        sender = find_sender(tables, int(name["address"]), int(name["port"]))
-        if sender < 0:
-            strangers = -(-(end - at) // segment) if segment > 0 else 1
-            switch.counters[NO_JOB, _PACKETS_RECEIVED] += strangers
-            switch.counters[NO_JOB, _BYTES_RECEIVED] += end - at
-            switch.counters[NO_JOB, _UNKNOWN_SENDER] += strangers
-            found += strangers
-            continue
-        tables.senders[sender]["last_heard"] = switch.state[0]["now"]
-        more = True  # an empty datagram is one, too
-        while more:
-            ingress(handle, sender, link.rx_memory, at, min(segment, end - at))
-            at += segment
-            found += 1
-            more = at < end
+        found += take_message(
+            handle, int(name["address"]), int(name["port"]), datagrams.message_start(link, message),
+            datagrams.message_bytes(link, message), datagrams.segment_bytes(link, message),
+        )  # fmt: skip
     return found
 
 

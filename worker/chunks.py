@@ -10,13 +10,20 @@ import numpy.typing as npt
 from switchml.link.memory import array_at, bytes_at
 from switchml.protocol.byteorder import copy_swapped
 from switchml.protocol.header import HEADER_BYTES, Header
-from switchml.protocol.header_access import pack_header
+from switchml.protocol.header_access import pack_header, read_e1
 from switchml.protocol.jit import compiled, inlined
-from switchml.protocol.messages import EXPONENTS, SUM
-from switchml.protocol.numerics import EXACT_EXPONENT, UNKNOWN_EXPONENT
+from switchml.protocol.messages import EXPONENTS, LANE_BITS, SUM
+from switchml.protocol.numerics import EXACT_EXPONENT, MAX_SHIFT, UNKNOWN_EXPONENT
 from switchml.protocol.slots import TSI_MASK, slot_of, version_of
-from switchml.worker.kernels import bits_exponent, dequantize, quantize
-from switchml.worker.window import BLOCKS, RING, WORDS, TransferRecord, Window, relative
+from switchml.worker.kernels import (
+    bits_exponent,
+    dequantize,
+    dequantize_lanes,
+    quantize,
+    quantize_lanes,
+    subtract_lanes,
+)
+from switchml.worker.window import BLOCKS, RING, WORDS, TransferRecord, Window, chunk_elements, relative
 
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint32]
@@ -41,13 +48,28 @@ def names_ranks(workers: int, elements: int) -> bool:
 
 
 @compiled
-def packet_bytes(window: Window, slot: int) -> int:
-    """Length of the packet the slot sends and of its result."""
+def packet_kind(window: Window, slot: int) -> int:
+    """Message type of the packet the slot sends and of its result."""
     place = relative(window, slot)
     transfer = window.transfers[window.slots[slot]["transfer"] % RING]
     if 1 <= place <= transfer["prologue"]:
+        return EXPONENTS
+    return int(window.stream[0]["block_kind"]) if place > 0 and transfer["kind"] == BLOCKS else SUM
+
+
+@compiled
+def packet_bytes(window: Window, slot: int) -> int:
+    """Length of the packet the slot sends and of its result."""
+    if packet_kind(window, slot) == EXPONENTS:
         return HEADER_BYTES
     return HEADER_BYTES + 4 * int(window.stream[0]["elements"])
+
+
+@compiled
+def is_answer(window: Window, slot: int, kind: int, e1: int) -> bool:
+    """Whether a packet of that type and with that `e1` can be the slot's result."""
+    narrow = 0 < LANE_BITS[kind] < 32
+    return kind == packet_kind(window, slot) and (not narrow or 0 <= e1 <= MAX_SHIFT)
 
 
 @compiled
@@ -81,13 +103,51 @@ def _chunk_length(transfer: TransferRecord, chunk: int, elements: int) -> int:
     return min(elements, int(transfer["count"]) - chunk * elements)
 
 
+@inlined
+def _fill_block(window: Window, slot: int, chunk: int, payload: Bytes) -> None:
+    """The chunk's float32 block, in the form of the stream's wire."""
+    stream, entry = window.stream[0], window.slots[slot]
+    transfer = window.transfers[entry["transfer"] % RING]
+    elements, exponent = chunk_elements(window, BLOCKS), int(entry["exponent"])
+    first = chunk * elements
+    block = _floats(transfer["source"], first, _chunk_length(transfer, chunk, elements))
+    bits = LANE_BITS[stream["block_kind"]]
+    if bits == 32:
+        quantize(block, payload.view(np.uint32), exponent, int(stream["workers"]))
+    elif bits == 16:
+        quantize_lanes(block, payload.view(np.uint16), exponent, int(transfer["seed"]), first)
+    else:
+        quantize_lanes(block, payload, exponent, int(transfer["seed"]), first)
+
+
+@inlined
+def _take_block(window: Window, slot: int, chunk: int, shift: int, payload: Bytes) -> None:
+    """The way back of `_fill_block`. shift: of the result, on a narrow wire."""
+    stream, entry = window.stream[0], window.slots[slot]
+    transfer = window.transfers[entry["transfer"] % RING]
+    elements, exponent = chunk_elements(window, BLOCKS), int(entry["exponent"])
+    first, length = chunk * elements, _chunk_length(transfer, chunk, elements)
+    out = _floats(transfer["destination"], first, length)
+    bits = LANE_BITS[stream["block_kind"]]
+    if bits == 32:
+        dequantize(payload.view(np.uint32), out, exponent, int(stream["workers"]))
+        return
+    if transfer["feedback"] != 0:
+        source = _floats(transfer["source"], first, length)
+        subtract_lanes(source, bits, exponent, int(transfer["seed"]), first)
+    if bits == 16:
+        dequantize_lanes(payload.view(np.uint16), out, exponent, shift)
+    else:
+        dequantize_lanes(payload, out, exponent, shift)
+
+
 @compiled
 def build_packet(window: Window, slot: int, memory: Bytes, at: int) -> None:
     """Write the slot's packet, `packet_bytes` long, at `memory[at:]`. The same bytes every time it is called for a position."""
     stream = window.stream[0]
     entry = window.slots[slot]
     transfer = window.transfers[entry["transfer"] % RING]
-    elements = int(stream["elements"])
+    elements = chunk_elements(window, transfer["kind"])
     position = int(entry["position"])
     place = relative(window, slot)
     prologue = int(transfer["prologue"])
@@ -98,19 +158,18 @@ def build_packet(window: Window, slot: int, memory: Bytes, at: int) -> None:
         exponent = bits_exponent(
             _words(transfer["source"], ahead * elements, _chunk_length(transfer, ahead, elements))
         )
-    kind = EXPONENTS if 1 <= place <= prologue else SUM
-    if kind == SUM:
-        payload = memory[at + HEADER_BYTES : at + HEADER_BYTES + 4 * elements].view(np.uint32)
+    kind = packet_kind(window, slot)
+    if kind != EXPONENTS:
+        payload = memory[at + HEADER_BYTES : at + HEADER_BYTES + 4 * int(stream["elements"])]
         chunk = place - 1 - prologue
         if place == 0:
-            _fill_descriptor(window, transfer, payload)
+            _fill_descriptor(window, transfer, payload.view(np.uint32))
         elif blocks and entry["exponent"] == EXACT_EXPONENT:
-            payload[:] = np.uint32(0)
+            payload[:] = np.uint8(0)
         elif blocks:
-            block = _floats(transfer["source"], chunk * elements, _chunk_length(transfer, chunk, elements))
-            quantize(block, payload, int(entry["exponent"]), int(stream["workers"]))
+            _fill_block(window, slot, chunk, payload)
         else:
-            _fill_words(transfer, chunk, payload)
+            _fill_words(transfer, chunk, payload.view(np.uint32))
     width = int(stream["window"])
     pack_header(
         memory,
@@ -162,25 +221,23 @@ def take_result(window: Window, slot: int, exponent: int, memory: Bytes, at: int
     Returns:
         False when the descriptor shows that the ranks do not mean the same.
     """
-    stream = window.stream[0]
     entry = window.slots[slot]
     transfer = window.transfers[entry["transfer"] % RING]
-    elements = int(stream["elements"])
     place = relative(window, slot)
     prologue = int(transfer["prologue"])
     if transfer["kind"] == BLOCKS and exponent == EXACT_EXPONENT and 1 <= place <= transfer["chunks"]:
         bytes_at(transfer["flags"], int(transfer["chunks"]))[place - 1] = 1
     if 1 <= place <= prologue:
         return True
-    payload = memory[at + HEADER_BYTES : at + HEADER_BYTES + 4 * elements].view(np.uint32)
+    elements = int(window.stream[0]["elements"])
+    payload = memory[at + HEADER_BYTES : at + HEADER_BYTES + 4 * elements]
     if place == 0:
-        copy_swapped(payload, descriptor)
+        copy_swapped(payload.view(np.uint32), descriptor)
         return _descriptor_agrees(window, transfer, descriptor)
     chunk = place - 1 - prologue
-    length = _chunk_length(transfer, chunk, elements)
     if transfer["kind"] == WORDS:
-        copy_swapped(payload, _words(transfer["destination"], chunk * elements, length))
+        length = _chunk_length(transfer, chunk, elements)
+        copy_swapped(payload.view(np.uint32), _words(transfer["destination"], chunk * elements, length))
     elif entry["exponent"] != EXACT_EXPONENT:
-        out = _floats(transfer["destination"], chunk * elements, length)
-        dequantize(payload, out, int(entry["exponent"]), int(stream["workers"]))
+        _take_block(window, slot, chunk, read_e1(memory, at), payload)
     return True

@@ -11,9 +11,27 @@ import numpy.typing as npt
 from typing_extensions import override
 
 from switchml.link.records import row_of
+from switchml.worker.kernels import NEAREST
 from switchml.worker.window import BLOCKS, QUEUED, WORDS, TransferRecord
 
 Words = npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """How float32 values are rounded for a narrow wire.
+
+    Attributes:
+        seed: of stochastic rounding: up with the probability of the fraction. Seed (its low 32 bits) and an element's
+            position decide, so that bits repeat; ranks should use different ones. None: to nearest.
+        feedback: leave in the array that is summed what rounding took off it, for the next sum ("error feedback").
+    """
+
+    seed: int | None = None
+    feedback: bool = False
+
+
+TO_NEAREST = Rounding()
 
 
 @dataclass(eq=False)
@@ -30,6 +48,7 @@ class Transfer:
         fail: called when the stream has broken.
         deadline: ns, of CLOCK_MONOTONIC.
         first: WORDS: where `source` begins.
+        rounding: BLOCKS.
         flags: BLOCKS: a byte a chunk, 1 for one to be exchanged exactly; made when it is not given.
         highest: afterwards, the largest exponent.
     """
@@ -43,6 +62,7 @@ class Transfer:
     fail: Callable[[BaseException], None]
     deadline: int
     first: int = 0
+    rounding: Rounding = TO_NEAREST
     flags: npt.NDArray[np.uint8] | None = None
     highest: int = field(default=0, init=False)
 
@@ -56,13 +76,15 @@ class Transfer:
         if self.kind == BLOCKS and self.flags is None:
             self.flags = np.zeros(chunks, np.uint8)
         words = self.kind == WORDS
+        seed = self.rounding.seed
         fields: TransferRecord = {
             "kind": self.kind, "status": QUEUED, "start": 0, "prologue": 0, "chunks": chunks, "count": self.count,
             "source": _address(self.source), "destination": _address(self.destination),
             "flags": 0 if self.flags is None else _address(self.flags),
             "first": self.first if words else 0, "last": self.first + self.source.size if words else 0,
             "unknown": 0, "left": 0, "flagged": 0, "released": 0, "highest": 0,
-            "deadline": self.deadline, "signature": self.signature,
+            "deadline": self.deadline, "seed": NEAREST if seed is None else seed & 0xFFFFFFFF,
+            "feedback": self.rounding.feedback, "signature": self.signature,
         }  # fmt: skip
         return _in_order(fields)
 

@@ -21,6 +21,7 @@ from switchml.cli_options import (
     TlsCert,
     TlsKey,
     Window,
+    Wire,
 )
 from switchml.launch.plan import LOOPBACK, Faults, Nodes, RunPlan
 
@@ -56,13 +57,19 @@ def run(
         ),
     ] = 0,
     window: Window = 0,
+    wire: Wire = "",
     pipeline: EmulatedPipeline = NATIVE,
     loss: Loss = 0.0,
     duplicate: Duplicate = 0.0,
     reorder: Reorder = 0.0,
     seed: Seed = 0,
     nnodes: Annotated[
-        int, typer.Option(min=1, help="Machines that run the script together.", rich_help_panel=_NODES)
+        int,
+        typer.Option(
+            min=1,
+            help="Machines that run the script together; without --switch each has one.",
+            rich_help_panel=_NODES,
+        ),
     ] = 1,
     node_rank: Annotated[int, typer.Option(min=0, help="Which of them this is.", rich_help_panel=_NODES)] = 0,
     master_addr: Annotated[
@@ -92,6 +99,7 @@ def run(
         transport=transport,
         payload=payload,
         window=window,
+        wire=wire,
         pipeline=pipeline,
         faults=Faults(loss, duplicate, reorder, seed),
     )

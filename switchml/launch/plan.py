@@ -11,6 +11,7 @@ from pathlib import Path
 from switchml.cli_options import NATIVE
 from switchml.control.tls import TlsFiles
 from switchml.errors import UsageError
+from switchml.protocol.messages import WIRES
 
 LOOPBACK = "127.0.0.1"
 TRANSPORTS = ("auto", "udp", "shm")
@@ -55,12 +56,13 @@ class RunPlan:
     workers: int = 1  # on this machine
     module: bool = False
     nodes: Nodes = field(default_factory=Nodes)
-    switch: str = ""  # "" = one of our own
+    switch: str = ""  # "" = one of our own; over several nodes, one on each, which torch's ranks start
     token: str = ""
     tls: TlsFiles = field(default_factory=TlsFiles)
     transport: str = "auto"
     payload: int = 0
     window: int = 0
+    wire: str = ""  # "" = float32
     pipeline: str = NATIVE  # of a switch of our own: this, or a P4 program's file
     faults: Faults = field(default_factory=Faults)
 
@@ -82,6 +84,8 @@ class RunPlan:
             )
         if self.transport not in TRANSPORTS:
             raise UsageError(f"transport {self.transport!r}: use one of {', '.join(TRANSPORTS)}")
+        if self.wire and self.wire not in WIRES:
+            raise UsageError(f"wire {self.wire!r}: use one of {', '.join(WIRES)}")
         for name in ("loss", "duplicate", "reorder"):
             probability = getattr(self.faults, name)
             if not 0 <= probability < 1:
@@ -103,10 +107,10 @@ class RunPlan:
                 raise UsageError(
                     f"--pipeline {self.pipeline}: there is no such file; give a P4 program's JSON"
                 )
-        if self.nodes.count > 1 and not self.switch:
+        if self.nodes.count > 1 and not self.switch and (self.faults or self.pipeline != NATIVE):
             raise UsageError(
-                "several nodes share one switch: start it with `switchml switch --host ADDRESS` on a machine that all "
-                "of them reach, and give its control address to every node with --switch"
+                "over several nodes, faults and a pipeline are those of a switch that runs: start it with `switchml switch` and "
+                "these options on a machine that all nodes reach, and give its control address to every node with --switch"
             )
         if importlib.util.find_spec("torch") is None:
             raise UsageError("torch is not installed here; install switchml[torch]")
@@ -140,6 +144,7 @@ class RunPlan:
             "SWITCHML_TRANSPORT": "" if self.transport == "auto" else self.transport,
             "SWITCHML_PAYLOAD": str(self.payload or ""),
             "SWITCHML_WINDOW": str(self.window or ""),
+            "SWITCHML_WIRE": self.wire,
             # torch's launcher does the same, with a warning that fills the screen.
             "OMP_NUM_THREADS": "1" if self.workers > 1 and "OMP_NUM_THREADS" not in os.environ else "",
         }

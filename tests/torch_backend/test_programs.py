@@ -185,6 +185,20 @@ def test_destroying_the_groups_leaves_nothing(lifecycle: list[Any]) -> None:
         assert report["left"] == [{"threads": [], "switches": []}] * 3
 
 
+@pytest.mark.timeout(400)  # a thousand gloo connections and sixty jobs, on a machine that may be busy
+def test_five_hundred_groups_of_which_some_fit_into_the_switch(launcher: Any) -> None:
+    """And two that the ranks use for the first time in different orders."""
+    processes = launcher.start("many_groups.py", 2, "500")
+    launcher.finish(processes, timeout=360)
+    for rank in processes:
+        assert rank.process.returncode == 0, rank.stderr
+        assert rank.report["orders"] == [[3.0] * 3] * 2
+        assert rank.report["wrong"] == 0
+        assert 0 < rank.report["on_the_switch"] < 500
+    said = [rank.stderr.count("the switch has no room for a group, so it takes gloo") for rank in processes]
+    assert said == [1, 0]
+
+
 def test_a_forked_child_leaves_its_parent_alone(launcher: Any) -> None:
     for report in launcher.run("forked.py", 2):
         assert set(report["child"].values()) == {"WorkerClosedError"}, report["child"]
@@ -263,7 +277,11 @@ def switch() -> Iterator[Any]:
 @pytest.mark.parametrize("said", [True, False])
 def test_rank_0_says_how_the_job_reaches_its_switch(launcher: Any, switch: Any, said: bool) -> None:
     ranks = launcher.start(
-        *("only_torch.py", 2), **address(switch), SWITCHML_QUIET=str(int(not said)), SWITCHML_WINDWO="64"
+        *("only_torch.py", 2),
+        **address(switch),
+        SWITCHML_QUIET=str(int(not said)),
+        SWITCHML_WINDWO="64",
+        SWITCHML_WIRE="int8",
     )
     launcher.finish(ranks)
     for number, rank in enumerate(ranks):
@@ -271,7 +289,9 @@ def test_rank_0_says_how_the_job_reaches_its_switch(launcher: Any, switch: Any, 
         lines = [line for line in rank.stderr.splitlines() if " job of 2 ranks " in line]
         assert len(lines) == int(said and number == 0)
         for line in lines:
-            assert re.search(rf"switch at {switch.address}: shm, payload \d+ bytes, window \d+$", line)
+            assert re.search(
+                rf"switch at {switch.address}: shm, payload 1024 bytes, window \d+, wire int8$", line
+            )
         assert rank.stderr.count("is SWITCHML_WINDOW meant?") == 1
 
 
