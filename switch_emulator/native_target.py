@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from typing_extensions import override
 
-from switchml.control.address import listen_error
+from switchml.control.address import interface_of, listen_error
 from switchml.control.ranges import RangeAllocator
 from switchml.control.target import JobProgram, SlotReading, SwitchTarget, TargetDescription, WorkerProgram
 from switchml.errors import PoolExhaustedError, SwitchMLError
@@ -27,6 +27,7 @@ from switchml.link.ring import down_tail, ring_layout
 from switchml.protocol.counters import SWITCH_COUNTERS, named
 from switchml.protocol.messages import ELEMENT_BYTES, PAYLOAD_SIZES, WIRES, size_code, wire_lanes
 from switchml.protocol.prepare import prepare
+from switchml.protocol.probes import new_secret, secret_of_ticket
 from switchml.switch_emulator.fabric import Fabric, MemoryServer, Region
 from switchml.switch_emulator.faults import Faults, new_faults
 from switchml.switch_emulator.pipeline import Switch, SwitchRecord, run
@@ -51,7 +52,7 @@ _SPIN_NS = 50_000
 # On loopback no frame limits a packet, and fewer, larger ones are twice as fast; half the slots keep the pool in the cache.
 _LOOPBACK_PAYLOAD = 4096
 _LOOPBACK_WINDOW = 256
-_SIOCGIFADDR, _SIOCGIFHWADDR = 0x8915, 0x8927
+_SIOCGIFHWADDR = 0x8927
 _IP_MULTICAST_ALL = 49  # 0: only groups this socket joined itself
 MAX_PAYLOAD = PAYLOAD_SIZES[-1].payload
 
@@ -136,7 +137,7 @@ class EmulatorTarget(SwitchTarget):
     def describe(self) -> TargetDescription:
         description = TargetDescription(
             self._host, self._port, self._memory_server.name, POOL_SLOTS, MAX_PAYLOAD, MAX_WORKERS,
-            mac=hardware_address(self._host), wires=tuple(WIRES),
+            mac=hardware_address(self._host), proves_addresses=True, wires=tuple(WIRES),
         )  # fmt: skip
         if self._host.startswith("127."):
             return replace(description, default_payload=_LOOPBACK_PAYLOAD, default_window=_LOOPBACK_WINDOW)
@@ -342,6 +343,8 @@ class EmulatorTarget(SwitchTarget):
             sender["shm"] = 1
             self._tickets[worker.ticket] = index
             return
+        if worker.ticket:
+            sender["claim"], sender["challenge"] = secret_of_ticket(worker.ticket), new_secret()
         name = socket_address(worker.address, worker.port)[0]
         sender["address"], sender["port"] = name["address"], name["port"]
         tables.names[index] = name
@@ -410,13 +413,10 @@ def _no_room_for_workers() -> PoolExhaustedError:
 
 def hardware_address(address: str) -> int:
     """The MAC address of the interface that has this IPv4 address; 0 where there is none, as on loopback."""
+    name = interface_of(address)
+    if not name:
+        return 0
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        for _, name in socket.if_nameindex():
-            request = struct.pack("16s240x", name.encode())
-            try:
-                found = fcntl.ioctl(sock, _SIOCGIFADDR, request)
-            except OSError:  # it has no IPv4 address
-                continue
-            if socket.inet_ntoa(found[20:24]) == address:
-                return int.from_bytes(fcntl.ioctl(sock, _SIOCGIFHWADDR, request)[18:24], "big")
-    return 0
+        return int.from_bytes(
+            fcntl.ioctl(sock, _SIOCGIFHWADDR, struct.pack("16s240x", name.encode()))[18:24], "big"
+        )

@@ -27,10 +27,12 @@ from switchml.protocol.header_access import (
 )
 from switchml.protocol.jit import compiled, inlined
 from switchml.protocol.messages import LANE_BITS, PROBE, UNKNOWN_TYPE
+from switchml.protocol.probes import read_secret, write_challenge
 from switchml.protocol.slots import slot_of, version_of
 from switchml.switch_emulator import faults as fault_injection
 from switchml.switch_emulator.faults import HELD_BYTES, Faults
 from switchml.switch_emulator.slot_machine import (
+    AHEAD,
     COMPLETE,
     DUPLICATE,
     MAX_WORKERS,
@@ -47,6 +49,8 @@ from switchml.switch_emulator.tables import (
     MAX_JOBS,
     Job,
     Tables,
+    count_address,
+    find_claim,
     find_sender,
     job_layout,
     member,
@@ -62,6 +66,7 @@ _PACKETS_SENT, _BYTES_SENT = _AT["packets_sent"], _AT["bytes_sent"]
 _ELEMENTS_ADDED, _CHUNKS_COMPLETED = _AT["elements_added"], _AT["chunks_completed"]
 _RETRANSMITTED, _PROBES = _AT["results_retransmitted"], _AT["probes_answered"]
 _DUPLICATE, _STALE, _TRUNCATED = _AT["dropped_duplicate"], _AT["dropped_stale"], _AT["dropped_truncated"]
+_AHEAD = _AT["dropped_ahead"]
 _WRONG_SIZE, _BAD_HEADER = _AT["dropped_wrong_size"], _AT["dropped_bad_header"]
 _WRONG_SLOT, _WRONG_VERSION = _AT["dropped_wrong_slot"], _AT["dropped_wrong_version"]
 _UNKNOWN_SENDER, _WRONG_JOB, _PORT_FULL = (
@@ -81,6 +86,7 @@ _SINGLE = MAX_JOBS  # train destinations below are job numbers, from here on sen
 _RING_BURST = 64
 _SPIN_NS = 50_000
 _SLEEP_NS = 100_000_000
+_CHALLENGED = -2
 
 
 class SwitchRecord(TypedDict):
@@ -356,16 +362,19 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
     slot, version, tsi = read_slot(memory, at), read_version(memory, at), read_tsi(memory, at)
     e0, e1 = read_e0(memory, at), read_e1(memory, at)
     index = 2 * (int(job["pool_base"]) + slot) + version
-    worker, workers = int(tables.senders[sender]["worker"]), int(job["workers"])
+    worker, workers, window = int(tables.senders[sender]["worker"]), int(job["workers"]), int(job["window"])
     if job["paper"] != 0:
-        verdict = admit_paper(switch.pool.slots, index, worker, workers, tsi, elements, e0, e1)
+        verdict = admit_paper(switch.pool.slots, index, worker, workers, window, tsi, elements, e0, e1)
     else:
-        verdict = admit(switch.pool.slots, index, worker, workers, tsi, elements, e0, e1)
+        verdict = admit(switch.pool.slots, index, worker, workers, window, tsi, elements, e0, e1)
     if verdict == DUPLICATE:
         counters[_DUPLICATE] += 1
         return
     if verdict == STALE:
         counters[_STALE] += 1
+        return
+    if verdict == AHEAD:
+        counters[_AHEAD] += 1
         return
     if verdict == MISFIT:
         counters[_WRONG_SIZE] += 1
@@ -445,32 +454,77 @@ def ingress(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
 
 
 @compiled
-def _poll_udp(handle: int) -> int:
+def _prove(handle: int, address: int, port: int, at: int, length: int) -> int:
+    """What a packet from an address of no known sender proves: the sender that is there, -1 for a stranger.
+
+    _CHALLENGED: it knows the secret of a join that claims the address, and is sent another, which only who is there receives.
+    """
     switch = switch_at(handle)
-    link, tables = switch.link, switch.tables
+    tables, memory = switch.tables, switch.link.rx_memory
+    if length != HEADER_BYTES or read_msg_type(memory, at) != PROBE:
+        return -1
+    secret = read_secret(memory, at)
+    sender = find_claim(tables, address, port, secret)
+    if sender < 0:
+        return -1
+    entry = tables.senders[sender]
+    if entry["challenge"] == secret:
+        count_address(tables, sender)
+        return sender
+    number = int(entry["job"])
+    counters = switch.counters[number]
+    counters[_PACKETS_RECEIVED] += 1
+    counters[_BYTES_RECEIVED] += length
+    counters[_PROBES] += 1
+    place = _udp_room(handle, _SINGLE + sender, length)
+    write_challenge(switch.link.tx_memory, place, number, int(entry["challenge"]))
+    return _CHALLENGED
+
+
+@compiled
+def take_message(handle: int, address: int, port: int, at: int, length: int, segment: int) -> int:
+    """What has come from a socket, `link.rx_memory[at : at + length]`: a packet, or a train of packets of `segment` bytes.
+
+    Returns:
+        How many packets it was.
+    """
+    switch = switch_at(handle)
+    tables = switch.tables
+    sender = find_sender(tables, address, port)
+    if sender < 0:
+        # One packet of a train: probes come alone, and again.
+        sender = _prove(handle, address, port, at, min(segment, length))
+    if sender == _CHALLENGED:
+        return 1
+    if sender < 0:
+        strangers = -(-length // segment) if segment > 0 else 1
+        switch.counters[NO_JOB, _PACKETS_RECEIVED] += strangers
+        switch.counters[NO_JOB, _BYTES_RECEIVED] += length
+        switch.counters[NO_JOB, _UNKNOWN_SENDER] += strangers
+        return strangers
+    tables.senders[sender]["last_heard"] = switch.state[0]["now"]
+    found, end = 0, at + length
+    more = True  # an empty datagram is one, too
+    while more:
+        ingress(handle, sender, switch.link.rx_memory, at, min(segment, end - at))
+        at += segment
+        found += 1
+        more = at < end
+    return found
+
+
+@compiled
+def _poll_udp(handle: int) -> int:
+    link = switch_at(handle).link
     if link.registers[datagrams.FD] < 0:
         return 0
     found = 0
     for message in range(datagrams.receive(link)):
-        at = datagrams.message_start(link, message)
-        end = at + datagrams.message_bytes(link, message)
-        segment = datagrams.segment_bytes(link, message)
         name = link.rx_names[message]
-        sender = find_sender(tables, int(name["address"]), int(name["port"]))
-        if sender < 0:
-            strangers = -(-(end - at) // segment) if segment > 0 else 1
-            switch.counters[NO_JOB, _PACKETS_RECEIVED] += strangers
-            switch.counters[NO_JOB, _BYTES_RECEIVED] += end - at
-            switch.counters[NO_JOB, _UNKNOWN_SENDER] += strangers
-            found += strangers
-            continue
-        tables.senders[sender]["last_heard"] = switch.state[0]["now"]
-        more = True  # an empty datagram is one, too
-        while more:
-            ingress(handle, sender, link.rx_memory, at, min(segment, end - at))
-            at += segment
-            found += 1
-            more = at < end
+        found += take_message(
+            handle, int(name["address"]), int(name["port"]), datagrams.message_start(link, message),
+            datagrams.message_bytes(link, message), datagrams.segment_bytes(link, message),
+        )  # fmt: skip
     return found
 
 

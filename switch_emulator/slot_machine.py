@@ -4,11 +4,18 @@ Theory of operation
 -------------------
 A job has a range of slots, each in two copies (versions). A copy works on one chunk at a time:
 
-    copy empty, or tsi newer than its stamp   start afresh with this packet         FRESH
+    copy empty, or tsi newer than its stamp:
+      the chunk's turn has come               start afresh with this packet         FRESH
+      it has not                              drop                                  AHEAD
     tsi = stamp, worker not seen yet          add the elements, maximise exponents  ADDED
     tsi = stamp, worker seen, all seen        send the result to this worker        RETRANSMIT
     tsi = stamp, worker seen, some missing    drop                                  DUPLICATE
     tsi older than the stamp                  drop                                  STALE
+
+A worker sends a chunk when it holds the result of the one a window before, which the slot's other copy works on. So a chunk's
+turn has come when that copy has completed exactly this one; and the first chunk of a slot has its turn while the slot is unused.
+Then every worker has had the result that this copy still keeps, so nobody can ask for it any more. No packet, forged or not, can
+take a copy anywhere else.
 
 After FRESH or ADDED the chunk may be complete (COMPLETE is added to the verdict): then the result goes to all workers.
 
@@ -61,6 +68,7 @@ RETRANSMIT = 3
 DUPLICATE = 4
 STALE = 5
 MISFIT = 6  # the chunk's other packets have another number of elements
+AHEAD = 7
 COMPLETE = 16
 
 Words = npt.NDArray[np.uint32]
@@ -125,8 +133,24 @@ def _raise_exponents(slots: Records[SlotCopy], index: int, e0: int, e1: int) -> 
 
 
 @compiled
+def _turn_has_come(slots: Records[SlotCopy], index: int, workers: int, window: int, tsi: int) -> bool:
+    other = slots[index ^ 1]
+    if other["used"] == 0:
+        return tsi < window
+    return int(other["seen_count"]) == workers and tsi_distance(tsi, int(other["stamp"])) == window
+
+
+@compiled
 def admit(
-    slots: Records[SlotCopy], index: int, worker: int, workers: int, tsi: int, elements: int, e0: int, e1: int
+    slots: Records[SlotCopy],
+    index: int,
+    worker: int,
+    workers: int,
+    window: int,
+    tsi: int,
+    elements: int,
+    e0: int,
+    e1: int,
 ) -> int:
     """The verdict on a packet; updates everything of the copy but its sums.
 
@@ -135,7 +159,8 @@ def admit(
         index: 2 * (pool base + slot) + version.
         worker: 0 to workers - 1.
         workers: of the job.
-        tsi: of the packet.
+        window: slots of the job.
+        tsi: of the packet, which slot and version follow from.
         elements: that it carries.
         e0: -128 to 127.
         e1: -128 to 127.
@@ -143,6 +168,8 @@ def admit(
     verdict = ADDED
     distance = tsi_distance(tsi, int(slots[index]["stamp"]))
     if slots[index]["used"] == 0 or distance > 0:
+        if not _turn_has_come(slots, index, workers, window, tsi):
+            return AHEAD
         _start(slots, index, tsi, elements, e0, e1)
         _clear_seen(slots, index)
         verdict = FRESH
@@ -162,7 +189,15 @@ def admit(
 
 @compiled
 def admit_paper(
-    slots: Records[SlotCopy], index: int, worker: int, workers: int, tsi: int, elements: int, e0: int, e1: int
+    slots: Records[SlotCopy],
+    index: int,
+    worker: int,
+    workers: int,
+    window: int,
+    tsi: int,
+    elements: int,
+    e0: int,
+    e1: int,
 ) -> int:
     """The verdict of the published algorithm, which tells chunks apart by their version alone."""
     count = int(slots[index]["seen_count"])

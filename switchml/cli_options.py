@@ -20,8 +20,9 @@ SwitchAddress = Annotated[
     typer.Option(
         "--switch",
         envvar="SWITCHML_SWITCH",
-        metavar="HOST:PORT",
-        help="Control address of a running switch; where no default is shown, one is started instead.",
+        metavar="HOST:PORT[,...]",
+        help="Control address of a running switch, or of several over which tensors are dealt; HOST:PORT*3 takes three shares. "
+        "Where no default is shown, one is started instead.",
         rich_help_panel=SWITCH,
     ),
 ]

@@ -43,20 +43,26 @@ def status(
     ] = 0.0,
     as_json: AsJson = False,
 ) -> None:
-    """Show a switch's jobs, workers and counters."""
+    """Show a switch's jobs, workers and counters; of several switches, one after the other (JSON: by address)."""
     from switchml.control.client import ControlClient
+    from switchml.control.named_switches import parse_switches
     from switchml.control.tls import TlsFiles
 
     tls = TlsFiles(tls_cert, tls_key, tls_ca).client()
-    with ControlClient(switch, token=token, timeout=max(wait, timeout), tls=tls, patient=wait > 0) as client:
-        answer = client.status()
-        address = client.address
+    answers = {}
+    for one in parse_switches(switch):
+        with ControlClient(
+            one.address, token=token, timeout=max(wait, timeout), tls=tls, patient=wait > 0
+        ) as client:
+            answers[client.address] = client.status()
     if as_json:
-        print(json.dumps(asdict(answer), indent=2, sort_keys=True))
+        told = {address: asdict(answer) for address, answer in answers.items()}
+        print(json.dumps(told if len(told) > 1 else next(iter(told.values())), indent=2, sort_keys=True))
     else:
         console = Console()
-        for table in tables(address, answer):
-            console.print(table)
+        for address, answer in answers.items():
+            for table in tables(address, answer):
+                console.print(table)
 
 
 def tables(address: str, answer: SwitchStatus) -> Iterable[Table]:

@@ -36,8 +36,9 @@ VARIABLES = (
     Variable(
         "SWITCHML_SWITCH",
         "switch",
-        "control address of the switch, `host:port`; rank 0 tells the others",
-        "rank 0 starts one that ends with it",
+        "control address of the switch, `host:port`, or of several over which tensors are dealt, `a:50551,b:50551`, by speed or "
+        "by shares (`a:50551,b:50551*3`); rank 0 tells the others",
+        "each host starts one that ends with the ranks",
     ),
     Variable("SWITCHML_TOKEN", "token", "the switch's join token", "none"),
     Variable(

@@ -34,8 +34,8 @@ class Options:
     rank 0, which tells the others.
 
     Attributes:
-        switch: "host:port" of the switch's control service; "" means that rank 0 starts an embedded one.
-            Default: `SWITCHML_SWITCH`.
+        switch: "host:port" of the switch's control service, or of several, as in `Worker.join`; "" means that the first rank of
+            each host starts an embedded one. Default: `SWITCHML_SWITCH`.
         token: the switch's join token. Default: `SWITCHML_TOKEN`.
         tls_cert: PEM file of this rank's certificate; the embedded switch shows it too. Default: `SWITCHML_TLS_CERT`.
         tls_key: PEM file of its key. Default: `SWITCHML_TLS_KEY`.

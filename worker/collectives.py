@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ from typing_extensions import override
 from switchml.errors import SwitchMLError, UsageError
 from switchml.protocol.messages import FLOAT32
 from switchml.worker import elements
-from switchml.worker.signature import Signature
+from switchml.worker.signature import Signature, broadcast_from
 from switchml.worker.transfer import TO_NEAREST, Rounding, Source, Transfer
 from switchml.worker.window import BLOCKS, WORDS
 from switchml.worker.work import Work
@@ -53,12 +53,18 @@ class Strategy(Protocol):
     """How many."""
     depth: int
     """How many may be in flight: lanes, of which `load` and `store` are told the one to use."""
+    units: int = 0
+    """What it can be cut into, elements or bytes; 0 where it has to go whole."""
 
     def load(self, segment: int, lane: int) -> Part:
         """What goes on the wire of a segment, staged in a lane where it has to be."""
 
     def store(self, segment: int, lane: int) -> None:
         """Take the segment's result out of its lane."""
+
+    def cut(self, start: int, stop: int) -> Strategy:
+        """The same for units `start` to `stop` - 1 alone, before anything is loaded. Cuts fall on whole packets."""
+        raise AssertionError(f"{self} has to go whole")
 
 
 class Pipeline(Source):
@@ -116,7 +122,9 @@ class Pipeline(Source):
             if self._stored == self._strategy.segments:
                 self._done(self._highest)
 
-        signature = self._signature._replace(detail=(self._signature.detail + segment) & 0xFFFFFF)
+        signature = self._signature
+        if segment:
+            signature = signature._replace(detail=(signature.detail + segment) & 0xFFFFFF)
         return Transfer(
             part.kind,
             part.count,
@@ -139,6 +147,22 @@ class Direct(Strategy):
 
     def __init__(self, part: Part) -> None:
         self._part = part
+        self.units = part.count
+
+    @override
+    def cut(self, start: int, stop: int) -> Strategy:
+        part = self._part
+        first = min(max(part.first - start, 0), stop - start)
+        own = part.source[max(start - part.first, 0) : max(stop - part.first, 0)]
+        return Direct(
+            replace(
+                part,
+                count=stop - start,
+                source=own,
+                destination=part.destination[start:stop],
+                first=first,
+            )
+        )
 
     @override
     def load(self, segment: int, lane: int) -> Part:
@@ -167,10 +191,15 @@ class Converted(Strategy):
 
     def __init__(self, source: Array, out: Array, name: str, kind: int) -> None:
         self._source, self._out, self._name, self._kind = source, out, name, kind
+        self.units = source.size
         self._length = min(_STAGING_BYTES // 4, source.size)
         self.segments = -(-source.size // self._length)
         self.depth = min(_DEPTH, self.segments)
         self._staging = np.empty((self.depth, self._length), np.float32 if kind == BLOCKS else np.int32)
+
+    @override
+    def cut(self, start: int, stop: int) -> Strategy:
+        return Converted(self._source[start:stop], self._out[start:stop], self._name, self._kind)
 
     def _slice(self, segment: int) -> slice:
         return slice(segment * self._length, min((segment + 1) * self._length, self._source.size))
@@ -219,11 +248,18 @@ class Gathered(Strategy):
 
     def __init__(self, source: Array, out: Array, name: str, op: str, rank: int, workers: int) -> None:
         self._source, self._out, self._name, self._op = source, out, name, op
+        self._rank, self._workers = rank, workers
+        self.units = source.size
         room = max(1, _STAGING_BYTES // (workers * source.itemsize))
         self._length = min(room, source.size)
         self.segments = -(-source.size // self._length)
         self.depth = min(_DEPTH, self.segments)
         self._rows = _Rows(rank, workers, self._length * source.itemsize, self.depth)
+
+    @override
+    def cut(self, start: int, stop: int) -> Strategy:
+        source, out = self._source[start:stop], self._out[start:stop]
+        return Gathered(source, out, self._name, self._op, self._rank, self._workers)
 
     def _slice(self, segment: int) -> slice:
         return slice(segment * self._length, min((segment + 1) * self._length, self._source.size))
@@ -250,12 +286,17 @@ class GatheredBytes(Strategy):
     """
 
     def __init__(self, source: Array, out: Array, rank: int) -> None:
-        self._source, self._out = source, out
+        self._source, self._out, self._rank = source, out, rank
+        self.units = source.size
         workers = out.shape[0]
         self._length = min(max(4, _STAGING_BYTES // workers), source.size)
         self.segments = -(-source.size // self._length)
         self.depth = min(_DEPTH, self.segments)
         self._rows = _Rows(rank, workers, self._length, self.depth)
+
+    @override
+    def cut(self, start: int, stop: int) -> Strategy:
+        return GatheredBytes(self._source[start:stop], self._out[:, start:stop], self._rank)
 
     def _slice(self, segment: int) -> slice:
         return slice(segment * self._length, min((segment + 1) * self._length, self._source.size))
@@ -281,10 +322,15 @@ class BroadcastBytes(Strategy):
 
     def __init__(self, array: Array, is_root: bool) -> None:
         self._array, self._is_root = array, is_root
+        self.units = array.size
         self._length = min(_STAGING_BYTES, -(-array.size // 4) * 4)
         self.segments = -(-array.size // self._length)
         self.depth = min(_DEPTH, self.segments)
         self._staging = np.zeros((self.depth, self._length // 4), np.uint32)
+
+    @override
+    def cut(self, start: int, stop: int) -> Strategy:
+        return BroadcastBytes(self._array[start:stop], self._is_root)
 
     def _slice(self, segment: int) -> slice:
         return slice(segment * self._length, min((segment + 1) * self._length, self._array.size))
@@ -367,6 +413,7 @@ class Call:
         strategy: makes the transfers by which a switch does it.
         finish: to be called once `out` is complete.
         bound: by what to multiply the error bound of block floating point; 0 where that is not used.
+        feedback: `source` is to be left with what has been rounded off it: by a carrier that does not round, with zeros.
     """
 
     signature: Signature
@@ -376,6 +423,7 @@ class Call:
     strategy: Callable[[], Strategy]
     finish: Callable[[], None] = _do_nothing
     bound: float = 0.0
+    feedback: bool = False
 
 
 class Collectives(ABC):
@@ -465,6 +513,7 @@ class Collectives(ABC):
             strategy,
             finish,
             bound=(1 / self.world_size if divide else 1.0) if bounded else 0.0,
+            feedback=rounding.feedback,
         )
         return self._submit(call, timeout, notify)
 
@@ -540,8 +589,8 @@ class Collectives(ABC):
             if not array.flags.c_contiguous:
                 array[...] = flat.reshape(array.shape)
 
-        signature = Signature("broadcast", "bytes", "none", raw.size, detail=root << 12)
-        return self._submit(Call(signature, raw, raw, array, strategy, finish), timeout, notify)
+        call = Call(broadcast_from(root, raw.size), raw, raw, array, strategy, finish)
+        return self._submit(call, timeout, notify)
 
     def allgather(
         self, array: Array, *, out: Array | None = None, timeout: float | None = None, notify: bool = True

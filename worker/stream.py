@@ -109,6 +109,11 @@ class Stream:
                 work.wait_event(_HANDOVER_SECONDS if left is None else min(left, _HANDOVER_SECONDS))
         return True
 
+    @property
+    def error(self) -> SwitchMLError | None:
+        """With what everything to come fails."""
+        return self._error
+
     def abort(self, error: SwitchMLError) -> None:
         """Fail everything in flight and everything to come. From any thread."""
         if self._error is None:

@@ -15,6 +15,7 @@ COUNTER(dropped_wrong_slot)
 COUNTER(dropped_wrong_version)
 COUNTER(dropped_duplicate)
 COUNTER(dropped_stale)
+COUNTER(dropped_ahead)
 COUNTER(dropped_unreachable)      // no address of the worker yet: the controller is told, and the worker will ask again
 COUNTER(dropped_bad_checksum)     // of the IPv4 header
 COUNTER(dropped_not_served)       // to the switch's own address, but nothing it does

@@ -91,7 +91,8 @@ enum bit<8> Verdict {             // on a packet of a chunk, as in switch_emulat
     RETRANSMIT = 3,
     DUPLICATE = 4,
     STALE = 5,
-    MISFIT = 6
+    MISFIT = 6,
+    AHEAD = 7
 }
 
 struct copy_t {                   // a slot's copy, as its registers hold it
@@ -102,6 +103,12 @@ struct copy_t {                   // a slot's copy, as its registers hold it
     bit<4> kind;
     bit<8> e0;
     bit<8> e1;
+}
+
+struct other_copy_t {             // of the slot's other copy, what tells whether a chunk has its turn
+    bit<32> stamp;
+    bit<8> used;
+    bit<64> seen;
 }
 
 struct meta_t {
@@ -127,6 +134,7 @@ struct meta_t {
     Verdict verdict;
     bit<1> complete;
     copy_t copy;
+    other_copy_t other;
     sums_t sums;
 #ifdef NARROW_LANES
     payload_t even;               // sums of narrow lanes, of every second one

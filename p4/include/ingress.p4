@@ -129,8 +129,19 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
         if (meta.paper == 0) {
             int<32> distance = (int<32>)(hdr.switchml.tsi - meta.copy.stamp);
             if (meta.copy.used != meta.epoch || distance > 0) {
-                forget_workers();
-                meta.verdict = Verdict.FRESH;
+                // A chunk has its turn when the slot's other copy has completed the one a window before.
+                read_other_copy();
+                bool turn = hdr.switchml.tsi < (bit<32>)meta.window;
+                if (meta.other.used == meta.epoch) {
+                    turn = meta.other.seen == meta.everyone
+                        && hdr.switchml.tsi - meta.other.stamp == (bit<32>)meta.window;
+                }
+                if (turn) {
+                    forget_workers();
+                    meta.verdict = Verdict.FRESH;
+                } else {
+                    meta.verdict = Verdict.AHEAD;
+                }
             } else if (distance < 0) {
                 meta.verdict = Verdict.STALE;
             } else if (known && meta.copy.seen == meta.everyone) {
@@ -158,6 +169,7 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
         }
         if (meta.verdict == Verdict.DUPLICATE) REFUSE(dropped_duplicate)
         if (meta.verdict == Verdict.STALE) REFUSE(dropped_stale)
+        if (meta.verdict == Verdict.AHEAD) REFUSE(dropped_ahead)
         if (meta.verdict == Verdict.MISFIT) REFUSE(dropped_wrong_size)
 
         // Do it: the copy first, then its sums.

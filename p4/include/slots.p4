@@ -46,6 +46,12 @@ action read_copy() {
     e1.read(meta.copy.e1, meta.index);
 }
 
+action read_other_copy() {
+    stamp.read(meta.other.stamp, meta.index ^ 1);
+    used.read(meta.other.used, meta.index ^ 1);
+    seen.read(meta.other.seen, meta.index ^ 1);
+}
+
 action forget_workers() {
     meta.copy.seen = 0;
     meta.copy.seen_count = 0;

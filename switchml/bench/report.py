@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from switchml.bench.limits import SHAPED, WIRE, goodput_limit, ring_limit
+from switchml.bench.limits import SHAPED, SWITCHES, WIRE, goodput_limit, passes, ring_limit
 from switchml.bench.results import Measurement, Spread
 from switchml.bench.units import show_rate, show_size
 from switchml.protocol.messages import FLOAT32, wire_lanes
@@ -49,12 +49,17 @@ def heading(plan: Plan, facts: dict[str, Any]) -> list[str]:
 
 
 def _network(plan: Plan) -> str:
+    where = f"; {SWITCHES[plan.switches]}" if plan.switches != "hub" else ""
     if plan.shape is None:
-        return "Network: loopback of this machine" if not plan.switch else f"Network: switch at {plan.switch}"
+        return (
+            f"Network: switch at {plan.switch}"
+            if plan.switch
+            else f"Network: loopback of this machine{where}"
+        )
     words = [show_rate(plan.shape.rate) if plan.shape.rate else "unshaped"]
     if plan.shape.loss:
         words.append(f"{plan.shape.loss:.4%} of packets lost in each direction")
-    return f"Network: a star of namespaces, each link {', '.join(words)}, MTU {plan.mtu}"
+    return f"Network: a star of namespaces, each link {', '.join(words)}, MTU {plan.mtu}{where}"
 
 
 def build_table(plan: Plan, measured: list[Measurement]) -> Table:
@@ -119,6 +124,12 @@ def closing(plan: Plan, measured: list[Measurement]) -> list[str]:
             )
         )
     for workers in plan.workers:
+        if workers > 1 and payloads and plan.switches != "hub":
+            often = passes(plan.switches, workers)
+            lines.append(
+                f"With {SWITCHES[plan.switches]}, {workers} workers: a tensor passes the busiest link {often:g} times each way, "
+                f"so the limit is that goodput / {often:g}."
+            )
         if workers > 1 and any(entry.ring for entry in plan.baselines):
             ring = ring_limit(rate, workers, plan.mtu, framing) / 1e9
             lines.append(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from switchml.check.search import Configuration, Finding, Step
 
 _KINDS = ("words", "blocks")
-_VERDICTS = ("FRESH", "ADDED", "RETRANSMIT", "DUPLICATE", "STALE", "MISFIT")
+_VERDICTS = ("FRESH", "ADDED", "RETRANSMIT", "DUPLICATE", "STALE", "MISFIT", "AHEAD")
 _COLUMNS = (
     "workers",
     "window",
@@ -73,7 +73,8 @@ def check(
 ) -> None:
     """Search every state that workers, switch and network can come to, with the functions that run in production.
 
-    Looked for: a worker that takes a wrong sum, and a state from which not all can finish. Without options several
+    Looked for: a worker that takes a wrong sum, a packet of a worker's that the switch refuses as one before its turn, and a
+    state from which not all can finish. Without options several
     configurations are searched. Exit code 1: a violation was found, or a search gave up.
 
     Examples: `switchml check`, `switchml check --workers 3 --window 2 --chunks 4`,

@@ -14,7 +14,9 @@ import numpy.typing as npt
 from switchml.protocol.header import HEADER_BYTES, parse_header
 from switchml.protocol.header_access import set_exponents
 from switchml.protocol.messages import ELEMENT_BYTES, FLOAT32, LANE_BITS, size_code, wire_lanes
+from switchml.protocol.slots import TSI_MASK, slot_of, version_of
 from switchml.switch_emulator.slot_machine import (
+    AHEAD,
     COMPLETE,
     DUPLICATE,
     MISFIT,
@@ -106,7 +108,7 @@ class WorkerMachine:
             self._queue(index, tensor, tensor.sources[rank])
         stream = self._window.stream[0]
         stream["queued"] = len(tensors)
-        stream["end"] = start
+        stream["end"] = stream["lowest"] = start
 
     def _queue(self, index: int, tensor: Tensor, source: npt.NDArray[Any]) -> None:
         entry = self._window.transfers[index % RING]
@@ -124,8 +126,8 @@ class WorkerMachine:
         """All that decides what the machine does next; not when things happened, and not what retransmission has cost."""
         window = self._window
         window.slots["sent_at"] = 0
-        window.slots["retries"] = 0
-        window.stream["accepted"] = 0
+        window.slots["retries"] = window.slots["order"] = 0
+        window.stream["accepted"] = window.stream["sends"] = 0
         if window.stream["fifo_head"][0] == window.stream["fifo_tail"][0]:
             window.stream["fifo_head"] = window.stream["fifo_tail"] = 0
             window.fifo[:] = 0
@@ -157,7 +159,7 @@ class WorkerMachine:
         while (slot := next_ready(self._window)) >= 0:
             length = packet_bytes(self._window, slot)
             build_packet(self._window, slot, self._memory, 0)
-            mark_sent(self._window, slot, _NOW)
+            mark_sent(self._window, slot, _NOW, length)
             packets.append(self._memory[:length].tobytes())
         return packets
 
@@ -214,15 +216,27 @@ class SwitchMachine:
     Args:
         elements: int32 of a packet.
         paper: the published machine, without stamps.
+        start: position at which the streams begin; the chunks before are complete.
         wire: the narrowest elements of its packets.
     """
 
     def __init__(
-        self, workers: int, window: int, elements: int = ELEMENTS, *, paper: bool = False, wire: str = FLOAT32
+        self,
+        workers: int,
+        window: int,
+        elements: int = ELEMENTS,
+        *,
+        paper: bool = False,
+        start: int = 0,
+        wire: str = FLOAT32,
     ) -> None:
-        self._workers, self._room = workers, elements * wire_lanes(wire)
+        self._workers, self._window = workers, window
+        self._room = elements * wire_lanes(wire)
         self._pool = new_pool(window, 2 * window * self._room)
         self._admit = admit_paper if paper else admit
+        for position in range(max(0, start - 2 * window), start):
+            copy = self._pool.slots[2 * slot_of(position, window) + version_of(position, window)]
+            copy["used"], copy["stamp"], copy["seen_count"] = 1, position & TSI_MASK, workers
 
     def save(self) -> bytes:
         """The pool."""
@@ -242,9 +256,11 @@ class SwitchMachine:
         index = 2 * header.slot + header.version
         slots = self._pool.slots
         verdict = int(
-            self._admit(slots, index, rank, self._workers, header.tsi, elements, header.e0, header.e1)
+            self._admit(
+                slots, index, rank, self._workers, self._window, header.tsi, elements, header.e0, header.e1
+            )
         )
-        if verdict in (DUPLICATE, STALE, MISFIT):
+        if verdict in (DUPLICATE, STALE, MISFIT, AHEAD):
             return Answer(verdict, rank, b"")
         first = index * self._room
         payload = np.frombuffer(packet, np.uint8, offset=HEADER_BYTES).copy()

@@ -14,8 +14,9 @@ sent again has the same bytes. With a bound a packet arrives at most once for ev
 
 A worker's step depends on its own state and the packet alone, the switch's likewise, so each is computed once and then looked up.
 
-Safety: no worker takes a result that is not the sum. Liveness: in every state all that is on the way may be lost, and still the
-workers finish once they send again what is unanswered and nothing more is lost.
+Safety: no worker takes a result that is not the sum, and the switch takes no worker's packet for one before its turn.
+Liveness: in every state all that is on the way may be lost, and still the workers finish once
+they send again what is unanswered and nothing more is lost.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import NamedTuple
 
 from switchml.check.machines import SwitchMachine, Tensor, WorkerMachine, WrongResultError, word_tensors
 from switchml.errors import UsageError
+from switchml.switch_emulator.slot_machine import AHEAD
 from switchml.worker.window import WORDS
 
 _REPORT_EVERY = 1 << 14
@@ -85,7 +87,7 @@ class Finding:
         states: different states reached.
         steps: arrivals and sendings looked at.
         complete: every reachable state was looked at.
-        wrong: what is wrong with the first wrong result; "": nothing.
+        wrong: what is wrong with the first wrong result or refusal; "": nothing.
         stuck: states of workers and switch from which not all workers finish.
         trace: the steps to the wrong result, or to a state that is stuck.
     """
@@ -170,7 +172,9 @@ class Search:
             ]
         except ValueError as error:
             raise UsageError(str(error)) from None
-        self._switch = SwitchMachine(configuration.workers, configuration.window, paper=configuration.paper)
+        self._switch = SwitchMachine(
+            configuration.workers, configuration.window, paper=configuration.paper, start=configuration.start
+        )
         self._saved = [_Numbers() for _ in range(configuration.workers + 1)]
         self._finished: list[set[int]] = [set() for _ in self._workers]
         self._messages: dict[_Message, int] = {}
@@ -219,6 +223,8 @@ class Search:
         self._switch.load(self._saved[place].values[state])
         _, rank, packet = self._by_number[message]
         answer = self._switch.take(rank, packet)
+        if answer.verdict == AHEAD:
+            return _Step(state, (), AHEAD, f"the switch refuses a packet of worker {rank} before its turn")
         to = () if not answer.packet else range(place) if answer.to is None else (answer.to,)
         sent = tuple(self._message(_Message(False, receiver, answer.packet)) for receiver in to)
         return _Step(self._saved[place].of(self._switch.save()), sent, answer.verdict)

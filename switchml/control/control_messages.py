@@ -25,7 +25,7 @@ class JoinOffer:
         ""  # dotted IPv4 of the worker's socket; "" or 0.0.0.0 = as the control service sees it; "" for shm
     )
     port: int = 0
-    ticket: str = ""  # what the worker shows when it attaches to shared memory
+    ticket: str = ""  # what the worker shows to attach to shared memory, or in its probes: protocol/probes.py
     payload: int = 0  # bytes, one of protocol.messages.PAYLOADS; 0 = the switch's default
     window: int = 0  # slots, a power of two; 0 = the switch's default
     paper: bool = False  # the published slot machine, without stamps

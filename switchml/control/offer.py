@@ -10,6 +10,7 @@ from switchml.control.target import DEFAULT_PAYLOAD, TargetDescription
 from switchml.errors import LayoutMismatchError, PoolExhaustedError, UsageError, WorldSizeMismatchError
 from switchml.protocol.header import MAX_WINDOW
 from switchml.protocol.messages import FLOAT32, PAYLOADS, WIRES
+from switchml.protocol.probes import secret_of_ticket
 
 _MAX_NAME = 255
 _LONGEST_WAIT = 7 * 24 * 3600.0
@@ -117,3 +118,11 @@ def _check_transport(offer: JoinOffer, target: TargetDescription) -> None:
         ) from None
     if address.is_multicast or address.is_unspecified or not 1 <= offer.port <= 65535:
         raise UsageError(f"address {offer.address}:{offer.port}: no packet can be sent there")
+    if target.proves_addresses and not offer.any_number:
+        try:
+            secret_of_ticket(offer.ticket)
+        except ValueError as error:
+            raise UsageError(
+                f"job {offer.job!r}: a UDP worker of this switch needs a ticket to prove its address with, and {error}; use the "
+                "same version on both sides"
+            ) from None

@@ -113,7 +113,7 @@ class JoinRequest(google.protobuf.message.Message):
     """dotted IPv4 of the worker's socket; empty for shm"""
     port: builtins.int
     ticket: builtins.str
-    """what the worker shows when it attaches to shared memory"""
+    """what the worker shows to attach to shared memory, or to prove its UDP address: protocol/probes.py"""
     payload: builtins.int
     """bytes; 0 = the switch's default"""
     window: builtins.int

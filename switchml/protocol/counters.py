@@ -23,6 +23,7 @@ SWITCH_COUNTERS: tuple[Counter, ...] = (
     Counter("probes_answered", "probes answered"),
     Counter("dropped_duplicate", "the worker is in the sum already, others are missing"),
     Counter("dropped_stale", "older than what the slot works on"),
+    Counter("dropped_ahead", "the chunk a window before is not complete, so no worker can have sent it"),
     Counter("dropped_truncated", "shorter than its header says, or than a header"),
     Counter("dropped_wrong_size", "payload is not the job's, or not the chunk's"),
     Counter("dropped_bad_header", "unknown message type, or a reserved bit set"),

@@ -29,7 +29,8 @@ MESSAGE_TYPES: tuple[MessageType, ...] = (
     MessageType("SUM", 1, 32, "int32 elements to be added; the answer carries the sums", "float32"),
     MessageType("EXPONENTS", 2, 0, "no elements: only the maximum of the exponents is wanted"),
     MessageType("PROBE", 3, 0, "the switch answers a worker it knows, by unicast and, where the job has a"
-                " multicast group, by multicast: which of the two paths work?"),
+                " multicast group, by multicast: which of the two paths work? Whose address is not proven yet is sent a"
+                " challenge (below)"),
     MessageType("SUM16", 6, 16, "int16 lanes, added up as int32; the answer carries the sums shifted back into lanes, and in `e1`"
                 " by how many bits", "int16"),
     MessageType("SUM8", 7, 8, "the same with int8 lanes", "int8"),

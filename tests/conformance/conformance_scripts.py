@@ -73,6 +73,7 @@ class Script:
         self.lines: list[str] = []
         self._counts: list[str] = []
         self._jobs: dict[int, tuple[int, int, int]] = {}  # workers, window, first port
+        self._bases: dict[int, int] = {}
         self._nodes = 0
         self._packets = 0
         self._add(
@@ -99,6 +100,7 @@ class Script:
     ) -> None:
         """A job whose workers are on ports `first_port` and following."""
         self._jobs[number] = workers, window, first_port
+        self._bases[number] = pool_base
         machine = "the published machine" if paper else "stamps"
         self.say(
             f"Job {number}: {workers} workers, slots {pool_base} to {pool_base + window - 1}, {machine}."
@@ -128,6 +130,24 @@ class Script:
                 self.lines.append(f"mc_node_create {rank + 1} {station.port}")
                 self.lines.append(f"mc_node_associate {number + 1} {self._nodes}")
                 self._nodes += 1
+
+    def complete_before(self, number: int, tsi: int) -> None:
+        """As if the job had come to `tsi`, modulo 2^32: the chunks before are complete, and had no elements."""
+        workers, window, _ = self._jobs[number]
+        base = self._bases[number]
+        for back in range(1, 2 * window + 1):
+            stamp = (tsi - back) % (1 << 32)
+            cell = 2 * (base + stamp % window) + stamp // window % 2
+            cells = {
+                "stamp": stamp,
+                "used": 1,
+                "seen": (1 << workers) - 1,
+                "seen_count": workers,
+                "kind": EXPONENTS,
+            }
+            self.lines += [
+                f"register_write SwitchIngress.{name} {cell} {value}" for name, value in cells.items()
+            ]
 
     def values(self, rank: int, chunk: int) -> list[int]:
         """What worker `rank` sends in chunk `chunk`."""
@@ -304,12 +324,18 @@ def many_workers(s: Script) -> None:
 def both_versions(s: Script) -> None:
     """A slot's two copies are apart: both work at the same time, on chunks a window apart."""
     s.job(5, 2, window=2)
-    s.say("Worker 0 fills slot 0 in both versions and slot 1 in version 0.")
-    for tsi in (0, 2, 1):
+    for tsi in (0, 1):
         s.chunk(5, 0, tsi)
-    s.say("Worker 1 completes them in another order.")
-    for tsi in (2, 1, 0):
+    for tsi in (1, 0):
         s.chunk(5, 1, tsi, gives=total(s.values(0, tsi), s.values(1, tsi)))
+    s.say("Worker 1 fills the second version of both slots; worker 0 asks for what the first ones keep.")
+    for tsi in (3, 2):
+        s.chunk(5, 1, tsi)
+    for tsi in (0, 1):
+        s.chunk(5, 0, tsi, gives=total(s.values(0, tsi), s.values(1, tsi)), only=0)
+    s.say("Then it completes them in another order.")
+    for tsi in (2, 3):
+        s.chunk(5, 0, tsi, gives=total(s.values(0, tsi), s.values(1, tsi)))
 
 
 @_script
@@ -322,20 +348,49 @@ def slot_reuse(s: Script) -> None:
 
 
 @_script
-def takeover_by_newer_chunk(s: Script) -> None:
-    """A newer chunk takes an unfinished copy over; sequence numbers wrap, and a used copy may begin anywhere."""
-    s.job(5, 2, window=1)
-    s.chunk(5, 0, 0)
-    s.say("Chunk 2 in the same copy: chunk 0 is forgotten.")
+def before_its_turn(s: Script) -> None:
+    """A chunk has its turn when the one a window before is complete. Until then its packets are dropped, forged or not."""
+    s.job(5, 2, window=2)
+    s.say("An unused slot: two windows ahead, one, 2^30, and what would be older than its first.")
+    for tsi in (4, 2, 1 << 30, 0x80000000, 0xFFFFFFFC):
+        s.chunk(5, 0, tsi, data=s.values(7, 7))
+    s.say("Chunk 0 has one worker.")
+    s.chunk(5, 1, 0)
+    for tsi in (4, 2, 1 << 30, (1 << 30) + 2, 0x7FFFFFFC):
+        s.chunk(5, 0, tsi, data=s.values(7, 7))
+    s.say("Chunk 0 is complete: chunk 2 has its turn, chunk 4 has not, nor when chunk 2 has one worker.")
+    s.chunk(5, 0, 0, gives=total(s.values(0, 0), s.values(1, 0)))
+    s.chunk(5, 0, 4)
     s.chunk(5, 1, 2)
+    s.chunk(5, 1, 4)
+    s.chunk(5, 1, 1 << 30)
     s.chunk(5, 0, 2, gives=total(s.values(0, 2), s.values(1, 2)))
-    s.say("Just before the wrap, and just after it. Half the numbers away is older, less is newer.")
-    s.chunk(5, 0, 0x7FFFFFFE, data=s.values(0, 4))
-    s.chunk(5, 0, 0xFFFFFFFC, data=s.values(0, 6))
-    s.chunk(5, 1, 0xFFFFFFFC, data=s.values(1, 6), gives=total(s.values(0, 6), s.values(1, 6)))
-    s.chunk(5, 0, 0, data=s.values(0, 8))
-    s.chunk(5, 1, 0, data=s.values(1, 8), gives=total(s.values(0, 8), s.values(1, 8)))
+    s.say("Nor any later one once chunk 2 is complete.")
+    s.chunk(5, 0, 8)
+    s.chunk(5, 0, 6)
+    s.chunk(5, 0, 4)
+    s.chunk(5, 1, 4, gives=total(s.values(0, 4), s.values(1, 4)))
+    s.count("dropped_ahead", 5, 15)
     s.count("dropped_stale", 5, 0)
+
+
+@_script
+def sequence_numbers_wrap(s: Script) -> None:
+    """After 2^32 - 1 comes 0: the chunk a window before is another number of the same stream."""
+    s.job(5, 2, window=2, pool_base=3)
+    s.complete_before(5, 0xFFFFFFFE)
+    s.say("Not yet: 0 comes after 2^32 - 2, which comes first.")
+    s.chunk(5, 0, 0)
+    for tsi in (0xFFFFFFFE, 0xFFFFFFFF, 0, 1, 2):
+        data = [s.values(rank, tsi & 7) for rank in range(2)]
+        s.chunk(5, 0, tsi, data=data[0])
+        s.chunk(5, 0, (tsi + 4) % (1 << 32), data=data[0])
+        s.chunk(5, 1, tsi, data=data[1], gives=total(*data))
+    s.say("Half the numbers away is older.")
+    s.chunk(5, 1, 0xFFFFFFFE)
+    s.chunk(5, 1, 0x80000002)
+    s.count("dropped_ahead", 5, 6)
+    s.count("dropped_stale", 5, 2)
 
 
 @_script
@@ -464,6 +519,8 @@ def exponents(s: Script) -> None:
         )  # fmt: skip
     s.say("The next chunk of a copy starts anew, with the smallest there is.")
     for rank in range(3):
+        s.chunk(5, rank, 2, gives=total(*(s.values(rank, 2) for rank in range(3))) if rank == 2 else None)
+    for rank in range(3):
         s.chunk(5, rank, 4, gives=total(*(s.values(rank, 4) for rank in range(3))) if rank == 2 else None)
     s.say("Who repeats a packet does not change them; a repeated packet's own do not come back.")
     s.chunk(
@@ -509,11 +566,11 @@ def two_jobs(s: Script) -> None:
     )
     s.send(5, 0, s.message(5, 1, s.values(0, 1), number=7))
     s.send(7, 0, s.message(7, 3, s.values(0, 3), number=5))
-    s.chunk(5, 0, 3)
+    s.chunk(5, 0, 1)
     s.chunk(7, 0, 3)
     s.chunk(7, 1, 3)
     s.chunk(7, 2, 3, gives=total(s.values(0, 3), s.values(1, 3), s.values(2, 3)))
-    s.chunk(5, 1, 3, gives=total(s.values(0, 3), s.values(1, 3)))
+    s.chunk(5, 1, 1, gives=total(s.values(0, 1), s.values(1, 1)))
     s.count("dropped_wrong_job", 5, 1)
     s.count("dropped_wrong_job", 7, 1)
     s.count("chunks_completed", 5, 2)

@@ -20,6 +20,7 @@ from switchml.protocol.header import HEADER_BYTES, RESERVED, build_header, parse
 from switchml.protocol.messages import ELEMENT_BYTES, EXPONENTS, LANE_BITS, PROBE, SUM, SUM8, SUM16, size_code
 from switchml.switch_emulator.ports.ethernet import HEADERS_BYTES, checksum
 from switchml.switch_emulator.slot_machine import (
+    AHEAD,
     COMPLETE,
     DUPLICATE,
     MISFIT,
@@ -89,6 +90,18 @@ class SlotSwitch:
     def read_register(self, register: str, index: int | None = None) -> Sequence[int]:
         found = [int(value) for value in self._register(register.rpartition(".")[2])]
         return found if index is None else [found[index]]
+
+    def write_register(self, register: str, index: int, value: int) -> None:
+        """Of a slot's copy."""
+        name, slots = register.rpartition(".")[2], self._pool.slots
+        if name == "used":
+            self._epochs[index], slots["used"][index] = value, value != 0
+        elif name == "seen":
+            slots["seen"][index] = [value, 0, 0, 0]
+        elif name == "kind":
+            slots["elements"][index] = self._elements if value == SUM else 0
+        else:
+            slots[name][index] = value
 
     def read_cells(self, registers: Sequence[str], cells: Sequence[int]) -> dict[str, list[int]]:
         """The same cells of several registers."""
@@ -205,9 +218,9 @@ class SlotSwitch:
             clear_slots(slots, index // 2, 1)
             self._epochs[index] = self._epochs[index ^ 1] = 0
         judge = admit_paper if member.paper else admit
-        verdict = judge(slots, index, member.worker, member.workers, tsi, elements, e0, e1)
+        verdict = judge(slots, index, member.worker, member.workers, member.window, tsi, elements, e0, e1)
         refused = {
-            DUPLICATE: "dropped_duplicate", STALE: "dropped_stale", MISFIT: "dropped_wrong_size",
+            DUPLICATE: "dropped_duplicate", STALE: "dropped_stale", MISFIT: "dropped_wrong_size", AHEAD: "dropped_ahead",
         }  # fmt: skip
         if verdict in refused:
             return refused[verdict], None

@@ -32,7 +32,7 @@ def test_a_wrong_number_of_values_is_refused() -> None:
 def test_every_way_to_drop_a_packet_has_a_counter() -> None:
     drops = {counter.name for counter in SWITCH_COUNTERS if counter.name.startswith("dropped_")}
     assert drops == {
-        "dropped_duplicate", "dropped_stale", "dropped_truncated", "dropped_wrong_size",
+        "dropped_duplicate", "dropped_stale", "dropped_ahead", "dropped_truncated", "dropped_wrong_size",
         "dropped_bad_header", "dropped_wrong_slot", "dropped_wrong_version", "dropped_unknown_sender",
         "dropped_wrong_job", "dropped_port_full",
     }  # fmt: skip

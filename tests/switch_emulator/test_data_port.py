@@ -47,9 +47,10 @@ class Bench:
         before = self.target.counters()
         self.sockets[worker].send(packet)
         deadline = time.monotonic() + 30
-        while (after := self.target.counters())["packets_received"] == before["packets_received"]:
+        while self.target.counters()["packets_received"] == before["packets_received"]:
             assert time.monotonic() < deadline, "the packet did not come through"
             time.sleep(0.001)
+        after = self.target.between_packets(self.target.counters)
         changed = {name: after[name] - before[name] for name in after if after[name] != before[name]}
         assert changed.pop("packets_received") == 1
         assert changed.pop("bytes_received", 0) == len(packet)
@@ -141,7 +142,31 @@ def test_a_chunk_and_its_duplicates(bench: Bench) -> None:
     assert bench.silent(), "only who asked again is answered"
 
 
+def _complete(bench: Bench, **changes: int) -> None:
+    for worker in range(2):
+        assert bench.send(worker, _packet(**changes))["elements_added"] == 32
+    for worker in range(2):
+        bench.answer(worker)
+
+
+def test_packets_before_their_turn(bench: Bench) -> None:
+    """In a worker's name, with a sequence number far ahead or only a window too early: the slot stays where it is."""
+    early = [_packet(tsi=1 << 30), _packet(tsi=2 * WINDOW), _packet(tsi=WINDOW, version=1)]
+    for packet in early:
+        assert bench.send(0, packet) == {"dropped_ahead": 1}
+    assert not bench.target.read_slot(JOB, 0, 0).used
+    bench.send(1, _packet())
+    for packet in early:
+        assert bench.send(0, packet) == {"dropped_ahead": 1}
+    assert bench.target.read_slot(JOB, 0, 0).seen == {1}
+    assert bench.send(0, _packet())["chunks_completed"] == 1
+    assert bench.send(0, _packet(tsi=2 * WINDOW)) == {"dropped_ahead": 1}
+    assert bench.send(0, _packet(tsi=WINDOW, version=1)) == {"elements_added": 32}
+
+
 def test_stale_packets(bench: Bench) -> None:
+    _complete(bench)
+    _complete(bench, tsi=WINDOW, version=1)
     assert bench.send(0, _packet(tsi=2 * WINDOW)) == {"elements_added": 32}
     assert bench.send(0, _packet()) == {"dropped_stale": 1}
     assert bench.send(1, _packet()) == {"dropped_stale": 1}

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from switchml.switch_emulator.slot_machine import (
     ADDED,
+    AHEAD,
     COMPLETE,
     DUPLICATE,
     FRESH,
@@ -29,6 +30,7 @@ from switchml.switch_emulator.slot_machine import (
 
 _NAMES = {
     FRESH: "fresh", ADDED: "added", RETRANSMIT: "retransmit", DUPLICATE: "duplicate", STALE: "stale", MISFIT: "misfit",
+    AHEAD: "ahead",
     FRESH + COMPLETE: "fresh, complete", ADDED + COMPLETE: "added, complete",
 }  # fmt: skip
 
@@ -42,12 +44,17 @@ class Packet(NamedTuple):
 
 
 class Switch:
-    """One job with one window; takes packets and tells what became of them."""
+    """One job with one window; takes packets and tells what became of them. start: the chunks before it are done."""
 
-    def __init__(self, workers: int, window: int = 1, elements: int = 2, *, paper: bool = False) -> None:
+    def __init__(
+        self, workers: int, window: int = 1, elements: int = 2, *, paper: bool = False, start: int = 0
+    ) -> None:
         self.workers, self.window, self.elements = workers, window, elements
         self.pool = new_pool(window, 2 * window * elements)
         self._admit = admit_paper if paper else admit
+        for tsi in range(max(0, start - 2 * window), start):
+            copy = self.pool.slots[self.index(tsi)]
+            copy["used"], copy["stamp"], copy["seen_count"] = 1, tsi, workers
 
     def index(self, tsi: int) -> int:
         return 2 * (tsi % self.window) + tsi // self.window % 2
@@ -56,7 +63,15 @@ class Switch:
         """Verdict, result if one leaves, exponents of the slot's copy."""
         slots, index = self.pool.slots, self.index(packet.tsi)
         verdict = self._admit(
-            slots, index, packet.worker, self.workers, packet.tsi, len(packet.values), packet.e0, packet.e1
+            slots,
+            index,
+            packet.worker,
+            self.workers,
+            self.window,
+            packet.tsi,
+            len(packet.values),
+            packet.e0,
+            packet.e1,
         )
         out = np.full(len(packet.values), 0xDDDDDDDD, np.uint32)
         words = np.array(packet.values, ">i4").view(np.uint32)
@@ -82,9 +97,15 @@ TABLE: dict[str, tuple[int, int, Script]] = {
         (Packet(0, 1, [7, 8]), "fresh, complete", [7, 8]),
         (Packet(0, 2, [9, 1]), "fresh, complete", [9, 1]),
     ]),
-    "an empty slot takes any sequence number": (2, 1, [
-        (Packet(0, 0x80000000, [1, 1]), "fresh", None),
-        (Packet(1, 0x80000000, [1, 2]), "added, complete", [2, 3]),
+    "an unused slot takes its first chunk only": (2, 2, [
+        (Packet(0, 0x80000000, [1, 1]), "ahead", None),
+        (Packet(0, 1 << 30, [1, 1]), "ahead", None),
+        (Packet(0, 4, [1, 1]), "ahead", None),
+        (Packet(0, 2, [1, 1]), "ahead", None),
+        (Packet(0, 0xFFFFFFFC, [1, 1]), "ahead", None),
+        (Packet(1, 0, [1, 1]), "fresh", None),
+        (Packet(0, 0, [1, 2]), "added, complete", [2, 3]),
+        (Packet(0, 2, [1, 1]), "fresh", None),
     ]),
     "a duplicate of an unfinished chunk is dropped": (2, 1, [
         (Packet(0, 0, [1, 2]), "fresh", None),
@@ -105,34 +126,43 @@ TABLE: dict[str, tuple[int, int, Script]] = {
         (Packet(0, 0, [1, 2]), "retransmit", [4, 6]),
         (Packet(0, 1, [6, 6]), "added, complete", [11, 11]),
     ]),
-    "a newer chunk takes the copy over, whatever was there": (2, 1, [
+    "a chunk has its turn when the one a window before is complete": (2, 1, [
         (Packet(0, 0, [1, 2]), "fresh", None),
-        (Packet(1, 2, [5, 5]), "fresh", None),
-        (Packet(0, 2, [1, 1]), "added, complete", [6, 6]),
+        (Packet(0, 1, [3, 3]), "ahead", None),
+        (Packet(1, 2, [5, 5]), "ahead", None),
+        (Packet(1, 0, [3, 4]), "added, complete", [4, 6]),
+        (Packet(1, 2, [5, 5]), "ahead", None),
+        (Packet(1, 1 << 30, [5, 5]), "ahead", None),
+        (Packet(1, (1 << 30) + 1, [5, 5]), "ahead", None),
+        (Packet(1, 1, [5, 5]), "fresh", None),
+        (Packet(1, 2, [5, 5]), "ahead", None),
+        (Packet(0, 0, [1, 2]), "retransmit", [4, 6]),
+        (Packet(0, 1, [3, 3]), "added, complete", [8, 8]),
+        (Packet(0, 4, [5, 5]), "ahead", None),
+        (Packet(0, 2, [5, 5]), "fresh", None),
     ]),
     "an older packet is dropped": (2, 1, [
+        (Packet(0, 0, [1, 2]), "fresh", None),
+        (Packet(1, 0, [1, 2]), "added, complete", [2, 4]),
+        (Packet(0, 1, [1, 2]), "fresh", None),
+        (Packet(1, 1, [1, 2]), "added, complete", [2, 4]),
         (Packet(0, 2, [1, 2]), "fresh", None),
         (Packet(1, 0, [9, 9]), "stale", None),
         (Packet(0, 0, [9, 9]), "stale", None),
         (Packet(1, 2, [1, 2]), "added, complete", [2, 4]),
         (Packet(1, 0, [9, 9]), "stale", None),
     ]),
-    "sequence numbers wrap": (2, 1, [
-        (Packet(0, 0xFFFFFFFE, [1, 2]), "fresh", None),
-        (Packet(1, 0xFFFFFFFE, [1, 2]), "added, complete", [2, 4]),
-        (Packet(1, 0, [3, 3]), "fresh", None),
-        (Packet(0, 0xFFFFFFFE, [7, 7]), "stale", None),
-        (Packet(0, 0, [4, 4]), "added, complete", [7, 7]),
-    ]),
     "slots and copies are apart": (2, 2, [
         (Packet(0, 0, [1, 0]), "fresh", None),
         (Packet(0, 1, [2, 0]), "fresh", None),
-        (Packet(0, 2, [3, 0]), "fresh", None),
-        (Packet(0, 3, [4, 0]), "fresh", None),
-        (Packet(1, 3, [10, 1]), "added, complete", [14, 1]),
-        (Packet(1, 2, [10, 1]), "added, complete", [13, 1]),
         (Packet(1, 1, [10, 1]), "added, complete", [12, 1]),
         (Packet(1, 0, [10, 1]), "added, complete", [11, 1]),
+        (Packet(0, 3, [4, 0]), "fresh", None),
+        (Packet(0, 2, [3, 0]), "fresh", None),
+        (Packet(1, 3, [10, 1]), "added, complete", [14, 1]),
+        (Packet(1, 2, [10, 1]), "added, complete", [13, 1]),
+        (Packet(0, 1, [2, 0]), "retransmit", [12, 1]),
+        (Packet(0, 0, [1, 0]), "retransmit", [11, 1]),
     ]),
     "another number of elements does not fit the chunk": (3, 1, [
         (Packet(0, 0, []), "fresh", None),
@@ -155,6 +185,25 @@ def test_script(name: str) -> None:
         assert switch.take(packet)[:2] == (verdict, result), f"step {step}: {packet}"
 
 
+def test_sequence_numbers_wrap() -> None:
+    script: Script = [
+        (Packet(0, 0, [9, 9]), "ahead", None),
+        (Packet(0, 0xFFFFFFFE, [1, 2]), "fresh", None),
+        (Packet(1, 0xFFFFFFFE, [1, 2]), "added, complete", [2, 4]),
+        (Packet(1, 0, [9, 9]), "ahead", None),
+        (Packet(1, 0xFFFFFFFF, [5, 5]), "fresh", None),
+        (Packet(0, 0xFFFFFFFF, [5, 6]), "added, complete", [10, 11]),
+        (Packet(1, 0, [3, 3]), "fresh", None),
+        (Packet(0, 0xFFFFFFFE, [7, 7]), "stale", None),
+        (Packet(0, 0, [4, 4]), "added, complete", [7, 7]),
+        (Packet(0, 2, [4, 4]), "ahead", None),
+        (Packet(0, 1, [4, 4]), "fresh", None),
+    ]
+    switch = Switch(2, start=0xFFFFFFFE)
+    for step, (packet, verdict, result) in enumerate(script):
+        assert switch.take(packet)[:2] == (verdict, result), f"step {step}: {packet}"
+
+
 def test_exponents_are_the_maximum_of_the_chunk_s_own() -> None:
     switch = Switch(3)
     steps = [
@@ -163,9 +212,15 @@ def test_exponents_are_the_maximum_of_the_chunk_s_own() -> None:
         (Packet(1, 0, e0=7, e1=-1), (7, -1)),
         (Packet(2, 0, e0=-128, e1=127), (7, 127)),
         (Packet(1, 0, e0=9, e1=9), (7, 127)),  # nor do a retransmission's
-        (Packet(1, 2, e0=-90, e1=-91), (-90, -91)),  # the next chunk of the copy starts anew
+        (Packet(1, 2, e0=1, e1=2), (7, 127)),  # nor one before its turn
     ]
     for packet, exponents in steps:
+        assert switch.take(packet)[2] == exponents, packet
+    for worker in range(3):
+        switch.take(Packet(worker, 1))
+    for packet, exponents in [
+        (Packet(1, 2, e0=-90, e1=-91), (-90, -91))
+    ]:  # the copy's next chunk starts anew
         assert switch.take(packet)[2] == exponents, packet
 
 
@@ -183,14 +238,15 @@ def test_256_workers_have_a_bit_each() -> None:
 
 
 def test_clearing_forgets_both_copies_of_these_slots_only() -> None:
-    switch = Switch(2, window=4)
-    for tsi in range(8):
-        switch.take(Packet(1, tsi, [1, 1]))
+    switch = Switch(2, window=4, start=8)
+    for tsi in range(8, 16):
+        for worker in range(2):
+            switch.take(Packet(worker, tsi, [1, 1]))
     clear_slots(switch.pool.slots, 1, 2)
     used = switch.pool.slots["used"].reshape(4, 2).any(axis=1)
     assert used.tolist() == [True, False, False, True]
     assert switch.take(Packet(0, 1, [1, 1]))[0] == "fresh"
-    assert switch.take(Packet(0, 0, [1, 1]))[0] == "added, complete"
+    assert switch.take(Packet(0, 8, [1, 1]))[0] == "retransmit"
 
 
 # A chunk of each copy is done, then a copy of worker 0's first packet arrives late, before chunk 2 (which uses that copy again).
@@ -239,15 +295,18 @@ def test_published_machine_script() -> None:
 
 
 class Model:
-    """DESIGN's table with dictionaries and unbounded integers."""
+    """The protocol's table with dictionaries and unbounded integers."""
 
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
+    def __init__(self, workers: int, window: int) -> None:
+        self.workers, self.window = workers, window
+        self.complete: set[int] = set()
         self.chunks: dict[int, tuple[int, dict[int, Packet]]] = {}
 
     def take(self, copy: int, packet: Packet) -> tuple[str, list[int] | None]:
         stamp, seen = self.chunks.get(copy, (-1, {}))
         if packet.tsi > stamp:
+            if packet.tsi >= self.window and packet.tsi - self.window not in self.complete:
+                return "ahead", None
             stamp, seen = packet.tsi, {}
             self.chunks[copy] = stamp, seen
         if packet.tsi < stamp:
@@ -259,7 +318,10 @@ class Model:
             return "misfit", None
         seen[packet.worker] = packet
         verdict = "fresh" if len(seen) == 1 else "added"
-        return (f"{verdict}, complete", self.total(seen)) if len(seen) == self.workers else (verdict, None)
+        if len(seen) < self.workers:
+            return verdict, None
+        self.complete.add(stamp)
+        return f"{verdict}, complete", self.total(seen)
 
     def total(self, seen: dict[int, Packet]) -> list[int]:
         sums = [sum(column) for column in zip(*(packet.values for packet in seen.values()), strict=True)]
@@ -276,9 +338,23 @@ packets_ = st.builds(
 )
 
 
-@given(st.integers(1, 5), st.sampled_from([1, 2, 4]), st.lists(packets_, min_size=10, max_size=60))
+# One packet of every worker, so that the next chunk's turn comes.
+rounds_ = st.builds(
+    lambda packet, order: [packet._replace(worker=worker) for worker in order],
+    packets_,
+    st.permutations(range(5)),
+)
+
+
+@given(
+    st.integers(1, 5),
+    st.sampled_from([1, 2, 4]),
+    st.lists(st.one_of(packets_.map(lambda packet: [packet]), rounds_), min_size=10, max_size=60).map(
+        lambda parts: [packet for part in parts for packet in part]
+    ),
+)
 def test_random_traces_against_the_model(workers: int, window: int, packets: list[Packet]) -> None:
-    switch, model = Switch(workers, window), Model(workers)
+    switch, model = Switch(workers, window), Model(workers, window)
     for step, drawn in enumerate(packets):
         worker = drawn.worker % workers
         # Some send no elements; a worker that repeats a packet sends as many as before.
@@ -288,4 +364,23 @@ def test_random_traces_against_the_model(workers: int, window: int, packets: lis
         copy = switch.index(packet.tsi)
         verdict, result, exponents = switch.take(packet)
         assert (verdict, result) == model.take(copy, packet), f"step {step}: {packet}"
-        assert exponents[0] == max(other.e0 for other in model.chunks[copy][1].values())
+        if copy in model.chunks:
+            assert exponents[0] == max(other.e0 for other in model.chunks[copy][1].values())
+
+
+@given(st.integers(0, 20), st.integers(0, 1), st.data())
+def test_a_packet_before_its_turn_changes_nothing(steps: int, worker: int, data: st.DataObject) -> None:
+    """However far a job has come: what no worker can have sent leaves the pool as it was, byte by byte."""
+    window = 2
+    switch = Switch(2, window)
+    honest = [Packet(rank, tsi, [tsi, rank]) for tsi in range(11) for rank in range(2)]
+    for packet in honest[:steps]:
+        switch.take(packet)
+    tsi = data.draw(st.integers(steps // 2 + window, 2**32 - 1))
+    before = switch.pool.slots.tobytes(), switch.pool.sums.tobytes()
+    assert switch.take(Packet(worker, tsi, [99, 99]))[:2] in [("ahead", None), ("stale", None)]
+    assert (switch.pool.slots.tobytes(), switch.pool.sums.tobytes()) == before
+    for packet in honest[steps:]:
+        told, result, _ = switch.take(packet)
+        expected = ("added, complete", [2 * packet.tsi, 1]) if packet.worker else ("fresh", None)
+        assert (told, result) == expected

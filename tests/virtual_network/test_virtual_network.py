@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from virtual_network import NetworkConditions, Task, VirtualNetwork
 
+from switchml.protocol.header import build_header, parse_header
 from switchml.protocol.numerics import EXACT_EXPONENT
-from switchml.switch_emulator.slot_machine import STALE
+from switchml.protocol.slots import version_of
+from switchml.switch_emulator.slot_machine import AHEAD, STALE
 from switchml.worker.kernels import block_exponent
 from switchml.worker.window import BLOCKS, WORDS
 
@@ -67,7 +69,7 @@ def _expected(task: Task, elements: int) -> np.ndarray:
     return np.sum(np.stack(task.sources), axis=0, dtype=np.uint32)
 
 
-def _run(seed: int) -> VirtualNetwork:
+def _run(seed: int, kind: type[VirtualNetwork] = VirtualNetwork) -> VirtualNetwork:
     dice = random.Random(seed)
     rng = np.random.default_rng(seed)
     workers = dice.randint(2, 8)
@@ -79,7 +81,7 @@ def _run(seed: int) -> VirtualNetwork:
     )
     if seed % 10 == 0:
         conditions = NetworkConditions(loss=0.3, duplicate=0.2, reorder=0.2)
-    network = VirtualNetwork(
+    network = kind(
         workers, dice.choice([1, 2, 4, 8]), payload, _tasks(rng, workers, payload // 4), conditions, seed
     )
     network.run()
@@ -88,12 +90,17 @@ def _run(seed: int) -> VirtualNetwork:
 
 def _check(seed: int) -> None:
     network = _run(seed)
+    _check_results(network)
+    assert AHEAD not in network.verdicts, f"seed {seed}: a worker's packet is refused as one before its turn"
+
+
+def _check_results(network: VirtualNetwork) -> None:
     for index, task in enumerate(network.tasks):
         expected = _expected(task, network.payload // 4).view(np.uint32)
         for rank in range(network.workers):
             result = network.results(rank)[index].view(np.uint32)
             assert np.array_equal(result, expected), (
-                f"seed {seed}: rank {rank}, transfer {index} is wrong (SWITCHML_SEED={seed} replays)"
+                f"seed {network.seed}: rank {rank}, transfer {index} is wrong (SWITCHML_SEED={network.seed} replays)"
             )
 
 
@@ -102,6 +109,27 @@ def test_every_sum_is_right(group: int) -> None:
     replayed = os.environ.get("SWITCHML_SEED")
     for seed in range(group, _SEEDS, _GROUPS) if replayed is None else [int(replayed)]:
         _check(seed)
+
+
+class _WithForger(VirtualNetwork):
+    """In the name of every worker somebody sends what comes two windows after its next packet, and far ahead."""
+
+    def _at_switch(self, rank: int, packet: bytes) -> None:
+        header = parse_header(packet)
+        next_of = int(self._ranks[rank].window.slots[header.slot]["position"])
+        for ahead in (2 * self.window, 1 << 30):
+            forged = build_header(
+                header._replace(tsi=(next_of + ahead) % 2**32, version=version_of(next_of, self.window))
+            )
+            super()._at_switch(rank, forged + bytes(self.payload))
+        super()._at_switch(rank, packet)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_forged_packets_ahead_do_no_harm(seed: int) -> None:
+    network = _run(seed, _WithForger)
+    _check_results(network)
+    assert network.verdicts[AHEAD] > 0
 
 
 def test_a_seed_replays() -> None:

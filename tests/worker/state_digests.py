@@ -38,16 +38,15 @@ def slot_machine_steps(seed: int, paper: bool) -> Iterator[str]:
     workers, width, elements = dice.choice([1, 2, 5, 200]), dice.choice([1, 4]), 32
     pool = slot_machine.new_pool(width, 2 * width * elements)
     judge = slot_machine.admit_paper if paper else slot_machine.admit
-    base = dice.choice([0, 2**32 - 3 * width])
     for _ in range(250):
         worker = dice.randrange(workers) if workers < 200 else dice.choice([0, 63, 64, 199])
-        tsi = (base + dice.randrange(6 * width)) & 0xFFFFFFFF
+        tsi = dice.randrange(6 * width)
         index = 2 * slot_of(tsi, width) + version_of(tsi, width)
         count = dice.choice([0, elements, elements, elements])
         packet = rng.integers(0, 2**32, count, np.uint32)
         out = np.zeros(count, np.uint32)
         e0, e1 = dice.randint(-128, 127), dice.randint(-128, 127)
-        verdict = judge(pool.slots, index, worker, workers, tsi, count, e0, e1)
+        verdict = judge(pool.slots, index, worker, workers, width, tsi, count, e0, e1)
         slot_machine.apply(verdict, packet, pool.sums[index * elements : index * elements + count], out)
         seen = bool(slot_machine.is_seen(pool.slots, index, worker))
         yield f"verdict {int(verdict)} seen {seen} state {_digest(pool.slots.view(np.uint8), pool.sums)} out {_digest(out)}"
@@ -82,6 +81,7 @@ class _Watched(VirtualNetwork):
             window.exponents,
             window.fifo,
             self._ranks[rank].recovery.view(np.uint8),
+            self._ranks[rank].congestion.view(np.uint8),
         )
         late = int(overdue_transfer(window, self.now))
         twice = int(match(window, *self._where(packet)))
@@ -94,7 +94,7 @@ class _Watched(VirtualNetwork):
 
 
 def window_steps(seed: int) -> Iterator[str]:
-    """Both machines through a bad network: lay, next_ready, build_packet, match, take_result, advance, expire."""
+    """Both machines through a bad network: lay, next_ready, build_packet, match, take_result, advance, expire, room."""
     rng = np.random.default_rng(seed)
     workers = 2 + seed % 3
     sources = [
