@@ -25,6 +25,7 @@ _COLUMNS = (
     "kind",
     "machine",
     "resent",
+    "in-flight",
     "states",
     "steps",
     "seconds",
@@ -51,6 +52,14 @@ def check(
     start: Annotated[
         int | None,
         typer.Option(help="Position at which the streams begin; 4294967294 wraps at once. [default: 0]"),
+    ] = None,
+    in_flight: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N[,N...]",
+            help="Packets that each rank's congestion window lets be under way, the last for all further ranks; 0 is no limit. "
+            "[default: 0]",
+        ),
     ] = None,
     paper: Annotated[
         bool, typer.Option("--paper", help="The published slot machine, without stamps: finds its wrong sum.")
@@ -82,7 +91,7 @@ def check(
     """
     if limit < 1 or (retransmissions is not None and retransmissions < 0):
         raise UsageError("--limit and --retransmissions take numbers from 1 and from 0")
-    chosen = (workers, window, chunks, kind, retransmissions, start)
+    chosen = (workers, window, chunks, kind, retransmissions, start, in_flight)
     if script is not None and chosen == (None,) * len(chosen) and not paper:
         raise UsageError(
             "--script takes the violation of one search: say which, --paper --chunks 3 for example"
@@ -99,11 +108,12 @@ def check(
             Configuration(
                 workers=2 if workers is None else workers,
                 window=1 if window is None else window,
-                chunks=_numbers(chunks or "4"),
+                chunks=_numbers("--chunks", chunks or "4"),
                 retransmissions=retransmissions,
                 kind=BLOCKS if kind == "blocks" else WORDS,
                 paper=paper,
                 start=start or 0,
+                in_flight=_numbers("--in-flight", in_flight or "0"),
             )
         ]
     with orderly_end():
@@ -125,13 +135,17 @@ def _usual() -> Iterator[Configuration]:
     yield Configuration(workers=6, chunks=(4,))
     yield Configuration(chunks=(4,), retransmissions=2)
     yield Configuration(workers=3, chunks=(3,), retransmissions=1)
+    yield Configuration(window=2, chunks=(4,), in_flight=(1,))
+    yield Configuration(window=4, chunks=(5,), in_flight=(1, 3))
+    yield Configuration(window=4, chunks=(2, 1), kind=BLOCKS, in_flight=(2, 1))
+    yield Configuration(workers=3, window=2, chunks=(3,), in_flight=(1, 0))
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def _numbers(option: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"--chunks {text} is no list of numbers, such as 4 or 2,3") from None
+        raise UsageError(f"{option} {text} is no list of numbers, such as 4 or 2,3") from None
 
 
 def _search(
@@ -182,6 +196,7 @@ def _cells(finding: Finding) -> tuple[str, ...]:
         shown["kind"],
         shown["machine"],
         "any" if resent is None else str(resent),
+        ",".join(map(str, shown["in_flight"])) if any(shown["in_flight"]) else "any",
         f"{finding.states:,}",
         f"{finding.steps:,}",
         f"{finding.seconds:.1f}",
@@ -202,6 +217,7 @@ def as_dict(finding: Finding) -> dict[str, Any]:
         "machine": "paper" if configuration.paper else "stamped",
         "retransmissions": configuration.retransmissions,
         "start": configuration.start,
+        "in_flight": list(configuration.in_flight),
         "states": finding.states,
         "steps": finding.steps,
         "seconds": finding.seconds,
