@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import secrets
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,9 @@ from switchml.torch_backend.options import Options
 from switchml.torch_backend.rendezvous import gather_ranks, wait_for_keys
 
 _DECISION = "switch"
+
+
+_found: dict[str, tuple[int, ...]] = {}
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,11 @@ class Placement:
         return ",".join(switch.address for switch in self.switches)
 
 
+def remember_shares(placement: Placement, shares: tuple[int, ...]) -> None:
+    """The shares that a job found for its switches, so that the next groups over them need not measure."""
+    _found[placement.addresses] = shares
+
+
 def find_switches(
     store: Store,
     rank: int,
@@ -52,6 +61,7 @@ def find_switches(
     hosts: Callable[[], Hosts],
     timeout: float,
     embedded: EmbeddedSwitches,
+    given_up: threading.Event | None = None,
 ) -> Placement:
     """Agree with the other ranks; returns when all have come. Embedded switches have to be released by the caller.
 
@@ -64,6 +74,7 @@ def find_switches(
         hosts: of the group, for embedded switches.
         timeout: seconds to wait for the other ranks.
         embedded: the switches that this process runs.
+        given_up: waits no longer once it is set.
 
     Raises:
         JoinTimeoutError: ranks are missing; the message names them.
@@ -72,7 +83,7 @@ def find_switches(
     deadline = time.monotonic() + timeout
 
     def heard(key: str, of: int) -> dict[str, Any]:
-        return _heard(store, key, of, deadline, timeout)
+        return _heard(store, key, of, deadline, timeout, given_up)
 
     if rank == 0:
         _tell(store, _DECISION, lambda: _decide(group, options, hosts))
@@ -93,7 +104,7 @@ def find_switches(
             if starter != rank:
                 embedded.adopt(switches[-1])
                 taken.append(switches[-1])
-        gather_ranks(store, rank, world_size, timeout, deadline=deadline)
+        gather_ranks(store, rank, world_size, timeout, deadline=deadline, given_up=given_up)
     except BaseException:
         embedded.release(*taken)
         raise
@@ -102,8 +113,14 @@ def find_switches(
 
 def _decide(group: str, options: Options, hosts: Callable[[], Hosts]) -> dict[str, Any]:
     named = parse_switches(options.switch) if options.switch else ()
+    shares: Sequence[int | None] = [one.share for one in named]
+    if not any(shares):
+        shares = _found.get(",".join(one.address for one in named), shares)
     return {
-        "named": [{"address": one.address, "token": options.token, "share": one.share} for one in named],
+        "named": [
+            {"address": one.address, "token": options.token, "share": share}
+            for one, share in zip(named, shares, strict=True)
+        ],
         "starters": [] if named else hosts().first_ranks(),
         # Two runs against one switch may have equal group names.
         "job": f"torch-{group[:32]}-{secrets.token_hex(6)}",
@@ -136,9 +153,11 @@ def _tell(store: Store, key: str, make: Callable[[], dict[str, Any]]) -> None:
     store.set(key, json.dumps(said))
 
 
-def _heard(store: Store, key: str, rank: int, deadline: float, timeout: float) -> dict[str, Any]:
+def _heard(
+    store: Store, key: str, rank: int, deadline: float, timeout: float, given_up: threading.Event | None
+) -> dict[str, Any]:
     """What that rank told; raises what it raised."""
-    if not wait_for_keys(store, [key], deadline):
+    if not wait_for_keys(store, [key], deadline, given_up):
         raise JoinTimeoutError(
             f"rank {rank} of the group has not named a switch within its timeout of {timeout:.0f} s; see whether it is running "
             "and has reached the creation of this group, or give it more time"

@@ -21,7 +21,7 @@ from typing_extensions import override
 from switchml.errors import SwitchMLError, UsageError
 from switchml.protocol.messages import FLOAT32
 from switchml.worker import elements
-from switchml.worker.signature import Signature
+from switchml.worker.signature import Signature, broadcast_from
 from switchml.worker.transfer import TO_NEAREST, Rounding, Source, Transfer
 from switchml.worker.window import BLOCKS, WORDS
 from switchml.worker.work import Work
@@ -152,8 +152,11 @@ class Direct(Strategy):
     @override
     def cut(self, start: int, stop: int) -> Strategy:
         part = self._part
-        first = min(max(part.first - start, 0), stop - start)
-        own = part.source[max(start - part.first, 0) : max(stop - part.first, 0)]
+        if part.kind == BLOCKS:
+            own, first = part.source[start:stop], part.first + start
+        else:
+            own = part.source[max(start - part.first, 0) : max(stop - part.first, 0)]
+            first = min(max(part.first - start, 0), stop - start)
         return Direct(
             replace(
                 part,
@@ -413,6 +416,7 @@ class Call:
         strategy: makes the transfers by which a switch does it.
         finish: to be called once `out` is complete.
         bound: by what to multiply the error bound of block floating point; 0 where that is not used.
+        feedback: `source` is to be left with what has been rounded off it: by a carrier that does not round, with zeros.
     """
 
     signature: Signature
@@ -422,6 +426,7 @@ class Call:
     strategy: Callable[[], Strategy]
     finish: Callable[[], None] = _do_nothing
     bound: float = 0.0
+    feedback: bool = False
 
 
 class Collectives(ABC):
@@ -511,6 +516,7 @@ class Collectives(ABC):
             strategy,
             finish,
             bound=(1 / self.world_size if divide else 1.0) if bounded else 0.0,
+            feedback=rounding.feedback,
         )
         return self._submit(call, timeout, notify)
 
@@ -586,8 +592,8 @@ class Collectives(ABC):
             if not array.flags.c_contiguous:
                 array[...] = flat.reshape(array.shape)
 
-        signature = Signature("broadcast", "bytes", "none", raw.size, detail=root << 12)
-        return self._submit(Call(signature, raw, raw, array, strategy, finish), timeout, notify)
+        call = Call(broadcast_from(root, raw.size), raw, raw, array, strategy, finish)
+        return self._submit(call, timeout, notify)
 
     def allgather(
         self, array: Array, *, out: Array | None = None, timeout: float | None = None, notify: bool = True

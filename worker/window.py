@@ -104,7 +104,7 @@ class TransferRecord(TypedDict):
     source: Int64  # address
     destination: Int64  # address
     flags: Int64  # address of a byte per chunk: 1 = to be exchanged exactly
-    first: Int64  # WORDS: this rank contributes words first .. last-1; `source` is that of the first
+    first: Int64  # WORDS: this rank contributes words first .. last-1; `source` is that of the first. BLOCKS: place in the whole
     last: Int64
     unknown: Int64  # exponents outstanding
     left: Int64  # positions outstanding

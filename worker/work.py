@@ -57,7 +57,7 @@ class Work:
         said = self._said
         if isinstance(said, str):
             return said
-        return f"{said.collective} of {said.elements} x {said.dtype} in job {self._job!r}"
+        return f"{said.told()} in job {self._job!r}"
 
     def __repr__(self) -> str:
         state = (

@@ -9,6 +9,9 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
 #include "forwarding.p4"
 #include "jobs.p4"
 #include "slots.p4"
+#ifdef NARROW_LANES
+#include "lanes.p4"
+#endif
 
     action answer_worker() {
         meta.answer = 1;
@@ -79,7 +82,11 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
             || standard_metadata.packet_length < 14 + (bit<32>)hdr.ipv4.total_len
             || (bit<32>)hdr.ipv4.total_len < 20 + (bit<32>)hdr.udp.length) REFUSE(dropped_truncated)
         if ((hdr.switchml.msg_type != MSG_SUM && hdr.switchml.msg_type != MSG_EXPONENTS
-             && hdr.switchml.msg_type != MSG_PROBE)
+             && hdr.switchml.msg_type != MSG_PROBE
+#ifdef NARROW_LANES
+             && hdr.switchml.msg_type != MSG_SUM16 && hdr.switchml.msg_type != MSG_SUM8
+#endif
+             )
             || RESERVED_BITS_SET) REFUSE(dropped_bad_header)
         if (!job_table.apply().hit) REFUSE(dropped_wrong_job)
         if (!worker_port.apply().hit) {
@@ -96,7 +103,7 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
         }
         bit<16> payload = hdr.udp.length - UDP_BYTES - SWITCHML_BYTES;
         bit<16> wanted = 0;
-        if (hdr.switchml.msg_type == MSG_SUM) {
+        if (hdr.switchml.msg_type != MSG_EXPONENTS) {
             wanted = PAYLOAD_BYTES;
         }
         if (hdr.switchml.size != SIZE_CODE || payload > wanted) REFUSE(dropped_wrong_size)
@@ -203,9 +210,77 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
                 recall_sums();
             }
             if (meta.verdict != Verdict.RETRANSMIT) {
-                count_elements();
+                count_elements(ELEMENTS);
             }
         }
+#ifdef NARROW_LANES
+        if (hdr.lanes.isValid()) {
+            bool of_8 = hdr.switchml.msg_type == MSG_SUM8;
+            if (meta.verdict == Verdict.RETRANSMIT) {
+                recall_lanes();
+            } else {
+                if (of_8) {
+                    split_lanes_8();
+                    if (meta.verdict == Verdict.FRESH) {
+                        start_lanes_8();
+                    } else {
+                        add_to_lanes_8();
+                    }
+                    count_elements(4 * ELEMENTS);
+                } else {
+                    split_lanes_16();
+                    if (meta.verdict == Verdict.FRESH) {
+                        start_lanes_16();
+                    } else {
+                        add_to_lanes_16();
+                    }
+                    count_elements(2 * ELEMENTS);
+                }
+                write_lanes();
+            }
+            if (meta.verdict == Verdict.RETRANSMIT || meta.complete == 1) {
+                if (of_8) {
+                    differ_8();
+                } else {
+                    differ_16();
+                }
+                fold_1024();
+                fold_512();
+                fold_256();
+                fold_128();
+                fold_64();
+                fold_32();
+                if (of_8) {
+                    fold_16();
+                    longer_8();
+                } else {
+                    longer_16();
+                }
+                if (meta.longer == 0) {
+                    shift_by(0, 0, 0);
+                } else if (meta.longer < 2) {
+                    shift_by(1, 0, 1);
+                } else if (meta.longer < 4) {
+                    shift_by(2, 1, 1);
+                } else if (meta.longer < 8) {
+                    shift_by(3, 3, 1);
+                } else if (meta.longer < 16) {
+                    shift_by(4, 7, 1);
+                } else if (meta.longer < 32) {
+                    shift_by(5, 15, 1);
+                } else {
+                    shift_by(6, 31, 1);
+                }
+                if (of_8) {
+                    round_lanes_8();
+                    emit_lanes_8();
+                } else {
+                    round_lanes_16();
+                    emit_lanes_16();
+                }
+            }
+        }
+#endif
 
         // Who hears of it?
         if (meta.verdict == Verdict.RETRANSMIT) {

@@ -18,6 +18,8 @@ typedef bit<4> msg_type_t;
 const msg_type_t MSG_SUM = 1;
 const msg_type_t MSG_EXPONENTS = 2;
 const msg_type_t MSG_PROBE = 3;
+const msg_type_t MSG_SUM16 = 6;
+const msg_type_t MSG_SUM8 = 7;
 
 #define RESERVED_BITS_SET hdr.switchml.reserved != 0 || hdr.switchml.unused != 0
 

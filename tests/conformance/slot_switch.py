@@ -17,7 +17,7 @@ import numpy as np
 
 from switchml.p4runtime.entries import ActionCall, CounterValue, Match, Replica, TableEntry
 from switchml.protocol.header import HEADER_BYTES, RESERVED, build_header, parse_header
-from switchml.protocol.messages import ELEMENT_BYTES, EXPONENTS, PROBE, SUM, size_code
+from switchml.protocol.messages import ELEMENT_BYTES, EXPONENTS, LANE_BITS, PROBE, SUM, SUM8, SUM16, size_code
 from switchml.switch_emulator.ports.ethernet import HEADERS_BYTES, checksum
 from switchml.switch_emulator.slot_machine import (
     AHEAD,
@@ -29,12 +29,15 @@ from switchml.switch_emulator.slot_machine import (
     admit,
     admit_paper,
     apply,
+    apply_lanes,
     clear_slots,
     new_pool,
 )
 
 SLOTS = 1024
 NO_JOB = 256
+NARROW_ELEMENTS = 64
+"""int32 of a packet, in the program that knows narrow lanes."""
 
 
 class Member(NamedTuple):
@@ -56,7 +59,9 @@ class SlotSwitch:
 
     def __init__(self, elements: int) -> None:
         self._elements, self._size = elements, size_code(ELEMENT_BYTES * elements)
-        self._pool = new_pool(SLOTS, 2 * SLOTS * elements)
+        self._narrow = elements == NARROW_ELEMENTS
+        self._room = 4 * elements
+        self._pool = new_pool(SLOTS, 2 * SLOTS * self._room)
         self._epochs = np.zeros(2 * SLOTS, np.uint8)
         self._tables: dict[str, dict[tuple[int, ...], tuple[int, ...]]] = {}
         self._groups: dict[int, Sequence[Replica]] = {}
@@ -113,13 +118,19 @@ class SlotSwitch:
         if name == "seen":
             return slots["seen"][:, 0]
         if name == "kind":
-            return np.where(self._epochs == 0, 0, np.where(slots["elements"] > 0, SUM, EXPONENTS))
+            kinds = {0: EXPONENTS, self._elements: SUM, 2 * self._elements: SUM16, 4 * self._elements: SUM8}
+            return [
+                kinds[int(many)] if epoch else 0
+                for many, epoch in zip(slots["elements"], self._epochs, strict=True)
+            ]
         if name in ("e0", "e1"):
             return (
                 slots[name].view(np.uint8) if slots[name].flags.contiguous else slots[name].astype(np.uint8)
             )
         if name.startswith("sum_"):
-            return self._pool.sums.reshape(2 * SLOTS, self._elements)[:, int(name.removeprefix("sum_"))]
+            return self._pool.sums.reshape(2 * SLOTS, self._room)[:, int(name.removeprefix("sum_"))]
+        if name.startswith("lanes_"):
+            return self._epochs * 0  # as in the native pipeline: nobody asks
         return slots[name]
 
     # Packets
@@ -176,7 +187,8 @@ class SlotSwitch:
             return "dropped_truncated", None
         header = parse_header(packet)
         kind, tsi, slot, version = header.msg_type, header.tsi, header.slot, header.version
-        if kind not in (SUM, EXPONENTS, PROBE) or any(getattr(header, name) for name in RESERVED):
+        known = (SUM, EXPONENTS, PROBE, SUM16, SUM8) if self._narrow else (SUM, EXPONENTS, PROBE)
+        if kind not in known or any(getattr(header, name) for name in RESERVED):
             return "dropped_bad_header", None
         if header.job_number != job:
             return "dropped_wrong_job", None
@@ -184,11 +196,11 @@ class SlotSwitch:
         if kind == PROBE:
             self._count("probes_answered", job)
             return "", (member, packet.tobytes(), False)
-        elements = self._elements if kind == SUM else 0
-        payload = packet.size - HEADER_BYTES
-        if header.size != self._size or payload > 4 * elements:
+        elements = 32 // LANE_BITS[kind] * self._elements if LANE_BITS[kind] else 0
+        payload, wanted = packet.size - HEADER_BYTES, elements * LANE_BITS[kind] // 8
+        if header.size != self._size or payload > wanted:
             return "dropped_wrong_size", None
-        if payload < 4 * elements:
+        if payload < wanted:
             return "dropped_truncated", None
         if slot >= member.window:
             return "dropped_wrong_slot", None
@@ -213,11 +225,14 @@ class SlotSwitch:
         if verdict in refused:
             return refused[verdict], None
         self._epochs[index] = member.epoch
-        words = packet[HEADER_BYTES:].copy().view(np.uint32)
-        out = np.zeros(elements, np.uint32)
-        first = index * self._elements
-        if elements:
-            apply(verdict, words, self._pool.sums[first : first + elements], out)
+        bits = LANE_BITS[parse_header(packet).msg_type]
+        lanes = packet[HEADER_BYTES:].copy().view(f"u{bits // 8 or 1}")
+        out, e1 = np.zeros_like(lanes), int(slots[index]["e1"])
+        sums = self._pool.sums[index * self._room : index * self._room + elements]
+        if bits == 32:
+            apply(verdict, lanes, sums, out)
+        elif bits:
+            e1 = apply_lanes(verdict, lanes, sums, out)
         if verdict == RETRANSMIT:
             self._count("results_retransmitted", job)
         else:
@@ -226,7 +241,7 @@ class SlotSwitch:
             return "", None
         if verdict >= COMPLETE:
             self._count("chunks_completed", job)
-        header = parse_header(packet)._replace(e0=int(slots[index]["e0"]), e1=int(slots[index]["e1"]))
+        header = parse_header(packet)._replace(e0=int(slots[index]["e0"]), e1=e1)
         return "", (member, build_header(header) + out.tobytes(), verdict >= COMPLETE)
 
     def _count(self, name: str, row: int) -> None:

@@ -109,8 +109,9 @@ def _carry(strategies: list[Strategy]) -> None:
         total: Any = np.zeros(parts[0].count, np.float64 if parts[0].kind == BLOCKS else np.uint32)
         for part in parts:
             assert part.count == total.size == part.destination.size
-            assert 0 <= part.first <= part.first + part.source.size <= part.count
-            total[part.first : part.first + part.source.size] += part.source
+            first = part.first if part.kind == WORDS else 0
+            assert 0 <= first <= first + part.source.size <= part.count
+            total[first : first + part.source.size] += part.source
         for strategy, part in zip(strategies, parts, strict=True):
             part.destination[...] = total
             strategy.store(segment, 0)
