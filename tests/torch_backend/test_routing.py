@@ -41,7 +41,8 @@ LEFT_TO_THE_BASE = {"getRank", "getSize"}
 
 def trampolined_methods() -> set[str]:
     """What torch's C++ looks up on a Python process group, by its own header."""
-    header = FilePath(torch.__file__).parent / "include/torch/csrc/distributed/c10d/PyProcessGroup.hpp"
+    folder = FilePath(torch.__file__).parent / "include/torch/csrc/distributed/c10d"
+    (header,) = folder.rglob("PyProcessGroup.hpp")  # below py/ from torch 2.14 on
     text = header.read_text()
     body = text[text.index("using ProcessGroup::ProcessGroup") :]
     by_macro = re.findall(r"ProcessGroup, /\* Parent class \*/\s*(\w+)", body)
