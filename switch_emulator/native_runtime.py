@@ -39,7 +39,7 @@ from switchml.p4runtime.refusals import (
 )
 from switchml.p4runtime.schema import Schema
 from switchml.protocol.counters import SWITCH_COUNTERS, indices
-from switchml.protocol.messages import ELEMENT_BYTES, EXPONENTS, PAYLOAD_SIZES, SUM
+from switchml.protocol.messages import ELEMENT_BYTES, PAYLOADS
 from switchml.switch_emulator.native_target import POOL_SLOTS, EmulatorTarget
 from switchml.switch_emulator.pipeline import NO_JOB
 from switchml.switch_emulator.runtime import Device, Runtime
@@ -98,7 +98,7 @@ class NativeRuntime(Runtime):
                 f"the native pipeline takes the P4Info of our P4 program only, and this one has no {missing or _SET_WORKER}"
             )
         self._payload = ELEMENT_BYTES * sum(bool(_SUM.fullmatch(name)) for name in schema.registers.by_name)
-        if self._payload not in {size.payload for size in PAYLOAD_SIZES}:
+        if self._payload not in PAYLOADS:
             raise invalid(
                 f"the program's {self._payload} bytes of sums a slot are no payload of this protocol",
             )
@@ -361,7 +361,7 @@ class NativeRuntime(Runtime):
             case "seen":
                 return int(copy["seen"][0])
             case "kind":
-                return 0 if not copy["used"] else SUM if copy["elements"] else EXPONENTS
+                return int(copy["kind"]) if copy["used"] else 0
             case "e0" | "e1":
                 return int(copy[name]) & 0xFF
             case "stamp" | "seen_count":
@@ -388,7 +388,7 @@ class NativeRuntime(Runtime):
                 copy["seen"][0] = value
                 copy["seen_count"] = value.bit_count()
             case "kind":
-                copy["elements"] = self._payload // ELEMENT_BYTES if value == SUM else 0
+                copy["kind"] = value
             case "e0" | "e1":
                 copy[name] = int(np.uint8(value).view(np.int8))
             case "stamp" | "seen_count":

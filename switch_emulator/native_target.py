@@ -25,7 +25,7 @@ from switchml.link.libc import monotonic_ns
 from switchml.link.records import new_records, table_of
 from switchml.link.ring import down_tail, ring_layout
 from switchml.protocol.counters import SWITCH_COUNTERS, named
-from switchml.protocol.messages import ELEMENT_BYTES, PAYLOAD_SIZES, size_code
+from switchml.protocol.messages import ELEMENT_BYTES, MAX_PAYLOAD, size_code
 from switchml.protocol.prepare import prepare
 from switchml.switch_emulator.fabric import Fabric, MemoryServer, Region
 from switchml.switch_emulator.faults import Faults, new_faults
@@ -53,7 +53,6 @@ _LOOPBACK_PAYLOAD = 4096
 _LOOPBACK_WINDOW = 256
 _SIOCGIFADDR, _SIOCGIFHWADDR = 0x8915, 0x8927
 _IP_MULTICAST_ALL = 49  # 0: only groups this socket joined itself
-MAX_PAYLOAD = PAYLOAD_SIZES[-1].payload
 
 
 def prepare_pipeline() -> None:
@@ -113,6 +112,8 @@ class EmulatorTarget(SwitchTarget):
             pool=new_pool(POOL_SLOTS, _POOL_ELEMENTS),
             counters=np.zeros((MAX_JOBS + 1, len(SWITCH_COUNTERS)), np.int64),
             link=open_datagrams(self._socket, offload=offload),
+            permits=open_datagrams(self._socket, offload=offload),
+            permit_names=new_records(SocketAddress, MAX_WORKERS),
             fabric=self._fabric.memory,
             faults=faults or new_faults(),
             flag=np.zeros(1, np.int64),

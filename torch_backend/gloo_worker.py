@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -26,6 +27,17 @@ _NOTHING: Array = np.empty(0, np.uint8)
 _OPERATION = {name: kind for kind, name in WORKER_OPERATION.items()}
 
 
+def _of_all(call: Call, mine: slice) -> Call:
+    """A reduction of which this rank wants `mine` alone, as one of which it gets all."""
+    every = call.source.copy()
+
+    def finish() -> None:
+        np.copyto(call.out, every[mine])
+        call.finish()
+
+    return replace(call, out=every, source=every, finish=finish)
+
+
 class GlooWorker(Collectives):
     """The collectives that the table can send to gloo. Arrays are flat, so gloo sees no layout."""
 
@@ -33,11 +45,18 @@ class GlooWorker(Collectives):
         self._gloo = gloo
         self._under_way: weakref.WeakSet[Work] = weakref.WeakSet()
         self.rank, self.world_size = rank, world_size
-        self._start = {"allreduce": self._allreduce, "allgather": self._allgather}
+        self._start = {
+            "allreduce": self._allreduce,
+            "reduce": self._allreduce,
+            "reduce_scatter": self._allreduce,
+            "allgather": self._allgather,
+        }
 
     @override
     def _submit(self, call: Call, timeout: float | None, notify: bool) -> Work:
         said = call.signature
+        if call.mine is not None:
+            call = _of_all(call, call.mine)
         limit = None if timeout is None else timedelta(seconds=timeout)
         started = self._start[said.collective](call, limit)
         what = f"{said.collective} of {said.elements} x {said.dtype} over gloo"

@@ -10,9 +10,9 @@ import numpy.typing as npt
 from switchml.link.memory import array_at, bytes_at
 from switchml.protocol.byteorder import copy_swapped
 from switchml.protocol.header import HEADER_BYTES, Header
-from switchml.protocol.header_access import pack_header
+from switchml.protocol.header_access import pack_header, read_e1, read_msg_type, read_to_one
 from switchml.protocol.jit import compiled, inlined
-from switchml.protocol.messages import EXPONENTS, SUM
+from switchml.protocol.messages import ABSENT, EXPONENTS, SUM
 from switchml.protocol.numerics import EXACT_EXPONENT, UNKNOWN_EXPONENT
 from switchml.protocol.slots import TSI_MASK, slot_of, version_of
 from switchml.worker.kernels import bits_exponent, dequantize, quantize
@@ -41,13 +41,99 @@ def names_ranks(workers: int, elements: int) -> bool:
 
 
 @compiled
+def packet_kind(window: Window, slot: int) -> int:
+    """Message type of the packet the slot sends: ABSENT where its elements are all 0."""
+    place = relative(window, slot)
+    entry = window.slots[slot]
+    transfer = window.transfers[entry["transfer"] % RING]
+    if place == 0:
+        return SUM
+    chunk = place - 1 - int(transfer["prologue"])
+    if chunk < 0:
+        return EXPONENTS
+    elements = int(window.stream[0]["elements"])
+    begin, length = chunk * elements, _chunk_length(transfer, chunk, elements)
+    if transfer["kind"] == BLOCKS:
+        exact = entry["exponent"] == EXACT_EXPONENT
+        empty = exact or _all_zero(_floats(transfer["source"], begin, length))
+    else:
+        first, last = _given(transfer, begin, length)
+        empty = _all_zero(_words(transfer["source"], first - int(transfer["first"]), max(0, last - first)))
+    return ABSENT if empty else SUM
+
+
+@compiled
 def packet_bytes(window: Window, slot: int) -> int:
-    """Length of the packet the slot sends and of its result."""
+    """Length of the packet the slot sends."""
+    if packet_kind(window, slot) != SUM:
+        return HEADER_BYTES
+    return HEADER_BYTES + 4 * int(window.stream[0]["elements"])
+
+
+@compiled
+def _all_zero(values: Any) -> bool:
+    for value in values:  # noqa: SIM110 - compiled, and the first one mostly ends it
+        if value != 0:
+            return False
+    return True
+
+
+@compiled
+def _given(transfer: TransferRecord, begin: int, length: int) -> tuple[int, int]:
+    """WORDS: first and one past the last of this rank's words among `length` from `begin`."""
+    return max(begin, int(transfer["first"])), min(begin + length, int(transfer["last"]))
+
+
+@compiled
+def wanted_by(transfer: TransferRecord, chunk: int, elements: int) -> int:
+    """The rank that alone wants the result of a chunk, or -1 where all do, or several."""
+    part = int(transfer["part"])
+    if part == 0:
+        return -1
+    begin = int(transfer["origin"]) + chunk * elements
+    first, last = begin // part, (begin + _chunk_length(transfer, chunk, elements) - 1) // part
+    return first if first == last else -1
+
+
+@compiled
+def _wanted(window: Window, transfer: TransferRecord, chunk: int) -> tuple[int, int]:
+    """First and one past the last of the elements of a chunk whose sums this rank wants."""
+    elements = int(window.stream[0]["elements"])
+    begin = chunk * elements
+    end = begin + _chunk_length(transfer, chunk, elements)
+    part = int(transfer["part"])
+    if part == 0:
+        return begin, end
+    mine = int(window.stream[0]["rank"]) * part - int(transfer["origin"])
+    first = min(max(begin, mine), end)
+    return first, max(first, min(end, mine + part))
+
+
+@compiled
+def result_fits(window: Window, slot: int, memory: Bytes, at: int, length: int) -> bool:
+    """Whether a packet of a result's kind is one that the slot can get."""
+    kind = read_msg_type(memory, at)
     place = relative(window, slot)
     transfer = window.transfers[window.slots[slot]["transfer"] % RING]
     if 1 <= place <= transfer["prologue"]:
+        return kind == EXPONENTS and length == HEADER_BYTES
+    if kind == SUM:
+        return length == HEADER_BYTES + 4 * int(window.stream[0]["elements"])
+    return kind == ABSENT and place > 0 and length == HEADER_BYTES and not _is_kept_back(window, memory, at)
+
+
+@compiled
+def _is_kept_back(window: Window, memory: Bytes, at: int) -> bool:
+    """Whether an ABSENT result is another rank's, though this one wants it."""
+    return read_to_one(memory, at) != 0 and (read_e1(memory, at) & 0xFF) == window.stream[0]["rank"]
+
+
+@compiled
+def result_bytes(window: Window, memory: Bytes, at: int, length: int) -> int:
+    """What of a result is for this rank: of another's elements, which shared memory shows to all, the header."""
+    if read_to_one(memory, at) != 0 and (read_e1(memory, at) & 0xFF) != window.stream[0]["rank"]:
         return HEADER_BYTES
-    return HEADER_BYTES + 4 * int(window.stream[0]["elements"])
+    return length
 
 
 @compiled
@@ -61,13 +147,8 @@ def _fill_descriptor(window: Window, transfer: TransferRecord, payload: Words) -
 @compiled
 def _fill_words(transfer: TransferRecord, chunk: int, payload: Words) -> None:
     """This rank's words of the chunk, zeros elsewhere."""
-    elements = payload.size
-    begin = chunk * elements
-    first = max(begin, int(transfer["first"]))
-    last = min(begin + elements, int(transfer["last"]))
-    if last <= first:
-        payload[:] = np.uint32(0)
-        return
+    begin = chunk * payload.size
+    first, last = _given(transfer, begin, payload.size)
     payload[: first - begin] = np.uint32(0)
     copy_swapped(
         _words(transfer["source"], first - int(transfer["first"]), last - first),
@@ -98,14 +179,13 @@ def build_packet(window: Window, slot: int, memory: Bytes, at: int) -> None:
         exponent = bits_exponent(
             _words(transfer["source"], ahead * elements, _chunk_length(transfer, ahead, elements))
         )
-    kind = EXPONENTS if 1 <= place <= prologue else SUM
+    kind = packet_kind(window, slot)
+    chunk = place - 1 - prologue
+    wanted = wanted_by(transfer, chunk, elements) if place > prologue else -1
     if kind == SUM:
         payload = memory[at + HEADER_BYTES : at + HEADER_BYTES + 4 * elements].view(np.uint32)
-        chunk = place - 1 - prologue
         if place == 0:
             _fill_descriptor(window, transfer, payload)
-        elif blocks and entry["exponent"] == EXACT_EXPONENT:
-            payload[:] = np.uint32(0)
         elif blocks:
             block = _floats(transfer["source"], chunk * elements, _chunk_length(transfer, chunk, elements))
             quantize(block, payload, int(entry["exponent"]), int(stream["workers"]))
@@ -117,7 +197,7 @@ def build_packet(window: Window, slot: int, memory: Bytes, at: int) -> None:
         at,
         Header(
             msg_type=kind,
-            reserved=0,
+            to_one=1 if wanted >= 0 else 0,
             size=int(stream["size"]),
             job_number=int(stream["job"]),
             tsi=position & TSI_MASK,
@@ -125,7 +205,7 @@ def build_packet(window: Window, slot: int, memory: Bytes, at: int) -> None:
             unused=0,
             slot=slot_of(position, width),
             e0=exponent,
-            e1=UNKNOWN_EXPONENT,
+            e1=wanted if wanted >= 0 else UNKNOWN_EXPONENT,
         ),
     )
 
@@ -177,10 +257,16 @@ def take_result(window: Window, slot: int, exponent: int, memory: Bytes, at: int
         copy_swapped(payload, descriptor)
         return _descriptor_agrees(window, transfer, descriptor)
     chunk = place - 1 - prologue
-    length = _chunk_length(transfer, chunk, elements)
-    if transfer["kind"] == WORDS:
-        copy_swapped(payload, _words(transfer["destination"], chunk * elements, length))
-    elif entry["exponent"] != EXACT_EXPONENT:
-        out = _floats(transfer["destination"], chunk * elements, length)
-        dequantize(payload, out, int(entry["exponent"]), int(stream["workers"]))
+    first, last = _wanted(window, transfer, chunk)
+    if first == last or (transfer["kind"] == BLOCKS and entry["exponent"] == EXACT_EXPONENT):
+        return True
+    skipped = max(0, int(stream["rank"]) * int(transfer["part"]) - int(transfer["origin"]))
+    mine = payload[first - chunk * elements : last - chunk * elements]
+    if read_msg_type(memory, at) == ABSENT:
+        _words(transfer["destination"], first - skipped, last - first)[:] = np.uint32(0)
+    elif transfer["kind"] == WORDS:
+        copy_swapped(mine, _words(transfer["destination"], first - skipped, last - first))
+    else:
+        out = _floats(transfer["destination"], first - skipped, last - first)
+        dequantize(mine, out, int(entry["exponent"]), int(stream["workers"]))
     return True

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from typing_extensions import override
 from switchml.errors import SwitchMLError, UsageError
 from switchml.worker import elements
 from switchml.worker.signature import Signature
-from switchml.worker.transfer import Source, Transfer
+from switchml.worker.transfer import Source, Transfer, wanted
 from switchml.worker.window import BLOCKS, WORDS
 from switchml.worker.work import Work
 
@@ -42,6 +42,8 @@ class Part:
     source: Array
     destination: Array
     first: int = 0
+    part: int = 0
+    origin: int = 0
 
 
 class Strategy(Protocol):
@@ -125,6 +127,8 @@ class Pipeline(Source):
             self._fail,
             self._deadline,
             part.first,
+            part.part,
+            part.origin,
         )
 
 
@@ -152,18 +156,43 @@ def nothing() -> Direct:
     return Direct(Part(WORDS, 0, empty, empty))
 
 
+class Share(NamedTuple):
+    """Which sums a rank wants of a reduction.
+
+    Attributes:
+        rank: it.
+        part: as in `Transfer`: 0 for all.
+        origin: as in `Transfer`.
+    """
+
+    rank: int
+    part: int = 0
+    origin: int = 0
+
+    def of(self, where: slice) -> slice:
+        """Those among the elements `where`, counted from its start."""
+        return wanted(self.rank, where.stop - where.start, self.part, self.origin + where.start)
+
+    def place(self, where: slice) -> slice:
+        """Where those among the elements `where` stand in what the rank wants altogether."""
+        mine = self.of(where)
+        before = max(0, self.rank * self.part - self.origin)
+        return slice(where.start + mine.start - before, where.start + mine.stop - before)
+
+
 class Converted(Strategy):
     """A sum through float32 blocks or int32 words.
 
     Args:
         source: flat, of dtype `name`.
-        out: as `source`.
+        out: as what this rank wants of `source`.
         name: of the dtype, as in `elements.dtype_name`.
         kind: BLOCKS or WORDS.
+        share: what this rank wants.
     """
 
-    def __init__(self, source: Array, out: Array, name: str, kind: int) -> None:
-        self._source, self._out, self._name, self._kind = source, out, name, kind
+    def __init__(self, source: Array, out: Array, name: str, kind: int, share: Share) -> None:
+        self._source, self._out, self._name, self._kind, self._share = source, out, name, kind, share
         self._length = min(_STAGING_BYTES // 4, source.size)
         self.segments = -(-source.size // self._length)
         self.depth = min(_DEPTH, self.segments)
@@ -178,12 +207,16 @@ class Converted(Strategy):
         staged = self._staging[lane, : values.size]
         elements.widen(values, self._name, staged)
         words = staged if self._kind == BLOCKS else staged.view(np.uint32)
-        return Part(self._kind, values.size, words, words)
+        where, share = self._slice(segment), self._share
+        return Part(
+            self._kind, values.size, words, words[share.of(where)], 0, share.part, share.origin + where.start
+        )
 
     @override
     def store(self, segment: int, lane: int) -> None:
         where = self._slice(segment)
-        elements.narrow(self._staging[lane, : where.stop - where.start], self._name, self._out[where])
+        mine = self._staging[lane, : where.stop - where.start][self._share.of(where)]
+        elements.narrow(mine, self._name, self._out[self._share.place(where)])
 
 
 class _Rows:
@@ -201,9 +234,12 @@ class _Rows:
         raw: npt.NDArray[np.uint8] = self._mine[lane].view(np.uint8)
         return raw
 
-    def part(self, lane: int) -> Part:
+    def part(self, lane: int, root: int | None = None) -> Part:
+        """What goes on the wire. root: the only rank that wants the rows; None: all do."""
         every = self._all[lane].reshape(-1)
-        return Part(WORDS, every.size, self._mine[lane], every, self._rank * self.words)
+        share = (0, 0) if root is None else (every.size, root * every.size)
+        mine = every if root is None or root == self._rank else every[:0]
+        return Part(WORDS, every.size, self._mine[lane], mine, self._rank * self.words, *share)
 
     def all(self, lane: int, dtype: np.dtype[Any], count: int) -> Array:
         """The first `count` values of every rank, (workers, count)."""
@@ -212,15 +248,35 @@ class _Rows:
 
 
 class Gathered(Strategy):
-    """A reduction the switch cannot do: everybody's raw words are gathered exactly and reduced here, in the order of ranks."""
+    """A reduction the switch cannot do: everybody's raw words are gathered exactly and reduced here, in the order of ranks.
 
-    def __init__(self, source: Array, out: Array, name: str, op: str, rank: int, workers: int) -> None:
+    Args:
+        source: flat, of dtype `name`.
+        out: as what this rank wants of `source`.
+        name: of the dtype, as in `elements.dtype_name`.
+        op: the operation.
+        share: what this rank wants.
+        workers: ranks.
+        root: the only rank that wants anything; None: see `share`.
+    """
+
+    def __init__(
+        self,
+        source: Array,
+        out: Array,
+        name: str,
+        op: str,
+        share: Share,
+        workers: int,
+        root: int | None = None,
+    ) -> None:
         self._source, self._out, self._name, self._op = source, out, name, op
+        self._share, self._root = share, root
         room = max(1, _STAGING_BYTES // (workers * source.itemsize))
         self._length = min(room, source.size)
         self.segments = -(-source.size // self._length)
         self.depth = min(_DEPTH, self.segments)
-        self._rows = _Rows(rank, workers, self._length * source.itemsize, self.depth)
+        self._rows = _Rows(share.rank, workers, self._length * source.itemsize, self.depth)
 
     def _slice(self, segment: int) -> slice:
         return slice(segment * self._length, min((segment + 1) * self._length, self._source.size))
@@ -229,13 +285,15 @@ class Gathered(Strategy):
     def load(self, segment: int, lane: int) -> Part:
         values = self._source[self._slice(segment)]
         self._rows.mine(lane)[: values.nbytes] = values.view(np.uint8)
-        return self._rows.part(lane)
+        return self._rows.part(lane, self._root)
 
     @override
     def store(self, segment: int, lane: int) -> None:
         where = self._slice(segment)
-        rows = self._rows.all(lane, self._source.dtype, where.stop - where.start)
-        elements.reduce_rows(rows, self._name, self._op, self._out[where])
+        mine = self._share.of(where)
+        if mine.start < mine.stop:
+            rows = self._rows.all(lane, self._source.dtype, where.stop - where.start)
+            elements.reduce_rows(rows[:, mine], self._name, self._op, self._out[self._share.place(where)])
 
 
 class GatheredBytes(Strategy):
@@ -313,6 +371,7 @@ class ExactBlocks(Strategy):
     def __init__(self, transfer: Transfer, block: int, rank: int, workers: int) -> None:
         assert transfer.flags is not None
         self._transfer, self._block = transfer, block
+        self._share = Share(rank, transfer.part, transfer.origin)
         self._blocks = np.flatnonzero(transfer.flags)
         self._batch = min(max(1, _STAGING_BYTES // (4 * block * workers)), self._blocks.size)
         self.segments = -(-self._blocks.size // self._batch)
@@ -342,8 +401,9 @@ class ExactBlocks(Strategy):
         total = np.empty(rows.shape[1], np.float32)
         elements.reduce_rows(rows, "float32", "sum", total)
         for row, block in zip(total.reshape(-1, self._block), chosen, strict=True):
-            out = self._transfer.destination[block * self._block : (block + 1) * self._block]
-            out[...] = row[: out.size]
+            begin = int(block) * self._block
+            where = slice(begin, min(begin + self._block, self._transfer.count))
+            self._transfer.destination[self._share.place(where)] = row[self._share.of(where)]
 
 
 def _do_nothing() -> None:
@@ -362,6 +422,7 @@ class Call:
         strategy: makes the transfers by which a switch does it.
         finish: to be called once `out` is complete.
         bound: by what to multiply the error bound of block floating point; 0 where that is not used.
+        mine: which elements of the result over all of `source` `out` takes; None: all.
     """
 
     signature: Signature
@@ -371,6 +432,7 @@ class Call:
     strategy: Callable[[], Strategy]
     finish: Callable[[], None] = _do_nothing
     bound: float = 0.0
+    mine: slice | None = None
 
 
 class Collectives(ABC):
@@ -434,7 +496,7 @@ class Collectives(ABC):
         flat_out = flat_in
         if target is not array:
             flat_out = target.reshape(-1) if target.flags.c_contiguous else np.empty_like(flat_in)
-        strategy, bounded = self._reduction(flat_in, flat_out, name, op)
+        strategy, bounded = self._reduction(flat_in, flat_out, name, op, Share(self.rank))
         divide = op == "avg" and bounded
 
         def finish() -> None:
@@ -454,8 +516,131 @@ class Collectives(ABC):
         )
         return self._submit(call, timeout, notify)
 
+    def reduce(
+        self,
+        array: Array,
+        root: int = 0,
+        op: str = "sum",
+        *,
+        dtype: str | None = None,
+        timeout: float | None = None,
+        notify: bool = True,
+    ) -> Work:
+        """Reduce `array` over all ranks, in place at `root`; the others' arrays stay as they are, and they get no elements.
+
+        Numbers as in `allreduce`.
+
+        Args:
+            array: as in `allreduce`.
+            root: the rank that gets the result; the works of the others have an empty one.
+            op: as in `allreduce`.
+            dtype: as in `allreduce`.
+            timeout: deadline in seconds; None = that of the job.
+            notify: False when `wait` follows at once.
+
+        Raises:
+            UsageError: `root` is no rank, dtype or operation do not fit, or the root's array is read-only.
+        """
+        if not 0 <= root < self.world_size:
+            raise UsageError(f"root {root} is no rank of {self.world_size}")
+        flat = np.ascontiguousarray(array).reshape(-1)
+        is_root = self.rank == root
+        if is_root:
+            _check_writable(array)
+        share = Share(self.rank, max(1, flat.size), root * max(1, flat.size))
+        out = flat if is_root else flat[:0]
+
+        def finish() -> None:
+            if is_root and not array.flags.c_contiguous:
+                array[...] = flat.reshape(array.shape)
+
+        said = ("reduce", op, root << 12)
+        return self._reduce_to(
+            array, flat, out, array if is_root else out, dtype, said, share, finish, timeout, notify, root
+        )
+
+    def reduce_scatter(
+        self,
+        array: Array,
+        op: str = "sum",
+        *,
+        out: Array | None = None,
+        dtype: str | None = None,
+        timeout: float | None = None,
+        notify: bool = True,
+    ) -> Work:
+        """Reduce `array` over all ranks and give row r of the result to rank r alone.
+
+        Numbers as in `allreduce`.
+
+        Args:
+            array: of shape (world_size, ...).
+            op: as in `allreduce`.
+            out: for the result, of shape `array.shape[1:]`; the row of `array` itself, or memory apart from `array`.
+            dtype: as in `allreduce`.
+            timeout: deadline in seconds; None = that of the job.
+            notify: False when `wait` follows at once.
+
+        Raises:
+            UsageError: shape, dtype, operation or `out` do not fit, or `out` is read-only.
+        """
+        if array.ndim == 0 or array.shape[0] != self.world_size:
+            raise UsageError(
+                f"the array has shape {array.shape}, and needs a row for each of {self.world_size} ranks"
+            )
+        shape = array.shape[1:]
+        if out is None:
+            out = np.empty(shape, array.dtype)
+        if out.shape != shape or out.dtype != array.dtype or not out.flags.c_contiguous:
+            raise UsageError(f"out must be contiguous, of shape {shape} and dtype {array.dtype}")
+        _check_writable(out)
+        flat = np.ascontiguousarray(array).reshape(-1)
+        share = Share(self.rank, max(1, flat.size // self.world_size))
+        said = ("reduce_scatter", op, 0)
+        return self._reduce_to(
+            array, flat, out.reshape(-1), out, dtype, said, share, _do_nothing, timeout, notify, None
+        )
+
+    def _reduce_to(
+        self,
+        array: Array,
+        flat: Array,
+        out: Array,
+        result: Array,
+        dtype: str | None,
+        said: tuple[str, str, int],
+        share: Share,
+        then: Callable[[], None],
+        timeout: float | None,
+        notify: bool,
+        root: int | None,
+    ) -> Work:
+        """A reduction of which each rank wants a share. said: collective, operation and detail of the signature."""
+        name = elements.dtype_name(array, dtype)
+        collective, op, detail = said
+        elements.check_operation(name, op)
+        strategy, bounded = self._reduction(flat, out, name, op, share, root)
+        divide = op == "avg" and bounded
+
+        def finish() -> None:
+            if divide:
+                self._divide(out, name)
+            then()
+
+        call = Call(
+            Signature(collective, name, op, array.size, detail=detail),
+            flat,
+            out,
+            result,
+            strategy,
+            finish,
+            bound=(1 / self.world_size if divide else 1.0) if bounded else 0.0,
+            mine=share.of(slice(0, flat.size)),
+        )
+        return self._submit(call, timeout, notify)
+
     def _reduction(
-        self, source: Array, out: Array, name: str, op: str
+        self, source: Array, out: Array, name: str, op: str, share: Share, root: int | None = None
     ) -> tuple[Callable[[], Strategy], bool]:
         """How to reduce, and whether block floating point is used."""
         if source.size == 0:
@@ -463,14 +648,16 @@ class Collectives(ABC):
         way = elements.summed_as(name, op)
         small = way == "blocks" and source.nbytes * self.world_size <= _SMALL_GATHER_BYTES
         if way == "" or small:
-            return partial(Gathered, source, out, name, op, self.rank, self.world_size), False
+            return partial(Gathered, source, out, name, op, share, self.world_size, root), False
         if name == "float32":
-            return partial(Direct, Part(BLOCKS, source.size, source, out)), True
+            blocks = Part(BLOCKS, source.size, source, out, 0, share.part, share.origin)
+            return partial(Direct, blocks), True
         if name == "int32":
-            words = Part(WORDS, source.size, source.view(np.uint32), out.view(np.uint32))
+            raw = source.view(np.uint32), out.view(np.uint32)
+            words = Part(WORDS, source.size, *raw, 0, share.part, share.origin)
             return partial(Direct, words), False
         kind = BLOCKS if way == "blocks" else WORDS
-        return partial(Converted, source, out, name, kind), way == "blocks"
+        return partial(Converted, source, out, name, kind, share), way == "blocks"
 
     def _divide(self, values: Array, name: str) -> None:
         if name == "float32":

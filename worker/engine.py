@@ -21,9 +21,9 @@ from switchml.protocol.header_access import (
     read_version,
 )
 from switchml.protocol.jit import compiled, inlined
-from switchml.protocol.messages import EXPONENTS, SUM
+from switchml.protocol.messages import ABSENT, EXPONENTS, SUM
 from switchml.worker import port as ports
-from switchml.worker.chunks import build_packet, packet_bytes, take_result
+from switchml.worker.chunks import build_packet, packet_bytes, result_bytes, result_fits, take_result
 from switchml.worker.recovery import Recovery, expire, packet_sent, sample_round_trip
 from switchml.worker.window import (
     DUPLICATE,
@@ -92,18 +92,18 @@ def _take(engine: Engine, memory: Bytes, at: int, length: int, now: int) -> bool
         counters[_TRUNCATED] += 1
         return True
     kind = read_msg_type(memory, at)
-    if (kind != SUM and kind != EXPONENTS) or read_job(memory, at) != window.stream[0]["job"]:
+    if kind not in (SUM, EXPONENTS, ABSENT) or read_job(memory, at) != window.stream[0]["job"]:
         counters[_FOREIGN] += 1
         return True
     slot = match(window, read_tsi(memory, at), read_slot(memory, at), read_version(memory, at))
     if slot < 0:
         counters[_DUPLICATE if slot == DUPLICATE else _STALE if slot == STALE else _FOREIGN] += 1
         return True
-    if length != packet_bytes(window, slot):
+    if not result_fits(window, slot, memory, at, length):
         counters[_TRUNCATED] += 1
         return True
     counters[_PACKETS_RECEIVED] += 1
-    counters[_BYTES_RECEIVED] += length
+    counters[_BYTES_RECEIVED] += result_bytes(window, memory, at, length)
     counters[_CHUNKS] += 1
     exponent = read_e0(memory, at)
     if not take_result(window, slot, exponent, memory, at, engine.descriptor):

@@ -30,6 +30,9 @@ class Transfer:
         fail: called when the stream has broken.
         deadline: ns, of CLOCK_MONOTONIC.
         first: WORDS: where `source` begins.
+        part: 0: every rank wants all sums. Else element i is wanted by rank (origin + i) // part alone, and `destination` takes
+            what this rank wants.
+        origin: see `part`.
         flags: BLOCKS: a byte a chunk, 1 for one to be exchanged exactly; made when it is not given.
         highest: afterwards, the largest exponent.
     """
@@ -43,6 +46,8 @@ class Transfer:
     fail: Callable[[BaseException], None]
     deadline: int
     first: int = 0
+    part: int = 0
+    origin: int = 0
     flags: npt.NDArray[np.uint8] | None = None
     highest: int = field(default=0, init=False)
 
@@ -61,7 +66,7 @@ class Transfer:
             "source": _address(self.source), "destination": _address(self.destination),
             "flags": 0 if self.flags is None else _address(self.flags),
             "first": self.first if words else 0, "last": self.first + self.source.size if words else 0,
-            "unknown": 0, "left": 0, "flagged": 0, "released": 0, "highest": 0,
+            "part": self.part, "origin": self.origin, "unknown": 0, "left": 0, "flagged": 0, "released": 0, "highest": 0,
             "deadline": self.deadline, "signature": self.signature,
         }  # fmt: skip
         return _in_order(fields)
@@ -74,6 +79,15 @@ def _address(array: npt.NDArray[Any]) -> int:
     # Half the time of array.ctypes.data, and there are many small transfers.
     address: int = array.__array_interface__["data"][0]
     return address
+
+
+def wanted(rank: int, count: int, part: int, origin: int) -> slice:
+    """Which of a transfer's `count` sums a rank wants; for `part` and `origin` see `Transfer`."""
+    if part == 0:
+        return slice(0, count)
+    mine = rank * part - origin
+    first = min(max(0, mine), count)
+    return slice(first, max(first, min(mine + part, count)))
 
 
 class Source(Protocol):

@@ -19,9 +19,23 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
         standard_metadata.mcast_grp = meta.multicast_group;
     }
 
-    action load_exponents() {
+    // The copy's exponents and kind, and the sums where elements have come. Each worker's copy of the answer is cut in egress.
+    action load_answer() {
         hdr.switchml.e0 = meta.copy.e0;
         hdr.switchml.e1 = meta.copy.e1;
+        hdr.switchml.msg_type = meta.copy.kind;
+    }
+
+    action with_elements() {
+        hdr.udp.length = UDP_BYTES + SWITCHML_BYTES + PAYLOAD_BYTES;
+        hdr.ipv4.total_len = IPV4_BYTES + UDP_BYTES + SWITCHML_BYTES + PAYLOAD_BYTES;
+    }
+
+    action without_elements() {
+        hdr.elements.setInvalid();
+        hdr.switchml.to_one = 0;
+        hdr.udp.length = UDP_BYTES + SWITCHML_BYTES;
+        hdr.ipv4.total_len = IPV4_BYTES + UDP_BYTES + SWITCHML_BYTES;
     }
 
     apply {
@@ -79,8 +93,11 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
             || standard_metadata.packet_length < 14 + (bit<32>)hdr.ipv4.total_len
             || (bit<32>)hdr.ipv4.total_len < 20 + (bit<32>)hdr.udp.length) REFUSE(dropped_truncated)
         if ((hdr.switchml.msg_type != MSG_SUM && hdr.switchml.msg_type != MSG_EXPONENTS
-             && hdr.switchml.msg_type != MSG_PROBE)
-            || RESERVED_BITS_SET) REFUSE(dropped_bad_header)
+             && hdr.switchml.msg_type != MSG_PROBE && hdr.switchml.msg_type != MSG_ABSENT)
+            || RESERVED_BITS_SET
+            || (hdr.switchml.to_one == 1
+                && (hdr.switchml.msg_type == MSG_EXPONENTS || hdr.switchml.msg_type == MSG_PROBE)))
+            REFUSE(dropped_bad_header)
         if (!job_table.apply().hit) REFUSE(dropped_wrong_job)
         if (!worker_port.apply().hit) {
             digest<sender_digest_t>(2, {
@@ -119,6 +136,13 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
             forget_workers();
         }
         bool known = (meta.copy.seen & meta.bit_of_worker) != 0;
+        // A chunk is of one kind. ABSENT goes with elements, which may come later.
+        bool fits = meta.copy.kind == hdr.switchml.msg_type;
+        if (meta.copy.kind == MSG_ABSENT || hdr.switchml.msg_type == MSG_ABSENT) {
+            fits = meta.copy.kind != MSG_EXPONENTS && hdr.switchml.msg_type != MSG_EXPONENTS;
+        }
+        meta.to_one = hdr.switchml.to_one;
+        meta.wanted_by = hdr.switchml.e1;
         if (meta.paper == 0) {
             int<32> distance = (int<32>)(hdr.switchml.tsi - meta.copy.stamp);
             if (meta.copy.used != meta.epoch || distance > 0) {
@@ -141,7 +165,7 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
                 meta.verdict = Verdict.RETRANSMIT;
             } else if (known) {
                 meta.verdict = Verdict.DUPLICATE;
-            } else if (meta.copy.kind != hdr.switchml.msg_type) {
+            } else if (!fits) {
                 meta.verdict = Verdict.MISFIT;
             } else {
                 meta.verdict = Verdict.ADDED;
@@ -154,7 +178,7 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
                 meta.verdict = Verdict.DUPLICATE;
             } else if (meta.copy.seen_count == 0) {
                 meta.verdict = Verdict.FRESH;
-            } else if (meta.copy.kind != hdr.switchml.msg_type) {
+            } else if (!fits) {
                 meta.verdict = Verdict.MISFIT;
             } else {
                 meta.verdict = Verdict.ADDED;
@@ -176,6 +200,10 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
                 meta.copy.e1 = hdr.switchml.e1;
             }
         }
+        if (meta.verdict == Verdict.ADDED && meta.copy.kind == MSG_ABSENT && hdr.elements.isValid()) {
+            meta.verdict = Verdict.FIRST;
+            take_kind();
+        }
         if (meta.verdict != Verdict.RETRANSMIT) {
             enter_worker();
             if (meta.paper == 0) {
@@ -194,27 +222,35 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
             }
             write_copy();
         }
-        if (hdr.elements.isValid()) {
-            if (meta.verdict == Verdict.FRESH) {
-                start_sums();
-            } else if (meta.verdict == Verdict.ADDED) {
+        bool brings = hdr.elements.isValid() && meta.verdict != Verdict.RETRANSMIT;
+        if (brings) {
+            if (meta.verdict == Verdict.ADDED) {
                 add_to_sums();
             } else {
-                recall_sums();
+                start_sums();
             }
-            if (meta.verdict != Verdict.RETRANSMIT) {
-                count_elements();
-            }
+            count_elements();
         }
 
         // Who hears of it?
+        if (meta.verdict == Verdict.RETRANSMIT || meta.complete == 1) {
+            load_answer();
+            if (meta.copy.kind != MSG_SUM) {
+                without_elements();
+                meta.to_one = 0;
+            } else {
+                with_elements();
+                if (!brings) {
+                    hdr.elements.setValid();
+                    recall_sums();
+                }
+            }
+        }
         if (meta.verdict == Verdict.RETRANSMIT) {
             results_retransmitted.count((bit<32>)meta.job_number);
-            load_exponents();
             answer_worker();
         } else if (meta.complete == 1) {
             chunks_completed.count((bit<32>)meta.job_number);
-            load_exponents();
             answer_worker();
             answer_everyone();    // a job without a group has this worker alone
         }

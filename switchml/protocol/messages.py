@@ -28,6 +28,8 @@ MESSAGE_TYPES: tuple[MessageType, ...] = (
     MessageType("EXPONENTS", 2, False, "no elements: only the maximum of the exponents is wanted"),
     MessageType("PROBE", 3, False, "the switch answers a worker it knows, by unicast and, where the job has a"
                 " multicast group, by multicast: which of the two paths work?"),
+    MessageType("ABSENT", 4, False, "this worker's elements of a `SUM` chunk are all 0; as an answer: all are, or, with `to_one`,"
+                " another worker gets them"),
 )  # fmt: skip
 
 
@@ -43,6 +45,7 @@ class PayloadSize(NamedTuple):
 
 PAYLOAD_SIZES: tuple[PayloadSize, ...] = tuple(PayloadSize(code, 128 << code, code < 4) for code in range(8))
 PAYLOADS = tuple(size.payload for size in PAYLOAD_SIZES)
+MAX_PAYLOAD = max(PAYLOADS)
 
 
 def _code(name: str) -> int:
@@ -52,6 +55,7 @@ def _code(name: str) -> int:
 SUM = _code("SUM")
 EXPONENTS = _code("EXPONENTS")
 PROBE = _code("PROBE")
+ABSENT = _code("ABSENT")
 
 
 def size_code(payload: int) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 
 from switchml.p4runtime.entries import ActionCall, CounterValue, Match, Replica, TableEntry
 from switchml.protocol.header import HEADER_BYTES, RESERVED, build_header, parse_header
-from switchml.protocol.messages import ELEMENT_BYTES, EXPONENTS, PROBE, SUM, size_code
+from switchml.protocol.messages import ABSENT, ELEMENT_BYTES, EXPONENTS, PROBE, SUM, size_code
 from switchml.switch_emulator.ports.ethernet import HEADERS_BYTES, checksum
 from switchml.switch_emulator.slot_machine import (
     AHEAD,
@@ -61,6 +61,7 @@ class SlotSwitch:
         self._tables: dict[str, dict[tuple[int, ...], tuple[int, ...]]] = {}
         self._groups: dict[int, Sequence[Replica]] = {}
         self._counters: dict[str, Counter[int]] = {}
+        self._wanted = 0  # rank that wants the answer of the packet just taken, if one alone does
 
     # What the control plane does
 
@@ -93,8 +94,6 @@ class SlotSwitch:
             self._epochs[index], slots["used"][index] = value, value != 0
         elif name == "seen":
             slots["seen"][index] = [value, 0, 0, 0]
-        elif name == "kind":
-            slots["elements"][index] = self._elements if value == SUM else 0
         else:
             slots[name][index] = value
 
@@ -113,7 +112,7 @@ class SlotSwitch:
         if name == "seen":
             return slots["seen"][:, 0]
         if name == "kind":
-            return np.where(self._epochs == 0, 0, np.where(slots["elements"] > 0, SUM, EXPONENTS))
+            return np.where(self._epochs == 0, 0, slots["kind"])
         if name in ("e0", "e1"):
             return (
                 slots[name].view(np.uint8) if slots[name].flags.contiguous else slots[name].astype(np.uint8)
@@ -151,10 +150,16 @@ class SlotSwitch:
         )
         for out, worker in copies:
             self._count("packets_sent", job)
-            left.append(
-                (out, self._addressed(frame, answer, own, self._tables["worker_rewrite"][job, worker]))
-            )
+            told = self._for_worker(answer, worker)
+            left.append((out, self._addressed(frame, told, own, self._tables["worker_rewrite"][job, worker])))
         return left
+
+    def _for_worker(self, answer: bytes, worker: int) -> bytes:
+        """What that worker gets of an answer: of one that another worker wants, the header."""
+        header = parse_header(answer)
+        if not header.to_one or worker == self._wanted:
+            return answer
+        return build_header(header._replace(msg_type=ABSENT))
 
     def _addressed(self, frame: bytes, answer: bytes, own: int, worker: tuple[int, ...]) -> bytes:
         """The answer behind the headers of the packet that brought it about, turned round."""
@@ -163,6 +168,8 @@ class SlotSwitch:
         head[0:6], head[6:12] = mac.to_bytes(6, "big"), own.to_bytes(6, "big")
         head[22] = 64
         head[26:30], head[30:34] = frame[30:34], address.to_bytes(4, "big")
+        head[16:18] = (len(answer) + 28).to_bytes(2, "big")
+        head[38:40] = (len(answer) + 8).to_bytes(2, "big")
         head[24:26] = b"\0\0"
         head[24:26] = checksum(bytes(head[14:34])).to_bytes(2, "big")
         head[34:36], head[36:38], head[40:42] = frame[36:38], port.to_bytes(2, "big"), b"\0\0"
@@ -176,7 +183,8 @@ class SlotSwitch:
             return "dropped_truncated", None
         header = parse_header(packet)
         kind, tsi, slot, version = header.msg_type, header.tsi, header.slot, header.version
-        if kind not in (SUM, EXPONENTS, PROBE) or any(getattr(header, name) for name in RESERVED):
+        known = kind in (SUM, ABSENT) or (kind in (EXPONENTS, PROBE) and not header.to_one)
+        if not known or any(getattr(header, name) for name in RESERVED):
             return "dropped_bad_header", None
         if header.job_number != job:
             return "dropped_wrong_job", None
@@ -194,19 +202,27 @@ class SlotSwitch:
             return "dropped_wrong_slot", None
         if not member.paper and (slot, version) != (tsi % member.window, tsi // member.window % 2):
             return "dropped_wrong_version", None
-        return self._aggregate(
-            job, member, 2 * (member.pool_base + slot) + version, tsi, elements, header.e0, header.e1, packet
-        )
+        return self._aggregate(job, member, 2 * (member.pool_base + slot) + version, packet)
 
     def _aggregate(
-        self, job: int, member: Member, index: int, tsi: int, elements: int, e0: int, e1: int, packet: Any
+        self, job: int, member: Member, index: int, packet: Any
     ) -> tuple[str, tuple[Member, bytes, bool] | None]:
-        slots = self._pool.slots
+        slots, header = self._pool.slots, parse_header(packet)
         if self._epochs[index] not in (0, member.epoch):
             clear_slots(slots, index // 2, 1)
             self._epochs[index] = self._epochs[index ^ 1] = 0
         judge = admit_paper if member.paper else admit
-        verdict = judge(slots, index, member.worker, member.workers, member.window, tsi, elements, e0, e1)
+        verdict = judge(
+            slots,
+            index,
+            member.worker,
+            member.workers,
+            member.window,
+            header.tsi,
+            header.msg_type,
+            header.e0,
+            header.e1,
+        )
         refused = {
             DUPLICATE: "dropped_duplicate", STALE: "dropped_stale", MISFIT: "dropped_wrong_size", AHEAD: "dropped_ahead",
         }  # fmt: skip
@@ -214,20 +230,26 @@ class SlotSwitch:
             return refused[verdict], None
         self._epochs[index] = member.epoch
         words = packet[HEADER_BYTES:].copy().view(np.uint32)
-        out = np.zeros(elements, np.uint32)
+        kind = int(slots[index]["kind"])
+        out = np.zeros(self._elements if kind == SUM else 0, np.uint32)
         first = index * self._elements
-        if elements:
-            apply(verdict, words, self._pool.sums[first : first + elements], out)
+        apply(verdict, words, self._pool.sums[first : first + max(words.size, out.size)], out)
         if verdict == RETRANSMIT:
             self._count("results_retransmitted", job)
         else:
-            self._counters.setdefault("elements_added", Counter())[job] += elements
+            self._counters.setdefault("elements_added", Counter())[job] += words.size
         if verdict != RETRANSMIT and verdict < COMPLETE:
             return "", None
         if verdict >= COMPLETE:
             self._count("chunks_completed", job)
-        header = parse_header(packet)._replace(e0=int(slots[index]["e0"]), e1=int(slots[index]["e1"]))
-        return "", (member, build_header(header) + out.tobytes(), verdict >= COMPLETE)
+        answer = header._replace(
+            msg_type=kind,
+            to_one=header.to_one if kind == SUM else 0,
+            e0=int(slots[index]["e0"]),
+            e1=int(slots[index]["e1"]),
+        )
+        self._wanted = header.e1 & 0xFF
+        return "", (member, build_header(answer) + out.tobytes(), verdict >= COMPLETE)
 
     def _count(self, name: str, row: int) -> None:
         self._counters.setdefault(name, Counter())[row] += 1

@@ -18,6 +18,7 @@ from switchml.errors import CollectiveMismatchError, CollectiveTimeoutError, Swi
 from switchml.torch_backend.discovery import Placement
 from switchml.torch_backend.options import Options
 from switchml.worker.collectives import Call, Collectives
+from switchml.worker.transfer import wanted
 from switchml.worker.window import BLOCKS
 from switchml.worker.work import Work
 
@@ -82,7 +83,7 @@ class StoreWorker(Collectives):
                 with np.errstate(all="ignore"):
                     for first, words in self._all(f"{key}/{segment}", mine, limit):
                         total[first : first + words.size] += words
-                part.destination[...] = total
+                part.destination[...] = total[wanted(self.rank, part.count, part.part, part.origin)]
                 strategy.store(segment, 0)
             call.finish()
 

@@ -16,8 +16,9 @@ import numpy.typing as npt
 from switchml.check.machines import SwitchMachine
 from switchml.protocol.header import HEADER_BYTES, parse_header
 from switchml.protocol.messages import size_code
-from switchml.worker.chunks import build_packet, packet_bytes, take_result
+from switchml.worker.chunks import build_packet, packet_bytes, result_fits, take_result
 from switchml.worker.recovery import Recovery, expire, new_recovery, packet_sent, sample_round_trip
+from switchml.worker.transfer import wanted
 from switchml.worker.window import (
     RING,
     Window,
@@ -50,13 +51,17 @@ class NetworkConditions:
 @dataclass(frozen=True)
 class Task:
     """One transfer of every rank. kind: worker.window.BLOCKS (float32) or WORDS (uint32). sources: by rank.
-    firsts: WORDS, where each rank's words begin. count: elements in all.
+    firsts: WORDS, where each rank's words begin. count: elements in all. part: of a rank's share of the sums; 0: all.
     """
 
     kind: int
     count: int
     sources: tuple[Array, ...]
     firsts: tuple[int, ...] = ()
+    part: int = 0
+
+    def wanted(self, rank: int) -> slice:
+        return wanted(rank, self.count, self.part, 0)
 
 
 @dataclass
@@ -119,12 +124,14 @@ class VirtualNetwork:
                 task.count,
                 -(-task.count // self._elements),
             )
-            entry["source"], entry["destination"] = source.ctypes.data, results[index].ctypes.data
+            mine = results[index][task.wanted(rank).start :]
+            entry["source"], entry["destination"] = source.ctypes.data, mine.ctypes.data
             entry["flags"], entry["first"], entry["last"] = (
                 flags[index].ctypes.data,
                 first,
                 first + source.size,
             )
+            entry["part"] = task.part
             entry["deadline"], entry["signature"] = _LIMIT, np.full(4, 7 + index, np.uint32)
         window.stream[0]["queued"] = len(self.tasks)
         return state
@@ -195,6 +202,9 @@ class VirtualNetwork:
         if slot < 0:
             return
         memory = np.frombuffer(packet, np.uint8)
+        assert result_fits(state.window, slot, memory, 0, len(packet)), (
+            f"seed {self.seed}: rank {rank} got a result of another kind"
+        )
         agrees = take_result(state.window, slot, header.e0, memory, 0, state.descriptor)
         assert agrees, f"seed {self.seed}: rank {rank} saw a mismatch"
         sample_round_trip(state.recovery, state.window, slot, self.now)
@@ -204,8 +214,7 @@ class VirtualNetwork:
         self._pump(rank)
 
     def _at_switch(self, rank: int, packet: bytes) -> None:
-        verdict, to, answer = self._switch.take(rank, packet)
-        self.verdicts[verdict] = self.verdicts.get(verdict, 0) + 1
-        if answer:
-            for place in range(self.workers) if to is None else (to,):
-                self._send(place, answer)
+        answer = self._switch.take(rank, packet)
+        self.verdicts[answer.verdict] = self.verdicts.get(answer.verdict, 0) + 1
+        for place, told in answer.deliveries(self.workers):
+            self._send(place, told)
