@@ -200,7 +200,7 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--backend", default="switchml", help="switchml, gloo, or any other for CPU tensors")
-    parser.add_argument("--hook", default="none", choices=["none", "float32", "float16", "int8"])
+    parser.add_argument("--hook", default="none", choices=["none", "float32", "int16", "int8"])
     parser.add_argument("--model", default="both", choices=[*MODELS, "both"])
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)

@@ -45,10 +45,12 @@ from switchml.protocol.messages import UDP_PORT_FIRST
 
 if TYPE_CHECKING:
     from switchml.control.tls import ServerTls
+    from switchml.switch_emulator.p4.egress_queues import QueueLimits
     from switchml.switch_emulator.p4_emulator import Wrapping
     from switchml.switch_emulator.ports.interface import Ports
 
 NO_PROGRAM = "none"
+QUEUES = "Queues at the ports of a P4 pipeline"
 
 _LOOK_SECONDS = 0.1
 
@@ -84,6 +86,7 @@ class _Options:
     use_files: float | None
     p4runtime_port: int | None
     device_id: int
+    queues: QueueLimits | None
     capture: Path | None
     trace: bool
     loss: float
@@ -155,6 +158,38 @@ def switch_command(
         ),
     ] = None,
     device_id: DeviceId = 0,
+    queue_rate: Annotated[
+        float | None,
+        typer.Option(
+            metavar="PACKETS",
+            help="Packets a second that each queue of a port lets go; the others wait. 0 = without limit.",
+            rich_help_panel=QUEUES,
+        ),
+    ] = None,
+    port_rate: Annotated[
+        float | None,
+        typer.Option(
+            metavar="PACKETS",
+            help="The same for a port as a whole: its queues compete, and the highest priority goes first.",
+            rich_help_panel=QUEUES,
+        ),
+    ] = None,
+    queue_depth: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PACKETS",
+            help="How many wait in a queue at most (64 unless told); one that finds it full is dropped.",
+            rich_help_panel=QUEUES,
+        ),
+    ] = None,
+    priority_queues: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Queues a port (1 unless told), one for each standard_metadata.priority from 0.",
+            rich_help_panel=QUEUES,
+        ),
+    ] = None,
     capture: Capture = None,
     trace: Trace = False,
     loss: Loss = 0.0,
@@ -188,6 +223,9 @@ def switch_command(
     options = _Options(
         host=host, port=port, control_port=control_port, token=token, lease=lease, pipeline=pipeline, p4info=p4info,
         interfaces=tuple(interface or ()), use_files=use_files, p4runtime_port=p4runtime_port, device_id=device_id,
+        queues=_queue_limits(
+            queue_rate=queue_rate, port_rate=port_rate, depth=queue_depth, priorities=priority_queues
+        ),
         capture=capture, trace=trace, loss=loss, duplicate=duplicate, reorder=reorder, seed=seed, offload=offload,
         tls=TlsFiles(tls_cert, tls_key, tls_ca).server(),
     )  # fmt: skip
@@ -224,6 +262,7 @@ def _native(options: _Options) -> Iterator[_Running]:
     for option, given in {
         "-i": options.interfaces, "--use-files": options.use_files is not None,
         "--capture": options.capture, "--trace": options.trace, "--p4info": options.p4info,
+        "--queue-rate, --port-rate, --queue-depth or --priority-queues": options.queues,
     }.items():  # fmt: skip
         if given:
             raise UsageError(
@@ -278,6 +317,7 @@ def _p4_over_udp(options: _Options) -> Iterator[_Running]:
         token=options.token,
         lease=options.lease,
         wrapping=_wrapping(options),
+        queues=options.queues,
         tls=options.tls,
     ) as emulator:
         yield _Running(
@@ -299,6 +339,7 @@ def _p4_on_interfaces(options: _Options) -> Iterator[_Running]:
         _open_ports(options),
         program,
         wrapping=_wrapping(options),
+        queues=options.queues,
         p4runtime=service,
         device_id=options.device_id,
         tls=options.tls,
@@ -323,6 +364,16 @@ def _open_ports(options: _Options) -> Ports:
 
     numbered = parse_interfaces(options.interfaces)
     return InterfacePorts(numbered) if options.use_files is None else PcapFilePorts(numbered)
+
+
+def _queue_limits(**given: float | None) -> QueueLimits | None:
+    """None when nothing was said of queues."""
+    said = {name: value for name, value in given.items() if value is not None}
+    if not said:
+        return None
+    from switchml.switch_emulator.p4.egress_queues import QueueLimits
+
+    return QueueLimits(**said)  # type: ignore[arg-type]
 
 
 def _wrapping(options: _Options) -> Wrapping:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Protocol
 
@@ -29,20 +30,37 @@ class FrameProcessor(Protocol):
         """What leaves, by port, because this frame came in."""
 
 
+class QueueingProcessor(FrameProcessor, Protocol):
+    """A switch with queues, from which frames leave later."""
+
+    def depart(self) -> Sequence[tuple[int, bytes]] | None:
+        """What leaves because a packet's turn in its queue has come; None = nobody's has."""
+
+    def until_departure(self) -> float:
+        """Seconds until then; infinity = no packet waits."""
+
+
 class Forwarding:
     """Takes frames from `ports` through a pipeline and back, in a thread of its own, from `start` to `close`.
 
     Args:
         ports: closed at the end.
         pipeline: what becomes of a frame.
+        queues: the same, where packets wait in it for their turn.
         tick: called about once a second in that thread, for what is due by time alone.
     """
 
     def __init__(
-        self, ports: Ports, pipeline: FrameProcessor, *, tick: Callable[[], None] = lambda: None
+        self,
+        ports: Ports,
+        pipeline: FrameProcessor,
+        *,
+        queues: QueueingProcessor | None = None,
+        tick: Callable[[], None] = lambda: None,
     ) -> None:
         self._ports = ports
         self._pipeline = pipeline
+        self._queues = queues
         self._tick = tick
         self._next_tick = time.monotonic() + _TICK_SECONDS
         self._outgoing: deque[tuple[int, bytes]] = deque()
@@ -60,9 +78,12 @@ class Forwarding:
         """Begin to forward."""
         self._thread.start()
 
-    def transmit(self, port: int, frame: bytes) -> None:
-        """Send a frame that no frame caused: a controller's packet out. From any thread."""
-        self._outgoing.append((port, frame))
+    def transmit(self, frames: Iterable[tuple[int, bytes]]) -> None:
+        """Send frames that no frame caused: a controller's packet out. From any thread.
+
+        With none too: the loop looks at the queues.
+        """
+        self._outgoing.extend(frames)
         self._wake_up()
 
     def _wake_up(self) -> None:
@@ -84,9 +105,12 @@ class Forwarding:
         try:
             while not self._stopping:
                 if self._turn() == 0:
-                    if self._ports.exhausted:
+                    wait = math.inf if self._queues is None else self._queues.until_departure()
+                    ended = self._ports.exhausted
+                    if ended and wait == math.inf:
                         break
-                    select.select([self._ports.fileno(), self._wake], [], [], self._ports.longest_wait)
+                    heard = [self._wake] if ended else [self._wake, self._ports.fileno()]
+                    select.select(heard, [], [], min(wait, self._ports.longest_wait))
         except BaseException as error:
             self.failure = error
             _log.exception("the switch's loop has broken")
@@ -104,6 +128,7 @@ class Forwarding:
             self._next_tick = now + _TICK_SECONDS
             self._tick()
         leaving = [self._outgoing.popleft() for _ in range(len(self._outgoing))]
+        leaving += self._departures()
         frames = self._ports.receive(now)
         moved = len(leaving) + len(frames)
         process = self._pipeline.process
@@ -112,18 +137,37 @@ class Forwarding:
             try:
                 leaving += process(port, data)
             except Exception:
-                # A packet that breaks a program must not end the switch.
-                self.failed += 1
-                if self.failed & (self.failed - 1):
-                    continue  # the first, the second, the fourth, ... go into the log
-                _log.exception("the pipeline failed at a frame of port %d: %s", port, data.hex())
+                self._note_failure(f"a frame of port {port}: {data.hex()}")
                 continue
+            leaving += self._departures()
             if len(leaving) >= _SENT_TOGETHER:
                 self._send(leaving)
                 leaving = []
         if leaving:
             self._send(leaving)
         return moved
+
+    def _departures(self) -> list[tuple[int, bytes]]:
+        """What leaves the queues now."""
+        leaving: list[tuple[int, bytes]] = []
+        if self._queues is None:
+            return leaving
+        for _ in range(_SENT_TOGETHER):
+            try:
+                sent = self._queues.depart()
+            except Exception:
+                self._note_failure("a packet that left its queue")
+                continue
+            if sent is None:
+                break
+            leaving += sent
+        return leaving
+
+    def _note_failure(self, what: str) -> None:
+        """A packet that breaks a program must not end the switch."""
+        self.failed += 1
+        if not self.failed & (self.failed - 1):  # the first, the second, the fourth, ... go into the log
+            _log.exception("the pipeline failed at %s", what)
 
     def _send(self, leaving: list[tuple[int, bytes]]) -> None:
         self._ports.send_all(leaving)

@@ -344,7 +344,7 @@ class NativeRuntime(Runtime):
             return None
         job = self._target.switch.tables.jobs[found[0]]
         copy = index - 2 * found[1].pool_base
-        return int(job["sums_base"]) + copy * int(job["elements"]) + int(name.removeprefix("sum_"))
+        return int(job["sums_base"]) + copy * int(job["sums"]) + int(name.removeprefix("sum_"))
 
     def _get(self, name: str, index: int) -> int:
         switch = self._target.switch

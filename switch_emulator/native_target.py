@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from typing_extensions import override
 
-from switchml.control.address import listen_error
+from switchml.control.address import interface_of, listen_error
 from switchml.control.ranges import RangeAllocator
 from switchml.control.target import JobProgram, SlotReading, SwitchTarget, TargetDescription, WorkerProgram
 from switchml.errors import PoolExhaustedError, SwitchMLError
@@ -25,8 +25,9 @@ from switchml.link.libc import monotonic_ns
 from switchml.link.records import new_records, table_of
 from switchml.link.ring import down_tail, ring_layout
 from switchml.protocol.counters import SWITCH_COUNTERS, named
-from switchml.protocol.messages import ELEMENT_BYTES, MAX_PAYLOAD, size_code
+from switchml.protocol.messages import ELEMENT_BYTES, MAX_PAYLOAD, WIRES, size_code, wire_lanes
 from switchml.protocol.prepare import prepare
+from switchml.protocol.probes import new_secret, secret_of_ticket
 from switchml.switch_emulator.fabric import Fabric, MemoryServer, Region
 from switchml.switch_emulator.faults import Faults, new_faults
 from switchml.switch_emulator.pipeline import Switch, SwitchRecord, run
@@ -51,7 +52,7 @@ _SPIN_NS = 50_000
 # On loopback no frame limits a packet, and fewer, larger ones are twice as fast; half the slots keep the pool in the cache.
 _LOOPBACK_PAYLOAD = 4096
 _LOOPBACK_WINDOW = 256
-_SIOCGIFADDR, _SIOCGIFHWADDR = 0x8915, 0x8927
+_SIOCGIFHWADDR = 0x8927
 _IP_MULTICAST_ALL = 49  # 0: only groups this socket joined itself
 
 
@@ -137,7 +138,7 @@ class EmulatorTarget(SwitchTarget):
     def describe(self) -> TargetDescription:
         description = TargetDescription(
             self._host, self._port, self._memory_server.name, POOL_SLOTS, MAX_PAYLOAD, MAX_WORKERS,
-            mac=hardware_address(self._host),
+            mac=hardware_address(self._host), proves_addresses=True, wires=tuple(WIRES),
         )  # fmt: skip
         if self._host.startswith("127."):
             return replace(description, default_payload=_LOOPBACK_PAYLOAD, default_window=_LOOPBACK_WINDOW)
@@ -295,7 +296,8 @@ class EmulatorTarget(SwitchTarget):
                 raise PoolExhaustedError(
                     f"job {other.job_number} has this number or these slots already: two controllers must not share a switch"
                 )
-        sums = self._elements.allocate(2 * program.window * elements)
+        room = elements * wire_lanes(program.wire)
+        sums = self._elements.allocate(2 * program.window * room)
         if sums is None:
             raise PoolExhaustedError(
                 f"the switch has no memory for {program.window} slots of {program.payload} bytes: "
@@ -315,7 +317,7 @@ class EmulatorTarget(SwitchTarget):
         tables.jobs[number] = new_records(Job, 1)[0]
         entry = tables.jobs[number]
         entry["used"], entry["paper"], entry["any_number"] = 1, program.paper, program.any_number
-        entry["size"], entry["elements"] = size_code(program.payload), elements
+        entry["size"], entry["elements"], entry["sums"] = size_code(program.payload), elements, room
         entry["window"], entry["pool_base"], entry["sums_base"] = program.window, program.pool_base, sums
         entry["workers"], entry["shm_workers"], entry["copies"] = world_size, len(shared), copies
         entry["region"], entry["region_bytes"] = region, layout.total_bytes if shared else 0
@@ -342,6 +344,8 @@ class EmulatorTarget(SwitchTarget):
             sender["shm"] = 1
             self._tickets[worker.ticket] = index
             return
+        if worker.ticket:
+            sender["claim"], sender["challenge"] = secret_of_ticket(worker.ticket), new_secret()
         name = socket_address(worker.address, worker.port)[0]
         sender["address"], sender["port"] = name["address"], name["port"]
         tables.names[index] = name
@@ -410,13 +414,10 @@ def _no_room_for_workers() -> PoolExhaustedError:
 
 def hardware_address(address: str) -> int:
     """The MAC address of the interface that has this IPv4 address; 0 where there is none, as on loopback."""
+    name = interface_of(address)
+    if not name:
+        return 0
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        for _, name in socket.if_nameindex():
-            request = struct.pack("16s240x", name.encode())
-            try:
-                found = fcntl.ioctl(sock, _SIOCGIFADDR, request)
-            except OSError:  # it has no IPv4 address
-                continue
-            if socket.inet_ntoa(found[20:24]) == address:
-                return int.from_bytes(fcntl.ioctl(sock, _SIOCGIFHWADDR, request)[18:24], "big")
-    return 0
+        return int.from_bytes(
+            fcntl.ioctl(sock, _SIOCGIFHWADDR, struct.pack("16s240x", name.encode()))[18:24], "big"
+        )

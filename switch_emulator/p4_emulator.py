@@ -25,6 +25,7 @@ from switchml.p4runtime.refusals import RuntimeRequestError
 from switchml.protocol.messages import UDP_PORT_FIRST, UDP_PORT_LAST
 from switchml.switch_emulator.forwarding import Forwarding
 from switchml.switch_emulator.p4.device import P4Device
+from switchml.switch_emulator.p4.egress_queues import QueueLimits
 from switchml.switch_emulator.p4.switch import P4Switch
 from switchml.switch_emulator.ports.capture import CapturedPorts
 from switchml.switch_emulator.ports.faulty import FaultRates, FaultyPorts
@@ -110,6 +111,7 @@ class P4Emulator(Closing):
 
     Args:
         program: None = none until a controller sets one.
+        queues: what the queues of its ports allow; None = packets do not wait.
         p4runtime: where the service listens, host and port (0 = a free one); None = nowhere.
         token: what its clients must show; "" lets everybody in.
         tls: its certificate; None = in the clear.
@@ -127,6 +129,7 @@ class P4Emulator(Closing):
         program: CompiledProgram | None,
         *,
         wrapping: Wrapping | None = None,
+        queues: QueueLimits | None = None,
         p4runtime: tuple[str, int] | None = None,
         device_id: int = 0,
         token: str = "",
@@ -137,9 +140,15 @@ class P4Emulator(Closing):
         wrapping = wrapping or Wrapping()
         self._ports = wrapping.around(ports)
         self.device = P4Device(
-            device_id, on_commit=self._on_commit, seed=wrapping.fault_rates.seed, trace=wrapping.trace
+            device_id,
+            on_commit=self._on_commit,
+            seed=wrapping.fault_rates.seed,
+            queues=queues,
+            trace=wrapping.trace,
         )
-        self.forwarding = Forwarding(self._ports, self.device, tick=self._tick)
+        self.forwarding = Forwarding(
+            self._ports, self.device, queues=self.device if queues is not None else None, tick=self._tick
+        )
         self._stack.callback(self.forwarding.close)
         self.p4runtime_address = ""
         """host:port of the P4Runtime service; "" without one."""
@@ -183,6 +192,7 @@ class P4Emulator(Closing):
             "frames_received": loop.received,
             "frames_sent": loop.sent,
             "dropped_pipeline_failed": loop.failed,
+            **self.device.queue_counters(),
             **self._ports.counters(),
         }
 
@@ -221,6 +231,7 @@ class P4UdpEmulator(Closing):
         token: str = "",
         lease: float = LEASE,
         wrapping: Wrapping | None = None,
+        queues: QueueLimits | None = None,
         tls: ServerTls | None = None,
     ) -> None:
         if not program.p4info:
@@ -245,6 +256,7 @@ class P4UdpEmulator(Closing):
                     ports,
                     program,
                     wrapping=wrapping,
+                    queues=queues,
                     p4runtime=(host, p4runtime_port) if p4runtime_port is not None else None,
                     device_id=device_id,
                     token=shown,

@@ -27,8 +27,9 @@ from switchml.protocol.header_access import (
     set_exponents,
     set_kind,
 )
-from switchml.protocol.jit import compiled
-from switchml.protocol.messages import ABSENT, EXPONENTS, MAX_PAYLOAD, PROBE, SUM
+from switchml.protocol.jit import compiled, inlined
+from switchml.protocol.messages import ABSENT, EXPONENTS, LANE_BITS, MAX_PAYLOAD, PROBE, UNKNOWN_TYPE
+from switchml.protocol.probes import read_secret, write_challenge
 from switchml.protocol.slots import slot_of, version_of
 from switchml.switch_emulator import faults as fault_injection
 from switchml.switch_emulator.faults import HELD_BYTES, Faults
@@ -44,17 +45,21 @@ from switchml.switch_emulator.slot_machine import (
     admit,
     admit_paper,
     apply,
+    apply_lanes,
 )
 from switchml.switch_emulator.tables import (
     MAX_JOBS,
     Job,
     Tables,
+    count_address,
+    find_claim,
     find_sender,
     job_layout,
     member,
 )
 
 Bytes = npt.NDArray[np.uint8]
+Words = npt.NDArray[np.uint32]
 Longs = npt.NDArray[np.int64]
 
 _AT = indices(SWITCH_COUNTERS)
@@ -85,6 +90,7 @@ _SPIN_NS = 50_000
 _SLEEP_NS = 100_000_000
 _NOBODY = -1
 _PERMISSION = cast(int, np.int64(MAX_PAYLOAD + HEADER_BYTES))  # in `spare`, behind the longest result
+_CHALLENGED = -2
 
 
 class SwitchRecord(TypedDict):
@@ -325,9 +331,37 @@ def _write_header(
     set_exponents(out, place, int(copy["e0"]), int(copy["e1"]))
 
 
+@inlined
+def _elements(job: Job, kind: int) -> int:
+    """How many elements the job's packets of that type carry."""
+    bits = LANE_BITS[kind]
+    return 32 // bits * int(job["elements"]) if bits > 0 else 0
+
+
+@inlined
+def _apply(verdict: int, kind: int, packet: Bytes, sums: Words, out: Bytes) -> int:
+    """Do to the elements of a packet what the verdict says; by how many bits a narrow result is shifted.
+
+    Args:
+        verdict: of the slot machine.
+        kind: message type.
+        packet: its payload.
+        sums: of the copy, one an element.
+        out: takes the result's where one leaves.
+    """
+    bits = LANE_BITS[kind]
+    if bits == 32:
+        apply(verdict, packet.view(np.uint32), sums, out.view(np.uint32))
+        return 0
+    if bits == 16:
+        return apply_lanes(verdict, packet.view(np.uint16), sums, out.view(np.uint16))
+    return apply_lanes(verdict, packet, sums, out)
+
+
 @compiled
 def _write_result(
     handle: int,
+    job: Job,
     verdict: int,
     index: int,
     first: int,
@@ -341,11 +375,14 @@ def _write_result(
     """Apply the verdict on the packet `memory[at:end]` and write the result, `length` bytes, at `out[place:]`."""
     switch = switch_at(handle)
     kind = int(switch.pool.slots[index]["kind"])
-    to_one = read_to_one(memory, at) if kind == SUM else 0
-    packet = memory[at + HEADER_BYTES : end].view(np.uint32)
+    to_one = read_to_one(memory, at) if LANE_BITS[kind] > 0 else 0
     _write_header(handle, index, kind, to_one, memory, at, out, place)
-    result = out[place + HEADER_BYTES : place + length].view(np.uint32)
-    apply(verdict, packet, switch.pool.sums[first : first + max(packet.size, result.size)], result)
+    elements = _elements(job, kind)
+    if elements > 0:
+        packet, result = memory[at + HEADER_BYTES : end], out[place + HEADER_BYTES : place + length]
+        shift = _apply(verdict, kind, packet, switch.pool.sums[first : first + elements], result)
+        if LANE_BITS[kind] < 32:
+            set_exponents(out, place, int(switch.pool.slots[index]["e0"]), shift)
 
 
 @compiled
@@ -369,7 +406,8 @@ def _check(job: Job, number: int, memory: Bytes, at: int, length: int) -> int:
     if length < HEADER_BYTES:
         return _TRUNCATED
     kind = read_msg_type(memory, at)
-    if kind < SUM or kind > ABSENT or reserved_bits_set(memory, at):
+    elements = _elements(job, kind)
+    if LANE_BITS[kind] == UNKNOWN_TYPE or elements > job["sums"] or reserved_bits_set(memory, at):
         return _BAD_HEADER
     if read_to_one(memory, at) != 0 and kind in (EXPONENTS, PROBE):
         return _BAD_HEADER
@@ -378,7 +416,7 @@ def _check(job: Job, number: int, memory: Bytes, at: int, length: int) -> int:
     if kind == PROBE:
         return -1
     payload = length - HEADER_BYTES
-    wanted = 4 * int(job["elements"]) if kind == SUM else 0
+    wanted = 4 * int(job["elements"]) if elements > 0 else 0
     if read_size(memory, at) != job["size"] or payload > wanted:
         return _WRONG_SIZE
     if payload < wanted:
@@ -412,7 +450,7 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
     if kind == PROBE:
         _answer_probe(handle, sender, memory, at, length)
         return
-    elements = int(job["elements"]) if kind == SUM else 0
+    elements = _elements(job, kind)
     slot, version, tsi = read_slot(memory, at), read_version(memory, at), read_tsi(memory, at)
     e0, e1 = read_e0(memory, at), read_e1(memory, at)
     index = 2 * (int(job["pool_base"]) + slot) + version
@@ -433,7 +471,7 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
     if verdict == MISFIT:
         counters[_WRONG_SIZE] += 1
         return
-    first = int(job["sums_base"]) + (2 * slot + version) * int(job["elements"])
+    first = int(job["sums_base"]) + (2 * slot + version) * int(job["sums"])
     if verdict == RETRANSMIT:
         counters[_RETRANSMITTED] += 1
     else:
@@ -443,13 +481,12 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
         counters[_CHUNKS_COMPLETED] += 1
     elif verdict != RETRANSMIT:
         if elements > 0:
-            begin = at + HEADER_BYTES
-            packet = memory[begin : begin + 4 * elements].view(np.uint32)
-            apply(verdict, packet, switch.pool.sums[first : first + elements], packet)
+            packet = memory[at + HEADER_BYTES : at + length]
+            _apply(verdict, kind, packet, switch.pool.sums[first : first + elements], packet)
         return
     answer = HEADER_BYTES
     to_one = False
-    if switch.pool.slots[index]["kind"] == SUM:
+    if LANE_BITS[switch.pool.slots[index]["kind"]] > 0:
         answer += 4 * int(job["elements"])
         to_one = read_to_one(memory, at) != 0
     wanted = member(tables, number, e1 & 0xFF) if to_one and e1 & 0xFF < workers else _NOBODY
@@ -464,7 +501,7 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
     if to_one and everyone:
         _write_header(handle, index, ABSENT, 1, memory, at, switch.spare, _PERMISSION)
     if switch.faults.settings[0]["active"] != 0 or (to_one and everyone):
-        _write_result(handle, verdict, index, first, answer, memory, at, end, switch.spare, _START)
+        _write_result(handle, job, verdict, index, first, answer, memory, at, end, switch.spare, _START)
         if switch.faults.settings[0]["active"] == 0:
             _emit_to_one(handle, job, number, answer, wanted)
         elif everyone:
@@ -476,7 +513,9 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
     shm = job["shm_workers"] > 0 if everyone else tables.senders[sender]["shm"] != 0
     if udp:
         place = _udp_room(handle, number if everyone else _SINGLE + sender, answer)
-        _write_result(handle, verdict, index, first, answer, memory, at, end, switch.link.tx_memory, place)
+        _write_result(
+            handle, job, verdict, index, first, answer, memory, at, end, switch.link.tx_memory, place
+        )
         if shm:
             copy = _ring_room(handle, job, number, ring.EVERYONE, answer)
             if copy >= 0:
@@ -484,9 +523,9 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
         return
     place = _ring_room(handle, job, number, ring.EVERYONE if everyone else worker, answer)
     if place >= 0:
-        _write_result(handle, verdict, index, first, answer, memory, at, end, switch.fabric, place)
+        _write_result(handle, job, verdict, index, first, answer, memory, at, end, switch.fabric, place)
     else:
-        _write_result(handle, verdict, index, first, answer, memory, at, end, switch.spare, _START)
+        _write_result(handle, job, verdict, index, first, answer, memory, at, end, switch.spare, _START)
 
 
 @compiled
@@ -530,32 +569,77 @@ def ingress(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
 
 
 @compiled
-def _poll_udp(handle: int) -> int:
+def _prove(handle: int, address: int, port: int, at: int, length: int) -> int:
+    """What a packet from an address of no known sender proves: the sender that is there, -1 for a stranger.
+
+    _CHALLENGED: it knows the secret of a join that claims the address, and is sent another, which only who is there receives.
+    """
     switch = switch_at(handle)
-    link, tables = switch.link, switch.tables
+    tables, memory = switch.tables, switch.link.rx_memory
+    if length != HEADER_BYTES or read_msg_type(memory, at) != PROBE:
+        return -1
+    secret = read_secret(memory, at)
+    sender = find_claim(tables, address, port, secret)
+    if sender < 0:
+        return -1
+    entry = tables.senders[sender]
+    if entry["challenge"] == secret:
+        count_address(tables, sender)
+        return sender
+    number = int(entry["job"])
+    counters = switch.counters[number]
+    counters[_PACKETS_RECEIVED] += 1
+    counters[_BYTES_RECEIVED] += length
+    counters[_PROBES] += 1
+    place = _udp_room(handle, _SINGLE + sender, length)
+    write_challenge(switch.link.tx_memory, place, number, int(entry["challenge"]))
+    return _CHALLENGED
+
+
+@compiled
+def take_message(handle: int, address: int, port: int, at: int, length: int, segment: int) -> int:
+    """What has come from a socket, `link.rx_memory[at : at + length]`: a packet, or a train of packets of `segment` bytes.
+
+    Returns:
+        How many packets it was.
+    """
+    switch = switch_at(handle)
+    tables = switch.tables
+    sender = find_sender(tables, address, port)
+    if sender < 0:
+        # One packet of a train: probes come alone, and again.
+        sender = _prove(handle, address, port, at, min(segment, length))
+    if sender == _CHALLENGED:
+        return 1
+    if sender < 0:
+        strangers = -(-length // segment) if segment > 0 else 1
+        switch.counters[NO_JOB, _PACKETS_RECEIVED] += strangers
+        switch.counters[NO_JOB, _BYTES_RECEIVED] += length
+        switch.counters[NO_JOB, _UNKNOWN_SENDER] += strangers
+        return strangers
+    tables.senders[sender]["last_heard"] = switch.state[0]["now"]
+    found, end = 0, at + length
+    more = True  # an empty datagram is one, too
+    while more:
+        ingress(handle, sender, switch.link.rx_memory, at, min(segment, end - at))
+        at += segment
+        found += 1
+        more = at < end
+    return found
+
+
+@compiled
+def _poll_udp(handle: int) -> int:
+    link = switch_at(handle).link
     if link.registers[datagrams.FD] < 0:
         return 0
     found = 0
     for message in range(datagrams.receive(link)):
-        at = datagrams.message_start(link, message)
-        end = at + datagrams.message_bytes(link, message)
-        segment = datagrams.segment_bytes(link, message)
         name = link.rx_names[message]
-        sender = find_sender(tables, int(name["address"]), int(name["port"]))
-        if sender < 0:
-            strangers = -(-(end - at) // segment) if segment > 0 else 1
-            switch.counters[NO_JOB, _PACKETS_RECEIVED] += strangers
-            switch.counters[NO_JOB, _BYTES_RECEIVED] += end - at
-            switch.counters[NO_JOB, _UNKNOWN_SENDER] += strangers
-            found += strangers
-            continue
-        tables.senders[sender]["last_heard"] = switch.state[0]["now"]
-        more = True  # an empty datagram is one, too
-        while more:
-            ingress(handle, sender, link.rx_memory, at, min(segment, end - at))
-            at += segment
-            found += 1
-            more = at < end
+        found += take_message(
+            handle, int(name["address"]), int(name["port"]), datagrams.message_start(link, message),
+            datagrams.message_bytes(link, message), datagrams.segment_bytes(link, message),
+        )  # fmt: skip
     return found
 
 

@@ -30,7 +30,7 @@ clients and to show the bug.
 
 from __future__ import annotations
 
-from typing import Annotated, NamedTuple, TypedDict
+from typing import Annotated, Any, NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,15 @@ from switchml.protocol.byteorder import copy_swapped
 from switchml.protocol.jit import compiled
 from switchml.protocol.messages import ABSENT, EXPONENTS
 from switchml.protocol.slots import tsi_distance
-from switchml.switch_emulator.aggregate import add, add_and_emit, take_and_emit
+from switchml.switch_emulator.aggregate import (
+    add,
+    add_and_emit,
+    add_lanes,
+    emit_lanes,
+    shift_of,
+    take_and_emit,
+    take_lanes,
+)
 
 MAX_WORKERS = 256
 _SEEN_WORDS = MAX_WORKERS // 64
@@ -254,3 +262,24 @@ def apply(verdict: int, packet: Words, sums: Words, out: Words) -> None:
             take_and_emit(packet, sums, out)
         else:
             copy_swapped(packet, sums)
+
+
+@compiled
+def apply_lanes(verdict: int, packet: Any, sums: Words, out: Any) -> int:
+    """As `apply`, for narrow lanes (aggregate.py): sums are kept whole, and rounded into lanes whenever a result leaves.
+
+    Returns:
+        By how many bits the result is shifted; 0 when none leaves.
+    """
+    values = sums.view(np.int32)
+    action = verdict % COMPLETE
+    if packet.size > 0:
+        if action in (FRESH, FIRST):
+            take_lanes(packet, values)
+        elif action == ADDED:
+            add_lanes(packet, values)
+    if out.size == 0 or (verdict < COMPLETE and action != RETRANSMIT):
+        return 0
+    shift = shift_of(values, 8 * out.itemsize)
+    emit_lanes(values, out, shift)
+    return shift

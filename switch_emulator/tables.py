@@ -29,6 +29,8 @@ class Sender(TypedDict):
     port: Int64
     job: Int64
     worker: Int64
+    claim: Int64  # secret of its join, as long as nothing shows that it is at its address; 0: it counts
+    challenge: Int64  # what a packet from there has to carry, then
     last_heard: Int64  # ns; 0: never
     up_tail: Int64  # shared memory: entries read
 
@@ -41,7 +43,8 @@ class Job(TypedDict):
     paper: Int64
     any_number: Int64  # 1: packets carry job numbers of the workers' own
     size: Int64  # the header's size code
-    elements: Int64  # of a full chunk
+    elements: Int64  # int32 of a packet's payload
+    sums: Int64  # that a copy of a slot has room for: more than `elements` where packets carry narrow lanes
     window: Int64
     pool_base: Int64  # first slot
     sums_base: Int64  # first element
@@ -61,7 +64,8 @@ class Tables(NamedTuple):
 
     Attributes:
         senders: by number.
-        buckets: hash table of sender numbers + 1, 0 empty, open addressing.
+        buckets: hash table of sender numbers + 1, 0 empty, open addressing; of senders whose address counts.
+        claims: the same of the others, by their secret and once more by their challenge.
         jobs: by job number.
         names: by sender.
         unicast: MAX_WORKERS a job, its UDP workers in a row.
@@ -73,6 +77,7 @@ class Tables(NamedTuple):
 
     senders: Records[Sender]
     buckets: npt.NDArray[np.int64]
+    claims: npt.NDArray[np.int64]
     jobs: Records[Job]
     names: Records[SocketAddress]
     unicast: Records[SocketAddress]
@@ -86,6 +91,7 @@ def new_tables() -> Tables:
     """Empty tables."""
     return Tables(
         new_records(Sender, MAX_SENDERS),
+        np.zeros(_BUCKETS, np.int64),
         np.zeros(_BUCKETS, np.int64),
         new_records(Job, MAX_JOBS),
         new_records(SocketAddress, MAX_SENDERS),
@@ -121,15 +127,50 @@ def find_sender(tables: Tables, address: int, port: int) -> int:
     return -1
 
 
+@compiled
+def _enter(buckets: npt.NDArray[np.int64], bucket: int, number: int) -> None:
+    while buckets[bucket] != 0:
+        bucket = (bucket + 1) % _BUCKETS
+    buckets[bucket] = number + 1
+
+
+@compiled
+def find_claim(tables: Tables, address: int, port: int, secret: int) -> int:
+    """The sender that claims this address and whose secret or challenge that is, or -1."""
+    bucket = _bucket(secret, 0)
+    while tables.claims[bucket] != 0:
+        number = int(tables.claims[bucket]) - 1
+        sender = tables.senders[number]
+        if (
+            sender["claim"] != 0
+            and (sender["claim"] == secret or sender["challenge"] == secret)
+            and sender["address"] == address
+            and sender["port"] == port
+        ):
+            return number
+        bucket = (bucket + 1) % _BUCKETS
+    return -1
+
+
+@compiled
+def count_address(tables: Tables, number: int) -> None:
+    """From now on packets from the sender's address are its own. No other sender may have it."""
+    sender = tables.senders[number]
+    sender["claim"] = 0
+    _enter(tables.buckets, _bucket(int(sender["address"]), int(sender["port"])), number)
+
+
 def index_senders(tables: Tables) -> None:
-    """Make the hash table anew after senders were added or removed."""
+    """Make the hash tables anew after senders were added or removed."""
     tables.buckets[:] = 0
+    tables.claims[:] = 0
     for number in np.flatnonzero((tables.senders["used"] == 1) & (tables.senders["shm"] == 0)).tolist():
         sender = tables.senders[number]
-        bucket = _bucket(int(sender["address"]), int(sender["port"]))
-        while tables.buckets[bucket] != 0:
-            bucket = (bucket + 1) % _BUCKETS
-        tables.buckets[bucket] = number + 1
+        if sender["claim"] == 0:
+            _enter(tables.buckets, _bucket(int(sender["address"]), int(sender["port"])), number)
+            continue
+        for secret in (int(sender["claim"]), int(sender["challenge"])):
+            _enter(tables.claims, _bucket(secret, 0), number)
     rings = np.flatnonzero(tables.senders["attached"] == 1)
     tables.rings[: rings.size] = rings
     tables.ring_count[0] = rings.size

@@ -20,8 +20,9 @@ SwitchAddress = Annotated[
     typer.Option(
         "--switch",
         envvar="SWITCHML_SWITCH",
-        metavar="HOST:PORT",
-        help="Control address of a running switch; where no default is shown, one is started instead.",
+        metavar="HOST:PORT[,...]",
+        help="Control address of a running switch, or of several over which tensors are dealt; HOST:PORT*3 takes three shares. "
+        "Where no default is shown, one is started instead.",
         rich_help_panel=SWITCH,
     ),
 ]
@@ -79,6 +80,13 @@ Window = Annotated[
     int,
     typer.Option(
         min=0, help="Slots in flight, a power of two; 0: the switch's default.", rich_help_panel=SWITCH
+    ),
+]
+
+Wire = Annotated[
+    str,
+    typer.Option(
+        help="What sums of float32 travel as: float32, or rounded to int16 or int8.", rich_help_panel=SWITCH
     ),
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -12,10 +13,10 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -24,11 +25,13 @@ from rich.table import Table
 
 from switchml.cli_options import AsJson, SwitchAddress, SwitchTimeout, SwitchToken, TlsCa, TlsCert, TlsKey
 from switchml.errors import SwitchMLError
+from switchml.outlook import SwitchPath, outlook, rate
 from switchml.variables import misspelt
 from switchml.version import STANDS_ON, installed_version
 
 if TYPE_CHECKING:
     from switchml.control.tls import TlsFiles
+    from switchml.worker import Worker
 
 _UDP_SEGMENT, _UDP_GRO = 103, 104
 _RECEIVE_BUFFER = Path("/proc/sys/net/core/rmem_max")
@@ -38,6 +41,12 @@ _SECRET = ("TOKEN",)
 _VARIABLES = ("SWITCHML_", "MASTER_", "GLOO_", "TORCH_DEVICE_BACKEND_AUTOLOAD", "TORCH_DISTRIBUTED_")
 _PROBE_ELEMENTS = 256
 _PROBE_ROUNDS = 50
+_IP_MTU = 14
+_INTERFACES = Path("/sys/class/net")
+# A measurement ends when it has taken this long in all, after at least one tensor; the best of the longest ones counts.
+_MEASURED_SECONDS = 2.0
+_LONG_ENOUGH = 0.2
+_SMALLEST_TENSOR, _LARGEST_TENSOR = 256 << 10, 64 << 20
 
 
 @dataclass(frozen=True)
@@ -64,11 +73,20 @@ def doctor(
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
     tls_ca: TlsCa = None,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            envvar="WORLD_SIZE",
+            help="Workers of the job, to say what it can expect.",
+        ),
+    ] = 2,
     as_json: AsJson = False,
 ) -> None:
-    """Check that training can work here, and show how collectives travel.
+    """Check that training can work here, show how collectives travel, and measure the way to the switch.
 
-    Looks at the machine, torch, the switch and its transports. The exit status is 1 if something fails.
+    Looks at the machine, torch, the switch and its transports. The exit status is 1 if something fails. Several switches
+    are given with commas between them.
     """
     from switchml.control.tls import TlsFiles
 
@@ -77,11 +95,23 @@ def doctor(
         *(*system(), compiled_code(), *environment(), *torch_backend()),
         *switch_and_transports(switch, token, timeout, tls),
     ]
+    paths: list[SwitchPath] = []
+    findings += measured(switch, token, timeout, tls, paths)
+    expected = outlook(paths, workers) if paths and workers > 1 else None
+    if expected is not None:
+        findings.append(Finding("outlook", f"{workers} workers", expected.sentence))
     routes = routing()
     healthy = all(finding.ok is not False for finding in findings)
     if as_json:
         found = [asdict(finding) for finding in findings]
-        print(json.dumps({"healthy": healthy, "findings": found, "routing": routes}, indent=2))
+        report = {
+            "healthy": healthy,
+            "findings": found,
+            "paths": [asdict(path) | {"limit": path.limit} for path in paths],
+            "outlook": None if expected is None else asdict(expected),
+            "routing": routes,
+        }
+        print(json.dumps(report, indent=2))
     else:
         _show(findings, routes)
     if not healthy:
@@ -174,8 +204,22 @@ def torch_backend() -> Iterator[Finding]:
     )
 
 
-def switch_and_transports(address: str, token: str, timeout: float, tls: TlsFiles) -> Iterator[Finding]:
-    """A switch that answers, and an all-reduce of two workers over each transport from this host."""
+def switch_and_transports(named: str, token: str, timeout: float, tls: TlsFiles) -> Iterator[Finding]:
+    """A switch that answers, and an all-reduce of two workers over each transport from this host: for each switch named."""
+    from switchml.control.named_switches import parse_switches
+
+    try:
+        addresses = [one.address for one in parse_switches(named)] if named else [""]
+    except SwitchMLError as error:
+        yield Finding("switch", named, str(error), False)
+        return
+    for address in addresses:
+        for finding in _one_switch(address, token, timeout, tls):
+            several = len(addresses) > 1 and finding.name != address
+            yield replace(finding, name=f"{address}: {finding.name}") if several else finding
+
+
+def _one_switch(address: str, token: str, timeout: float, tls: TlsFiles) -> Iterator[Finding]:
     try:
         with _switch(address, token, tls) as (where, secret):
             yield from _described(where, secret, timeout, tls, given=bool(address))
@@ -270,6 +314,121 @@ def _probe(
         raise SwitchUnreachableError("results come by unicast: multicast does not reach this host")
     median = statistics.median(answers[0][0])
     return f"works; {_PROBE_ELEMENTS * 4} bytes over two workers take {median * 1e6:.0f} us here"
+
+
+def measured(
+    switches: str, token: str, timeout: float, tls: TlsFiles, paths: list[SwitchPath]
+) -> Iterator[Finding]:
+    """The ways to the switches, with commas between them; what was measured is appended to `paths`."""
+    for named in switches.split(","):
+        address = named.partition("*")[0].strip()  # a share of tensors may follow
+        try:
+            with _switch(address, token, tls) as (where, secret):
+                path = measure(where, secret, timeout, tls)
+        except SwitchMLError as error:
+            yield Finding("paths", address or "embedded", f"not measured: {error}")
+            continue
+        paths.append(path)
+        yield Finding("paths", path.switch, _told(path))
+
+
+def measure(address: str, token: str, timeout: float, tls: TlsFiles) -> SwitchPath:
+    """What one worker's UDP packets to the switch and back are like; raises what joining or reducing raises."""
+    from switchml.control.client import ControlClient
+    from switchml.worker import Worker
+
+    job = f"doctor-{secrets.token_hex(6)}"
+    with ControlClient(address, token=token, timeout=timeout, tls=tls.client()) as client:
+        target = client.discover()
+
+        def counted() -> tuple[dict[str, int], dict[str, int]]:
+            """Of the worker, and of its job at the switch."""
+            at_switch = next(each.counters for each in client.status().jobs if each.name == job)
+            return worker.counters(), at_switch
+
+        with Worker.join(
+            address, job=job, rank=0, world_size=1, transport="udp", token=token, multicast=False,
+            tls_cert=tls.certificate or "", tls_key=tls.key or "", tls_ca=tls.ca or "",
+            join_timeout=timeout, timeout=max(timeout, 60.0),
+        ) as worker:  # fmt: skip
+            trips = [_seconds(worker, 4) for _ in range(_PROBE_ROUNDS)]
+            before, began, used = counted(), time.monotonic(), time.process_time()
+            moved: list[tuple[float, int]] = []
+            size = _SMALLEST_TENSOR
+            while not moved or time.monotonic() < began + _MEASURED_SECONDS:
+                moved.append((_seconds(worker, size), size))
+                if moved[-1][0] < _LONG_ENOUGH:
+                    size = min(2 * size, _LARGEST_TENSOR)
+            busy = (time.process_time() - used) / (time.monotonic() - began)
+            # Copies of results that still lie there are read with this one's.
+            _seconds(worker, 4)
+            after = counted()
+            window, payload = worker.window, worker.payload
+
+    def more(side: int, *names: str) -> int:
+        return sum(after[side].get(name, 0) - before[side].get(name, 0) for name in names)
+
+    long = [each for each in moved if each[0] >= _LONG_ENOUGH] or moved[-1:]
+    local, link, mtu = _interface_towards(target.host)
+    return SwitchPath(
+        switch=address,
+        goodput=max(8 * size / seconds for seconds, size in long),
+        round_trip=min(trips),
+        loss_up=_lost(more(0, "packets_sent"), more(1, "packets_received")),
+        loss_down=_lost(
+            more(1, "packets_sent"), more(0, "packets_received", "dropped_duplicate", "dropped_stale")
+        ),
+        window=window,
+        payload=payload,
+        largest_payload=target.max_payload,
+        busy=busy,
+        local=local,
+        software=bool(target.shm_socket),
+        link=link,
+        mtu=mtu,
+    )
+
+
+def _seconds(worker: Worker, size: int) -> float:
+    """How long an all-reduce of so many bytes takes."""
+    import numpy as np
+
+    values = np.ones(size // 4, np.int32)
+    begin = time.perf_counter()
+    worker.allreduce(values, notify=False).wait()
+    return time.perf_counter() - begin
+
+
+def _lost(sent: int, arrived: int) -> float:
+    return max(0.0, 1 - arrived / sent) if sent else 0.0
+
+
+def _interface_towards(host: str) -> tuple[bool, float | None, int]:
+    """Whether a host is this one; else bit/s and MTU of the interface that leads there, as far as the kernel knows."""
+    from switchml.control.address import interface_of
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, 9))  # sends nothing
+        own = probe.getsockname()[0]
+        mtu = probe.getsockopt(socket.IPPROTO_IP, _IP_MTU)
+    if own == host:
+        return True, None, 0
+    interface = _INTERFACES / interface_of(own)
+    link = None
+    # What is no device says a speed of its driver's choice.
+    if (interface / "device").exists():
+        with contextlib.suppress(OSError, ValueError):
+            megabits = int((interface / "speed").read_text())
+            link = megabits * 1e6 if megabits > 0 else None
+    return False, link, mtu
+
+
+def _told(path: SwitchPath) -> str:
+    lost = f"lost {path.loss_up:.2%} on the way there and {path.loss_down:.2%} back"
+    return (
+        f"a tensor goes at {rate(path.goodput)} each way, a packet and its result take {path.round_trip * 1e6:.0f} us, {lost}; "
+        f"{path.window} slots of {path.payload} bytes"
+    )
 
 
 def routing() -> list[dict[str, object]]:

@@ -43,20 +43,26 @@ def status(
     ] = 0.0,
     as_json: AsJson = False,
 ) -> None:
-    """Show a switch's jobs, workers and counters."""
+    """Show a switch's jobs, workers and counters; of several switches, one after the other (JSON: by address)."""
     from switchml.control.client import ControlClient
+    from switchml.control.named_switches import parse_switches
     from switchml.control.tls import TlsFiles
 
     tls = TlsFiles(tls_cert, tls_key, tls_ca).client()
-    with ControlClient(switch, token=token, timeout=max(wait, timeout), tls=tls, patient=wait > 0) as client:
-        answer = client.status()
-        address = client.address
+    answers = {}
+    for one in parse_switches(switch):
+        with ControlClient(
+            one.address, token=token, timeout=max(wait, timeout), tls=tls, patient=wait > 0
+        ) as client:
+            answers[client.address] = client.status()
     if as_json:
-        print(json.dumps(asdict(answer), indent=2, sort_keys=True))
+        told = {address: asdict(answer) for address, answer in answers.items()}
+        print(json.dumps(told if len(told) > 1 else next(iter(told.values())), indent=2, sort_keys=True))
     else:
         console = Console()
-        for table in tables(address, answer):
-            console.print(table)
+        for address, answer in answers.items():
+            for table in tables(address, answer):
+                console.print(table)
 
 
 def tables(address: str, answer: SwitchStatus) -> Iterable[Table]:
@@ -71,7 +77,9 @@ def tables(address: str, answer: SwitchStatus) -> Iterable[Table]:
     overview.add_row("up", f"{answer.uptime:.0f} s")
     yield overview
 
-    jobs = _table("jobs", "job", "number", "state", "workers", "slots", "payload", "results by", "age")
+    jobs = _table(
+        "jobs", "job", "number", "state", "workers", "slots", "payload", "wire", "results by", "age"
+    )
     for job in answer.jobs:
         jobs.add_row(*_job_cells(job))
     if answer.jobs:
@@ -113,6 +121,7 @@ def _job_cells(job: JobStatus) -> tuple[str, ...]:
         f"{len(job.members)} of {job.world_size}",
         f"{job.pool_base}-{job.pool_base + job.window - 1}" if job.job_number else "",
         str(job.payload or "default"),
+        job.wire,
         f"multicast to {job.multicast_group}:{job.multicast_port}" if job.multicast else "unicast",
         f"{job.age:.0f} s",
     )

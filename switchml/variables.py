@@ -36,8 +36,9 @@ VARIABLES = (
     Variable(
         "SWITCHML_SWITCH",
         "switch",
-        "control address of the switch, `host:port`; rank 0 tells the others",
-        "rank 0 starts one that ends with it",
+        "control address of the switch, `host:port`, or of several over which tensors are dealt, `a:50551,b:50551*3` (`*3`: "
+        "three shares); rank 0 tells the others",
+        "each host starts one that ends with the ranks",
     ),
     Variable("SWITCHML_TOKEN", "token", "the switch's join token", "none"),
     Variable(
@@ -71,6 +72,13 @@ VARIABLES = (
         "window",
         "slots in flight, a power of two; equal on all ranks",
         "the switch's: 512, on loopback 256",
+    ),
+    Variable(
+        "SWITCHML_WIRE",
+        "wire",
+        "what sums of float32, float16 and bfloat16 travel as: `float32`, or rounded to `int16` (half the bytes) or `int8` (a "
+        "quarter); equal on all ranks ([docs](docs/protocol.md#narrow-wires))",
+        "`float32`",
     ),
     Variable(
         "SWITCHML_LEASE",

@@ -1,8 +1,8 @@
-"""How the ranks of a group agree on a switch and a job, through torch's rendezvous store.
+"""How the ranks of a group agree on switches and a job, through torch's rendezvous store.
 
-Group rank 0 decides: the switch of the options or of SWITCHML_SWITCH, else the embedded switch that its process knows,
-else one that it starts. Then all wait until everybody is there, so that joining the job, which has a short deadline,
-does not have to bear with ranks that are still loading their data.
+Group rank 0 decides: the switches of the options or of SWITCHML_SWITCH, else embedded ones, one on each host of the group, which
+the first rank there names: the one its process knows, else one that it starts. Then all wait until everybody is there, so that
+joining the job, which has a short deadline, does not have to bear with ranks that are still loading their data.
 """
 
 from __future__ import annotations
@@ -10,13 +10,17 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch._C._distributed_c10d import Store
 
 from switchml import errors
+from switchml.control.named_switches import parse_switches
 from switchml.errors import JoinError, JoinTimeoutError, SwitchMLError, SwitchUnreachableError
 from switchml.torch_backend.embedded_switch import EmbeddedSwitches, SwitchAddress
+from switchml.torch_backend.host_address import Hosts
 from switchml.torch_backend.options import Options
 from switchml.torch_backend.rendezvous import gather_ranks, wait_for_keys
 
@@ -25,26 +29,31 @@ _DECISION = "switch"
 
 @dataclass(frozen=True)
 class Placement:
-    """A rank's place: which switch, which job, which rank of how many."""
+    """A rank's place: which switches, which job, which rank of how many."""
 
-    switch: SwitchAddress
+    switches: tuple[SwitchAddress, ...]
     job: str
     rank: int
     world_size: int
 
+    @property
+    def addresses(self) -> str:
+        """Of all switches, with commas between them."""
+        return ",".join(switch.address for switch in self.switches)
 
-def find_switch(
+
+def find_switches(
     store: Store,
     rank: int,
     world_size: int,
     *,
     group: str,
     options: Options,
-    host: str,
+    hosts: Callable[[], Hosts],
     timeout: float,
     embedded: EmbeddedSwitches,
 ) -> Placement:
-    """Agree with the other ranks; returns when all have come. An embedded switch has to be released by the caller.
+    """Agree with the other ranks; returns when all have come. Embedded switches have to be released by the caller.
 
     Args:
         store: of this group and this incarnation of it alone.
@@ -52,63 +61,92 @@ def find_switch(
         world_size: ranks of the group.
         group: the group's name, part of the job's name.
         options: of the group; those of rank 0 count.
-        host: address by which the others reach rank 0's host, for an embedded switch; "" = none is known.
+        hosts: of the group, for embedded switches.
         timeout: seconds to wait for the other ranks.
         embedded: the switches that this process runs.
 
     Raises:
         JoinTimeoutError: ranks are missing; the message names them.
-        SwitchMLError: what kept rank 0 from finding or starting a switch, on every rank.
+        SwitchMLError: what kept a rank from finding or starting a switch, on every rank.
     """
     deadline = time.monotonic() + timeout
+
+    def heard(key: str, of: int) -> dict[str, Any]:
+        return _heard(store, key, of, deadline, timeout)
+
     if rank == 0:
-        switch, job = _decide(store, group, options, host, embedded)
-    else:
-        switch, job = _learn(store, deadline, timeout)
-        if switch.embedded:
-            embedded.adopt(switch)
+        _tell(store, _DECISION, lambda: _decide(group, options, hosts))
+    decision = heard(_DECISION, 0)
+    switches = [SwitchAddress(**named, embedded=False) for named in decision["named"]]
+    taken: list[SwitchAddress] = []
+
+    def offer() -> dict[str, str]:
+        switch = _start(rank, options, hosts, embedded)
+        taken.append(switch)
+        return {"address": switch.address, "token": switch.token}
+
     try:
+        if rank in decision["starters"]:
+            _tell(store, _offered(rank), offer)
+        for starter in decision["starters"]:
+            switches.append(SwitchAddress(**heard(_offered(starter), starter), embedded=True))
+            if starter != rank:
+                embedded.adopt(switches[-1])
+                taken.append(switches[-1])
         gather_ranks(store, rank, world_size, timeout, deadline=deadline)
     except BaseException:
-        embedded.release(switch)
+        embedded.release(*taken)
         raise
-    return Placement(switch, job, rank, world_size)
+    return Placement(tuple(switches), decision["job"], rank, world_size)
 
 
-def _decide(
-    store: Store, group: str, options: Options, host: str, embedded: EmbeddedSwitches
-) -> tuple[SwitchAddress, str]:
+def _decide(group: str, options: Options, hosts: Callable[[], Hosts]) -> dict[str, Any]:
+    named = parse_switches(options.switch) if options.switch else ()
+    return {
+        "named": [{"address": one.address, "token": options.token, "share": one.share} for one in named],
+        "starters": [] if named else hosts().first_ranks(),
+        # Two runs against one switch may have equal group names.
+        "job": f"torch-{group[:32]}-{secrets.token_hex(6)}",
+    }
+
+
+def _start(
+    rank: int, options: Options, hosts: Callable[[], Hosts], embedded: EmbeddedSwitches
+) -> SwitchAddress:
+    address = hosts().address_of(rank)
+    if not address:
+        raise SwitchUnreachableError(
+            f"no address of rank {rank}'s host is in a network with the others' hosts, so an embedded switch cannot be placed; "
+            "start one with `switchml switch` and set SWITCHML_SWITCH=host:port on rank 0"
+        )
+    return embedded.acquire(address, options.tls)
+
+
+def _offered(rank: int) -> str:
+    return f"switch/{rank}"
+
+
+def _tell(store: Store, key: str, make: Callable[[], dict[str, Any]]) -> None:
+    """Tell the others what `make` returns, or what it raises, which is raised here, too."""
     try:
-        if options.switch:
-            switch = SwitchAddress(options.switch, options.token, embedded=False)
-        elif host:
-            switch = embedded.acquire(host, options.tls)
-        else:
-            raise SwitchUnreachableError(
-                "no address of rank 0's host is in a network with the others' hosts, so an embedded switch cannot be placed; "
-                "start one with `switchml switch` and set SWITCHML_SWITCH=host:port on rank 0"
-            )
+        said = make()
     except Exception as error:
-        store.set(_DECISION, json.dumps({"error": type(error).__name__, "message": str(error)}))
+        store.set(key, json.dumps({"error": type(error).__name__, "message": str(error)}))
         raise
-    # Two runs against one switch may have equal group names.
-    job = f"torch-{group[:32]}-{secrets.token_hex(6)}"
-    decision = {"address": switch.address, "token": switch.token, "embedded": switch.embedded, "job": job}
-    store.set(_DECISION, json.dumps(decision))
-    return switch, job
+    store.set(key, json.dumps(said))
 
 
-def _learn(store: Store, deadline: float, timeout: float) -> tuple[SwitchAddress, str]:
-    if not wait_for_keys(store, [_DECISION], deadline):
+def _heard(store: Store, key: str, rank: int, deadline: float, timeout: float) -> dict[str, Any]:
+    """What that rank told; raises what it raised."""
+    if not wait_for_keys(store, [key], deadline):
         raise JoinTimeoutError(
-            f"rank 0 of the group has not named a switch within its timeout of {timeout:.0f} s; see whether it is running "
+            f"rank {rank} of the group has not named a switch within its timeout of {timeout:.0f} s; see whether it is running "
             "and has reached the creation of this group, or give it more time"
         )
-    decision = json.loads(store.get(_DECISION))
-    if "error" in decision:
-        kind = getattr(errors, decision["error"], JoinError)
+    said: dict[str, Any] = json.loads(store.get(key))
+    if "error" in said:
+        kind = getattr(errors, said["error"], JoinError)
         raise (kind if issubclass(kind, SwitchMLError) else JoinError)(
-            f"rank 0 of the group has no switch to offer: {decision['message']}"
+            f"rank {rank} of the group has no switch to offer: {said['message']}"
         )
-    switch = SwitchAddress(decision["address"], decision["token"], decision["embedded"])
-    return switch, decision["job"]
+    return said

@@ -9,17 +9,19 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from switchml.control.tls import TlsFiles
+from switchml.torch_backend.host_address import local_address_towards
 
 _NO_TLS = TlsFiles()
 
 
 @dataclass(frozen=True)
 class SwitchAddress:
-    """A switch's control service, as rank 0 tells it to the others."""
+    """A switch's control service, as a rank tells it to the others."""
 
     address: str  # host:port
     token: str = field(repr=False)
     embedded: bool
+    share: int = 1  # of a tensor, beside the job's other switches
 
 
 class RunningSwitch(Protocol):
@@ -56,8 +58,8 @@ class _Shared:
 class EmbeddedSwitches:
     """Counts which groups of this process use which embedded switch.
 
-    All groups use the first that is known and can be reached, whoever started it: a subgroup's rank 0 need not be the process
-    that runs the switch.
+    On a host, all groups use the first that is known and can be reached, whoever started it: the first rank that a subgroup has
+    there need not be the process that runs the switch.
     """
 
     def __init__(self, start: Callable[[str, TlsFiles], RunningSwitch] = start_embedded) -> None:
@@ -67,14 +69,14 @@ class EmbeddedSwitches:
         self._process = os.getpid()
 
     def acquire(self, host: str, tls: TlsFiles = _NO_TLS) -> SwitchAddress:
-        """The embedded switch that this process knows, else a new one on the address `host` with `tls`. Pair with `release`.
+        """The embedded switch on this host that this process knows, else a new one on its address `host` with `tls`.
 
-        One on loopback, started for a group of this host alone, is no switch for a group that is not.
+        One on loopback, started for a group of this host alone, is no switch for a group that is not. Pair with `release`.
         """
         with self._lock:
             self._forget_parent()
             for switch, shared in self._shared.items():
-                if _is_loopback(host) or not _is_loopback(switch.address):
+                if _serves(switch.address.rpartition(":")[0], host):
                     shared.users += 1
                     return switch
             running = self._start(host, tls)
@@ -88,8 +90,12 @@ class EmbeddedSwitches:
             self._forget_parent()
             self._shared.setdefault(switch, _Shared(None)).users += 1
 
-    def release(self, switch: SwitchAddress) -> None:
-        """One use less; the last one closes the switch if this process started it. Unknown ones are ignored."""
+    def release(self, *switches: SwitchAddress) -> None:
+        """One use less of each; the last one closes the switch if this process started it. Unknown ones are ignored."""
+        for switch in switches:
+            self._release(switch)
+
+    def _release(self, switch: SwitchAddress) -> None:
         with self._lock:
             self._forget_parent()
             shared = self._shared.get(switch)
@@ -109,8 +115,9 @@ class EmbeddedSwitches:
             self._shared.clear()
 
 
-def _is_loopback(address: str) -> bool:
-    return address.startswith("127.")
+def _serves(known: str, host: str) -> bool:
+    """Whether a switch on the address `known` is one for who wants it on `host`, an address of this host."""
+    return known == host or (not known.startswith("127.") and local_address_towards(known) == known)
 
 
 OF_THIS_PROCESS = EmbeddedSwitches()

@@ -1,7 +1,7 @@
-"""By which address the ranks of a group reach rank 0, and each other.
+"""By which addresses the ranks of a group reach each other's hosts.
 
 A host's own name is no guide: in many hosts files it stands for 127.0.1.1, and a host may have several interfaces. So each rank
-says what it knows of its network, and rank 0 chooses.
+says what it knows of its network, and the first rank of a host chooses.
 """
 
 from __future__ import annotations
@@ -64,8 +64,30 @@ def facts_of_this_host(store: Store) -> HostFacts:
     return HostFacts(_machine(), rendezvous, local_address_towards(rendezvous), _networks())
 
 
-def address_of_rank_0(own: HostFacts, others: Sequence[HostFacts]) -> str:
-    """The address of rank 0, on whose host this runs, by which the others reach it; "" where none can be told."""
+@dataclass(frozen=True)
+class Hosts:
+    """The hosts of a group.
+
+    Attributes:
+        facts: what the ranks have said, by rank.
+    """
+
+    facts: tuple[HostFacts, ...]
+
+    def first_ranks(self) -> list[int]:
+        """The lowest rank of each host, in order."""
+        first: dict[str, int] = {}
+        for rank, facts in enumerate(self.facts):
+            first.setdefault(facts.machine, rank)
+        return list(first.values())
+
+    def address_of(self, rank: int) -> str:
+        """The address by which the others reach the host of a rank, on which this runs; "" where none can be told."""
+        others = [facts for other, facts in enumerate(self.facts) if other != rank]
+        return _address(self.facts[rank], others)
+
+
+def _address(own: HostFacts, others: Sequence[HostFacts]) -> str:
     elsewhere = [facts for facts in others if facts.machine != own.machine]
     if not elsewhere:
         return LOOPBACK

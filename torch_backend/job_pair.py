@@ -1,6 +1,6 @@
 """Two jobs of a rank on the switch: one for values, one for the exponents under which they are scaled.
 
-A bucket needs two collectives, and the second can only be submitted when the first is over: by then the next bucket may have
+A tensor on a GPU needs two collectives, and the second can only be submitted when the first is over: by then the next may have
 come on some ranks and not on others. So that the order is the same everywhere all the same, exponents go through a job of
 their own, in the order of the callers, and what follows from them through the other, in the same order on one thread.
 """
@@ -14,6 +14,7 @@ from typing import Any
 import numpy.typing as npt
 from torch._C._distributed_c10d import PrefixStore, Store
 
+from switchml.protocol.messages import FLOAT32
 from switchml.torch_backend.completion_pool import CompletionPool
 from switchml.torch_backend.membership import CLOSE_SECONDS, Membership, OpenWorker, join_switch
 from switchml.torch_backend.options import Options
@@ -69,14 +70,21 @@ class JobPair:
         """Threads for whatever waits."""
         return self._values.pool
 
-    def reduce_values(self, array: Array, op: str, dtype: str | None = None) -> Work:
-        """Submit an all-reduce, in place; see `switchml.worker.Worker.allreduce`."""
-        return self._values.worker().allreduce(array, op, dtype=dtype, timeout=self._values.timeout)
+    @property
+    def wire(self) -> str:
+        """What sums of float32 values travel as."""
+        return self._options.wire
+
+    def reduce_values(self, array: Array, op: str, **options: Any) -> Work:
+        """Submit an all-reduce, in place unless told otherwise; see `switchml.worker.Worker.allreduce`."""
+        return self._values.worker().allreduce(array, op, timeout=self._values.timeout, **options)
 
     def reduce_exponents(self, array: Array, op: str) -> Work:
         """Submit an all-reduce of exponents, in place."""
         if self._exponents is None:
-            self._exponents = self._join("scales", replace(self._options, window=_EXPONENTS_WINDOW))
+            self._exponents = self._join(
+                "scales", replace(self._options, window=_EXPONENTS_WINDOW, wire=FLOAT32)
+            )
         return self._exponents.worker().allreduce(array, op, timeout=self._exponents.timeout)
 
     def counters(self) -> dict[str, int]:

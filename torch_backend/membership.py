@@ -15,17 +15,18 @@ from datetime import timedelta
 from torch._C._distributed_c10d import PrefixStore, Store
 
 from switchml.control.exits import Stage, close_at_exit
+from switchml.control.named_switches import NamedSwitch
 from switchml.errors import JoinTimeoutError, SwitchMLError, WorkerClosedError
 from switchml.protocol.compiling_signs import telling
 from switchml.torch_backend.agreement import Agreement
 from switchml.torch_backend.completion_pool import CompletionPool
-from switchml.torch_backend.discovery import Placement, find_switch
-from switchml.torch_backend.embedded_switch import OF_THIS_PROCESS, EmbeddedSwitches, SwitchAddress
+from switchml.torch_backend.discovery import Placement, find_switches
+from switchml.torch_backend.embedded_switch import OF_THIS_PROCESS, EmbeddedSwitches
 from switchml.torch_backend.gloo_group import GlooGroup
 from switchml.torch_backend.gloo_worker import GlooWorker
 from switchml.torch_backend.host_address import (
     HostFacts,
-    address_of_rank_0,
+    Hosts,
     facts_of_this_host,
     local_address_towards,
 )
@@ -49,16 +50,16 @@ OpenWorker = Callable[[Placement, Options, float, float], Collectives]
 
 
 def join_switch(placement: Placement, options: Options, join_timeout: float, timeout: float) -> Collectives:
-    """Join the job at the switch as `placement` says; raises what `Worker.join` raises."""
+    """Join the job at the switches as `placement` says; raises what `Worker.join` raises."""
     worker = Worker.join(
-        placement.switch.address,
+        [NamedSwitch(each.address, each.share, each.token) for each in placement.switches],
         job=placement.job,
         rank=placement.rank,
         world_size=placement.world_size,
         transport=options.transport,
         payload=options.payload,
         window=options.window,
-        token=placement.switch.token,
+        wire=options.wire,
         tls_cert=options.tls_cert,
         tls_key=options.tls_key,
         tls_ca=options.tls_ca,
@@ -67,10 +68,12 @@ def join_switch(placement: Placement, options: Options, join_timeout: float, tim
         multicast=options.multicast,
     )
     if placement.rank == 0 and not quiet():
+        embedded = "embedded " if placement.switches[0].embedded else ""
+        several = "es" if len(placement.switches) > 1 else ""
         _say(
-            f"on the {'embedded ' if placement.switch.embedded else ''}switch at {placement.switch.address}"
+            f"on the {embedded}switch{several} at {placement.addresses.replace(',', ', ')}"
             f"{', reached over TLS' if options.tls else ''}: {worker.transport}, payload {worker.payload} bytes, "
-            f"window {worker.window}",
+            f"window {worker.window}, wire {worker.wire}",
             placement.world_size,
         )
     return worker
@@ -132,7 +135,8 @@ class Membership:
         self._worker: Collectives | None = SoloWorker() if world_size == 1 else None
         self.pool = CompletionPool(f"switchml-futures-{group[:32]}")
         # Gloo would wait as long, but not say for whom.
-        self._host = self._meet(PrefixStore("creation", self._store), timeout.total_seconds())
+        self._creation = PrefixStore("creation", self._store)
+        self._host = self._meet(self._creation, timeout.total_seconds())
         self.gloo = GlooGroup(
             PrefixStore("gloo", self._store),
             rank,
@@ -150,13 +154,16 @@ class Membership:
         facts = facts_of_this_host(store)
         gather_ranks(store, self.rank, self.world_size, timeout, deadline=deadline, said=facts.to_json())
         if self.rank == 0:
-            others = [HostFacts.from_json(said) for said in heard(store, self.world_size)[1:]]
-            store.set("host", address_of_rank_0(facts, others))
+            store.set("host", self._hosts().address_of(0))
         elif not wait_for_keys(store, ["host"], deadline):
             raise JoinTimeoutError(
                 f"rank 0 of the group has not said by which address it is reached within its timeout of {timeout:.0f} s"
             )
         return store.get("host").decode()
+
+    def _hosts(self) -> Hosts:
+        """The hosts of the ranks, once all have met."""
+        return Hosts(tuple(map(HostFacts.from_json, heard(self._creation, self.world_size))))
 
     @property
     def timeout(self) -> float:
@@ -170,7 +177,7 @@ class Membership:
 
     @property
     def placement(self) -> Placement | None:
-        """The place on the switch; None before joining, and in a group of one rank."""
+        """The place on the switches; None before joining, and in a group of one rank."""
         return self._placement
 
     def worker(self) -> Collectives:
@@ -216,20 +223,20 @@ class Membership:
         with telling(lambda: compiling(self._store)):
             if self._open_worker is join_switch:
                 prepare_engine()
-            placement = find_switch(
+            placement = find_switches(
                 self._store,
                 self.rank,
                 self.world_size,
                 group=self._group,
                 options=self._options,
-                host=self._host,
+                hosts=self._hosts,
                 timeout=timeout,
                 embedded=self._embedded,
             )
         try:
             worker = self._open_worker(placement, self._options, min(timeout, JOIN_SECONDS), timeout)
         except BaseException:
-            self._embedded.release(placement.switch)
+            self._embedded.release(*placement.switches)
             raise
         self._placement = placement
         return worker
@@ -263,14 +270,14 @@ class Membership:
             self.pool.close(timeout)
             self.gloo.close(timeout)
             if self._placement is not None:
-                self._give_up_switch(self._placement.switch, linger)
+                self._give_up_switches(self._placement, linger)
 
-    def _give_up_switch(self, switch: SwitchAddress, linger: bool) -> None:
+    def _give_up_switches(self, placement: Placement, linger: bool) -> None:
         if linger:
-            self._embedded.release(switch)
+            self._embedded.release(*placement.switches)
             return
         leaving = threading.Thread(
-            target=self._embedded.release, args=(switch,), name="switchml-switch-close", daemon=True
+            target=self._embedded.release, args=placement.switches, name="switchml-switch-close", daemon=True
         )
         leaving.start()
 

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from switchml.control.tls import TlsFiles
 from switchml.errors import UsageError
+from switchml.protocol.messages import FLOAT32, WIRES
 from switchml.variables import report_misspelt
 
 TRANSPORTS = ("auto", "udp", "shm")
@@ -29,12 +30,12 @@ def _whole_number(variable: str) -> int:
 class Options:
     """How the ranks of one process group reach and use their switch.
 
-    All ranks of the group must give the same `payload` and `window`. `switch` and `token` count on the group's
+    All ranks of the group must give the same `payload`, `window` and `wire`. `switch` and `token` count on the group's
     rank 0, which tells the others.
 
     Attributes:
-        switch: "host:port" of the switch's control service; "" means that rank 0 starts an embedded one.
-            Default: `SWITCHML_SWITCH`.
+        switch: "host:port" of the switch's control service, or of several, as in `Worker.join`; "" means that the first rank of
+            each host starts an embedded one. Default: `SWITCHML_SWITCH`.
         token: the switch's join token. Default: `SWITCHML_TOKEN`.
         tls_cert: PEM file of this rank's certificate; the embedded switch shows it too. Default: `SWITCHML_TLS_CERT`.
         tls_key: PEM file of its key. Default: `SWITCHML_TLS_KEY`.
@@ -42,6 +43,8 @@ class Options:
         transport: "auto", "udp" or "shm". Default: `SWITCHML_TRANSPORT`, else "auto".
         payload: bytes of elements in a packet, 0 = the switch's default. Default: `SWITCHML_PAYLOAD`.
         window: slots, a power of two, 0 = the switch's default. Default: `SWITCHML_WINDOW`.
+        wire: what sums of float32 (and of float16 and bfloat16, which go through it) travel as: "float32", "int16" or "int8".
+            Default: `SWITCHML_WIRE`, else "float32".
         multicast: take results by IP multicast where switch and host can.
         timeout: deadline of a collective; None = the timeout that torch hands over.
 
@@ -57,6 +60,7 @@ class Options:
     transport: str = field(default_factory=lambda: _text("SWITCHML_TRANSPORT", "auto"))
     payload: int = field(default_factory=lambda: _whole_number("SWITCHML_PAYLOAD"))
     window: int = field(default_factory=lambda: _whole_number("SWITCHML_WINDOW"))
+    wire: str = field(default_factory=lambda: _text("SWITCHML_WIRE", FLOAT32))
     multicast: bool = True
     timeout: timedelta | None = None
 
@@ -64,6 +68,8 @@ class Options:
         report_misspelt()
         if self.transport not in TRANSPORTS:
             raise UsageError(f"transport {self.transport!r}: one of {', '.join(TRANSPORTS)} is meant")
+        if self.wire not in WIRES:
+            raise UsageError(f"wire {self.wire!r}: one of {', '.join(WIRES)} is meant")
         if self.payload < 0 or self.window < 0:
             raise UsageError(f"payload {self.payload} and window {self.window} must not be negative")
         if self.timeout is not None and self.timeout <= timedelta(0):

@@ -257,9 +257,9 @@ class SwitchProcessGroup(dist.ProcessGroup):
 
     @property
     def switch_address(self) -> str:
-        """Host and port ("host:port") of the switch's control service; "" before its first use."""
+        """Host and port ("host:port") of the switch's control service; "" before its first use. Of several, with commas."""
         placement = self._membership.placement
-        return "" if placement is None else placement.switch.address
+        return "" if placement is None else placement.addresses
 
     def _set_sequence_number_for_group(self) -> None:
         """Torch's, for gloo: ours counts from the group's first collective."""

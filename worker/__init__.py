@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from switchml.worker.transfer import Rounding as Rounding
     from switchml.worker.work import Work as Work
     from switchml.worker.worker import Worker as Worker
 
-__all__ = ["Work", "Worker"]
+__all__ = ["Rounding", "Work", "Worker"]
 
 
 def __getattr__(name: str) -> object:
@@ -21,4 +22,8 @@ def __getattr__(name: str) -> object:
         from switchml.worker.work import Work
 
         return Work
+    if name == "Rounding":
+        from switchml.worker.transfer import Rounding
+
+        return Rounding
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,11 +12,18 @@ from switchml.protocol.byteorder import copy_swapped
 from switchml.protocol.header import HEADER_BYTES, Header
 from switchml.protocol.header_access import pack_header, read_e1, read_msg_type, read_to_one
 from switchml.protocol.jit import compiled, inlined
-from switchml.protocol.messages import ABSENT, EXPONENTS, SUM
-from switchml.protocol.numerics import EXACT_EXPONENT, UNKNOWN_EXPONENT
+from switchml.protocol.messages import ABSENT, EXPONENTS, LANE_BITS, SUM
+from switchml.protocol.numerics import EXACT_EXPONENT, MAX_SHIFT, UNKNOWN_EXPONENT
 from switchml.protocol.slots import TSI_MASK, slot_of, version_of
-from switchml.worker.kernels import bits_exponent, dequantize, quantize
-from switchml.worker.window import BLOCKS, RING, WORDS, TransferRecord, Window, relative
+from switchml.worker.kernels import (
+    bits_exponent,
+    dequantize,
+    dequantize_lanes,
+    quantize,
+    quantize_lanes,
+    subtract_lanes,
+)
+from switchml.worker.window import BLOCKS, RING, WORDS, TransferRecord, Window, chunk_elements, relative
 
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint32]
@@ -41,17 +48,26 @@ def names_ranks(workers: int, elements: int) -> bool:
 
 
 @compiled
-def packet_kind(window: Window, slot: int) -> int:
-    """Message type of the packet the slot sends: ABSENT where its elements are all 0."""
+def chunk_kind(window: Window, slot: int) -> int:
+    """Message type of the slot's chunk."""
     place = relative(window, slot)
+    transfer = window.transfers[window.slots[slot]["transfer"] % RING]
+    if 1 <= place <= transfer["prologue"]:
+        return EXPONENTS
+    return int(window.stream[0]["block_kind"]) if place > 0 and transfer["kind"] == BLOCKS else SUM
+
+
+@compiled
+def packet_kind(window: Window, slot: int) -> int:
+    """Message type of the packet the slot sends: the chunk's, or ABSENT where all its elements are 0."""
+    kind = chunk_kind(window, slot)
+    place = relative(window, slot)
+    if place == 0 or kind == EXPONENTS:
+        return kind
     entry = window.slots[slot]
     transfer = window.transfers[entry["transfer"] % RING]
-    if place == 0:
-        return SUM
+    elements = chunk_elements(window, transfer["kind"])
     chunk = place - 1 - int(transfer["prologue"])
-    if chunk < 0:
-        return EXPONENTS
-    elements = int(window.stream[0]["elements"])
     begin, length = chunk * elements, _chunk_length(transfer, chunk, elements)
     if transfer["kind"] == BLOCKS:
         exact = entry["exponent"] == EXACT_EXPONENT
@@ -59,15 +75,18 @@ def packet_kind(window: Window, slot: int) -> int:
     else:
         first, last = _given(transfer, begin, length)
         empty = _all_zero(_words(transfer["source"], first - int(transfer["first"]), max(0, last - first)))
-    return ABSENT if empty else SUM
+    return ABSENT if empty else kind
 
 
 @compiled
 def packet_bytes(window: Window, slot: int) -> int:
     """Length of the packet the slot sends."""
-    if packet_kind(window, slot) != SUM:
-        return HEADER_BYTES
-    return HEADER_BYTES + 4 * int(window.stream[0]["elements"])
+    return _bytes_of(window, packet_kind(window, slot))
+
+
+@compiled
+def _bytes_of(window: Window, kind: int) -> int:
+    return HEADER_BYTES + 4 * int(window.stream[0]["elements"]) if LANE_BITS[kind] > 0 else HEADER_BYTES
 
 
 @compiled
@@ -85,11 +104,14 @@ def _given(transfer: TransferRecord, begin: int, length: int) -> tuple[int, int]
 
 
 @compiled
-def wanted_by(transfer: TransferRecord, chunk: int, elements: int) -> int:
-    """The rank that alone wants the result of a chunk, or -1 where all do, or several."""
+def _wanted_by(window: Window, slot: int) -> int:
+    """The rank that alone wants the result of the slot's chunk, or -1 where all do, or several."""
+    transfer = window.transfers[window.slots[slot]["transfer"] % RING]
     part = int(transfer["part"])
-    if part == 0:
+    chunk = relative(window, slot) - 1 - int(transfer["prologue"])
+    if part == 0 or chunk < 0:
         return -1
+    elements = chunk_elements(window, transfer["kind"])
     begin = int(transfer["origin"]) + chunk * elements
     first, last = begin // part, (begin + _chunk_length(transfer, chunk, elements) - 1) // part
     return first if first == last else -1
@@ -98,7 +120,7 @@ def wanted_by(transfer: TransferRecord, chunk: int, elements: int) -> int:
 @compiled
 def _wanted(window: Window, transfer: TransferRecord, chunk: int) -> tuple[int, int]:
     """First and one past the last of the elements of a chunk whose sums this rank wants."""
-    elements = int(window.stream[0]["elements"])
+    elements = chunk_elements(window, transfer["kind"])
     begin = chunk * elements
     end = begin + _chunk_length(transfer, chunk, elements)
     part = int(transfer["part"])
@@ -110,30 +132,32 @@ def _wanted(window: Window, transfer: TransferRecord, chunk: int) -> tuple[int, 
 
 
 @compiled
-def result_fits(window: Window, slot: int, memory: Bytes, at: int, length: int) -> bool:
-    """Whether a packet of a result's kind is one that the slot can get."""
+def is_answer(window: Window, slot: int, memory: Bytes, at: int) -> bool:
+    """Whether the packet at `memory[at:]` can be the slot's result, by its type and `e1`."""
     kind = read_msg_type(memory, at)
-    place = relative(window, slot)
-    transfer = window.transfers[window.slots[slot]["transfer"] % RING]
-    if 1 <= place <= transfer["prologue"]:
-        return kind == EXPONENTS and length == HEADER_BYTES
-    if kind == SUM:
-        return length == HEADER_BYTES + 4 * int(window.stream[0]["elements"])
-    return kind == ABSENT and place > 0 and length == HEADER_BYTES and not _is_kept_back(window, memory, at)
+    if kind == ABSENT:
+        if relative(window, slot) == 0 or chunk_kind(window, slot) == EXPONENTS:
+            return False
+        wanted = _wanted_by(window, slot)
+        # With the bit set there are elements, and they are another rank's.
+        return read_to_one(memory, at) == 0 or (wanted >= 0 and wanted != window.stream[0]["rank"])
+    narrow = 0 < LANE_BITS[kind] < 32
+    return kind == chunk_kind(window, slot) and (not narrow or 0 <= read_e1(memory, at) <= MAX_SHIFT)
 
 
 @compiled
-def _is_kept_back(window: Window, memory: Bytes, at: int) -> bool:
-    """Whether an ABSENT result is another rank's, though this one wants it."""
-    return read_to_one(memory, at) != 0 and (read_e1(memory, at) & 0xFF) == window.stream[0]["rank"]
+def result_bytes(window: Window, memory: Bytes, at: int) -> int:
+    """Length of a result, by its type."""
+    return _bytes_of(window, read_msg_type(memory, at))
 
 
 @compiled
-def result_bytes(window: Window, memory: Bytes, at: int, length: int) -> int:
+def own_bytes(window: Window, slot: int, memory: Bytes, at: int) -> int:
     """What of a result is for this rank: of another's elements, which shared memory shows to all, the header."""
-    if read_to_one(memory, at) != 0 and (read_e1(memory, at) & 0xFF) != window.stream[0]["rank"]:
+    wanted = _wanted_by(window, slot)
+    if wanted >= 0 and wanted != window.stream[0]["rank"]:
         return HEADER_BYTES
-    return length
+    return result_bytes(window, memory, at)
 
 
 @compiled
@@ -162,13 +186,61 @@ def _chunk_length(transfer: TransferRecord, chunk: int, elements: int) -> int:
     return min(elements, int(transfer["count"]) - chunk * elements)
 
 
+@inlined
+def _fill_block(window: Window, slot: int, chunk: int, payload: Bytes) -> None:
+    """The chunk's float32 block, in the form of the stream's wire."""
+    stream, entry = window.stream[0], window.slots[slot]
+    transfer = window.transfers[entry["transfer"] % RING]
+    elements, exponent = chunk_elements(window, BLOCKS), int(entry["exponent"])
+    first = chunk * elements
+    block = _floats(transfer["source"], first, _chunk_length(transfer, chunk, elements))
+    bits = LANE_BITS[stream["block_kind"]]
+    if bits == 32:
+        quantize(block, payload.view(np.uint32), exponent, int(stream["workers"]))
+    elif bits == 16:
+        quantize_lanes(block, payload.view(np.uint16), exponent, int(transfer["seed"]), first)
+    else:
+        quantize_lanes(block, payload, exponent, int(transfer["seed"]), first)
+
+
+@inlined
+def _take_block(
+    window: Window, slot: int, chunk: int, first: int, last: int, shift: int, payload: Bytes
+) -> None:
+    """The way back of `_fill_block`, of the elements first to last - 1. shift: of the result, on a narrow wire."""
+    stream, entry = window.stream[0], window.slots[slot]
+    transfer = window.transfers[entry["transfer"] % RING]
+    elements, exponent = chunk_elements(window, BLOCKS), int(entry["exponent"])
+    begin = chunk * elements
+    out = _floats(transfer["destination"], first - _skipped(window, transfer), last - first)
+    bits = LANE_BITS[stream["block_kind"]]
+    mine = payload[(first - begin) * bits // 8 : (last - begin) * bits // 8]
+    if bits == 32:
+        dequantize(mine.view(np.uint32), out, exponent, int(stream["workers"]))
+        return
+    if transfer["feedback"] != 0:
+        source = _floats(transfer["source"], begin, _chunk_length(transfer, chunk, elements))
+        subtract_lanes(source, bits, exponent, int(transfer["seed"]), begin)
+    if bits == 16:
+        dequantize_lanes(mine.view(np.uint16), out, exponent, shift)
+    else:
+        dequantize_lanes(mine, out, exponent, shift)
+
+
+@compiled
+def _skipped(window: Window, transfer: TransferRecord) -> int:
+    """Elements before the first that this rank wants."""
+    mine = int(window.stream[0]["rank"]) * int(transfer["part"])
+    return max(0, mine - int(transfer["origin"]))
+
+
 @compiled
 def build_packet(window: Window, slot: int, memory: Bytes, at: int) -> None:
     """Write the slot's packet, `packet_bytes` long, at `memory[at:]`. The same bytes every time it is called for a position."""
     stream = window.stream[0]
     entry = window.slots[slot]
     transfer = window.transfers[entry["transfer"] % RING]
-    elements = int(stream["elements"])
+    elements = chunk_elements(window, transfer["kind"])
     position = int(entry["position"])
     place = relative(window, slot)
     prologue = int(transfer["prologue"])
@@ -180,17 +252,16 @@ def build_packet(window: Window, slot: int, memory: Bytes, at: int) -> None:
             _words(transfer["source"], ahead * elements, _chunk_length(transfer, ahead, elements))
         )
     kind = packet_kind(window, slot)
-    chunk = place - 1 - prologue
-    wanted = wanted_by(transfer, chunk, elements) if place > prologue else -1
-    if kind == SUM:
-        payload = memory[at + HEADER_BYTES : at + HEADER_BYTES + 4 * elements].view(np.uint32)
+    wanted = _wanted_by(window, slot)
+    if LANE_BITS[kind] > 0:
+        payload = memory[at + HEADER_BYTES : at + HEADER_BYTES + 4 * int(stream["elements"])]
+        chunk = place - 1 - prologue
         if place == 0:
-            _fill_descriptor(window, transfer, payload)
+            _fill_descriptor(window, transfer, payload.view(np.uint32))
         elif blocks:
-            block = _floats(transfer["source"], chunk * elements, _chunk_length(transfer, chunk, elements))
-            quantize(block, payload, int(entry["exponent"]), int(stream["workers"]))
+            _fill_block(window, slot, chunk, payload)
         else:
-            _fill_words(transfer, chunk, payload)
+            _fill_words(transfer, chunk, payload.view(np.uint32))
     width = int(stream["window"])
     pack_header(
         memory,
@@ -242,31 +313,30 @@ def take_result(window: Window, slot: int, exponent: int, memory: Bytes, at: int
     Returns:
         False when the descriptor shows that the ranks do not mean the same.
     """
-    stream = window.stream[0]
     entry = window.slots[slot]
     transfer = window.transfers[entry["transfer"] % RING]
-    elements = int(stream["elements"])
     place = relative(window, slot)
     prologue = int(transfer["prologue"])
     if transfer["kind"] == BLOCKS and exponent == EXACT_EXPONENT and 1 <= place <= transfer["chunks"]:
         bytes_at(transfer["flags"], int(transfer["chunks"]))[place - 1] = 1
     if 1 <= place <= prologue:
         return True
-    payload = memory[at + HEADER_BYTES : at + HEADER_BYTES + 4 * elements].view(np.uint32)
+    elements = int(window.stream[0]["elements"])
+    payload = memory[at + HEADER_BYTES : at + result_bytes(window, memory, at)]
     if place == 0:
-        copy_swapped(payload, descriptor)
+        copy_swapped(payload.view(np.uint32), descriptor)
         return _descriptor_agrees(window, transfer, descriptor)
     chunk = place - 1 - prologue
     first, last = _wanted(window, transfer, chunk)
     if first == last or (transfer["kind"] == BLOCKS and entry["exponent"] == EXACT_EXPONENT):
         return True
-    skipped = max(0, int(stream["rank"]) * int(transfer["part"]) - int(transfer["origin"]))
-    mine = payload[first - chunk * elements : last - chunk * elements]
     if read_msg_type(memory, at) == ABSENT:
+        skipped = _skipped(window, transfer)
         _words(transfer["destination"], first - skipped, last - first)[:] = np.uint32(0)
     elif transfer["kind"] == WORDS:
+        skipped = _skipped(window, transfer)
+        mine = payload.view(np.uint32)[first - chunk * elements : last - chunk * elements]
         copy_swapped(mine, _words(transfer["destination"], first - skipped, last - first))
     else:
-        out = _floats(transfer["destination"], first - skipped, last - first)
-        dequantize(mine, out, int(entry["exponent"]), int(stream["workers"]))
+        _take_block(window, slot, chunk, first, last, read_e1(memory, at), payload)
     return True

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from typing_extensions import override
 
 from switchml.errors import SwitchMLError, UsageError
+from switchml.protocol.messages import FLOAT32
 from switchml.worker import elements
 from switchml.worker.signature import Signature
-from switchml.worker.transfer import Source, Transfer, wanted
+from switchml.worker.transfer import EVERYTHING, TO_NEAREST, Rounding, Share, Source, Transfer
 from switchml.worker.window import BLOCKS, WORDS
 from switchml.worker.work import Work
 
@@ -42,8 +43,8 @@ class Part:
     source: Array
     destination: Array
     first: int = 0
-    part: int = 0
-    origin: int = 0
+    share: Share = EVERYTHING
+    rounding: Rounding = TO_NEAREST
 
 
 class Strategy(Protocol):
@@ -53,12 +54,18 @@ class Strategy(Protocol):
     """How many."""
     depth: int
     """How many may be in flight: lanes, of which `load` and `store` are told the one to use."""
+    units: int = 0
+    """What it can be cut into, elements or bytes; 0 where it has to go whole."""
 
     def load(self, segment: int, lane: int) -> Part:
         """What goes on the wire of a segment, staged in a lane where it has to be."""
 
     def store(self, segment: int, lane: int) -> None:
         """Take the segment's result out of its lane."""
+
+    def cut(self, start: int, stop: int) -> Strategy:
+        """The same for units `start` to `stop` - 1 alone, before anything is loaded. Cuts fall on whole packets."""
+        raise AssertionError(f"{self} has to go whole")
 
 
 class Pipeline(Source):
@@ -127,8 +134,8 @@ class Pipeline(Source):
             self._fail,
             self._deadline,
             part.first,
-            part.part,
-            part.origin,
+            part.share,
+            part.rounding,
         )
 
 
@@ -140,6 +147,23 @@ class Direct(Strategy):
 
     def __init__(self, part: Part) -> None:
         self._part = part
+        self.units = part.count
+
+    @override
+    def cut(self, start: int, stop: int) -> Strategy:
+        part = self._part
+        first = min(max(part.first - start, 0), stop - start)
+        own = part.source[max(start - part.first, 0) : max(stop - part.first, 0)]
+        return Direct(
+            replace(
+                part,
+                count=stop - start,
+                source=own,
+                destination=part.destination[part.share.place(slice(start, stop))],
+                first=first,
+                share=part.share.beyond(start),
+            )
+        )
 
     @override
     def load(self, segment: int, lane: int) -> Part:
@@ -156,30 +180,6 @@ def nothing() -> Direct:
     return Direct(Part(WORDS, 0, empty, empty))
 
 
-class Share(NamedTuple):
-    """Which sums a rank wants of a reduction.
-
-    Attributes:
-        rank: it.
-        part: as in `Transfer`: 0 for all.
-        origin: as in `Transfer`.
-    """
-
-    rank: int
-    part: int = 0
-    origin: int = 0
-
-    def of(self, where: slice) -> slice:
-        """Those among the elements `where`, counted from its start."""
-        return wanted(self.rank, where.stop - where.start, self.part, self.origin + where.start)
-
-    def place(self, where: slice) -> slice:
-        """Where those among the elements `where` stand in what the rank wants altogether."""
-        mine = self.of(where)
-        before = max(0, self.rank * self.part - self.origin)
-        return slice(where.start + mine.start - before, where.start + mine.stop - before)
-
-
 class Converted(Strategy):
     """A sum through float32 blocks or int32 words.
 
@@ -193,10 +193,16 @@ class Converted(Strategy):
 
     def __init__(self, source: Array, out: Array, name: str, kind: int, share: Share) -> None:
         self._source, self._out, self._name, self._kind, self._share = source, out, name, kind, share
+        self.units = source.size
         self._length = min(_STAGING_BYTES // 4, source.size)
         self.segments = -(-source.size // self._length)
         self.depth = min(_DEPTH, self.segments)
         self._staging = np.empty((self.depth, self._length), np.float32 if kind == BLOCKS else np.int32)
+
+    @override
+    def cut(self, start: int, stop: int) -> Strategy:
+        out, share = self._out[self._share.place(slice(start, stop))], self._share.beyond(start)
+        return Converted(self._source[start:stop], out, self._name, self._kind, share)
 
     def _slice(self, segment: int) -> slice:
         return slice(segment * self._length, min((segment + 1) * self._length, self._source.size))
@@ -208,9 +214,7 @@ class Converted(Strategy):
         elements.widen(values, self._name, staged)
         words = staged if self._kind == BLOCKS else staged.view(np.uint32)
         where, share = self._slice(segment), self._share
-        return Part(
-            self._kind, values.size, words, words[share.of(where)], 0, share.part, share.origin + where.start
-        )
+        return Part(self._kind, values.size, words, words[share.of(where)], share=share.beyond(where.start))
 
     @override
     def store(self, segment: int, lane: int) -> None:
@@ -237,9 +241,15 @@ class _Rows:
     def part(self, lane: int, root: int | None = None) -> Part:
         """What goes on the wire. root: the only rank that wants the rows; None: all do."""
         every = self._all[lane].reshape(-1)
-        share = (0, 0) if root is None else (every.size, root * every.size)
-        mine = every if root is None or root == self._rank else every[:0]
-        return Part(WORDS, every.size, self._mine[lane], mine, self._rank * self.words, *share)
+        share = EVERYTHING if root is None else Share(self._rank, every.size, root * every.size)
+        return Part(
+            WORDS,
+            every.size,
+            self._mine[lane],
+            every[share.of(slice(0, every.size))],
+            self._rank * self.words,
+            share,
+        )
 
     def all(self, lane: int, dtype: np.dtype[Any], count: int) -> Array:
         """The first `count` values of every rank, (workers, count)."""
@@ -271,12 +281,19 @@ class Gathered(Strategy):
         root: int | None = None,
     ) -> None:
         self._source, self._out, self._name, self._op = source, out, name, op
-        self._share, self._root = share, root
+        self._share, self._workers, self._root = share, workers, root
+        self.units = source.size
         room = max(1, _STAGING_BYTES // (workers * source.itemsize))
         self._length = min(room, source.size)
         self.segments = -(-source.size // self._length)
         self.depth = min(_DEPTH, self.segments)
         self._rows = _Rows(share.rank, workers, self._length * source.itemsize, self.depth)
+
+    @override
+    def cut(self, start: int, stop: int) -> Strategy:
+        source, out = self._source[start:stop], self._out[self._share.place(slice(start, stop))]
+        share = self._share.beyond(start)
+        return Gathered(source, out, self._name, self._op, share, self._workers, self._root)
 
     def _slice(self, segment: int) -> slice:
         return slice(segment * self._length, min((segment + 1) * self._length, self._source.size))
@@ -305,12 +322,17 @@ class GatheredBytes(Strategy):
     """
 
     def __init__(self, source: Array, out: Array, rank: int) -> None:
-        self._source, self._out = source, out
+        self._source, self._out, self._rank = source, out, rank
+        self.units = source.size
         workers = out.shape[0]
         self._length = min(max(4, _STAGING_BYTES // workers), source.size)
         self.segments = -(-source.size // self._length)
         self.depth = min(_DEPTH, self.segments)
         self._rows = _Rows(rank, workers, self._length, self.depth)
+
+    @override
+    def cut(self, start: int, stop: int) -> Strategy:
+        return GatheredBytes(self._source[start:stop], self._out[:, start:stop], self._rank)
 
     def _slice(self, segment: int) -> slice:
         return slice(segment * self._length, min((segment + 1) * self._length, self._source.size))
@@ -336,10 +358,15 @@ class BroadcastBytes(Strategy):
 
     def __init__(self, array: Array, is_root: bool) -> None:
         self._array, self._is_root = array, is_root
+        self.units = array.size
         self._length = min(_STAGING_BYTES, -(-array.size // 4) * 4)
         self.segments = -(-array.size // self._length)
         self.depth = min(_DEPTH, self.segments)
         self._staging = np.zeros((self.depth, self._length // 4), np.uint32)
+
+    @override
+    def cut(self, start: int, stop: int) -> Strategy:
+        return BroadcastBytes(self._array[start:stop], self._is_root)
 
     def _slice(self, segment: int) -> slice:
         return slice(segment * self._length, min((segment + 1) * self._length, self._array.size))
@@ -371,7 +398,7 @@ class ExactBlocks(Strategy):
     def __init__(self, transfer: Transfer, block: int, rank: int, workers: int) -> None:
         assert transfer.flags is not None
         self._transfer, self._block = transfer, block
-        self._share = Share(rank, transfer.part, transfer.origin)
+        self._share = transfer.share
         self._blocks = np.flatnonzero(transfer.flags)
         self._batch = min(max(1, _STAGING_BYTES // (4 * block * workers)), self._blocks.size)
         self.segments = -(-self._blocks.size // self._batch)
@@ -392,6 +419,8 @@ class ExactBlocks(Strategy):
         for row, block in zip(staged, self._chosen(segment), strict=False):
             values = self._transfer.source[block * self._block : (block + 1) * self._block]
             row[: values.size] = values
+            if self._transfer.rounding.feedback:
+                values[...] = 0
         return self._rows.part(lane)
 
     @override
@@ -440,6 +469,8 @@ class Collectives(ABC):
 
     rank: int
     world_size: int
+    wire = FLOAT32
+    """What sums of float32 (and what goes through it) travel as: of protocol.messages.WIRES."""
 
     @abstractmethod
     def _submit(self, call: Call, timeout: float | None, notify: bool) -> Work:
@@ -464,6 +495,7 @@ class Collectives(ABC):
         *,
         out: Array | None = None,
         dtype: str | None = None,
+        rounding: Rounding = TO_NEAREST,
         timeout: float | None = None,
         notify: bool = True,
     ) -> Work:
@@ -477,6 +509,8 @@ class Collectives(ABC):
             op: sum, avg, prod, min, max, band, bor or bxor.
             out: of the same shape and dtype as `array`.
             dtype: "bfloat16" where `array` holds such in uint16.
+            rounding: of float32 on a narrow wire, a choice of each rank's own. Its feedback needs a contiguous `array` and
+                another `out`.
             timeout: deadline in seconds; None = that of the job.
             notify: False when `wait` follows at once.
 
@@ -493,13 +527,17 @@ class Collectives(ABC):
             )
         _check_writable(target)
         flat_in = np.ascontiguousarray(array).reshape(-1)
+        if rounding != TO_NEAREST:
+            self._check_rounding(rounding, array, target, name, op)
         flat_out = flat_in
         if target is not array:
             flat_out = target.reshape(-1) if target.flags.c_contiguous else np.empty_like(flat_in)
-        strategy, bounded = self._reduction(flat_in, flat_out, name, op, Share(self.rank))
+        strategy, bounded = self._reduction(flat_in, flat_out, name, op, Share(self.rank), rounding=rounding)
         divide = op == "avg" and bounded
 
         def finish() -> None:
+            if rounding.feedback and not bounded:
+                flat_in[...] = 0  # went exactly
             if divide:
                 self._divide(flat_out, name)
             if not target.flags.c_contiguous:
@@ -640,7 +678,14 @@ class Collectives(ABC):
         return self._submit(call, timeout, notify)
 
     def _reduction(
-        self, source: Array, out: Array, name: str, op: str, share: Share, root: int | None = None
+        self,
+        source: Array,
+        out: Array,
+        name: str,
+        op: str,
+        share: Share,
+        root: int | None = None,
+        rounding: Rounding = TO_NEAREST,
     ) -> tuple[Callable[[], Strategy], bool]:
         """How to reduce, and whether block floating point is used."""
         if source.size == 0:
@@ -650,14 +695,27 @@ class Collectives(ABC):
         if way == "" or small:
             return partial(Gathered, source, out, name, op, share, self.world_size, root), False
         if name == "float32":
-            blocks = Part(BLOCKS, source.size, source, out, 0, share.part, share.origin)
+            blocks = Part(BLOCKS, source.size, source, out, share=share, rounding=rounding)
             return partial(Direct, blocks), True
         if name == "int32":
             raw = source.view(np.uint32), out.view(np.uint32)
-            words = Part(WORDS, source.size, *raw, 0, share.part, share.origin)
+            words = Part(WORDS, source.size, *raw, share=share)
             return partial(Direct, words), False
         kind = BLOCKS if way == "blocks" else WORDS
         return partial(Converted, source, out, name, kind, share), way == "blocks"
+
+    def _check_rounding(self, rounding: Rounding, array: Array, out: Array, name: str, op: str) -> None:
+        if self.wire == FLOAT32 or name != "float32" or elements.summed_as(name, op) != "blocks":
+            raise UsageError(
+                f"rounding can be chosen for sums and averages of float32 on a narrow wire, not for {op} of {name} on the wire "
+                f"{self.wire}"
+            )
+        if rounding.feedback and (not array.flags.c_contiguous or np.may_share_memory(array, out)):
+            raise UsageError(
+                "with feedback the array is left with what was rounded off it: give one that is contiguous, and another `out`"
+            )
+        if rounding.feedback:
+            _check_writable(array)
 
     def _divide(self, values: Array, name: str) -> None:
         if name == "float32":

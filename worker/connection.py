@@ -19,9 +19,9 @@ from switchml.errors import JoinError, SwitchUnreachableError
 from switchml.link import datagrams, libc
 from switchml.link.records import Records, new_records
 from switchml.link.ring import PAGE, RingLayout, ring_layout
-from switchml.protocol.header import HEADER_BYTES, Header, build_header, parse_header
+from switchml.protocol.header import build_header
 from switchml.protocol.jit import compiled
-from switchml.protocol.messages import PROBE
+from switchml.protocol.probes import answer_to_challenge, new_secret, probe_header, ticket_of_secret
 from switchml.worker.port import BATCH, SHM, UDP, Port, PortRecord
 
 _ANSWER_SECONDS = 5.0
@@ -94,6 +94,8 @@ class UdpConnection(Connection):
         self._target = target
         self._want_multicast = multicast
         self._offload = offload
+        self._secret = new_secret()
+        self.ticket = ticket_of_secret(self._secret)
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._group: socket.socket | None = None
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -124,8 +126,12 @@ class UdpConnection(Connection):
         datagrams.enlarge_buffers(self._group, _SOCKET_BUFFER)
 
     def _probe(self, job: int, deadline: float) -> None:
-        """Send probes until one comes back, and a little longer for the multicast one."""
-        packet = build_header(Header(PROBE, job_number=job, tsi=secrets.randbits(32)))
+        """Send probes until one comes back, and a little longer for the multicast one.
+
+        A switch that wants our address proven sends a challenge; from then on the probes are its answer.
+        """
+        packet = build_header(probe_header(job, self._secret))
+        sent = {packet}
         waiting = {self._socket} if self._group is None else {self._socket, self._group}
         patience = deadline
         while waiting and time.monotonic() < patience:
@@ -142,9 +148,13 @@ class UdpConnection(Connection):
                         answer = sock.recv(65536, socket.MSG_DONTWAIT)
                     except OSError:
                         continue
-                    if len(answer) == HEADER_BYTES and parse_header(answer) == parse_header(packet):
+                    if answer in sent:
                         waiting.discard(sock)
                         patience = min(patience, time.monotonic() + _MULTICAST_PATIENCE)
+                    elif (reply := answer_to_challenge(answer)) is not None and reply not in sent:
+                        packet = reply
+                        sent.add(packet)
+                        until = 0.0  # at once
         if self._socket in waiting:
             raise SwitchUnreachableError(
                 f"the switch's control service answers, but no packet came back from its data port UDP {self._target.host}:"

@@ -15,16 +15,17 @@ from switchml.protocol.header import HEADER_BYTES
 from switchml.protocol.header_access import (
     read_e0,
     read_job,
-    read_msg_type,
     read_slot,
     read_tsi,
     read_version,
 )
 from switchml.protocol.jit import compiled, inlined
-from switchml.protocol.messages import ABSENT, EXPONENTS, SUM
+from switchml.worker import congestion as congestion_control
 from switchml.worker import port as ports
-from switchml.worker.chunks import build_packet, packet_bytes, result_bytes, result_fits, take_result
-from switchml.worker.recovery import Recovery, expire, packet_sent, sample_round_trip
+from switchml.worker import recovery as loss_recovery
+from switchml.worker.chunks import build_packet, is_answer, own_bytes, packet_bytes, result_bytes, take_result
+from switchml.worker.congestion import FRAMING, Congestion
+from switchml.worker.recovery import Recovery, expire, packet_sent
 from switchml.worker.window import (
     DUPLICATE,
     MISMATCHED,
@@ -37,9 +38,9 @@ from switchml.worker.window import (
     lay,
     mark_sent,
     match,
+    may_leave,
     next_ready,
     overdue_transfer,
-    put_back,
 )
 
 Bytes = npt.NDArray[np.uint8]
@@ -74,6 +75,7 @@ class Engine(NamedTuple):
 
     window: Window
     recovery: Recovery
+    congestion: Congestion
     port: int
     counters: Longs
     descriptor: Words
@@ -85,52 +87,62 @@ engine_at = view_of(Engine)
 
 
 @inlined
-def _take(engine: Engine, memory: Bytes, at: int, length: int, now: int) -> bool:
-    """One packet from the switch; False when the ranks do not mean the same transfer."""
+def _take(engine: Engine, memory: Bytes, at: int, length: int, now: int) -> int:
+    """One packet from the switch; returns its round trip in ns, or 0 when there is none to be known."""
     window, counters = engine.window, engine.counters
     if length < HEADER_BYTES:
         counters[_TRUNCATED] += 1
-        return True
-    kind = read_msg_type(memory, at)
-    if kind not in (SUM, EXPONENTS, ABSENT) or read_job(memory, at) != window.stream[0]["job"]:
+        return 0
+    if read_job(memory, at) != window.stream[0]["job"]:
         counters[_FOREIGN] += 1
-        return True
+        return 0
     slot = match(window, read_tsi(memory, at), read_slot(memory, at), read_version(memory, at))
     if slot < 0:
         counters[_DUPLICATE if slot == DUPLICATE else _STALE if slot == STALE else _FOREIGN] += 1
-        return True
-    if not result_fits(window, slot, memory, at, length):
+        return 0
+    if not is_answer(window, slot, memory, at):
+        counters[_FOREIGN] += 1
+        return 0
+    if length != result_bytes(window, memory, at):
         counters[_TRUNCATED] += 1
-        return True
+        return 0
     counters[_PACKETS_RECEIVED] += 1
-    counters[_BYTES_RECEIVED] += result_bytes(window, memory, at, length)
+    counters[_BYTES_RECEIVED] += own_bytes(window, slot, memory, at)
     counters[_CHUNKS] += 1
     exponent = read_e0(memory, at)
     if not take_result(window, slot, exponent, memory, at, engine.descriptor):
         finish(window, int(window.slots[slot]["transfer"]), MISMATCHED)
-        return False
-    if now > 0:
-        sample_round_trip(engine.recovery, window, slot, now)
+        return 0
+    sample = loss_recovery.note_result(engine.recovery, window, slot, now)
+    congestion_control.note_result(engine.congestion, window, slot, sample, now)
     advance(window, slot, exponent)
-    return True
+    return sample
 
 
 @inlined
-def _receive(engine: Engine, now: int) -> int:
+def _receive(engine: Engine) -> int:
     port = engine.port
     found = ports.receive(port)
+    if found == 0:
+        return 0
     batch = ports.port_at(port)
+    now = monotonic_ns(engine.scratch)
+    if loss_recovery.begin_results(engine.recovery, now):
+        congestion_control.note_stall(engine.congestion, now)
+    longest = 0
     for index in range(found):
-        # One sample of the round trip a batch is enough, and the first packet has waited least for us.
-        _take(
+        sample = _take(
             engine,
             ports.rx_memory(port, index),
             int(batch.rx_at[index]),
             int(batch.rx_length[index]),
-            now if index == 0 else 0,
+            now,
         )
-    if found > 0:
-        ports.release(port)
+        longest = max(longest, sample)
+    if longest > 0:
+        loss_recovery.estimate(engine.recovery, longest)
+    congestion_control.end_results(engine.congestion, engine.window, int(engine.recovery[0]["lost"]), now)
+    ports.release(port)
     return found
 
 
@@ -140,18 +152,18 @@ def _send(engine: Engine, now: int) -> int:
     sent = 0
     while sent < _SEND_BURST:
         slot = next_ready(window)
-        if slot < 0:
+        if slot < 0 or not may_leave(window, slot, congestion_control.room(engine.congestion, now)):
             break
         length = packet_bytes(window, slot)
         at = ports.reserve(port, length)
         if at < 0:
-            put_back(window, slot)
             counters[_PORT_FULL] += 1
             break
         build_packet(window, slot, ports.tx_memory(port), at)
-        if mark_sent(window, slot, now):
+        if mark_sent(window, slot, now, length + FRAMING):
             counters[_RETRANSMISSIONS] += 1
         packet_sent(engine.recovery, window, slot, now)
+        congestion_control.note_sent(engine.congestion, window, length + FRAMING, now)
         counters[_PACKETS_SENT] += 1
         counters[_BYTES_SENT] += length
         sent += 1
@@ -190,7 +202,7 @@ def run(handle: int, spin_ns: int, limit_ns: int) -> int:
     now = monotonic_ns(scratch)
     limit = now + limit_ns
     while True:
-        found = _receive(engine, now)
+        found = _receive(engine)
         if found > 0:
             lay(window)
         sent = _send(engine, now)
@@ -226,5 +238,8 @@ def run(handle: int, spin_ns: int, limit_ns: int) -> int:
             continue
         deadline = int(window.transfers[stream["head"] % RING]["deadline"])
         until = min(int(recovery[0]["next_expiry"]), deadline, limit) - now
+        pace = congestion_control.next_leave(engine.congestion, now) - now
+        if pace > 0 and next_ready(window) >= 0:
+            until = min(until, pace)
         ports.wait(port, max(1, min(until, _MAX_SLEEP_NS)))
         now = monotonic_ns(scratch)

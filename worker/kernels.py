@@ -12,12 +12,19 @@ import numpy.typing as npt
 
 from switchml.protocol.byteorder import swap_bytes
 from switchml.protocol.jit import compiled, inlined
-from switchml.protocol.numerics import exponent_of_magnitude, scale_exponent
+from switchml.protocol.numerics import exponent_of_magnitude, lane_scale_exponent, scale_exponent
 
 Floats = npt.NDArray[np.float32]
 Words = npt.NDArray[np.uint32]
 
+NEAREST = -1
+"""In place of a seed: rounding to nearest, ties to even."""
+
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
+_EIGHT = np.uint16(8)
+_EIGHT_OF_WORD = np.uint32(8)
+_GOLDEN = 0x9E3779B9
+_UNIT = np.float32(2.0**-24)
 # A table, because a call of pow() costs as much as a block of 256 elements.
 _POWERS = (2.0 ** np.arange(-126, 128)).astype(np.float32)
 
@@ -65,6 +72,110 @@ def dequantize(sums: Words, out: Floats, exponent: int, workers: int) -> None:
     scale = power_of_two(-scale_exponent(exponent, workers))
     for i in range(out.size):
         out[i] = np.float32(np.int32(swap_bytes(sums[i]))) * scale
+
+
+# Narrow lanes: uint8, or uint16 in network order, as two's complement. The question for the width is the same for all of a loop.
+
+
+@inlined
+def _lane_bits(lanes: Any) -> int:
+    return int(8 * lanes.itemsize)
+
+
+@inlined
+def _top(bits: int) -> Any:
+    """The largest value of a lane."""
+    return np.float32((1 << (bits - 1)) - 1)
+
+
+@inlined
+def _put(lanes: Any, i: int, value: Any) -> None:
+    if lanes.itemsize == 1:
+        lanes[i] = np.uint8(np.int32(value))
+    else:
+        word = np.uint16(np.int32(value))
+        lanes[i] = np.uint16(word << _EIGHT | word >> _EIGHT)
+
+
+@inlined
+def _get(lanes: Any, i: int) -> Any:
+    if lanes.itemsize == 1:
+        return np.float32(np.int8(lanes[i]))
+    word = np.uint16(lanes[i])
+    return np.float32(np.int16(np.uint16(word << _EIGHT | word >> _EIGHT)))
+
+
+@inlined
+def _times(word: Any, factor: int) -> Any:
+    return np.uint32((int(word) * factor) & 0xFFFFFFFF)
+
+
+@inlined
+def scrambled(word: Any) -> Any:
+    """A uint32 that looks random, another one for each: the last step of MurmurHash3."""
+    word = _times(word ^ (word >> np.uint32(16)), 0x85EBCA6B)
+    word = _times(word ^ (word >> np.uint32(13)), 0xC2B2AE35)
+    return word ^ (word >> np.uint32(16))
+
+
+@inlined
+def _nearest(scaled: Any, top: Any) -> Any:
+    return min(np.rint(scaled), top)
+
+
+@inlined
+def _by_chance(scaled: Any, top: Any, key: Any, position: int) -> Any:
+    """Up with the probability of the fraction, so that the expectation is the value itself."""
+    chance = scrambled(_times(position, _GOLDEN) ^ key) >> _EIGHT_OF_WORD
+    below = np.floor(scaled)
+    up = np.float32(1.0) if np.float32(np.int32(chance)) * _UNIT < scaled - below else np.float32(0.0)
+    return min(below + up, top)
+
+
+@inlined
+def quantize_lanes(block: Floats, lanes: Any, exponent: int, seed: int, first: int) -> None:
+    """Scale a float32 block and round it into narrow lanes, held to their range; lanes beyond the block become 0.
+
+    Args:
+        block: of magnitudes below 2^exponent.
+        lanes: at least as many.
+        exponent: agreed on.
+        seed: of the stochastic rounding, or NEAREST.
+        first: position of the block's first element, which decides together with the seed.
+    """
+    bits = _lane_bits(lanes)
+    scale, top = power_of_two(lane_scale_exponent(exponent, bits)), _top(bits)
+    if seed == NEAREST:
+        for i in range(block.size):
+            _put(lanes, i, _nearest(block[i] * scale, top))
+    else:
+        key = scrambled(np.uint32(seed))
+        for i in range(block.size):
+            _put(lanes, i, _by_chance(block[i] * scale, top, key, first + i))
+    for i in range(block.size, lanes.size):
+        lanes[i] = 0
+
+
+@inlined
+def subtract_lanes(block: Floats, bits: int, exponent: int, seed: int, first: int) -> None:
+    """Leave in the block what `quantize_lanes` rounded off it."""
+    scale, top = power_of_two(lane_scale_exponent(exponent, bits)), _top(bits)
+    unit = power_of_two(-lane_scale_exponent(exponent, bits))
+    if seed == NEAREST:
+        for i in range(block.size):
+            block[i] -= _nearest(block[i] * scale, top) * unit
+    else:
+        key = scrambled(np.uint32(seed))
+        for i in range(block.size):
+            block[i] -= _by_chance(block[i] * scale, top, key, first + i) * unit
+
+
+@inlined
+def dequantize_lanes(lanes: Any, out: Floats, exponent: int, shift: int) -> None:
+    """The float32 values of sums in narrow lanes, shifted right by `shift` bits; as many as `out` has."""
+    unit = power_of_two(shift - lane_scale_exponent(exponent, _lane_bits(lanes)))
+    for i in range(out.size):
+        out[i] = _get(lanes, i) * unit
 
 
 @compiled

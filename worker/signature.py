@@ -7,7 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-COLLECTIVES = ("allreduce", "broadcast", "allgather", "barrier", "exact blocks", "reduce", "reduce_scatter")
+COLLECTIVES = (
+    "allreduce", "broadcast", "allgather", "barrier", "exact blocks", "switches", "reduce", "reduce_scatter",
+)  # fmt: skip
 DTYPES = (
     "float32", "float16", "bfloat16", "float64", "int8", "uint8", "int16", "int32", "int64", "bool", "uint16", "uint32", "uint64",
     "complex64", "complex128", "bytes",

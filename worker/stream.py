@@ -21,7 +21,18 @@ from switchml.worker.collectives import ExactBlocks, Pipeline
 from switchml.worker.engine import EXACT_NEEDED, Engine, run
 from switchml.worker.signature import Signature, explain_mismatch
 from switchml.worker.transfer import Listed, Source, Transfer
-from switchml.worker.window import BLOCKED, DONE, LAID, MISMATCHED, RESEND, RING, SENT
+from switchml.worker.window import (
+    BLOCKED,
+    BLOCKS,
+    DONE,
+    LAID,
+    MISMATCHED,
+    RESEND,
+    RING,
+    SENT,
+    WORDS,
+    chunk_elements,
+)
 from switchml.worker.work import Work
 
 # Python looks up this often while the engine runs: for signals, and for the ends of waits.
@@ -49,7 +60,7 @@ class Stream:
         self._explain = explain
         self._spin_ns = spin_ns
         self._state = engine.window.stream[0]
-        self._elements = int(self._state["elements"])
+        self._elements = {kind: chunk_elements(engine.window, kind) for kind in (BLOCKS, WORDS)}
         self._submitted: deque[Source] = deque()
         self._sources: deque[Source] = deque()
         self._in_flight: dict[int, Transfer] = {}
@@ -97,6 +108,11 @@ class Stream:
             else:
                 work.wait_event(_HANDOVER_SECONDS if left is None else min(left, _HANDOVER_SECONDS))
         return True
+
+    @property
+    def error(self) -> SwitchMLError | None:
+        """With what everything to come fails."""
+        return self._error
 
     def abort(self, error: SwitchMLError) -> None:
         """Fail everything in flight and everything to come. From any thread."""
@@ -168,7 +184,7 @@ class Stream:
                     continue
                 return
             index = int(state["queued"])
-            window.transfers[index % RING] = transfer.record(self._elements)
+            window.transfers[index % RING] = transfer.record(self._elements[transfer.kind])
             self._in_flight[index] = transfer
             state["queued"] = index + 1
             if source.exhausted():
@@ -183,7 +199,7 @@ class Stream:
         state["queued"] = last + 1
         if unlaid:
             self._sources.appendleft(Listed(unlaid))
-        exact = ExactBlocks(transfer, int(state["elements"]), int(state["rank"]), int(state["workers"]))
+        exact = ExactBlocks(transfer, self._elements[BLOCKS], int(state["rank"]), int(state["workers"]))
         self._engine.counters[_BLOCKS_EXACT] += exact.blocks
         self._awaiting_exact[transfer] = 2
         signature = Signature("exact blocks", "float32", "sum", exact.blocks, int(transfer.signature[3]))

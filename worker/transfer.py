@@ -4,16 +4,74 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from typing_extensions import override
 
 from switchml.link.records import row_of
+from switchml.worker.kernels import NEAREST
 from switchml.worker.window import BLOCKS, QUEUED, WORDS, TransferRecord
 
 Words = npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """How float32 values are rounded for a narrow wire.
+
+    Attributes:
+        seed: of stochastic rounding: up with the probability of the fraction. Seed (its low 32 bits) and an element's
+            position decide, so that bits repeat; ranks should use different ones. None: to nearest.
+        feedback: leave in the array that is summed what rounding took off it, for the next sum ("error feedback").
+    """
+
+    seed: int | None = None
+    feedback: bool = False
+
+
+TO_NEAREST = Rounding()
+
+
+class Share(NamedTuple):
+    """Which sums of a reduction a rank wants: with `part` 0 all, else those of `part` elements from rank * part - origin on.
+
+    So element i is wanted by rank (origin + i) // part alone, or by every rank.
+
+    Attributes:
+        rank: it.
+        part: the same on all ranks.
+        origin: the same on all ranks.
+    """
+
+    rank: int
+    part: int = 0
+    origin: int = 0
+
+    def of(self, where: slice) -> slice:
+        """What the rank wants among the elements `where`, counted from its start."""
+        count = where.stop - where.start
+        if self.part == 0:
+            return slice(0, count)
+        mine = self.rank * self.part - self.origin - where.start
+        first = min(max(0, mine), count)
+        return slice(first, max(first, min(mine + self.part, count)))
+
+    def place(self, where: slice) -> slice:
+        """Where that stands in what the rank wants altogether."""
+        mine = self.of(where)
+        if mine.start == mine.stop:
+            return slice(0, 0)
+        before = max(0, self.rank * self.part - self.origin)
+        return slice(where.start + mine.start - before, where.start + mine.stop - before)
+
+    def beyond(self, start: int) -> Share:
+        """The same of the elements from `start` on."""
+        return self._replace(origin=self.origin + start)
+
+
+EVERYTHING = Share(0)
 
 
 @dataclass(eq=False)
@@ -30,9 +88,8 @@ class Transfer:
         fail: called when the stream has broken.
         deadline: ns, of CLOCK_MONOTONIC.
         first: WORDS: where `source` begins.
-        part: 0: every rank wants all sums. Else element i is wanted by rank (origin + i) // part alone, and `destination` takes
-            what this rank wants.
-        origin: see `part`.
+        share: which sums this rank wants; `destination` takes those.
+        rounding: BLOCKS.
         flags: BLOCKS: a byte a chunk, 1 for one to be exchanged exactly; made when it is not given.
         highest: afterwards, the largest exponent.
     """
@@ -46,8 +103,8 @@ class Transfer:
     fail: Callable[[BaseException], None]
     deadline: int
     first: int = 0
-    part: int = 0
-    origin: int = 0
+    share: Share = EVERYTHING
+    rounding: Rounding = TO_NEAREST
     flags: npt.NDArray[np.uint8] | None = None
     highest: int = field(default=0, init=False)
 
@@ -61,13 +118,16 @@ class Transfer:
         if self.kind == BLOCKS and self.flags is None:
             self.flags = np.zeros(chunks, np.uint8)
         words = self.kind == WORDS
+        seed = self.rounding.seed
         fields: TransferRecord = {
             "kind": self.kind, "status": QUEUED, "start": 0, "prologue": 0, "chunks": chunks, "count": self.count,
             "source": _address(self.source), "destination": _address(self.destination),
             "flags": 0 if self.flags is None else _address(self.flags),
             "first": self.first if words else 0, "last": self.first + self.source.size if words else 0,
-            "part": self.part, "origin": self.origin, "unknown": 0, "left": 0, "flagged": 0, "released": 0, "highest": 0,
-            "deadline": self.deadline, "signature": self.signature,
+            "part": self.share.part, "origin": self.share.origin,
+            "unknown": 0, "left": 0, "flagged": 0, "released": 0, "highest": 0,
+            "deadline": self.deadline, "seed": NEAREST if seed is None else seed & 0xFFFFFFFF,
+            "feedback": self.rounding.feedback, "signature": self.signature,
         }  # fmt: skip
         return _in_order(fields)
 
@@ -79,15 +139,6 @@ def _address(array: npt.NDArray[Any]) -> int:
     # Half the time of array.ctypes.data, and there are many small transfers.
     address: int = array.__array_interface__["data"][0]
     return address
-
-
-def wanted(rank: int, count: int, part: int, origin: int) -> slice:
-    """Which of a transfer's `count` sums a rank wants; for `part` and `origin` see `Transfer`."""
-    if part == 0:
-        return slice(0, count)
-    mine = rank * part - origin
-    first = min(max(0, mine), count)
-    return slice(first, max(first, min(mine + part, count)))
 
 
 class Source(Protocol):

@@ -37,6 +37,7 @@ import numpy.typing as npt
 
 from switchml.link.records import Int16, Int32, Int64, Records, UInt8, new_records
 from switchml.protocol.jit import compiled
+from switchml.protocol.messages import LANE_BITS, SUM
 from switchml.protocol.numerics import EXACT_EXPONENT, MIN_EXPONENT, UNKNOWN_EXPONENT
 from switchml.protocol.slots import TSI_MASK, check_window, slot_of, tsi_distance, version_of
 
@@ -60,7 +61,8 @@ class StreamRecord(TypedDict):
     rank: Int64
     workers: Int64
     window: Int64
-    elements: Int64  # of a full chunk
+    elements: Int64  # int32 of a packet's payload
+    block_kind: Int64  # message type of float32 blocks: how narrow they travel
     size: Int64  # the header's size code
     job: Int64
     end: Int64  # first position not laid
@@ -71,18 +73,23 @@ class StreamRecord(TypedDict):
     fifo_tail: Int64
     finished: Int64  # transfers that left LAID
     accepted: Int64  # results taken
+    lowest: Int64  # first position without a result
+    sends: Int64  # packets that have left, those sent again included
+    in_flight: Int64  # slots SENT
+    bytes_in_flight: Int64  # of their packets
 
 
 class SlotRecord(TypedDict):
     """What a slot is doing."""
 
     state: UInt8
-    queued: UInt8  # stands in the send queue
     exponent: Int16  # of the chunk it sends
     retries: Int32  # how often its packet was sent again
+    length: Int32  # bytes of the packet that left last
     position: Int64
     transfer: Int64
     sent_at: Int64  # ns
+    order: Int64  # which of `sends` its packet was
 
 
 class TransferRecord(TypedDict):
@@ -109,6 +116,8 @@ class TransferRecord(TypedDict):
     released: Int64  # the exact exchange is arranged: what follows may be laid
     highest: Int64  # largest exponent below EXACT_EXPONENT
     deadline: Int64  # ns
+    seed: Int64  # BLOCKS in narrow lanes: of the stochastic rounding, or kernels.NEAREST
+    feedback: Int64  # likewise: 1 = `source` is left with what was rounded off it
     signature: Annotated[npt.NDArray[np.uint32], (4,)]
 
 
@@ -120,14 +129,15 @@ class Window(NamedTuple):
         slots: W.
         transfers: a ring.
         exponents: by transfer, and chunk modulo W.
-        fifo: slots to be sent.
+        fifo: positions to be sent, ascending, so that all ranks send in one order whatever they have lost. Some may have been
+            answered meanwhile: at most two a slot.
     """
 
     stream: Records[StreamRecord]
     slots: Records[SlotRecord]
     transfers: Records[TransferRecord]
     exponents: Annotated[npt.NDArray[np.int8], (RING, -1)]
-    fifo: npt.NDArray[np.int32]
+    fifo: npt.NDArray[np.int64]
 
 
 def new_window(
@@ -138,6 +148,7 @@ def new_window(
     elements: int,
     size: int = 0,
     job: int = 0,
+    block_kind: int = SUM,
 ) -> Window:
     """A stream at position 0.
 
@@ -145,9 +156,10 @@ def new_window(
         rank: this worker's.
         workers: of the job.
         window: slots, W.
-        elements: of a full chunk.
+        elements: int32 of a packet's payload.
         size: the header's size code.
         job: the header's job number.
+        block_kind: message type of float32 blocks.
 
     Raises:
         ValueError: the window is no power of two, or larger than the slot field.
@@ -157,13 +169,22 @@ def new_window(
     entry = stream[0]
     entry["rank"], entry["workers"], entry["window"] = rank, workers, window
     entry["elements"], entry["size"], entry["job"] = elements, size, job
+    entry["block_kind"] = block_kind
     return Window(
         stream,
         new_records(SlotRecord, window),
         new_records(TransferRecord, RING),
         np.full((RING, window), UNKNOWN_EXPONENT, np.int8),
-        np.zeros(window, np.int32),
+        np.zeros(2 * window, np.int64),
     )
+
+
+@compiled
+def chunk_elements(window: Window, kind: int) -> int:
+    """Elements of a full chunk of a transfer of that kind."""
+    stream = window.stream[0]
+    elements = int(stream["elements"])
+    return 32 // LANE_BITS[stream["block_kind"]] * elements if kind == BLOCKS else elements
 
 
 @compiled
@@ -174,35 +195,38 @@ def transfer_end(window: Window, index: int) -> int:
 
 
 @compiled
-def _enqueue(window: Window, slot: int) -> None:
-    if window.slots[slot]["queued"] == 0:
-        stream = window.stream[0]
-        window.slots[slot]["queued"] = 1
-        window.fifo[stream["fifo_tail"] % stream["window"]] = slot
-        stream["fifo_tail"] += 1
+def _enqueue(window: Window, position: int) -> None:
+    stream, fifo = window.stream[0], window.fifo
+    at = int(stream["fifo_tail"])
+    while at > stream["fifo_head"] and fifo[(at - 1) % fifo.size] > position:
+        fifo[at % fifo.size] = fifo[(at - 1) % fifo.size]
+        at -= 1
+    fifo[at % fifo.size] = position
+    stream["fifo_tail"] += 1
 
 
 @compiled
 def next_ready(window: Window) -> int:
-    """Take the next slot to be sent from the queue, or -1."""
+    """The slot to be sent next, that of the lowest position, or -1."""
     stream = window.stream[0]
     while stream["fifo_head"] < stream["fifo_tail"]:
-        slot = int(window.fifo[stream["fifo_head"] % stream["window"]])
-        stream["fifo_head"] += 1
-        window.slots[slot]["queued"] = 0
-        state = window.slots[slot]["state"]
-        if state in (READY, RESEND):
+        position = int(window.fifo[stream["fifo_head"] % window.fifo.size])
+        slot = slot_of(position, int(stream["window"]))
+        entry = window.slots[slot]
+        if entry["position"] == position and (entry["state"] == READY or entry["state"] == RESEND):
             return slot
+        stream["fifo_head"] += 1
     return -1
 
 
 @compiled
-def put_back(window: Window, slot: int) -> None:
-    """The slot just taken could not be sent: it stays first in the queue."""
+def may_leave(window: Window, slot: int, room: int) -> bool:
+    """Whether the slot's packet may leave while at most `room` bytes shall be in flight.
+
+    The lowest position without a result always may: windows of ranks that differ could otherwise wait for each other for ever.
+    """
     stream = window.stream[0]
-    stream["fifo_head"] -= 1
-    window.fifo[stream["fifo_head"] % stream["window"]] = slot
-    window.slots[slot]["queued"] = 1
+    return bool(stream["bytes_in_flight"] < room or window.slots[slot]["position"] == stream["lowest"])
 
 
 @compiled
@@ -223,7 +247,7 @@ def _activate(window: Window, slot: int, position: int, index: int) -> None:
         entry["exponent"] = exponent
         window.exponents[index % RING, chunk % window.stream[0]["window"]] = UNKNOWN_EXPONENT
     entry["state"] = READY
-    _enqueue(window, slot)
+    _enqueue(window, position)
 
 
 @compiled
@@ -316,6 +340,7 @@ def advance(window: Window, slot: int, exponent: int) -> None:
     position = int(entry["position"]) + int(stream["window"])
     transfer = window.transfers[index % RING]
     place = relative(window, slot)
+    _leave_flight(window, slot)
     entry["state"] = IDLE
     stream["accepted"] += 1
     if transfer["kind"] == BLOCKS and 1 <= place <= transfer["chunks"]:
@@ -327,6 +352,28 @@ def advance(window: Window, slot: int, exponent: int) -> None:
         index += 1
     if index < stream["laid"]:
         _activate(window, slot, position, index)
+    _raise_lowest(window)
+
+
+@compiled
+def _leave_flight(window: Window, slot: int) -> None:
+    stream, entry = window.stream[0], window.slots[slot]
+    if entry["state"] == SENT:
+        stream["in_flight"] -= 1
+        stream["bytes_in_flight"] -= entry["length"]
+
+
+@compiled
+def _raise_lowest(window: Window) -> None:
+    stream = window.stream[0]
+    lowest, width = int(stream["lowest"]), int(stream["window"])
+    while lowest < stream["end"]:
+        entry = window.slots[slot_of(lowest, width)]
+        answered = entry["position"] > lowest or (entry["position"] == lowest and entry["state"] == IDLE)
+        if not answered:
+            break
+        lowest += 1
+    stream["lowest"] = lowest
 
 
 @compiled
@@ -337,22 +384,29 @@ def finish(window: Window, index: int, status: int) -> None:
 
 
 @compiled
-def mark_sent(window: Window, slot: int, now: int) -> bool:
-    """The slot's packet has left; returns whether it was a retransmission."""
-    entry = window.slots[slot]
+def mark_sent(window: Window, slot: int, now: int, length: int) -> bool:
+    """The packet of the slot that `next_ready` named has left, of so many bytes; returns whether it was a retransmission."""
+    stream, entry = window.stream[0], window.slots[slot]
     again = bool(entry["state"] == RESEND)
     entry["state"] = SENT
     entry["sent_at"] = now
+    entry["length"] = length
+    entry["order"] = stream["sends"]
     if again:
         entry["retries"] += 1
+    stream["sends"] += 1
+    stream["in_flight"] += 1
+    stream["bytes_in_flight"] += length
+    stream["fifo_head"] += 1
     return again
 
 
 @compiled
 def resend(window: Window, slot: int) -> None:
-    """Queue a SENT slot's packet once more."""
+    """Queue a SENT slot's packet once more; until it leaves it counts as lost, not as in flight."""
+    _leave_flight(window, slot)
     window.slots[slot]["state"] = RESEND
-    _enqueue(window, slot)
+    _enqueue(window, int(window.slots[slot]["position"]))
 
 
 @compiled

@@ -1,11 +1,17 @@
-"""The worker: one rank of one job on one switch."""
+"""The worker: one rank of one job, on one switch or on several."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import sys
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -13,37 +19,27 @@ import numpy as np
 from typing_extensions import override
 
 from switchml.control.client import ControlClient
-from switchml.control.control_messages import JobLayout, JoinOffer
+from switchml.control.control_messages import JoinOffer
 from switchml.control.exits import in_a_line
 from switchml.control.heartbeat import Departures
-from switchml.control.target import TargetDescription
+from switchml.control.named_switches import NamedSwitch, checked, parse_switches
 from switchml.control.tls import TlsFiles
-from switchml.errors import JobAbortedError, SwitchMLError, UsageError
-from switchml.link.records import table_of
-from switchml.protocol.counters import WORKER_COUNTERS, named
-from switchml.protocol.messages import ELEMENT_BYTES, size_code
+from switchml.errors import CollectiveMismatchError, JobAbortedError, JoinError, SwitchMLError
+from switchml.protocol.messages import FLOAT32, WIRES
 from switchml.protocol.numerics import error_bound
 from switchml.protocol.prepare import prepare
 from switchml.variables import report_misspelt
-from switchml.worker.collectives import Call, Collectives, Pipeline
-from switchml.worker.connection import Connection, ShmConnection, UdpConnection, shares_memory
-from switchml.worker.engine import Engine, run
+from switchml.worker.collectives import Call, Collectives, Pipeline, nothing
+from switchml.worker.dealing import deal
+from switchml.worker.engine import run
 from switchml.worker.owner import Owner
-from switchml.worker.port import Port
-from switchml.worker.recovery import new_recovery
-from switchml.worker.stream import Stream, closed
-from switchml.worker.window import new_window
+from switchml.worker.seat import Seat
+from switchml.worker.signature import Signature
+from switchml.worker.stream import closed
 from switchml.worker.work import Work
 
 _SPIN_NS = 50_000
-
-
-def _connect(target: TargetDescription, transport: str, multicast: bool) -> Connection:
-    if transport not in ("auto", "udp", "shm"):
-        raise UsageError(f"transport {transport!r} is none of auto, udp, shm")
-    if transport == "shm" or (transport == "auto" and shares_memory(target)):
-        return ShmConnection(target)
-    return UdpConnection(target, multicast=multicast)
+_LAST_WORDS = 1.0  # seconds in which the other switches may say why a job cannot be
 
 
 def prepare_engine() -> None:
@@ -51,66 +47,90 @@ def prepare_engine() -> None:
     prepare(run, "worker's engine", 0, 0, 0)
 
 
-class PortTable:
-    """A port with the handle that the engine knows it by; keeps its arrays alive."""
+def _named(take: Callable[[ControlClient], Seat], client: ControlClient) -> Seat:
+    try:
+        return take(client)
+    except SwitchMLError as error:
+        raise type(error)(f"at the switch {client.address}: {error}") from error
 
-    def __init__(self, port: Port) -> None:
-        self._port = port
-        self._table = table_of(port)
-        self.handle: int = self._table.ctypes.data
+
+def _at_once(job: str, take: Callable[[ControlClient], Seat], clients: Sequence[ControlClient]) -> list[Seat]:
+    """Take seats at all switches at once, so that ranks which name them in different orders do not wait for each other.
+
+    Where one cannot be had, the error says where, and nothing is kept.
+    """
+    if len(clients) == 1:
+        return [take(clients[0])]
+
+    def give_up(reason: str) -> None:
+        for client, one in zip(clients, taking, strict=True):
+            if one.done() and one.exception() is None:
+                one.result().leave(closed(job), reason)
+            client.close()  # ends what it waits for
+            client.leave()  # what came of it after that
+
+    with ThreadPoolExecutor(len(clients), "switchml-join") as threads:
+        taking = [threads.submit(_named, take, client) for client in clients]
+        try:
+            if any(one.exception() for one in wait(taking, return_when=FIRST_EXCEPTION).done):
+                wait(taking, _LAST_WORDS)
+            errors = [error for one in taking if one.done() and (error := one.exception()) is not None]
+            if errors:
+                # Where others have left already, that is not why.
+                raise min(errors, key=lambda error: isinstance(error, JobAbortedError))
+            return [one.result() for one in taking]
+        except BaseException as error:
+            give_up(in_a_line(error))
+            wait(taking)
+            give_up("")
+            raise
 
 
 class Worker(Collectives):
     """One rank of a job. Made by `join`; a context manager that leaves on exit.
 
-    Collectives may be submitted from any thread, but all ranks must submit the same ones in the same order.
+    Collectives may be submitted from any thread, but all ranks must submit the same ones in the same order. On several switches
+    each sums its share of what is large; bits and order of results are those of one switch.
 
     Attributes:
         rank: 0 to world_size - 1.
         world_size: ranks of the job.
         job: its name.
-        transport: "udp" or "shm".
-        multicast: whether results come by multicast.
+        transport: "udp", "shm", or both with a plus between them.
+        multicast: whether results come by multicast, from every switch.
         payload: bytes a packet.
-        window: slots.
+        window: slots, at the switch that has fewest.
+        wire: what float32 sums travel as.
     """
 
     def __init__(
-        self,
-        client: ControlClient,
-        connection: Connection,
-        layout: JobLayout,
-        offer: JoinOffer,
-        timeout: float,
-        multicast: bool,
-        engine: Engine,
-        port: PortTable,
+        self, seats: Sequence[Seat], shares: Sequence[int], offer: JoinOffer, timeout: float
     ) -> None:
         self.rank = offer.rank
         self.world_size = offer.world_size
         self.job = offer.job
-        self.transport = connection.kind
-        self.multicast = multicast
-        self.payload = layout.payload
-        self.window = layout.window
+        self.transport = "+".join(sorted({seat.transport for seat in seats}))
+        self.multicast = all(seat.multicast for seat in seats)
+        self.payload = seats[0].payload
+        self.window = min(seat.window for seat in seats)
+        self.wire = offer.wire
+        self._bits = WIRES[offer.wire].lane_bits
+        self._seats = tuple(seats)
+        self._shares = tuple(shares)
         self._timeout = timeout
-        self._client = client
-        self._connection = connection
-        self._engine = engine
-        self._port = port
         self._calls = 0
         self._owner = Owner()
         self._finished = 0
         self._alone: tuple[int, JobAbortedError] | None = None
         self._lock = threading.Lock()
         self._left = False
-        self._stream = Stream(engine, connection.wake, self._explain, spin_ns=_SPIN_NS)
-        client.start_heartbeats(self._aborted, self._others_left, lambda: self._finished)
+        for seat in seats:
+            seat.report_to(self.abort, self._others_left, lambda: self._finished)
 
     @classmethod
     def join(
         cls,
-        switch: str,
+        switch: str | Sequence[NamedSwitch],
         *,
         job: str,
         rank: int,
@@ -118,6 +138,7 @@ class Worker(Collectives):
         transport: str = "auto",
         payload: int = 0,
         window: int = 0,
+        wire: str = FLOAT32,
         token: str | None = None,
         tls_cert: str | Path | None = None,
         tls_key: str | Path | None = None,
@@ -130,13 +151,17 @@ class Worker(Collectives):
         """Join a job at the switch whose control service is at `switch` (host:port); returns when all ranks have.
 
         Args:
-            switch: host:port.
+            switch: host:port. Several, with commas between them, sum a part of every large tensor each: equal ones, or in
+                proportion to shares that are given with the addresses, as in "a:50551,b:50551*3". All ranks name the same ones in
+                the same order. Switches with tokens of their own come as a sequence.
             job: its name.
             rank: 0 to world_size - 1.
             world_size: ranks of the job.
             transport: "udp", "shm", or "auto", which takes shared memory where worker and switch share a host.
-            payload: bytes a packet; 0 takes the switch's.
+            payload: bytes a packet, at all switches; 0 takes the switches' own, where that is the same.
             window: slots; 0 takes the switch's.
+            wire: what float32 sums (and those of float16 and bfloat16) travel as: "float32" (as int32), or rounded into lanes of
+                "int16" or "int8", two or four to the place of one. The same on all ranks.
             token: what the switch wants to see; None takes SWITCHML_TOKEN, "" none.
             tls_cert: PEM file of this worker's certificate, for a switch that asks; None takes SWITCHML_TLS_CERT, "" none.
             tls_key: PEM file of its key; likewise SWITCHML_TLS_KEY.
@@ -150,88 +175,107 @@ class Worker(Collectives):
             SwitchUnreachableError, TlsError, JoinError, UsageError: see switchml/errors.py.
         """
         report_misspelt()
+        switches = parse_switches(switch) if isinstance(switch, str) else checked(switch)
         prepare_engine()
         deadline = time.monotonic() + join_timeout
-        client = ControlClient(
-            switch,
-            token=os.environ.get("SWITCHML_TOKEN", "") if token is None else token,
-            timeout=min(10.0, join_timeout),
-            tls=TlsFiles.given(tls_cert, tls_key, tls_ca).client(),
-        )
-        connection: Connection | None = None
-        try:
-            target = client.discover()
-            connection = _connect(target, transport, multicast)
+        if token is None:
+            token = os.environ.get("SWITCHML_TOKEN", "")
+        tls = TlsFiles.given(tls_cert, tls_key, tls_ca).client()
+        with contextlib.ExitStack() as undo:
+            clients = []
+            for one in switches:
+                own = token if one.token is None else one.token
+                client = ControlClient(one.address, token=own, timeout=min(10.0, join_timeout), tls=tls)
+                undo.callback(client.close)
+                clients.append(client)
             offer = JoinOffer(
-                job=job, rank=rank, world_size=world_size, transport=connection.kind, address=connection.address,
-                port=connection.port_number, ticket=connection.ticket, payload=payload, window=window, paper=paper,
-            )  # fmt: skip
-            layout = client.join(offer, timeout=join_timeout)
-            port = PortTable(
-                connection.attach(
-                    rank,
-                    world_size,
-                    layout.window,
-                    layout.payload,
-                    layout.job_number,
-                    layout.multicast_group,
-                    layout.multicast_port,
+                job=job,
+                rank=rank,
+                world_size=world_size,
+                payload=payload,
+                window=window,
+                paper=paper,
+                wire=wire,
+            )
+            take = partial(
+                Seat.take,
+                offer=offer,
+                transport=transport,
+                multicast=multicast,
+                timeout=max(1.0, deadline - time.monotonic()),
+                spin_ns=_SPIN_NS // len(clients),
+                share=len(clients),
+            )
+            seats = _at_once(job, take, clients)
+            for seat in seats:
+                undo.callback(seat.leave, closed(job))
+            if len({seat.payload for seat in seats}) > 1:
+                each = ", ".join(
+                    f"{client.address} {seat.payload}" for client, seat in zip(clients, seats, strict=True)
                 )
-            )
-            by_multicast = client.ready(
-                multicast=connection.multicast, timeout=max(1.0, deadline - time.monotonic())
-            )
-            count = layout.payload // ELEMENT_BYTES
-            engine = Engine(
-                window=new_window(
-                    rank=rank,
-                    workers=world_size,
-                    window=layout.window,
-                    elements=count,
-                    size=size_code(layout.payload),
-                    job=layout.job_number,
-                ),
-                recovery=new_recovery(),
-                port=port.handle,
-                counters=np.zeros(len(WORKER_COUNTERS), np.int64),
-                descriptor=np.zeros(count, np.uint32),
-                flag=np.zeros(1, np.int64),
-                scratch=np.zeros(4, np.int64),
-            )
-            return cls(client, connection, layout, offer, timeout, by_multicast, engine, port)
-        except BaseException:
-            client.close()
-            if connection is not None:
-                connection.close()
-            raise
+                raise JoinError(
+                    f"the switches of job {job!r} have packets of different size ({each} bytes); ask for one that all take, by "
+                    "payload or SWITCHML_PAYLOAD"
+                )
+            worker = cls(seats, [one.share for one in switches], offer, timeout)
+            if len(seats) > 1:
+                worker._agree(max(1.0, deadline - time.monotonic()))
+            undo.pop_all()
+        return worker
+
+    def _agree(self, timeout: float) -> None:
+        """See that all ranks have the same switches in the same order, with the same shares: else sums would be wrong."""
+        digest = int.from_bytes(hashlib.sha256(repr(self._shares).encode()).digest()[:5], "big")
+        deadline = time.monotonic_ns() + int(timeout * 1e9)
+        works = []
+        for index, seat in enumerate(self._seats):
+            work = Work(seat.stream, f"the first meeting of job {self.job!r}", np.zeros(0, np.uint8))
+            signature = Signature("switches", "bytes", "none", digest, detail=index)
+            met = partial(_met, work)
+            seat.stream.submit(Pipeline(nothing(), signature, deadline, met, work.finish), True)
+            works.append(work)
+        try:
+            for work in works:
+                work.wait()
+        except CollectiveMismatchError as error:
+            raise JoinError(
+                f"the ranks of job {self.job!r} do not name the same switches in the same order with the same shares; see "
+                "what each gives as its switch"
+            ) from error
 
     def counters(self) -> dict[str, int]:
-        """Counters of this worker by name (protocol/counters.py)."""
-        return named(WORKER_COUNTERS, self._engine.counters)
+        """Counters of this worker by name (protocol/counters.py), of all its streams together."""
+        total: Counter[str] = Counter()
+        for seat in self._seats:
+            total.update(seat.counters())
+        return dict(total)
 
     @override
     def abort(self, error: SwitchMLError) -> None:
-        self._stream.abort(error)
+        # What has broken one stream, breaks the others.
+        for seat in self._seats:
+            if seat.stream.error is None:
+                seat.stream.abort(error)
 
     def leave(self, reason: str = "") -> None:
         """Leave the job. Idempotent; works in flight fail with WorkerClosedError. A forked child does nothing.
 
         Args:
             reason: what the others are told, if they have a collective under way that needs this rank; by default
-                the exception that is being handled.
+                the exception that is being handled, else what has ended the collectives here.
         """
         if not self._owner.is_here():
             return
-        error = sys.exc_info()[1]
+        error = sys.exc_info()[1] or self._seats[0].stream.error
         if not reason and error is not None:
             reason = in_a_line(error)
         with self._lock:
             if self._left:
                 return
             self._left = True
-        self._stream.close(closed(self.job))
-        self._client.close(reason)
-        self._connection.close()
+        self.abort(closed(self.job))
+        for seat in self._seats:
+            seat.leave(closed(self.job), reason)
 
     def __enter__(self) -> Worker:
         return self
@@ -244,34 +288,48 @@ class Worker(Collectives):
     def _submit(self, call: Call, timeout: float | None, notify: bool) -> Work:
         self._owner.check()
         said = call.signature
-        work = Work(
-            self._stream,
-            f"{said.collective} of {said.elements} x {said.dtype} in job {self.job!r}",
-            call.result,
-        )
         deadline = time.monotonic_ns() + int((self._timeout if timeout is None else timeout) * 1e9)
+        left, highest = 0, -128
 
-        def done(highest: int) -> None:
-            self._finished += 1
+        def done(part_highest: int) -> None:
+            nonlocal highest, left
+            with self._lock:
+                left -= 1
+                highest = max(highest, part_highest)
+                if left:
+                    return
+                self._finished += 1
             self._end_if_alone()
             try:
                 call.finish()
             except Exception as error:
                 work.finish(error)
                 return
-            work.finish(bound=error_bound(highest, self.world_size) * call.bound)
+            work.finish(bound=error_bound(highest, self.world_size, self._bits) * call.bound)
+
+        def fail(error: BaseException) -> None:
+            if isinstance(error, SwitchMLError):
+                self.abort(error)
+            work.finish(error)
 
         strategy = call.strategy()
         with self._lock:
-            # Numbering and queueing are one step: the stream's order is the order of the numbers.
+            # Numbering and queueing are one step: the streams' order is the order of the numbers.
+            parts = deal(strategy, self._calls, self._shares, self.payload)
             signature = said._replace(call=self._calls)
             self._calls += 1
-            self._stream.submit(Pipeline(strategy, signature, deadline, done, work.finish), notify)
+            left = len(parts)
+            # Whoever waits drives one stream; of several each has its own thread.
+            work = Work(
+                self._seats[parts[0][0]].stream if left == 1 else None,
+                f"{said.collective} of {said.elements} x {said.dtype} in job {self.job!r}",
+                call.result,
+            )
+            for index, part in parts:
+                pipeline = Pipeline(part, signature, deadline, done, fail)
+                self._seats[index].stream.submit(pipeline, notify or left > 1)
         self._end_if_alone()
         return work
-
-    def _aborted(self, reason: str) -> None:
-        self._stream.abort(JobAbortedError(f"job {self.job!r} ended early: {reason}"))
 
     def _others_left(self, departures: Departures) -> None:
         """Ranks have left in order. What they have finished, all can finish; what they have not, nobody."""
@@ -289,24 +347,8 @@ class Worker(Collectives):
         if self._alone is not None:
             calls, error = self._alone
             if self._finished >= calls and self._calls > calls:
-                self._stream.abort(error)
+                self.abort(error)
 
-    def _explain(self, position: int) -> str:
-        """Why the chunk at that position of the stream has no result."""
-        told = f"job {self.job!r}, rank {self.rank}: the timeout of a collective passed with no result for chunk {position}"
-        try:
-            report = self._client.slot(position & 0xFFFFFFFF)
-        except SwitchMLError as error:
-            return f"{told}; the switch could not be asked why: {error}"
-        if not report.missing:
-            return (
-                f"{told}, though the switch has every rank's packet: results do not get through to this rank"
-            )
-        heard = []
-        for rank in report.missing:
-            ago = report.last_heard[rank]
-            heard.append(f"rank {rank} ({'never heard' if ago is None else f'last heard {ago:.1f} s ago'})")
-        return (
-            f"{told}; the switch has not seen it from {', '.join(heard)}. "
-            "Did every rank call this collective, and is it alive?"
-        )
+
+def _met(work: Work, highest: int) -> None:
+    work.finish()

@@ -32,5 +32,5 @@ header switchml_t {
     bit<1> unused;                // 0
     bit<14> slot;                 // slot, counted from the start of the job's range
     bit<8> e0;                    // int8: exponent; the switch answers with the maximum over the workers
-    bit<8> e1;                    // int8: second exponent, treated like the first; with `to_one` a rank, as uint8
+    bit<8> e1;                    // int8: second exponent, treated like the first; with `to_one` a rank, as uint8; in a result of narrow lanes: bits they are shifted by
 }

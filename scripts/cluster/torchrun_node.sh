@@ -8,8 +8,8 @@
 # MASTER_ADDR   address of node 0 that all nodes reach
 # MASTER_PORT   a free port there (29500)
 # WORKERS       workers on this node (1)
-# SWITCHML_SWITCH, SWITCHML_TOKEN   a running switch (read by rank 0, which tells the others); without it rank 0 starts one
-#               on its own node, at the address towards MASTER_ADDR
+# SWITCHML_SWITCH, SWITCHML_TOKEN   a running switch (read by rank 0, which tells the others); without it each node starts one,
+#               at its address towards MASTER_ADDR
 set -euo pipefail
 
 : "${NODES:?number of nodes}" "${NODE_RANK:?number of this node, from 0}" "${MASTER_ADDR:?address of node 0}"

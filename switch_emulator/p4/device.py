@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ class P4Device(Device[P4Switch]):
     """A switch whose pipelines are BMv2 JSON; one is never changed while it works on a packet.
 
     Args:
-        options: those of P4Switch (seed, clock, cpu_port, drop_port, trace).
+        options: those of P4Switch (seed, clock, cpu_port, drop_port, queues, trace).
         on_commit: called with every new switch, for ports that have to be told.
     """
 
@@ -48,3 +49,18 @@ class P4Device(Device[P4Switch]):
         """As P4Switch.process; nothing leaves while there is no pipeline."""
         switch = self._runtime
         return [] if switch is None else switch.process(port, frame)
+
+    def depart(self) -> list[tuple[int, bytes]] | None:
+        """As P4Switch.depart."""
+        switch = self._runtime
+        return None if switch is None else switch.depart()
+
+    def until_departure(self) -> float:
+        """As P4Switch.until_departure."""
+        switch = self._runtime
+        return math.inf if switch is None else switch.until_departure()
+
+    def queue_counters(self) -> dict[str, int]:
+        """As P4Switch.queue_counters: since the pipeline was set."""
+        switch = self._runtime
+        return {} if switch is None else switch.queue_counters()

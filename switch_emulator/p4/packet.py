@@ -27,6 +27,7 @@ class Packet:
         at: how far it is parsed.
         length: what packet_length shows, which follows headers that are added and removed.
         clone: session + 1, 0 = no clone was asked for.
+        passes: queues that it has been through, and what it was copied from before.
 
     The others are numbers of field lists and digests that an action asked for, 0 = none.
     """
@@ -41,6 +42,7 @@ class Packet:
         "exited",
         "ingress_length",
         "length",
+        "passes",
         "port",
         "recirculate",
         "resubmit",
@@ -52,7 +54,7 @@ class Packet:
         self.slots = slots
         self.data = data
         self.port = port
-        self.at = 0
+        self.at = self.passes = 0
         self.length = self.ingress_length = len(data)
         self.truncated = sys.maxsize
         self.clone = self.clone_list = self.digest = self.resubmit = self.recirculate = 0
@@ -72,4 +74,5 @@ class Packet:
         copy.length = self.length
         copy.ingress_length = self.ingress_length
         copy.error = self.error
+        copy.passes = self.passes
         return copy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -26,8 +27,10 @@ from switchml.p4runtime.entries import (
 from switchml.p4runtime.refusals import RuntimeRequestError
 from switchml.switch_emulator.p4.action_profiles import Profile
 from switchml.switch_emulator.p4.compiler import compile_program
+from switchml.switch_emulator.p4.egress_queues import EgressQueues, QueueLimits
 from switchml.switch_emulator.p4.match import FieldMatch
 from switchml.switch_emulator.p4.match_tables import Entry, Table
+from switchml.switch_emulator.p4.packet import Packet
 from switchml.switch_emulator.p4.packet_io import controller_headers
 from switchml.switch_emulator.p4.places import at
 from switchml.switch_emulator.p4.program_model import Program
@@ -46,6 +49,8 @@ class P4Switch(Runtime):
         p4info: serialised, needed only for the headers of packets to and from the control plane.
         clock: microseconds since the switch started.
         cpu_port: frames that leave there go to the receiver of on_packet_in, as long as there is one.
+        queues: what the queues of its ports allow. Packets then leave by `depart`, when their turn comes; None = there are
+            no queues, and all leaves by `process`.
         trace: gets a line for everything that happens to a packet; the functions of a switch without one have no trace of
             it.
 
@@ -62,6 +67,7 @@ class P4Switch(Runtime):
         clock: Callable[[], int] | None = None,
         cpu_port: int | None = 510,
         drop_port: int = 511,
+        queues: QueueLimits | None = None,
         trace: Callable[[str], None] | None = None,
     ) -> None:
         started = time.monotonic_ns()
@@ -74,6 +80,7 @@ class P4Switch(Runtime):
         )
         self._multicast: dict[int, Sequence[Replica]] = {}
         self._clones: dict[int, CloneSession] = {}
+        self._queues: EgressQueues[Packet] | None = None if queues is None else EgressQueues(queues)
         with at("the program's metadata", outermost=True):
             self._traffic = TrafficManager(
                 self._compiled,
@@ -81,13 +88,14 @@ class P4Switch(Runtime):
                 drop_port=drop_port,
                 multicast_groups=self._multicast,
                 clone_sessions=self._clones,
+                queues=self._queues,
                 trace=trace,
             )
         self._packet_in_header, self._packet_out_header = controller_headers(p4info)
         self._receive_digest: Callable[[Digest], None] | None = None
         self._receive_packet: Callable[[PacketIn], None] | None = None
         self._receive_idle: Callable[[str, TableEntry], None] | None = None
-        self._transmit: Callable[[int, bytes], None] | None = None
+        self._transmit: Callable[[Sequence[tuple[int, bytes]]], None] | None = None
         self._unsent: list[tuple[int, bytes]] = []
 
     @property
@@ -112,6 +120,34 @@ class P4Switch(Runtime):
             if self._unsent:
                 sent = self._unsent + sent
                 self._unsent = []
+        return self._delivered(sent)
+
+    def depart(self) -> list[tuple[int, bytes]] | None:
+        """As `process`, for the next packet whose turn has come in its queue; None = nobody's has."""
+        with self._lock:
+            sent = self._traffic.depart()
+        return None if sent is None else self._delivered(sent)
+
+    def until_departure(self) -> float:
+        """Seconds until `depart` has something to do, 0 = now; infinity = nothing waits in a queue."""
+        if self._queues is None:
+            return math.inf
+        with self._lock:
+            return max(0.0, self._queues.due() - self._clock()) / 1e6
+
+    def queue_counters(self) -> dict[str, int]:
+        """Packets that no queue took, by name."""
+        queues = self._queues
+        if queues is None:
+            return {}
+        return {
+            "dropped_queue_full": queues.dropped_queue_full,
+            "dropped_no_queue": queues.dropped_no_queue,
+        }
+
+    def _delivered(self, sent: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+        """Those that leave by ports; what the control plane gets, it has got."""
+        with self._lock:
             digests = self._traffic.digests
             if digests:
                 self._traffic.digests = []
@@ -129,8 +165,11 @@ class P4Switch(Runtime):
                 kept.append((out_port, out_frame))
         return kept
 
-    def on_transmit(self, send: Callable[[int, bytes], None] | None) -> None:
-        """Where frames go that leave because of a packet-out. Without it the next `process` returns them first."""
+    def on_transmit(self, send: Callable[[Sequence[tuple[int, bytes]]], None] | None) -> None:
+        """Where frames go that leave because of a packet-out. Without it the next `process` returns them first.
+
+        Called for every packet-out, if with nothing: it may wait in a queue.
+        """
         self._transmit = send
 
     @override
@@ -142,8 +181,7 @@ class P4Switch(Runtime):
             with self._lock:
                 self._unsent += sent
             return
-        for port, frame in sent:
-            self._transmit(port, frame)
+        self._transmit(sent)
 
     @override
     def on_digest(self, receive: Callable[[Digest], None] | None) -> None:

@@ -11,6 +11,7 @@ from switchml.errors import PipelineError, UnsupportedProgramError
 from switchml.p4runtime.entries import CloneSession, Digest, Replica
 from switchml.switch_emulator.p4 import support
 from switchml.switch_emulator.p4.compiler import CompiledProgram
+from switchml.switch_emulator.p4.egress_queues import EgressQueues
 from switchml.switch_emulator.p4.expressions import Const, FieldRef
 from switchml.switch_emulator.p4.packet import Packet, Slots
 from switchml.switch_emulator.p4.program_model import FieldList
@@ -49,6 +50,7 @@ class TrafficManager:
     Args:
         multicast_groups: shared with the control plane.
         clone_sessions: shared with the control plane.
+        queues: between ingress and egress; None = packets go on at once.
 
     Attributes:
         digests: what the program has to tell it.
@@ -63,6 +65,7 @@ class TrafficManager:
         drop_port: int,
         multicast_groups: Mapping[int, Sequence[Replica]],
         clone_sessions: Mapping[int, CloneSession],
+        queues: EgressQueues[Packet] | None = None,
         trace: Callable[[str], None] | None = None,
     ) -> None:
         self._compiled = compiled
@@ -71,10 +74,11 @@ class TrafficManager:
         self._drop_port = drop_port
         self._groups = multicast_groups
         self._sessions = clone_sessions
+        self._queues = queues
         self._trace = trace
         self.abandoned = 0
         self.digests: list[Digest] = []
-        # Empty between frames.
+        # Empty between frames: what waits longer does so in `queues`.
         self._for_ingress: deque[Packet] = deque()
         self._for_egress: deque[tuple[int, Packet]] = deque()
 
@@ -110,6 +114,8 @@ class TrafficManager:
         )
         self._enq_qdepth = standard("enq_qdepth", "queueing_metadata")
         self._deq_qdepth = standard("deq_qdepth", "queueing_metadata")
+        self._qid = standard("qid", "queueing_metadata")
+        self._priority = standard("priority", "intrinsic_metadata")
         self._no_error = compiled.program.errors["NoError"]
         self._any_port = (drop_port + 1) & self._egress_spec.mask  # anything but the drop port
         self._queue_is_named = any(
@@ -148,11 +154,28 @@ class TrafficManager:
             f[field.slot] = len(frame) & field.mask
         if self._ingress_time.slot >= 0:
             self._set(f, self._ingress_time, self._clock())
+        self._for_ingress.append(packet)
+        return self._work_off()
+
+    def depart(self) -> list[tuple[int, bytes]] | None:
+        """Everything that leaves because the next packet's turn has come in its queue; None = nobody's has.
+
+        Raises PipelineError, and that packet is gone.
+        """
+        left = self._queues.take(self._clock()) if self._queues is not None else None
+        if left is None:
+            return None
+        self._work[0] = support.MOST_WORK
+        self._set(left.item.slots, self._qid, left.priority)
+        self._for_egress.append((left.port, left.item))
+        return self._work_off(left.depth)
+
+    def _work_off(self, depth: int = 0) -> list[tuple[int, bytes]]:
+        """Take what waits for ingress and egress through them. depth: of the queue that the first packet has left."""
         ingress, egress = self._for_ingress, self._for_egress
         sent: list[tuple[int, bytes]] = []
-        passes = 1
+        passes = 0
         try:
-            self._ingress(packet, ingress, egress)
             while egress or ingress:
                 passes += 1
                 if passes > MOST_PASSES:
@@ -160,7 +183,7 @@ class TrafficManager:
                     break
                 if egress:
                     port, packet = egress.popleft()
-                    self._egress(port, packet, ingress, egress, sent)
+                    self._egress(port, packet, len(egress) + depth, ingress, egress, sent)
                 else:
                     self._ingress(ingress.popleft(), ingress, egress)
         except _NO_RESULT as error:
@@ -211,6 +234,7 @@ class TrafficManager:
         self,
         port: int,
         p: Packet,
+        depth: int,
         ingress: deque[Packet],
         egress: deque[tuple[int, Packet]],
         sent: list[tuple[int, bytes]],
@@ -220,7 +244,7 @@ class TrafficManager:
             self._trace(f"egress to port {port}")
         egress_spec = self._egress_spec.slot
         if self._queue_is_named:
-            self._leave_queue(f, len(egress))
+            self._leave_queue(f, depth)
         if (field := self._egress_port).slot >= 0:
             f[field.slot] = port & field.mask
         f[egress_spec] = self._any_port
@@ -299,6 +323,7 @@ class TrafficManager:
     def _recirculate(self, p: Packet, frame: bytes, ingress: deque[Packet]) -> None:
         f = self._compiled.fresh.copy()
         copy = Packet(f, frame, p.port)
+        copy.passes = p.passes
         self._preserve(p.recirculate, p.slots, f)
         self._set(f, self._instance_type, RECIRCULATED)
         self._set(f, self._packet_length, len(frame))
@@ -328,10 +353,29 @@ class TrafficManager:
             self._enqueue(replica.port, copy, egress)
 
     def _enqueue(self, port: int, p: Packet, egress: deque[tuple[int, Packet]]) -> None:
+        queues = self._queues
+        if queues is not None:
+            self._wait_for_turn(port, p, queues)
+            return
         if self._queue_is_named:
             self._set(p.slots, self._enq_timestamp, self._clock())
             self._set(p.slots, self._enq_qdepth, len(egress))
         egress.append((port, p))
+
+    def _wait_for_turn(self, port: int, p: Packet, queues: EgressQueues[Packet]) -> None:
+        p.passes += 1
+        if p.passes > MOST_PASSES:
+            self.abandoned += 1
+            return
+        now = self._clock()
+        priority = p.slots[self._priority.slot] if self._priority.slot >= 0 else 0
+        depth = queues.depth(port, priority)
+        self._set(p.slots, self._enq_timestamp, now)
+        self._set(p.slots, self._enq_qdepth, depth)
+        taken = queues.put(port, priority, p, now)
+        if self._trace is not None:
+            said = f"{depth} before it" if taken else "dropped"
+            self._trace(f"  queue of port {port}, priority {priority}: {said}")
 
     def _leave_queue(self, f: Slots, depth: int) -> None:
         now = self._clock()

@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 
 from switchml.p4runtime.refusals import invalid, not_found, precondition, too_many
 
+_LONGEST_ROLE = 255
+
 
 @dataclass(frozen=True)
 class Notice:
@@ -54,11 +56,13 @@ class Arbiter:
 
     Args:
         max_clients: streams of one role at the same time.
+        max_roles: whose highest election ids are remembered, which is for ever.
     """
 
-    def __init__(self, device_id: int, max_clients: int = 64) -> None:
+    def __init__(self, device_id: int, max_clients: int = 64, max_roles: int = 256) -> None:
         self.device_id = device_id
         self._max_clients = max_clients
+        self._max_roles = max_roles
         self._roles: dict[str, _Role] = {"": _Role()}
         self._role_of: dict[Hashable, str] = {}
 
@@ -89,6 +93,10 @@ class Arbiter:
         if configured:
             raise invalid(
                 "role configurations are not supported: leave `config` unset for the whole pipeline"
+            )
+        if role not in self._roles and (len(role) > _LONGEST_ROLE or len(self._roles) >= self._max_roles):
+            raise too_many(
+                f"{self._max_roles} roles of up to {_LONGEST_ROLE} characters is what this device remembers"
             )
         state = self._roles.get(role) or _Role()
         if election_id is not None and any(

@@ -6,7 +6,7 @@ import socket
 import struct
 
 from switchml.protocol.header import HEADER_BYTES, parse_header
-from switchml.protocol.messages import ELEMENT_BYTES, MESSAGE_TYPES, UDP_PORT_FIRST, UDP_PORT_LAST
+from switchml.protocol.messages import LANE_BITS, MESSAGE_TYPES, UDP_PORT_FIRST, UDP_PORT_LAST
 from switchml.switch_emulator.ports.ethernet import (
     ETHERNET_BYTES,
     ETHERTYPE_ARP,
@@ -80,7 +80,8 @@ def _switchml(payload: bytes) -> str:
         return f"SwitchML, cut off after {len(payload)} bytes"
     header = parse_header(payload)
     kind = _MESSAGES.get(header.msg_type, f"message {header.msg_type}")
-    elements = (len(payload) - HEADER_BYTES) // ELEMENT_BYTES
+    lanes = LANE_BITS[header.msg_type]
+    elements = 8 * (len(payload) - HEADER_BYTES) // (lanes if lanes > 0 else 32)
     return (
         f"SwitchML {kind} job {header.job_number} tsi {header.tsi} slot {header.slot} version {header.version} "
         f"exponents {header.e0},{header.e1}, {elements} elements"

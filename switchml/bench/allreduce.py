@@ -13,19 +13,23 @@ import contextlib
 import dataclasses
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from switchml.bench import rank_protocol
-from switchml.bench.limits import SHAPED, WIRE, goodput_limit, ring_limit
+from switchml.bench.limits import SHAPED, SWITCHES, WIRE, ring_limit, spread_limit
 from switchml.bench.rank_group import RankGroup
 from switchml.bench.results import Measurement, interleaved, with_ratios
 from switchml.bench.systems.catalogue import Entry, options_of
 from switchml.bench.verification import ElementType, Verdict, batch_limit, check_operation, element_type
 from switchml.errors import UsageError
+from switchml.protocol.messages import FLOAT32, WIRES, wire_lanes
 from switchml.testbed.namespace import Namespace
 from switchml.testbed.shape import LinkShape
+
+_LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,12 @@ class Plan:
         min_time: seconds that a batch lasts at least, about.
         payload: bytes of elements in a packet, of our systems; 0 = the switch's default.
         window: slots, of our systems; 0 = the switch's default.
+        wire: what sums of float32 travel as in our systems.
         shape: links of a star that is built for the run; None = this machine's own interfaces.
         mtu: bytes, of the network in use.
         line_rate: bits a second of the network in use when it is not `shape`'s, for the limit only; 0 = unknown.
-        switch: control address of a running switch; "" = an emulator is started for each of our systems.
+        switch: control address of a running switch; "" = emulators are started for each of our systems.
+        switches: where these are, of `SWITCHES`.
         token: that switch's join token.
         timeout: seconds that a batch may take.
     """
@@ -67,10 +73,12 @@ class Plan:
     min_time: float = 0.1
     payload: int = 0
     window: int = 0
+    wire: str = FLOAT32
     shape: LinkShape | None = None
     mtu: int = 1500
     line_rate: int = 0
     switch: str = ""
+    switches: str = "hub"
     token: str = ""
     timeout: float = 300.0
 
@@ -96,6 +104,14 @@ class Plan:
             raise UsageError("at least one round, no negative numbers, and a positive --min-time")
         if min(self.sizes) < kind.itemsize:
             raise UsageError(f"sizes start at one element: {kind.itemsize} bytes of {kind.name}")
+        if self.switches not in SWITCHES:
+            raise UsageError(f"--switches {self.switches!r}: choose one of {', '.join(SWITCHES)}")
+        if self.switch and self.switches != "hub":
+            raise UsageError(
+                "--switch names switches that run; --switches places those that are started here"
+            )
+        if self.wire not in WIRES:
+            raise UsageError(f"wire {self.wire!r}: choose one of {', '.join(WIRES)}")
         if self.shape is not None and self.switch:
             raise UsageError(
                 "--switch names a switch outside; with --rate or --loss the network is built here"
@@ -159,10 +175,20 @@ def measure(plan: Plan, observer: Observer) -> Iterator[Measurement]:
 
 @dataclass(frozen=True)
 class Network:
-    """Where the ranks of one number of workers run."""
+    """Where the ranks of one number of workers run.
+
+    Attributes:
+        workers: their number.
+        namespaces: theirs; none where they run in this process's own.
+        addresses: theirs.
+        hub: the namespace of a switch in the middle.
+        host: the address of such a switch.
+        interface: of a worker, towards the others.
+    """
 
     workers: int
     namespaces: tuple[Namespace, ...]
+    addresses: tuple[str, ...]
     hub: Namespace | None
     host: str
     interface: str
@@ -175,26 +201,27 @@ class Network:
             UsageError: this machine cannot build the star.
         """
         if plan.shape is None:
-            return cls(workers, (), None, "127.0.0.1", "lo")
+            return cls(workers, (), (_LOOPBACK,) * workers, None, _LOOPBACK, "lo")
         from switchml.testbed.probe import why_unavailable
 
         reason = why_unavailable(rate=bool(plan.shape.rate), loss=bool(plan.shape.loss))
         if reason is not None:
             raise UsageError(f"--rate and --loss need network namespaces: {reason}")
-        from switchml.testbed.star import Star
+        from switchml.testbed.star import Star, worker_address
 
         star = stack.enter_context(Star(workers, plan.shape, mtu=plan.mtu))
-        return cls(workers, star.workers, star.hub, star.hub_address, star.interface)
+        addresses = tuple(map(worker_address, range(workers)))
+        return cls(workers, star.workers, addresses, star.hub, star.hub_address, star.interface)
 
     def start(self, entry: Entry, plan: Plan, stack: contextlib.ExitStack) -> RankGroup:
-        """The ranks of a system, joined. `stack` ends them, and the switch that is started for ours.
+        """The ranks of a system, joined. `stack` ends them, and the switches that are started for ours.
 
         Raises:
             BenchError: they did not start.
         """
         options = dict(entry.options)
         if "transport" in entry.options:
-            address, token = self._switch(plan, stack)
+            address, token = self._switches(plan, stack)
             options = options_of(
                 entry,
                 switch=address,
@@ -202,21 +229,29 @@ class Network:
                 job=f"bench-{entry.name}-{os.getpid()}-{secrets.token_hex(4)}",
                 payload=plan.payload,
                 window=plan.window,
+                wire=plan.wire,
                 timeout=plan.timeout,
             )
         group = RankGroup(entry, self.workers, options, namespaces=self.namespaces, interface=self.interface)
         return stack.enter_context(group)
 
-    def _switch(self, plan: Plan, stack: contextlib.ExitStack) -> tuple[str, str]:
+    def _switches(self, plan: Plan, stack: contextlib.ExitStack) -> tuple[str, str]:
+        """Addresses and token of the switches."""
         if plan.switch:
             return plan.switch, plan.token
         from switchml.control import embedded
 
-        run: Callable[..., Any] = self.hub.call if self.hub is not None else lambda start, *args: start(*args)
-        emulator = run(embedded.start, self.host)
-        # Its jobs have ended by then, or their workers have been killed: no use in waiting for them.
-        stack.callback(emulator.close, 1.0)
-        return emulator.address, emulator.token
+        hosts = list(zip(self.namespaces or [None] * self.workers, self.addresses, strict=True))
+        homes = {"hub": [(self.hub, self.host)], "one": hosts[:1], "each": hosts}[plan.switches]
+        token = secrets.token_hex(16)
+        addresses = []
+        for namespace, host in homes:
+            start = partial(embedded.start, host, token=token)
+            emulator = start() if namespace is None else namespace.call(start)
+            # Its jobs have ended by then, or their workers have been killed: no use in waiting for them.
+            stack.callback(emulator.close, 1.0)
+            addresses.append(emulator.address)
+        return ",".join(addresses), token
 
 
 def _measure_size(
@@ -287,5 +322,6 @@ def _limit(plan: Plan, entry: Entry, workers: int, facts: dict[str, Any]) -> flo
     if not rate:
         return None
     if "payload" in facts:
-        return goodput_limit(rate, facts["payload"], framing)
+        lanes = wire_lanes(plan.wire) if plan.dtype == FLOAT32 and plan.op in ("sum", "avg") else 1
+        return lanes * spread_limit(rate, facts["payload"], plan.switches, workers, framing)
     return ring_limit(rate, workers, plan.mtu, framing) if entry.ring else None

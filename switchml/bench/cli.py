@@ -19,9 +19,10 @@ from switchml.bench.units import (
     parse_sizes,
     show_rate,
 )
-from switchml.cli_options import SWITCH, SwitchToken, Window
+from switchml.cli_options import SWITCH, SwitchToken, Window, Wire
 from switchml.errors import UsageError
 from switchml.progress import progress_bar
+from switchml.protocol.messages import FLOAT32
 from switchml.termination import orderly_end
 from switchml.testbed.shape import LinkShape
 
@@ -53,7 +54,18 @@ Payload = Annotated[
 ]
 Switch = Annotated[
     str,
-    typer.Option(help="HOST:PORT of a running switch; default: one is started.", rich_help_panel=SWITCH),
+    typer.Option(
+        help="HOST:PORT of a running switch, or of several with commas between them; default: one is started.",
+        rich_help_panel=SWITCH,
+    ),
+]
+Switches = Annotated[
+    str,
+    typer.Option(
+        help="Where switches are started: hub (one in the middle, with a link as fast as all of them), one (on the first "
+        "worker's host) or each (on every worker's host, as torch does without a switch).",
+        rich_help_panel=SWITCH,
+    ),
 ]
 Rounds = Annotated[
     int, typer.Option(min=1, help="Rounds; in each, everything that is compared runs one batch.")
@@ -88,6 +100,7 @@ def allreduce(
     variants: Variants = "",
     payload: Payload = "0",
     window: Window = 0,
+    wire: Wire = FLOAT32,
     baseline: Baseline = None,
     rounds: Rounds = 7,
     iterations: Annotated[
@@ -100,11 +113,12 @@ def allreduce(
         float, typer.Option(help="Probability that a packet is lost on a link, each way (needs root).")
     ] = 0.0,
     mtu: Annotated[int, typer.Option(help="MTU of those links.")] = 1500,
-    queue: Queue = "4M",
+    queue: Queue = "256K",
     line_rate: Annotated[
         str, typer.Option(help="Rate of the network in use when --rate does not make it; for the limit only.")
     ] = "",
     switch: Switch = "",
+    switches: Switches = "hub",
     token: SwitchToken = "",
     timeout: Timeout = 300.0,
     json: Json = "",
@@ -124,6 +138,8 @@ def allreduce(
     switchml bench allreduce --workers 2,4,8 --sizes 4K,16M,64M --variants shm,udp-multicast,udp-unicast --baseline gloo,mpi-shm
 
     sudo switchml bench allreduce --workers 4 --sizes 16M --transport udp --rate 1gbit --json shaped.json --plot shaped.png
+
+    sudo switchml bench allreduce --workers 4,8 --sizes 16M --rate 200mbit --switches each
     """
     from switchml.bench.allreduce import Plan, measure, steps
     from switchml.bench.report import build_table, closing, heading
@@ -145,10 +161,12 @@ def allreduce(
         min_time=min_time,
         payload=_payload(payload),
         window=window,
+        wire=wire,
         shape=shape,
         mtu=mtu,
         line_rate=parse_rate(line_rate) if line_rate else 0,
         switch=switch,
+        switches=switches,
         token=token,
         timeout=timeout,
     )
@@ -249,9 +267,11 @@ def ddp(
     rounds: Rounds = 7,
     steps: Annotated[int, typer.Option(min=1, help="Training steps in a batch.")] = 4,
     rate: Rate = "",
-    queue: Queue = "4M",
+    queue: Queue = "256K",
+    switches: Switches = "hub",
     payload: Payload = "0",
     window: Window = 0,
+    wire: Wire = FLOAT32,
     timeout: Timeout = 300.0,
     json: Json = "",
 ) -> None:
@@ -262,6 +282,7 @@ def ddp(
     pass.
     """
     from switchml.bench.allreduce import Plan
+    from switchml.bench.limits import SWITCHES
     from switchml.bench.report import training_table
     from switchml.bench.systems.ddp import layers_of, size_of
     from switchml.bench.training_step import measure_training, training_entry
@@ -286,7 +307,9 @@ def ddp(
         warm_up=2,
         payload=_payload(payload),
         window=window,
+        wire=wire,
         shape=LinkShape(rate=parse_rate(rate), queue=parse_size(queue)) if rate else None,
+        switches=switches,
         timeout=timeout,
     )
     total = len(plan.workers) * len(plan.entries) * (1 + rounds)
@@ -295,7 +318,7 @@ def ddp(
     links = f"links of {show_rate(plan.shape.rate)}" if plan.shape else "loopback"
     above = [
         f"{layers_of(wanted)} layers, {size_of(wanted) // 4:,} parameters, {size_of(wanted) / 1e6:.1f} MB of gradients, "
-        f"batch {batch} a rank, {links}; {rounds} rounds of {steps} steps, median [minimum maximum]"
+        f"batch {batch} a rank, {links}, {SWITCHES[switches]}; {rounds} rounds of {steps} steps, median [minimum maximum]"
     ]
     publish(
         "ddp",

@@ -1,7 +1,8 @@
 """The fastest that an all-reduce can be on links of a given rate.
 
 In-network aggregation sends the tensor up and receives it back, both at once on a full-duplex link: the limit of
-its algbw is the goodput of one link. A ring sends and receives 2 (n - 1) / n of the tensor.
+its algbw is the goodput of one link. A ring sends and receives 2 (n - 1) / n of the tensor. So does each host where all carry a
+switch; a switch on one worker's host takes in what all the others have.
 """
 
 from __future__ import annotations
@@ -14,6 +15,14 @@ UDP_IPV4_HEADER = 28
 TCP_IPV4_HEADER = 52  # with the timestamps that Linux always sends
 ETHERNET_HEADER = 14
 ETHERNET_WIRE = 38  # header, preamble, checksum and gap
+
+
+SWITCHES = {
+    "hub": "the switch in the middle, with a link as fast as all of them",
+    "one": "the switch on the first worker's host",
+    "each": "a switch on each worker's host",
+}
+"""Where emulated switches are, in words."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,23 @@ def goodput_limit(rate: int, payload: int, framing: Framing = WIRE) -> float:
     """Payload bytes a second that a link of `rate` bit/s carries in packets of `payload` bytes."""
     packet = payload + HEADER_BYTES + UDP_IPV4_HEADER + framing.overhead
     return rate / 8 * payload / packet
+
+
+def passes(switches: str, workers: int) -> float:
+    """How often a tensor passes the busiest link, in one direction.
+
+    Args:
+        switches: where they are, of `SWITCHES`.
+        workers: their number, a host each.
+    """
+    others = workers - 1
+    return {"hub": 1.0, "one": float(others), "each": 2 * others / workers}[switches]
+
+
+def spread_limit(rate: int, payload: int, switches: str, workers: int, framing: Framing = WIRE) -> float:
+    """Limit of the algbw, in bytes a second, of aggregation by such switches. Arguments as for `passes` and `goodput_limit`."""
+    often = passes(switches, workers)
+    return goodput_limit(rate, payload, framing) / often if often else float("inf")
 
 
 def tcp_goodput_limit(rate: int, mtu: int = 1500, framing: Framing = WIRE) -> float:

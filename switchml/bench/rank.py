@@ -34,6 +34,7 @@ from switchml.bench.verification import (
     verify,
 )
 from switchml.errors import SwitchMLError
+from switchml.protocol.messages import FLOAT32
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -113,7 +114,8 @@ class Rank:
             expected = Expected.of(kind, self._op, size, rounded=rounded)
             self._system.allreduce(self._buffer, self._dtype, self._op)
             bound = self._system.error_bound()
-            tolerance = expected.tolerance(size, rounded=rounded, op=self._op, block_bound=bound)
+            narrow = self._place.options.get("wire", FLOAT32) != FLOAT32
+            tolerance = expected.tolerance(size, rounded=rounded or narrow, op=self._op, block_bound=bound)
             verdict += verify(self._buffer, expected, tolerance)
         return verdict
 

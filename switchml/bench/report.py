@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from switchml.bench.limits import SHAPED, WIRE, goodput_limit, ring_limit
+from switchml.bench.limits import SHAPED, SWITCHES, WIRE, goodput_limit, passes, ring_limit
 from switchml.bench.results import Measurement, Spread
 from switchml.bench.units import show_rate, show_size
+from switchml.protocol.messages import FLOAT32, wire_lanes
 
 if TYPE_CHECKING:
     from switchml.bench.allreduce import Plan
@@ -39,17 +40,26 @@ def heading(plan: Plan, facts: dict[str, Any]) -> list[str]:
         lines.append(
             f"Load average {facts['load_average']:.1f}: other programs are running, expect wide spreads."
         )
+    if plan.wire != FLOAT32:
+        lines.append(
+            f"Ours on the wire {plan.wire}: sums of float32 are rounded, #wrong counts errors beyond the bound."
+        )
     lines += EXPLANATION.splitlines()
     return lines
 
 
 def _network(plan: Plan) -> str:
+    where = f"; {SWITCHES[plan.switches]}" if plan.switches != "hub" else ""
     if plan.shape is None:
-        return "Network: loopback of this machine" if not plan.switch else f"Network: switch at {plan.switch}"
+        return (
+            f"Network: switch at {plan.switch}"
+            if plan.switch
+            else f"Network: loopback of this machine{where}"
+        )
     words = [show_rate(plan.shape.rate) if plan.shape.rate else "unshaped"]
     if plan.shape.loss:
         words.append(f"{plan.shape.loss:.4%} of packets lost in each direction")
-    return f"Network: a star of namespaces, each link {', '.join(words)}, MTU {plan.mtu}"
+    return f"Network: a star of namespaces, each link {', '.join(words)}, MTU {plan.mtu}{where}"
 
 
 def build_table(plan: Plan, measured: list[Measurement]) -> Table:
@@ -107,8 +117,19 @@ def closing(plan: Plan, measured: list[Measurement]) -> list[str]:
             f"Limit of in-network aggregation: goodput of one link = {show_rate(rate)} x {payload} / "
             f"({payload} + 10 + 28 + {framing.overhead}) = {here:.4g} GB/s ({framing.words})."
             + ("" if framing is WIRE else f" On an Ethernet wire, with 38: {wire:.4g} GB/s.")
+            + (
+                ""
+                if plan.wire == FLOAT32
+                else f" Times {wire_lanes(plan.wire)} for float32 on the wire {plan.wire}."
+            )
         )
     for workers in plan.workers:
+        if workers > 1 and payloads and plan.switches != "hub":
+            often = passes(plan.switches, workers)
+            lines.append(
+                f"With {SWITCHES[plan.switches]}, {workers} workers: a tensor passes the busiest link {often:g} times each way, "
+                f"so the limit is that goodput / {often:g}."
+            )
         if workers > 1 and any(entry.ring for entry in plan.baselines):
             ring = ring_limit(rate, workers, plan.mtu, framing) / 1e9
             lines.append(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from switchml.protocol.header import HEADER_BYTES, parse_header
 from switchml.protocol.header_access import set_exponents, set_kind
-from switchml.protocol.messages import ABSENT, ELEMENT_BYTES, SUM, size_code
+from switchml.protocol.messages import ABSENT, ELEMENT_BYTES, FLOAT32, LANE_BITS, size_code, wire_lanes
 from switchml.protocol.slots import TSI_MASK, slot_of, version_of
 from switchml.switch_emulator.slot_machine import (
     AHEAD,
@@ -25,10 +25,18 @@ from switchml.switch_emulator.slot_machine import (
     admit,
     admit_paper,
     apply,
+    apply_lanes,
     new_pool,
 )
-from switchml.worker.chunks import SIGNATURE_WORDS, build_packet, packet_bytes, result_fits, take_result
-from switchml.worker.transfer import wanted
+from switchml.worker.chunks import (
+    SIGNATURE_WORDS,
+    build_packet,
+    is_answer,
+    packet_bytes,
+    result_bytes,
+    take_result,
+)
+from switchml.worker.transfer import Share
 from switchml.worker.window import (
     BLOCKS,
     RING,
@@ -57,7 +65,7 @@ class Tensor(NamedTuple):
         kind: worker.window.BLOCKS or WORDS.
         sources: by rank, float32 or uint32 of one length.
         total: what each rank is to have in the end, as bytes; or, with `part`, its share of it.
-        part: as in worker.transfer.Transfer: 0, or elements of a rank's share.
+        part: as in worker.transfer.Share: 0, or elements of a rank's share.
     """
 
     kind: int
@@ -94,7 +102,7 @@ class WorkerMachine:
         self, rank: int, workers: int, window: int, tensors: tuple[Tensor, ...], start: int = 0
     ) -> None:
         self._tensors = tensors
-        self._wanted = [wanted(rank, tensor.total.size, tensor.part, 0) for tensor in tensors]
+        self._wanted = [Share(rank, tensor.part).of(slice(0, tensor.total.size)) for tensor in tensors]
         self._window = new_window(
             rank=rank,
             workers=workers,
@@ -111,7 +119,7 @@ class WorkerMachine:
             self._queue(index, tensor, tensor.sources[rank])
         stream = self._window.stream[0]
         stream["queued"] = len(tensors)
-        stream["end"] = start
+        stream["end"] = stream["lowest"] = start
 
     def _queue(self, index: int, tensor: Tensor, source: npt.NDArray[Any]) -> None:
         entry = self._window.transfers[index % RING]
@@ -130,8 +138,8 @@ class WorkerMachine:
         """All that decides what the machine does next; not when things happened, and not what retransmission has cost."""
         window = self._window
         window.slots["sent_at"] = 0
-        window.slots["retries"] = 0
-        window.stream["accepted"] = 0
+        window.slots["retries"] = window.slots["order"] = 0
+        window.stream["accepted"] = window.stream["sends"] = 0
         if window.stream["fifo_head"][0] == window.stream["fifo_tail"][0]:
             window.stream["fifo_head"] = window.stream["fifo_tail"] = 0
             window.fifo[:] = 0
@@ -163,7 +171,7 @@ class WorkerMachine:
         while (slot := next_ready(self._window)) >= 0:
             length = packet_bytes(self._window, slot)
             build_packet(self._window, slot, self._memory, 0)
-            mark_sent(self._window, slot, _NOW)
+            mark_sent(self._window, slot, _NOW, length)
             packets.append(self._memory[:length].tobytes())
         return packets
 
@@ -191,7 +199,8 @@ class WorkerMachine:
         transfer = self._window.transfers[index % RING]
         chunk = relative(self._window, slot) - 1 - int(transfer["prologue"])
         memory = np.frombuffer(packet, np.uint8)
-        if not result_fits(self._window, slot, memory, 0, len(packet)):
+        fits = is_answer(self._window, slot, memory, 0)
+        if not fits or len(packet) != result_bytes(self._window, memory, 0):
             raise WrongResultError(f"a result for chunk {chunk} of tensor {index} is not of its kind")
         if not take_result(self._window, slot, header.e0, memory, 0, self._descriptor):
             raise WrongResultError(f"the descriptor of tensor {index} shows ranks that disagree")
@@ -240,13 +249,22 @@ class SwitchMachine:
         elements: int32 of a packet.
         paper: the published machine, without stamps.
         start: position at which the streams begin; the chunks before are complete.
+        wire: the narrowest elements of its packets.
     """
 
     def __init__(
-        self, workers: int, window: int, elements: int = ELEMENTS, *, paper: bool = False, start: int = 0
+        self,
+        workers: int,
+        window: int,
+        elements: int = ELEMENTS,
+        *,
+        paper: bool = False,
+        start: int = 0,
+        wire: str = FLOAT32,
     ) -> None:
         self._workers, self._window, self._elements = workers, window, elements
-        self._pool = new_pool(window, 2 * window * elements)
+        self._room = elements * wire_lanes(wire)
+        self._pool = new_pool(window, 2 * window * self._room)
         self._admit = admit_paper if paper else admit
         for position in range(max(0, start - 2 * window), start):
             copy = self._pool.slots[2 * slot_of(position, window) + version_of(position, window)]
@@ -282,25 +300,33 @@ class SwitchMachine:
         )
         if verdict in (DUPLICATE, STALE, MISFIT, AHEAD):
             return Answer(verdict, rank, b"")
-        first = index * self._elements
         kind = int(slots[index]["kind"])
-        words = np.frombuffer(packet, np.uint32, offset=HEADER_BYTES).copy()
-        out = np.zeros(self._elements if kind == SUM else 0, np.uint32)
-        apply(verdict, words, self._pool.sums[first : first + max(words.size, out.size)], out)
+        bits = LANE_BITS[kind]
+        first = index * self._room
+        payload = np.frombuffer(packet, np.uint8, offset=HEADER_BYTES).copy()
+        lanes = payload.view(f"u{bits // 8 or 1}")
+        out = np.zeros(8 * ELEMENT_BYTES * self._elements // bits if bits else 0, lanes.dtype)
+        sums, e1 = self._pool.sums[first : first + out.size], int(slots[index]["e1"])
+        if bits == 32:
+            apply(verdict, lanes, sums, out)
+        elif bits:
+            e1 = apply_lanes(verdict, lanes, sums, out)
         if verdict < COMPLETE and verdict != RETRANSMIT:
             return Answer(verdict, rank, b"")
         answer = np.frombuffer(packet[:HEADER_BYTES], np.uint8).copy()
-        set_kind(answer, 0, kind, header.to_one if kind == SUM else 0, header.size)
         set_exponents(answer, 0, int(slots[index]["e0"]), int(slots[index]["e1"]))
-        if kind == SUM and header.to_one:
-            permission = answer.copy()
-            set_kind(permission, 0, ABSENT, 1, header.size)
-            wanted = header.e1 & 0xFF
-            if verdict == RETRANSMIT and rank != wanted:
-                return Answer(verdict, rank, permission.tobytes())
+        set_kind(answer, 0, ABSENT, 1, header.size)
+        permission = answer.tobytes()
+        set_kind(answer, 0, kind, header.to_one if bits else 0, header.size)
+        set_exponents(answer, 0, int(slots[index]["e0"]), e1)
+        result = answer.tobytes() + out.tobytes()
+        if bits and header.to_one:
+            wanted_by = header.e1 & 0xFF
             if verdict != RETRANSMIT:
-                return Answer(verdict, None, permission.tobytes(), wanted, answer.tobytes() + out.tobytes())
-        return Answer(verdict, rank if verdict == RETRANSMIT else None, answer.tobytes() + out.tobytes())
+                return Answer(verdict, None, permission, wanted_by, result)
+            if rank != wanted_by:
+                return Answer(verdict, rank, permission)
+        return Answer(verdict, rank if verdict == RETRANSMIT else None, result)
 
 
 def words(rank: int, first_chunk: int, chunks: int) -> npt.NDArray[np.uint32]:

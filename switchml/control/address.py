@@ -1,15 +1,19 @@
-"""Addresses of control services, as people write them."""
+"""Addresses of control services, as people write them, and those of this host."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import socket
+import struct
 
 from switchml.control.control_messages import DEFAULT_CONTROL_PORT
 from switchml.errors import PortInUseError, SwitchMLError, UsageError
 
 PRIVATE = "unix-abstract:"
 """How gRPC begins the name of an abstract Unix socket."""
+
+_SIOCGIFADDR = 0x8915
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -70,3 +74,16 @@ def listen_error(error: OSError, what: str, host: str, port: int, option: str = 
     return UsageError(
         f"cannot listen on {host!r}: {error.strerror}; give an address of this machine, or 0.0.0.0"
     )
+
+
+def interface_of(address: str) -> str:
+    """The name of the interface that has this IPv4 address; "" where none has."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for _, name in socket.if_nameindex():
+            try:
+                found = fcntl.ioctl(sock, _SIOCGIFADDR, struct.pack("16s240x", name.encode()))
+            except OSError:  # it has no IPv4 address
+                continue
+            if socket.inet_ntoa(found[20:24]) == address:
+                return name
+    return ""

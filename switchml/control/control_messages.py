@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from switchml.control.target import TargetDescription
+from switchml.protocol.messages import FLOAT32
 
 DEFAULT_CONTROL_PORT = 50551
 SMALLEST_DEFAULT_WINDOW = 16
@@ -24,12 +25,13 @@ class JoinOffer:
         ""  # dotted IPv4 of the worker's socket; "" or 0.0.0.0 = as the control service sees it; "" for shm
     )
     port: int = 0
-    ticket: str = ""  # what the worker shows when it attaches to shared memory
+    ticket: str = ""  # what the worker shows to attach to shared memory, or in its probes: protocol/probes.py
     payload: int = 0  # bytes, one of protocol.messages.PAYLOADS; 0 = the switch's default
     window: int = 0  # slots, a power of two; 0 = the switch's default
     paper: bool = False  # the published slot machine, without stamps
     token: str = ""  # "" = the client's
     any_number: bool = False  # its packets carry job numbers of its own; offers over the network never say so
+    wire: str = FLOAT32  # what float sums travel as, of protocol.messages.WIRES
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class JobLayout:
     multicast_port: int
     lease: float  # seconds without a heartbeat after which the job ends
     life_port: int = 0  # TCP, of the control service's lifelines; 0 = none
+    wire: str = FLOAT32
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ class JobStatus:
     members: tuple[MemberStatus, ...]
     counters: dict[str, int]
     age: float  # seconds since the first rank joined
+    wire: str = FLOAT32
 
 
 @dataclass(frozen=True)

@@ -362,6 +362,7 @@ class Controller:
             members=tuple(self._member_status(job, now)),
             counters=self._target.job_counters(program.job_number) if program else {},
             age=now - job.since,
+            wire=first.wire,
         )
 
     def _member_status(self, job: Job, now: float) -> Iterator[MemberStatus]:

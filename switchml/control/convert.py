@@ -20,6 +20,7 @@ from switchml.control.control_messages import (
     SwitchStatus,
 )
 from switchml.control.target import TargetDescription
+from switchml.protocol.messages import FLOAT32
 
 _Message = TypeVar("_Message", bound=Message)
 _Value = TypeVar("_Value")
@@ -71,7 +72,7 @@ def offer_to_pb(offer: JoinOffer, session: str, timeout: float) -> pb.JoinReques
 
 def offer_from_pb(message: pb.JoinRequest, address: str) -> JoinOffer:
     """The offer of a request, but for its address: `address` takes the place of the message's."""
-    return _value(JoinOffer, message, address=address)
+    return _value(JoinOffer, message, address=address, wire=message.wire or FLOAT32)
 
 
 def layout_to_pb(layout: JobLayout) -> pb.JoinReply:
@@ -81,7 +82,7 @@ def layout_to_pb(layout: JobLayout) -> pb.JoinReply:
 
 def layout_from_pb(message: pb.JoinReply) -> JobLayout:
     """The way back of `layout_to_pb`."""
-    return _value(JobLayout, message)
+    return _value(JobLayout, message, wire=message.wire or FLOAT32)
 
 
 def departures_to_pb(departures: Mapping[int, Departure]) -> pb.HeartbeatReply:

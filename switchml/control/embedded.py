@@ -89,14 +89,16 @@ def start(
     command: Sequence[str] | None = None,
     timeout: float = _STARTUP,
     tls: TlsFiles | None = None,
+    token: str = "",
 ) -> EmbeddedSwitch:
-    """Start an emulator on free ports of `host`, for workers that know its random token.
+    """Start an emulator on free ports of `host`, for workers that know its token.
 
     Args:
         host: IPv4 address to listen on.
         command: program and options that are started in the place of an emulator's.
         timeout: seconds that it may take to be ready, from when it last said that it is still compiling.
         tls: what it speaks TLS with; None = the environment's files.
+        token: what it asks of workers; "" = a random one.
 
     Raises:
         UsageError: it has to speak TLS, and files for that are missing.
@@ -104,7 +106,7 @@ def start(
     """
     files = TlsFiles.given() if tls is None else tls
     files.server()  # refuses what the child would refuse later
-    token = secrets.token_hex(16)
+    token = token or secrets.token_hex(16)
     log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the switch
     try:
         process = subprocess.Popen(

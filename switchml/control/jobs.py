@@ -447,7 +447,7 @@ class JobTable:
                 )
             if job.state is JobState.JOINING:
                 gathering = job
-        if taken is not None:
+        if taken is not None and (taken[0] is gathering or not self._proves(taken[1].offer, offer)):
             other, member = taken
             whose = f"rank {member.rank}'s" if other is gathering else "another job's"
             raise UsageError(
@@ -462,6 +462,10 @@ class JobTable:
         for member in gathering.members.values():
             check_same_layout(offer, member.offer, self._target)
         return gathering
+
+    def _proves(self, *offers: JoinOffer) -> bool:
+        """Whether the switch finds out who of these is where it says. Then a claim of another job keeps nobody out."""
+        return self._target.proves_addresses and not any(offer.any_number for offer in offers)
 
     def _program(self, job: Job, now: float) -> list[Action]:
         """Every rank is there: gives the job its number, its slots and its group."""
@@ -486,6 +490,7 @@ class JobTable:
             multicast_group=f"239.83.{self._octet}.{number}" if several else "",
             multicast_port=self._target.udp_port if several else 0,
             any_number=members[0].offer.any_number,
+            wire=members[0].offer.wire,
         )
         layout = JobLayout(
             number,
@@ -495,6 +500,7 @@ class JobTable:
             program.multicast_group,
             program.multicast_port,
             self.lease,
+            wire=program.wire,
         )
         job.program, job.state, job.programmed = program, JobState.PROGRAMMED, now
         for member in members:

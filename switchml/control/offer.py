@@ -6,10 +6,11 @@ import ipaddress
 import math
 
 from switchml.control.control_messages import JoinOffer
-from switchml.control.target import TargetDescription
+from switchml.control.target import DEFAULT_PAYLOAD, TargetDescription
 from switchml.errors import LayoutMismatchError, PoolExhaustedError, UsageError, WorldSizeMismatchError
 from switchml.protocol.header import MAX_WINDOW
-from switchml.protocol.messages import PAYLOADS
+from switchml.protocol.messages import FLOAT32, PAYLOADS, WIRES
+from switchml.protocol.probes import secret_of_ticket
 
 _MAX_NAME = 255
 _LONGEST_WAIT = 7 * 24 * 3600.0
@@ -35,6 +36,13 @@ def check_offer(offer: JoinOffer, target: TargetDescription) -> None:
             f"(ranks are 0 to {offer.world_size - 1})"
         )
     _check_transport(offer, target)
+    if offer.wire not in WIRES:
+        raise UsageError(f"wire {offer.wire!r}: use one of {', '.join(WIRES)}")
+    if offer.wire not in target.wires:
+        raise UsageError(
+            f"wire {offer.wire}: this switch runs a P4 program, which knows {' and '.join(target.wires)} only; leave the wire "
+            "out, or use a switch with the native pipeline"
+        )
     if offer.payload not in (0, *PAYLOADS):
         raise UsageError(f"payload {offer.payload}: use one of {', '.join(map(str, PAYLOADS))} bytes, or 0")
     payload = resolved_payload(offer, target)
@@ -71,6 +79,7 @@ def check_same_layout(offer: JoinOffer, other: JoinOffer, target: TargetDescript
         LayoutMismatchError: they don't; names both values.
     """
     for what, mine, theirs in (
+        ("wire", offer.wire, other.wire),
         ("payload", resolved_payload(offer, target), resolved_payload(other, target)),
         ("window", offer.window, other.window),
         ("paper", offer.paper, other.paper),
@@ -84,8 +93,12 @@ def check_same_layout(offer: JoinOffer, other: JoinOffer, target: TargetDescript
 
 
 def resolved_payload(offer: JoinOffer, target: TargetDescription) -> int:
-    """Bytes a packet: what the rank asks for, or the switch's own."""
-    return offer.payload or target.default_payload
+    """Bytes a packet: what the rank asks for, or the switch's own.
+
+    A narrow wire has more elements in a packet, which share one scale: its own default is no longer than others'.
+    """
+    own = target.default_payload
+    return offer.payload or (own if offer.wire == FLOAT32 else min(own, DEFAULT_PAYLOAD))
 
 
 def _check_transport(offer: JoinOffer, target: TargetDescription) -> None:
@@ -105,3 +118,11 @@ def _check_transport(offer: JoinOffer, target: TargetDescription) -> None:
         ) from None
     if address.is_multicast or address.is_unspecified or not 1 <= offer.port <= 65535:
         raise UsageError(f"address {offer.address}:{offer.port}: no packet can be sent there")
+    if target.proves_addresses and not offer.any_number:
+        try:
+            secret_of_ticket(offer.ticket)
+        except ValueError as error:
+            raise UsageError(
+                f"job {offer.job!r}: a UDP worker of this switch needs a ticket to prove its address with, and {error}; use the "
+                "same version on both sides"
+            ) from None

@@ -84,6 +84,8 @@ class Sessions:
         """
         number, rank = request.session_id, request.rank
         worker = str(ipaddress.IPv4Address(request.ipv4))
+        if request.packet_size not in pb.PacketSize.values():
+            raise UsageError(f"packet_size {request.packet_size}: use one of {pb.PacketSize.keys()}")
         offer = JoinOffer(
             job=f"reference session {number}",
             rank=rank,

@@ -53,6 +53,7 @@ class DiscoverReply(google.protobuf.message.Message):
     MAX_PAYLOAD_FIELD_NUMBER: builtins.int
     MAX_WORKERS_FIELD_NUMBER: builtins.int
     PAYLOADS_FIELD_NUMBER: builtins.int
+    WIRES_FIELD_NUMBER: builtins.int
     host: builtins.str
     """dotted IPv4; 0.0.0.0 = the host that answered this call"""
     udp_port: builtins.int
@@ -65,6 +66,9 @@ class DiscoverReply(google.protobuf.message.Message):
     @property
     def payloads(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """bytes a packet that the switch takes; none = all sizes up to max_payload"""
+    @property
+    def wires(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """what floating point sums may travel as"""
     def __init__(
         self,
         *,
@@ -75,8 +79,9 @@ class DiscoverReply(google.protobuf.message.Message):
         max_payload: builtins.int = ...,
         max_workers: builtins.int = ...,
         payloads: collections.abc.Iterable[builtins.int] | None = ...,
+        wires: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing_extensions.Literal["host", b"host", "max_payload", b"max_payload", "max_workers", b"max_workers", "payloads", b"payloads", "pool_slots", b"pool_slots", "shm_socket", b"shm_socket", "udp_port", b"udp_port"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["host", b"host", "max_payload", b"max_payload", "max_workers", b"max_workers", "payloads", b"payloads", "pool_slots", b"pool_slots", "shm_socket", b"shm_socket", "udp_port", b"udp_port", "wires", b"wires"]) -> None: ...
 
 global___DiscoverReply = DiscoverReply
 
@@ -96,6 +101,7 @@ class JoinRequest(google.protobuf.message.Message):
     WINDOW_FIELD_NUMBER: builtins.int
     PAPER_FIELD_NUMBER: builtins.int
     TIMEOUT_FIELD_NUMBER: builtins.int
+    WIRE_FIELD_NUMBER: builtins.int
     session: builtins.str
     """chosen by the worker, hard to guess: names this membership in later calls"""
     job: builtins.str
@@ -107,7 +113,7 @@ class JoinRequest(google.protobuf.message.Message):
     """dotted IPv4 of the worker's socket; empty for shm"""
     port: builtins.int
     ticket: builtins.str
-    """what the worker shows when it attaches to shared memory"""
+    """what the worker shows to attach to shared memory, or to prove its UDP address: protocol/probes.py"""
     payload: builtins.int
     """bytes; 0 = the switch's default"""
     window: builtins.int
@@ -116,6 +122,8 @@ class JoinRequest(google.protobuf.message.Message):
     """the published slot machine, without stamps"""
     timeout: builtins.float
     """seconds to wait for the other ranks"""
+    wire: builtins.str
+    """what floating point sums travel as; empty = float32"""
     def __init__(
         self,
         *,
@@ -131,8 +139,9 @@ class JoinRequest(google.protobuf.message.Message):
         window: builtins.int = ...,
         paper: builtins.bool = ...,
         timeout: builtins.float = ...,
+        wire: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing_extensions.Literal["address", b"address", "job", b"job", "paper", b"paper", "payload", b"payload", "port", b"port", "rank", b"rank", "session", b"session", "ticket", b"ticket", "timeout", b"timeout", "transport", b"transport", "window", b"window", "world_size", b"world_size"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["address", b"address", "job", b"job", "paper", b"paper", "payload", b"payload", "port", b"port", "rank", b"rank", "session", b"session", "ticket", b"ticket", "timeout", b"timeout", "transport", b"transport", "window", b"window", "wire", b"wire", "world_size", b"world_size"]) -> None: ...
 
 global___JoinRequest = JoinRequest
 
@@ -148,6 +157,7 @@ class JoinReply(google.protobuf.message.Message):
     MULTICAST_PORT_FIELD_NUMBER: builtins.int
     LEASE_FIELD_NUMBER: builtins.int
     LIFE_PORT_FIELD_NUMBER: builtins.int
+    WIRE_FIELD_NUMBER: builtins.int
     job_number: builtins.int
     window: builtins.int
     payload: builtins.int
@@ -159,6 +169,8 @@ class JoinReply(google.protobuf.message.Message):
     """seconds"""
     life_port: builtins.int
     """TCP, on the host of this service: see control/lifelines.py; 0 = none"""
+    wire: builtins.str
+    """empty = float32"""
     def __init__(
         self,
         *,
@@ -170,8 +182,9 @@ class JoinReply(google.protobuf.message.Message):
         multicast_port: builtins.int = ...,
         lease: builtins.float = ...,
         life_port: builtins.int = ...,
+        wire: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing_extensions.Literal["job_number", b"job_number", "lease", b"lease", "life_port", b"life_port", "multicast_group", b"multicast_group", "multicast_port", b"multicast_port", "paper", b"paper", "payload", b"payload", "window", b"window"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["job_number", b"job_number", "lease", b"lease", "life_port", b"life_port", "multicast_group", b"multicast_group", "multicast_port", b"multicast_port", "paper", b"paper", "payload", b"payload", "window", b"window", "wire", b"wire"]) -> None: ...
 
 global___JoinReply = JoinReply
 
@@ -457,6 +470,7 @@ class Job(google.protobuf.message.Message):
     MEMBERS_FIELD_NUMBER: builtins.int
     COUNTERS_FIELD_NUMBER: builtins.int
     AGE_FIELD_NUMBER: builtins.int
+    WIRE_FIELD_NUMBER: builtins.int
     name: builtins.str
     job_number: builtins.int
     """0 while the job gathers its ranks"""
@@ -477,6 +491,7 @@ class Job(google.protobuf.message.Message):
     def counters(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]: ...
     age: builtins.float
     """seconds since its first rank joined"""
+    wire: builtins.str
     def __init__(
         self,
         *,
@@ -494,8 +509,9 @@ class Job(google.protobuf.message.Message):
         members: collections.abc.Iterable[global___Member] | None = ...,
         counters: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
         age: builtins.float = ...,
+        wire: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing_extensions.Literal["age", b"age", "counters", b"counters", "job_number", b"job_number", "members", b"members", "multicast", b"multicast", "multicast_group", b"multicast_group", "multicast_port", b"multicast_port", "name", b"name", "paper", b"paper", "payload", b"payload", "pool_base", b"pool_base", "state", b"state", "window", b"window", "world_size", b"world_size"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["age", b"age", "counters", b"counters", "job_number", b"job_number", "members", b"members", "multicast", b"multicast", "multicast_group", b"multicast_group", "multicast_port", b"multicast_port", "name", b"name", "paper", b"paper", "payload", b"payload", "pool_base", b"pool_base", "state", b"state", "window", b"window", "wire", b"wire", "world_size", b"world_size"]) -> None: ...
 
 global___Job = Job
 

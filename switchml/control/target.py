@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from switchml.protocol.messages import FLOAT32
+
 DEFAULT_PAYLOAD = 1024
 DEFAULT_WINDOW = 512
 
@@ -24,6 +26,8 @@ class TargetDescription:
     payloads: tuple[int, ...] = ()  # bytes a packet that the switch takes; () = all sizes up to max_payload
     ip_multicast: bool = True  # it can send results to an IP multicast group
     mac: int = 0  # of the data port; 0 = unknown
+    proves_addresses: bool = False  # a UDP worker with a ticket counts once it has shown it from its address
+    wires: tuple[str, ...] = (FLOAT32,)  # that it knows
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class WorkerProgram:
     transport: str  # "udp" or "shm"
     address: str  # dotted IPv4; "" for shm
     port: int  # 0 for shm
-    ticket: str  # what the worker shows when it attaches to shared memory
+    ticket: str  # what the worker shows to attach to shared memory, or in its probes (protocol/probes.py); "" = nothing
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class JobProgram:
     multicast_group: str  # "" = none
     multicast_port: int
     any_number: bool = False  # packets carry job numbers of the workers' own; the sender tells the job
+    wire: str = FLOAT32  # the narrowest elements of its packets
 
 
 @dataclass(frozen=True)

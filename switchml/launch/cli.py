@@ -21,6 +21,7 @@ from switchml.cli_options import (
     TlsCert,
     TlsKey,
     Window,
+    Wire,
 )
 from switchml.launch.plan import LOOPBACK, Faults, Nodes, RunPlan
 
@@ -56,6 +57,7 @@ def run(
         ),
     ] = 0,
     window: Window = 0,
+    wire: Wire = "",
     pipeline: EmulatedPipeline = NATIVE,
     loss: Loss = 0.0,
     duplicate: Duplicate = 0.0,
@@ -92,6 +94,7 @@ def run(
         transport=transport,
         payload=payload,
         window=window,
+        wire=wire,
         pipeline=pipeline,
         faults=Faults(loss, duplicate, reorder, seed),
     )

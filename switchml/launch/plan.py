@@ -11,6 +11,7 @@ from pathlib import Path
 from switchml.cli_options import NATIVE
 from switchml.control.tls import TlsFiles
 from switchml.errors import UsageError
+from switchml.protocol.messages import WIRES
 
 LOOPBACK = "127.0.0.1"
 TRANSPORTS = ("auto", "udp", "shm")
@@ -61,6 +62,7 @@ class RunPlan:
     transport: str = "auto"
     payload: int = 0
     window: int = 0
+    wire: str = ""  # "" = float32
     pipeline: str = NATIVE  # of a switch of our own: this, or a P4 program's file
     faults: Faults = field(default_factory=Faults)
 
@@ -82,6 +84,8 @@ class RunPlan:
             )
         if self.transport not in TRANSPORTS:
             raise UsageError(f"transport {self.transport!r}: use one of {', '.join(TRANSPORTS)}")
+        if self.wire and self.wire not in WIRES:
+            raise UsageError(f"wire {self.wire!r}: use one of {', '.join(WIRES)}")
         for name in ("loss", "duplicate", "reorder"):
             probability = getattr(self.faults, name)
             if not 0 <= probability < 1:
@@ -140,6 +144,7 @@ class RunPlan:
             "SWITCHML_TRANSPORT": "" if self.transport == "auto" else self.transport,
             "SWITCHML_PAYLOAD": str(self.payload or ""),
             "SWITCHML_WINDOW": str(self.window or ""),
+            "SWITCHML_WIRE": self.wire,
             # torch's launcher does the same, with a warning that fills the screen.
             "OMP_NUM_THREADS": "1" if self.workers > 1 and "OMP_NUM_THREADS" not in os.environ else "",
         }

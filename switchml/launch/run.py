@@ -6,6 +6,7 @@ import contextlib
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing_extensions import override
 from switchml.cli_options import NATIVE
 from switchml.closing import Closing
 from switchml.control import embedded
+from switchml.control.named_switches import parse_switches
 from switchml.errors import SwitchMLError
 from switchml.launch.plan import LOOPBACK, Faults, RunPlan
 from switchml.launch.screen import Progress, summary
@@ -130,11 +132,11 @@ def emulator(faults: Faults, pipeline: str = NATIVE) -> list[str]:
 
 
 class _Readings(Closing):
-    """The switch's counters, read over its control service. A switch that does not answer is asked again later."""
+    """The switches' counters together, read over their control services. One that does not answer is asked again later."""
 
     def __init__(self, address: str, token: str, tls: TlsFiles, world_size: int) -> None:
         self._address, self._token, self._tls = address, token, tls
-        self._client: ControlClient | None = None
+        self._clients: dict[str, ControlClient] = {}
         self._meter: Meter | None = None
         self._world_size = world_size
         self.take()
@@ -155,15 +157,18 @@ class _Readings(Closing):
 
     @override
     def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
+        for client in self._clients.values():
+            client.close()
 
     def _ask(self) -> dict[str, int]:
         # gRPC is loaded once the training runs: a fork with its threads around is not safe.
         from switchml.control.client import ControlClient
 
-        if self._client is None:
-            self._client = ControlClient(
-                self._address, token=self._token, timeout=_ANSWER, tls=self._tls.client()
-            )
-        return self._client.status().counters
+        total: Counter[str] = Counter()
+        for one in parse_switches(self._address):
+            if one.address not in self._clients:
+                self._clients[one.address] = ControlClient(
+                    one.address, token=self._token, timeout=_ANSWER, tls=self._tls.client()
+                )
+            total.update(self._clients[one.address].status().counters)
+        return total

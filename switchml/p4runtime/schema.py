@@ -244,7 +244,10 @@ class Schema:
             action = self.actions.by_id.get(reference.id)
             if action is None:
                 raise invalid(f"P4Info: table {name}: no action {reference.id:#x}")
-            actions[reference.id] = (action, p4info_pb2.ActionRef.Scope.Name(reference.scope))
+            actions[reference.id] = (
+                action,
+                _named(p4info_pb2.ActionRef.Scope, reference.scope, f"table {name}"),
+            )
         return TableInfo(
             id=table.preamble.id,
             name=name,
@@ -272,7 +275,14 @@ class Schema:
 
 def meter_kind(meter: Any) -> str:
     """The type by name: TWO_RATE_THREE_COLOR or another."""
-    return str(p4info_pb2.MeterSpec.Type.Name(meter.spec.type))
+    return _named(p4info_pb2.MeterSpec.Type, meter.spec.type, f"meter {meter.preamble.name}")
+
+
+def _named(enum: Any, number: int, where: str) -> str:
+    """The name of a number in an enumeration."""
+    if number not in enum.values():
+        raise invalid(f"P4Info: {where}: {number} is none of {', '.join(enum.keys())}")
+    return str(enum.Name(number))
 
 
 def _digest_fields(spec: Any, type_info: Any) -> tuple[str, ...]:

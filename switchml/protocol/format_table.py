@@ -43,7 +43,12 @@ def header_table() -> str:
 def message_table() -> str:
     """One row per message type."""
     rows = (
-        (str(kind.code), f"`{kind.name}`", "elements" if kind.has_payload else "none", kind.meaning)
+        (
+            str(kind.code),
+            f"`{kind.name}`",
+            f"int{kind.lane_bits} each" if kind.lane_bits else "none",
+            kind.meaning,
+        )
         for kind in messages.MESSAGE_TYPES
     )
     return markdown(("`msg_type`", "name", "payload", "meaning"), rows)

@@ -45,7 +45,13 @@ class Header(NamedTuple):
         int, Field(8, "exponent; the switch answers with the maximum over the workers", signed=True)
     ] = 0
     e1: Annotated[
-        int, Field(8, "second exponent, treated like the first; with `to_one` a rank, as uint8", signed=True)
+        int,
+        Field(
+            8,
+            "second exponent, treated like the first; with `to_one` a rank, as uint8; in a result of narrow lanes: bits they are"
+            " shifted by",
+            signed=True,
+        ),
     ] = 0
 
 

@@ -14,22 +14,30 @@ class MessageType(NamedTuple):
     """A message type.
 
     Attributes:
-        has_payload: its packets carry elements.
+        lane_bits: of an element in its packets; 0 where they carry none.
+        wire: name of the wire whose floating point sums travel so; "" for none.
+        hardware: True where the P4 program knows it; the others are for software switches.
     """
 
     name: str
     code: int
-    has_payload: bool
+    lane_bits: int
     meaning: str
+    wire: str = ""
+    hardware: bool = True
 
 
 MESSAGE_TYPES: tuple[MessageType, ...] = (
-    MessageType("SUM", 1, True, "int32 elements to be added; the answer carries the sums"),
-    MessageType("EXPONENTS", 2, False, "no elements: only the maximum of the exponents is wanted"),
-    MessageType("PROBE", 3, False, "the switch answers a worker it knows, by unicast and, where the job has a"
-                " multicast group, by multicast: which of the two paths work?"),
-    MessageType("ABSENT", 4, False, "this worker's elements of a `SUM` chunk are all 0; as an answer: all are, or, with `to_one`,"
+    MessageType("SUM", 1, 32, "int32 elements to be added; the answer carries the sums", "float32"),
+    MessageType("EXPONENTS", 2, 0, "no elements: only the maximum of the exponents is wanted"),
+    MessageType("PROBE", 3, 0, "the switch answers a worker it knows, by unicast and, where the job has a"
+                " multicast group, by multicast: which of the two paths work? Whose address is not proven yet is sent a"
+                " challenge (below)"),
+    MessageType("ABSENT", 4, 0, "this worker's elements of the chunk are all 0; as an answer: all are, or, with `to_one`,"
                 " another worker gets them"),
+    MessageType("SUM16", 6, 16, "int16 lanes, added up as int32; the answer carries the sums shifted back into lanes, and in `e1`"
+                " by how many bits", "int16", hardware=False),
+    MessageType("SUM8", 7, 8, "the same with int8 lanes", "int8", hardware=False),
 )  # fmt: skip
 
 
@@ -56,6 +64,24 @@ SUM = _code("SUM")
 EXPONENTS = _code("EXPONENTS")
 PROBE = _code("PROBE")
 ABSENT = _code("ABSENT")
+SUM16 = _code("SUM16")
+SUM8 = _code("SUM8")
+
+UNKNOWN_TYPE = -1
+LANE_BITS: tuple[int, ...] = tuple(
+    next((message.lane_bits for message in MESSAGE_TYPES if message.code == code), UNKNOWN_TYPE)
+    for code in range(16)
+)
+"""By message type: bits of an element, 0 for none, UNKNOWN_TYPE where there is no such type."""
+
+FLOAT32 = "float32"
+WIRES = {message.wire: message for message in MESSAGE_TYPES if message.wire}
+"""What floating point sums may travel as, by name: the message type of their elements. FLOAT32 is the default."""
+
+
+def wire_lanes(wire: str) -> int:
+    """How many elements of a wire take the place of an int32."""
+    return 8 * ELEMENT_BYTES // WIRES[wire].lane_bits
 
 
 def size_code(payload: int) -> int:

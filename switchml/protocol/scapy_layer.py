@@ -23,12 +23,12 @@ from switchml.protocol.header import Field
 
 PORTS = range(messages.UDP_PORT_FIRST, messages.UDP_PORT_LAST + 1)
 
-_WITH_PAYLOAD = {kind.code for kind in messages.MESSAGE_TYPES if kind.has_payload}
+_WITH_PAYLOAD = {kind.code for kind in messages.MESSAGE_TYPES if kind.lane_bits}
 _PAYLOADS = {size.code: size.payload for size in messages.PAYLOAD_SIZES}
 
 
 class Elements(FieldListField):
-    """The int32 elements: as many as `size` says and the packet has."""
+    """The int32 elements, or the words that narrow lanes lie in: as many as `size` says and the packet has."""
 
     @override
     def getfield(self, pkt: Packet, s: bytes) -> tuple[bytes, list[int]]:

@@ -12,7 +12,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.nftables.main import NFTables
 
 from switchml.errors import TestbedError
-from switchml.testbed.shape import LinkShape
+from switchml.testbed.shape import LEAST_QUEUE_BYTES, LinkShape
 
 _LOSS_STEPS = 1_000_000
 
@@ -29,7 +29,9 @@ def shape_egress(route: IPRoute, index: int, shape: LinkShape) -> None:
     """Delay and limit what leaves interface `index`."""
     parent: dict[str, Any] = {}
     if shape.rate:
-        route.tc("add", "tbf", index, 0x1_0000, rate=shape.rate // 8, burst=shape.burst, limit=shape.queue)
+        # A train counts as one packet: where it is as long as the queue, all of it is dropped or nothing.
+        burst = max(LEAST_QUEUE_BYTES, min(shape.burst, shape.queue // 4))
+        route.tc("add", "tbf", index, 0x1_0000, rate=shape.rate // 8, burst=burst, limit=shape.queue)
         parent = {"parent": 0x1_0001}
     if shape.delay:
         packets = max(1000, shape.queue // 64)

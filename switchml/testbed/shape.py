@@ -9,7 +9,8 @@ from switchml.errors import TestbedError
 # The longest train of a UDP or TCP segmentation offload is 64 KiB of payload and up to 64 headers. A bucket
 # that holds it lets tbf pass it whole; a smaller one makes the kernel cut every train into packets.
 TRAIN_BYTES = 72 * 1024
-QUEUE_BYTES = 4 * 1024 * 1024
+QUEUE_BYTES = 256 * 1024
+LEAST_QUEUE_BYTES = 1600
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,8 @@ class LinkShape:
     Attributes:
         rate: bits a second, counted by tbf over Ethernet frames without preamble, checksum and gap; 0 = unshaped.
         burst: bytes that may pass at once after idling: the figures of a run shorter than some hundred bursts are
-            flattered by burst / bytes. At least `TRAIN_BYTES`, or segmentation trains are cut.
-        queue: bytes that may wait. The slot protocol never has more than window * (payload + 52) bytes on their
-            way to one receiver, so a queue of that size cannot drop; the default holds a window of 512 packets of
-            1 KiB seven times over.
+            flattered by burst / bytes. Below `TRAIN_BYTES` segmentation trains are cut. At most a quarter of the queue.
+        queue: bytes that may wait; what comes on top is dropped. A port of a switch has 64 KiB to some MiB.
         loss: probability that a packet entering an interface is dropped (each direction on its own).
         delay: seconds added to each direction; needs the kernel's netem.
 
@@ -37,8 +36,10 @@ class LinkShape:
     delay: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.rate < 0 or self.burst <= 0 or self.queue < self.burst:
-            raise TestbedError(f"{self}: the rate must not be negative and the queue must hold a burst")
+        if self.rate < 0 or self.burst <= 0 or self.queue < LEAST_QUEUE_BYTES:
+            raise TestbedError(
+                f"{self}: the rate must not be negative and the queue must hold {LEAST_QUEUE_BYTES} bytes, an Ethernet frame"
+            )
         if self.rate // 8 > 0xFFFF_FFFF:
             raise TestbedError(f"{self.rate} bit/s: rates above 34 Gbit/s are not supported")
         if not 0.0 <= self.loss < 1.0:

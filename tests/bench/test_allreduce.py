@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from switchml.bench.allreduce import Plan, measure, steps
-from switchml.bench.limits import SHAPED, goodput_limit, ring_limit
+from switchml.bench.limits import SHAPED, goodput_limit, ring_limit, spread_limit
 from switchml.bench.report import build_table, closing, heading
 from switchml.bench.results import Measurement, Spread, with_ratios
 from switchml.bench.systems.catalogue import BASELINES, VARIANTS, Entry, find, variants_of
@@ -95,6 +95,8 @@ def test_a_failure_in_the_middle_ends_everything(fake: Callable[..., Entry]) -> 
         ({"sizes": [2]}, "one element"),
         ({"baselines": []}, "nothing to measure"),
         ({"shape": LinkShape(rate=10**9), "switch": "127.0.0.1:1"}, "--switch"),
+        ({"switches": "some"}, "hub, one, each"),
+        ({"switches": "each", "switch": "127.0.0.1:1"}, "--switches places"),
         ({"baselines": [BASELINES["mpi-shm"]], "shape": LinkShape(rate=10**9)}, "one host"),
         ({"variants": [VARIANTS["shm"]], "shape": LinkShape(rate=10**9)}, "one host"),
         ({"baselines": [BASELINES["mpi-tcp"]], "dtype": "bfloat16"}, "bfloat16"),
@@ -209,6 +211,9 @@ def test_the_heading_names_machine_and_network() -> None:
     assert "100 Mbit/s, 1.0000% of packets lost" in lines[1]
     assert "Load average 9.0" in lines[2]
     assert "loopback" in heading(plan([BASELINES["gloo"]]), {**facts, "load_average": 0.0})[1]
+    assert heading(plan([BASELINES["gloo"]], switches="each"), facts)[1].endswith(
+        "; a switch on each worker's host"
+    )
 
 
 def installed(entry: Entry) -> bool:
@@ -238,8 +243,39 @@ def test_our_own_systems_reduce_correctly(name: str) -> None:
     assert one.counters["retransmissions"] >= 0
 
 
+def test_switches_of_a_run_on_loopback() -> None:
+    wanted = plan([], variants=[VARIANTS["auto"]], workers=[3], rounds=1, sizes=[400_000], switches="each")
+    (one,) = measure(wanted, Watcher())
+    assert one.verdict is not None
+    assert one.verdict.wrong == 0
+
+
+def test_limits_by_where_the_switches_are() -> None:
+    link = goodput_limit(10**9, 1024)
+    limits = {
+        (where, workers): spread_limit(10**9, 1024, where, workers) / link
+        for where in ("hub", "one", "each")
+        for workers in (1, 2, 4, 8)
+    }
+    never = float("inf")
+    assert limits == pytest.approx(
+        {
+            **{("hub", workers): 1.0 for workers in (1, 2, 4, 8)},
+            ("one", 1): never,
+            ("one", 2): 1.0,
+            ("one", 4): 1 / 3,
+            ("one", 8): 1 / 7,
+            ("each", 1): never,
+            ("each", 2): 1.0,
+            ("each", 4): 2 / 3,
+            ("each", 8): 4 / 7,
+        }
+    )
+
+
 @pytest.mark.namespaces
-def test_shaped_links_hold_gloo_and_ours_below_their_limits() -> None:
+@pytest.mark.parametrize("switches", ["hub", "one", "each"])
+def test_shaped_links_hold_gloo_and_ours_below_their_limits(switches: str) -> None:
     reason = why_unavailable()
     if reason is not None:
         pytest.skip(f"no testbed here: {reason}")
@@ -247,11 +283,20 @@ def test_shaped_links_hold_gloo_and_ours_below_their_limits() -> None:
         pytest.skip("gloo needs torch")
     shape = LinkShape(rate=200_000_000)
     wanted = plan(
-        [BASELINES["gloo"]], variants=[VARIANTS["udp"]], shape=shape, rounds=1, sizes=[4 << 20], iterations=1
+        [BASELINES["gloo"]],
+        variants=[VARIANTS["udp" if switches == "hub" else "auto"]],
+        workers=[3],
+        shape=shape,
+        switches=switches,
+        rounds=1,
+        sizes=[4 << 20],
+        iterations=1,
     )
     for one in measure(wanted, Watcher()):
         assert one.verdict is not None
         assert one.verdict.wrong == 0
         assert one.of_limit is not None
-        # A bucket's worth may pass unshaped on the way up and on the way down.
-        assert one.of_limit < 1 + 3 * shape.burst / one.size
+        # A bucket's worth may pass unshaped on the way up and on the way down, of what passes the busiest link.
+        assert one.of_limit < 1 + 4 * shape.burst / one.size
+        if one.system != "gloo":
+            assert one.facts["transport"] == {"hub": "udp", "one": "shm", "each": "shm+udp"}[switches]

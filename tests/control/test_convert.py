@@ -29,14 +29,16 @@ from switchml.control.convert import (
 )
 from switchml.control.target import TargetDescription
 
-TARGET = TargetDescription("10.0.0.9", 48864, "socket", 16384, 8192, 256, payloads=(256, 1024))
-OFFER = JoinOffer("digits", 1, 4, "shm", "10.0.0.1", 4711, "ticket", 256, 64, paper=True)
+TARGET = TargetDescription(
+    "10.0.0.9", 48864, "socket", 16384, 8192, 256, payloads=(256, 1024), wires=("int8",)
+)
+OFFER = JoinOffer("digits", 1, 4, "shm", "10.0.0.1", 4711, "ticket", 256, 64, paper=True, wire="int16")
 MEMBERS = (
     MemberStatus(0, "udp", "10.0.0.1", 4711, "ready", 0.5, 0.0),
     MemberStatus(1, "shm", "", 0, "joined", None, None),
 )
 JOB = JobStatus(
-    "digits", 3, 2, "running", 512, 256, 1024, True, "239.1.2.3", 5000, True, MEMBERS, {"chunks_completed": 9}, 12.5
+    "digits", 3, 2, "running", 512, 256, 1024, True, "239.1.2.3", 5000, True, MEMBERS, {"chunks_completed": 9}, 12.5, "int8"
 )  # fmt: skip
 
 
@@ -56,7 +58,7 @@ def test_an_offer_goes_without_its_token_and_comes_with_another_address() -> Non
 
 
 def test_a_layout() -> None:
-    layout = JobLayout(7, 64, 1024, True, "239.83.1.7", 48864, 10.0, 4711)
+    layout = JobLayout(7, 64, 1024, True, "239.83.1.7", 48864, 10.0, 4711, "int8")
     assert layout_from_pb(layout_to_pb(layout)) == layout
 
 

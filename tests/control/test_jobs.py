@@ -35,13 +35,17 @@ from switchml.errors import (
     UsageError,
     WorldSizeMismatchError,
 )
+from switchml.protocol.probes import new_secret, ticket_of_secret
 
 LEASE = 8.0
-TARGET = TargetDescription("127.0.0.1", 48864, "shm", pool_slots=1024, max_payload=16384, max_workers=8)
+TARGET = TargetDescription(
+    "127.0.0.1", 48864, "shm", pool_slots=1024, max_payload=16384, max_workers=8, wires=("float32", "int16")
+)
 
 
-def make_table(pool_slots: int = 1024) -> JobTable:
-    return JobTable(dataclasses.replace(TARGET, pool_slots=pool_slots), lease=LEASE, multicast_octet=17)
+def make_table(pool_slots: int = 1024, *, proves_addresses: bool = False) -> JobTable:
+    target = dataclasses.replace(TARGET, pool_slots=pool_slots, proves_addresses=proves_addresses)
+    return JobTable(target, lease=LEASE, multicast_octet=17)
 
 
 def offer(rank: int, world_size: int = 2, job: str = "a", **other: Any) -> JoinOffer:
@@ -198,6 +202,7 @@ def test_a_wait_has_a_positive_bound(timeout: float) -> None:
         ({"payload": 512}, "rank 1 asks for payload 512, rank 0 for 1024"),
         ({"window": 64}, "rank 1 asks for window 64, rank 0 for 0"),
         ({"paper": True}, "rank 1 asks for paper True, rank 0 for False"),
+        ({"wire": "int16"}, "rank 1 asks for wire int16, rank 0 for float32"),
     ],
 )
 def test_ranks_agree_on_the_layout(changed: dict[str, Any], text: str) -> None:
@@ -207,6 +212,20 @@ def test_ranks_agree_on_the_layout(changed: dict[str, Any], text: str) -> None:
         table.join("a1", offer(1, **changed), 60.0, 0.0)
     # The payload's default and its value are the same layout.
     assert programs(table.join("a1", offer(1, payload=1024), 60.0, 0.0))
+
+
+def test_a_switch_refuses_a_wire_that_it_does_not_know() -> None:
+    with pytest.raises(
+        UsageError, match="wire int8: this switch runs a P4 program, which knows float32 and int16 only"
+    ):
+        make_table().join("a0", offer(0, wire="int8"), 60.0, 0.0)
+
+
+def test_the_program_and_the_layout_say_the_wire() -> None:
+    actions = join_all(make_table(), wire="int16")
+    [program] = programs(actions)
+    layouts = {action.layout.wire for action in actions if isinstance(action, Joined)}
+    assert (program.wire, layouts) == ("int16", {"int16"})
 
 
 def test_two_ranks_do_not_share_a_socket() -> None:
@@ -229,6 +248,21 @@ def test_a_join_does_not_claim_another_jobs_address() -> None:
     assert programs(table.join("b0", offer(0, 1, "b", address="10.0.0.1", port=1001), 60.0, 1.0))
     shared = offer(0, 1, "c", transport="shm", ticket="t", address="10.0.0.1", port=1000)
     assert programs(table.join("c0", shared, 60.0, 1.0))
+
+
+def test_a_claim_that_the_switch_can_test_keeps_nobody_out() -> None:
+    table = make_table(pool_slots=4096, proves_addresses=True)
+    tickets = [ticket_of_secret(new_secret()) for _ in range(4)]
+    with pytest.raises(UsageError, match="needs a ticket to prove its address"):
+        table.join("a0", offer(0, 1), 60.0, 0.0)
+    assert programs(table.join("a0", offer(0, 1, ticket=tickets[0]), 60.0, 0.0))
+    assert programs(table.join("b0", offer(0, 1, "b", address="10.0.0.1", ticket=tickets[1]), 60.0, 0.0))
+    # In one job two ranks at one socket are a mistake, and who cannot prove is not outdone by who has yet to.
+    table.join("c0", offer(0, 2, "c", ticket=tickets[2]), 60.0, 0.0)
+    with pytest.raises(UsageError, match="which is rank 0's"):
+        table.join("c1", offer(1, 2, "c", ticket=tickets[3], port=1000), 60.0, 0.0)
+    with pytest.raises(UsageError, match="which is another job's"):
+        table.join("d0", offer(0, 1, "d", address="10.0.0.1", any_number=True), 60.0, 0.0)
 
 
 def test_the_window_shrinks_to_what_is_free_only_by_default() -> None:

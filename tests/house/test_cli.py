@@ -116,6 +116,17 @@ def test_status_asks_a_running_switch() -> None:
     assert "token" in refused.stderr
 
 
+def test_status_of_several_switches() -> None:
+    from switchml.switch_emulator import Emulator
+
+    with Emulator() as first, Emulator() as second:
+        addresses = [first.control_address, second.control_address]
+        done = _run("status", "--switch", f"{addresses[0]},{addresses[1]}*3", "--json")
+        shown = _run("status", "--switch", ",".join(addresses))
+    assert sorted(json.loads(done.stdout)) == sorted(addresses)
+    assert all(f"switch {address}" in shown.stdout for address in addresses)
+
+
 def test_status_shows_jobs_workers_and_counters() -> None:
     members = (
         MemberStatus(0, "udp", "10.0.0.1", 4711, "ready", 0.5, 1.25),

@@ -61,13 +61,14 @@ def test_workers_are_told_what_differs_from_the_defaults(
         "OMP_NUM_THREADS": "1",
     }
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert RunPlan(script, workers=2, transport="udp", payload=256, window=64).environment(
+    assert RunPlan(script, workers=2, transport="udp", payload=256, window=64, wire="int8").environment(
         "1.2.3.4:5", ""
     ) == {
         "SWITCHML_SWITCH": "1.2.3.4:5",
         "SWITCHML_TRANSPORT": "udp",
         "SWITCHML_PAYLOAD": "256",
         "SWITCHML_WINDOW": "64",
+        "SWITCHML_WIRE": "int8",
     }
 
 

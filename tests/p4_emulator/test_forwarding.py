@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -93,9 +94,53 @@ def test_a_packet_out_leaves_at_once() -> None:
     ports = MemoryPorts()
     with forwarding(Nothing(), ports) as loop:
         time.sleep(0.05)  # the loop sleeps by then
-        loop.transmit(4, b"out")
+        loop.transmit([(4, b"out")])
         until(lambda: bool(ports.sent))
         assert ports.sent[0][:2] == (4, b"out")
+
+
+class Later:
+    """Every frame waits for its turn, and is lost there if it is poison."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._waiting: list[tuple[float, int, bytes]] = []
+
+    def process(self, port: int, frame: bytes) -> list[tuple[int, bytes]]:
+        self._waiting.append((time.monotonic() + self._seconds, port, frame))
+        return []
+
+    def depart(self) -> list[tuple[int, bytes]] | None:
+        if self.until_departure() > 0:
+            return None
+        _, port, frame = self._waiting.pop(0)
+        if frame == b"poison":
+            raise ZeroDivisionError
+        return [(port, frame)]
+
+    def until_departure(self) -> float:
+        return max(0.0, self._waiting[0][0] - time.monotonic()) if self._waiting else math.inf
+
+
+def test_frames_that_wait_leave_when_their_turn_comes() -> None:
+    ports, later = MemoryPorts(), Later(0.1)
+    come = time.monotonic()
+    with Forwarding(ports, later, queues=later) as loop:
+        for data in (b"poison", b"a", b"b"):
+            ports.put(1, data)
+        until(lambda: len(ports.sent) == 2)
+        assert time.monotonic() - come >= 0.1
+        assert [frame.data for frame in ports.sent] == [b"a", b"b"]
+        assert (loop.received, loop.sent, loop.failed) == (3, 2, 1)
+
+
+def test_a_packet_out_wakes_the_loop_for_its_turn() -> None:
+    ports, later = MemoryPorts(), Later(0.0)
+    with Forwarding(ports, later, queues=later) as loop:
+        time.sleep(0.05)  # the loop sleeps by then
+        later.process(4, b"out")
+        loop.transmit([])
+        until(lambda: bool(ports.sent))
 
 
 def test_a_frame_that_is_held_back_leaves_when_nothing_moves() -> None:

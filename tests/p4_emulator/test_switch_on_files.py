@@ -7,8 +7,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from program_builder import ProgramBuilder
 from scapy.layers.l2 import ARP, Ether
 from scapy.utils import rdpcap, wrpcap
 
@@ -23,6 +25,14 @@ pytest.importorskip(
 PROGRAM = Path(__file__).parents[2] / "p4" / "build" / "switchml_64.json"
 STATION_MAC = "02:00:00:00:00:01"
 OURS, ANOTHERS = "10.0.0.254", "10.0.0.2"
+
+
+def everything_to(port: int) -> dict[str, Any]:
+    """A program that sends all frames out by one port."""
+    program = ProgramBuilder()
+    program.simple(("a", 8))
+    program.run([program.assign("standard_metadata", "egress_spec", program.const(port))])
+    return program.build()
 
 
 @pytest.fixture(autouse=True)
@@ -67,3 +77,32 @@ def test_the_command_ends_with_its_files(tmp_path: Path) -> None:
     assert len(rdpcap(str(tmp_path / "all.pcap"))) == 2
     assert f"port 1   -> ARP who has {OURS}? tell 10.0.0.1" in done.stderr
     assert re.search(r"table SwitchIngress.own_address.* miss", done.stderr)
+
+
+def test_queues_drop_what_they_have_no_room_for_and_end_empty(tmp_path: Path) -> None:
+    asked = Ether(src=STATION_MAC, dst="ff:ff:ff:ff:ff:ff") / ARP(
+        hwsrc=STATION_MAC, psrc="10.0.0.1", pdst=ANOTHERS
+    )
+    wrpcap(str(tmp_path / "left_in.pcap"), [asked] * 50)
+    program = tmp_path / "program.json"
+    program.write_text(json.dumps(everything_to(2)))
+    command = [sys.executable, "-m", "switchml.cli", "switch", "--pipeline", str(program), "--json"]
+    options = [
+        "-i",
+        "1@left",
+        "-i",
+        "2@right",
+        "--use-files",
+        "0",
+        "--queue-rate",
+        "20",
+        "--queue-depth",
+        "3",
+    ]
+    done = subprocess.run(
+        [*command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=True
+    )
+    counters = json.loads(done.stdout.splitlines()[-1])
+    left = len(rdpcap(str(tmp_path / "right_out.pcap")))
+    assert left >= 4, "one at once and three that waited, at least"
+    assert (counters["frames_sent"], counters["dropped_queue_full"]) == (left, 50 - left)

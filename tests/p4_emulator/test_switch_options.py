@@ -19,10 +19,18 @@ def refused(*arguments: str) -> str:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["-i", "1@veth0"], ["--use-files", "0"], ["--capture", "x.pcap"], ["--trace"], ["--p4info", "x"]],
+    [
+        *(["-i", "1@veth0"], ["--use-files", "0"], ["--capture", "x.pcap"], ["--trace"], ["--p4info", "x"]),
+        *(
+            ["--queue-rate", "100"],
+            ["--port-rate", "100"],
+            ["--queue-depth", "9"],
+            ["--priority-queues", "8"],
+        ),
+    ],
 )
 def test_the_native_pipeline_has_no_ports_of_its_own(arguments: list[str]) -> None:
-    assert f"{arguments[0]} is for P4 programs" in refused(*arguments)
+    assert re.search(f"{arguments[0]}.* is for P4 programs", " ".join(refused(*arguments).split()))
 
 
 def test_no_program_needs_ports() -> None:
@@ -40,6 +48,11 @@ def test_workers_need_a_program_with_p4info(tmp_path: Path) -> None:
     (tmp_path / "bare.p4info.txtpb").write_text("this is no P4Info {")
     pytest.importorskip("google.rpc.status_pb2", reason="the extra p4runtime is not installed")
     assert "no P4Info" in refused("--pipeline", str(program))
+
+
+def test_queues_that_cannot_be_are_refused() -> None:
+    assert "1 to 32 queues" in refused("--pipeline", "none", "--priority-queues", "33")
+    assert "lets nothing through" in refused("--pipeline", "none", "--queue-depth", "0")
 
 
 def test_ports_are_checked_before_anything_starts() -> None:

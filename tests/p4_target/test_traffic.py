@@ -257,7 +257,7 @@ def test_a_packet_out_goes_through_the_pipeline(builder: Any) -> None:
     switch.packet_out(b"\x03....first", {})
     assert switch.process(1, b"\x04....second") == [(3, b"\x03....first"), (4, b"\x04....second")]
     sent: list[tuple[int, bytes]] = []
-    switch.on_transmit(lambda port, frame: sent.append((port, frame)))
+    switch.on_transmit(sent.extend)
     switch.packet_out(b"\x05....third", {})
     assert sent == [(5, b"\x05....third")]
 

@@ -27,6 +27,19 @@ def test_the_highest_id_is_the_primary_and_everyone_hears_of_it() -> None:
     assert not arbiter.is_primary("", 5)
 
 
+def test_roles_are_remembered_up_to_a_number() -> None:
+    arbiter = Arbiter(1, max_roles=3)
+    for role in ("one", "two"):
+        arbiter.update(role, 1, role, 5)
+        arbiter.disconnect(role)
+    for role in ("three", "x" * 256):
+        with pytest.raises(RuntimeRequestError, match="3 roles of up to 255 characters") as refused:
+            arbiter.update("more", 1, role, 5)
+        assert refused.value.code == "RESOURCE_EXHAUSTED"
+    assert not arbiter.has_role("three")
+    assert told(arbiter.update("again", 1, "one", 4)) == {"again": (5, "NOT_FOUND")}
+
+
 def test_no_id_is_never_primary_and_zero_is_an_id() -> None:
     arbiter = Arbiter(1)
     assert told(arbiter.update("a", 1, "", None)) == {"a": (None, "NOT_FOUND")}

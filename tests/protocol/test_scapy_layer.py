@@ -37,7 +37,7 @@ def test_scapy_reads_what_the_codec_writes(fields: header.Header, elements: list
     data = header.build_header(fields) + struct.pack(f">{len(elements)}i", *elements)
     packet = SwitchML(data)
     assert header.Header(*(getattr(packet, name) for name in header.Header._fields)) == fields
-    carries = {kind.code: kind.has_payload for kind in messages.MESSAGE_TYPES}.get(fields.msg_type, False)
+    carries = {kind.code: kind.lane_bits for kind in messages.MESSAGE_TYPES}.get(fields.msg_type, 0)
     expected = (
         elements[: messages.PAYLOAD_SIZES[fields.size].payload // messages.ELEMENT_BYTES] if carries else []
     )

@@ -18,7 +18,6 @@ from switchml.errors import CollectiveMismatchError, CollectiveTimeoutError, Swi
 from switchml.torch_backend.discovery import Placement
 from switchml.torch_backend.options import Options
 from switchml.worker.collectives import Call, Collectives
-from switchml.worker.transfer import wanted
 from switchml.worker.window import BLOCKS
 from switchml.worker.work import Work
 
@@ -83,7 +82,9 @@ class StoreWorker(Collectives):
                 with np.errstate(all="ignore"):
                     for first, words in self._all(f"{key}/{segment}", mine, limit):
                         total[first : first + words.size] += words
-                part.destination[...] = total[wanted(self.rank, part.count, part.part, part.origin)]
+                if part.rounding.feedback:
+                    part.source[...] = 0  # nothing is rounded here
+                part.destination[...] = total[part.share.of(slice(0, part.count))]
                 strategy.store(segment, 0)
             call.finish()
 
@@ -169,6 +170,7 @@ class StoreJobs:
         """As `switchml.torch_backend.membership.join_switch`."""
         job = dist.PrefixStore(placement.job, self._store)
         worker = StoreWorker(job, placement.rank, self._world_size, timeout)
+        worker.wire = options.wire
         self.workers[placement.rank] = worker
         return worker
 

@@ -15,17 +15,30 @@ import numpy.typing as npt
 
 from switchml.check.machines import SwitchMachine
 from switchml.protocol.header import HEADER_BYTES, parse_header
-from switchml.protocol.messages import size_code
-from switchml.worker.chunks import build_packet, packet_bytes, result_fits, take_result
-from switchml.worker.recovery import Recovery, expire, new_recovery, packet_sent, sample_round_trip
-from switchml.worker.transfer import wanted
+from switchml.protocol.messages import FLOAT32, WIRES, size_code
+from switchml.worker import congestion as congestion_control
+from switchml.worker.chunks import build_packet, is_answer, packet_bytes, result_bytes, take_result
+from switchml.worker.congestion import FRAMING, Congestion, new_congestion
+from switchml.worker.kernels import NEAREST
+from switchml.worker.recovery import (
+    Recovery,
+    begin_results,
+    estimate,
+    expire,
+    new_recovery,
+    note_result,
+    packet_sent,
+)
+from switchml.worker.transfer import Share
 from switchml.worker.window import (
     RING,
     Window,
     advance,
+    chunk_elements,
     lay,
     mark_sent,
     match,
+    may_leave,
     new_window,
     next_ready,
 )
@@ -38,7 +51,12 @@ _LIMIT = 600_000_000_000
 
 @dataclass(frozen=True)
 class NetworkConditions:
-    """What the network does to each packet: probabilities, and times in nanoseconds."""
+    """What the network does to each packet: probabilities, times in nanoseconds, and each worker's link in both directions.
+
+    Attributes:
+        rate: bytes a second of a link; 0 = no limit.
+        queue: bytes that may wait for it; more are dropped.
+    """
 
     loss: float = 0.0
     duplicate: float = 0.0
@@ -46,40 +64,54 @@ class NetworkConditions:
     delay: int = 20 * _MICROSECOND
     jitter: int = 5 * _MICROSECOND
     reorder_delay: int = 2_000 * _MICROSECOND
+    rate: int = 0
+    queue: int = 0
 
 
 @dataclass(frozen=True)
 class Task:
     """One transfer of every rank. kind: worker.window.BLOCKS (float32) or WORDS (uint32). sources: by rank.
     firsts: WORDS, where each rank's words begin. count: elements in all. part: of a rank's share of the sums; 0: all.
+    seeds: BLOCKS, of each rank's stochastic rounding. feedback: BLOCKS, `sources` are left with what was rounded off them.
     """
 
     kind: int
     count: int
     sources: tuple[Array, ...]
     firsts: tuple[int, ...] = ()
+    seeds: tuple[int, ...] = ()
+    feedback: bool = False
     part: int = 0
 
     def wanted(self, rank: int) -> slice:
-        return wanted(rank, self.count, self.part, 0)
+        return Share(rank, self.part).of(slice(0, self.count))
 
 
 @dataclass
 class _Rank:
     window: Window
     recovery: Recovery
+    congestion: Congestion
     results: list[Array]
     flags: list[Array]
     memory: Array
     descriptor: Array
-    handled: int = 0
+    awake: bool = False
+    retransmissions: int = 0
 
 
 @dataclass
 class VirtualNetwork:
     """One run, of at most `limit` ns of virtual time.
 
-    Attributes after `run`: `now` (ns), `verdicts` (how often the switch gave each), `results(rank)`.
+    Attributes:
+        wire: what float32 blocks travel as.
+        patient: with the timers that a real worker has; otherwise with short ones.
+        late: ns by which the last rank begins after the others.
+        now: ns, as it stands.
+        lost: packets lost by chance.
+        dropped: packets that found a full queue.
+        verdicts: how often the switch gave each.
     """
 
     workers: int
@@ -90,8 +122,12 @@ class VirtualNetwork:
     seed: int
     paper: bool = False
     limit: int = _LIMIT
+    patient: bool = False
+    late: int = 0
+    wire: str = FLOAT32
     now: int = 0
     lost: int = 0
+    dropped: int = 0
     verdicts: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -99,22 +135,28 @@ class VirtualNetwork:
         self._elements = self.payload // 4
         self._events: list[tuple[int, int, int, bytes]] = []
         self._sequence = 0
-        self._switch = SwitchMachine(self.workers, self.window, self._elements, paper=self.paper)
+        self._switch = SwitchMachine(
+            self.workers, self.window, self._elements, paper=self.paper, wire=self.wire
+        )
         self._ranks = [self._new_rank(rank) for rank in range(self.workers)]
+        self._busy_until = [0] * (2 * self.workers)
 
     def _new_rank(self, rank: int) -> _Rank:
         window = new_window(
             rank=rank, workers=self.workers, window=self.window,
-            elements=self._elements, size=size_code(self.payload),
+            elements=self._elements, size=size_code(self.payload), block_kind=WIRES[self.wire].code,
         )  # fmt: skip
-        recovery = new_recovery(
-            initial_timeout=1_000 * _MICROSECOND, floor=200 * _MICROSECOND,
-            quiet_floor=100 * _MICROSECOND, ceiling=50_000 * _MICROSECOND,
+        recovery = new_recovery() if self.patient else new_recovery(
+            first=1_000 * _MICROSECOND, quiet_floor=100 * _MICROSECOND, ceiling=50_000 * _MICROSECOND,
         )  # fmt: skip
+        congestion = new_congestion(packet=HEADER_BYTES + self.payload, slots=self.window)
         results = [np.zeros_like(task.sources[rank], shape=task.count) for task in self.tasks]
-        flags = [np.zeros(max(1, -(-task.count // self._elements)), np.uint8) for task in self.tasks]
+        chunks = [-(-task.count // chunk_elements(window, task.kind)) for task in self.tasks]
+        flags = [np.zeros(max(1, count), np.uint8) for count in chunks]
         memory = np.zeros(HEADER_BYTES + self.payload, np.uint8)
-        state = _Rank(window, recovery, results, flags, memory, np.zeros(self._elements, np.uint32))
+        state = _Rank(
+            window, recovery, congestion, results, flags, memory, np.zeros(self._elements, np.uint32)
+        )
         for index, task in enumerate(self.tasks):
             source = task.sources[rank]
             first = task.firsts[rank] if task.firsts else 0
@@ -122,7 +164,7 @@ class VirtualNetwork:
             entry["kind"], entry["count"], entry["chunks"] = (
                 task.kind,
                 task.count,
-                -(-task.count // self._elements),
+                chunks[index],
             )
             mine = results[index][task.wanted(rank).start :]
             entry["source"], entry["destination"] = source.ctypes.data, mine.ctypes.data
@@ -132,7 +174,12 @@ class VirtualNetwork:
                 first + source.size,
             )
             entry["part"] = task.part
-            entry["deadline"], entry["signature"] = _LIMIT, np.full(4, 7 + index, np.uint32)
+            seed, entry["feedback"] = task.seeds[rank] if task.seeds else NEAREST, task.feedback
+            entry["seed"], entry["deadline"], entry["signature"] = (
+                seed,
+                _LIMIT,
+                np.full(4, 7 + index, np.uint32),
+            )
         window.stream[0]["queued"] = len(self.tasks)
         return state
 
@@ -151,13 +198,16 @@ class VirtualNetwork:
             AssertionError: a transfer failed, or virtual time ran out; the message has the seed.
         """
         for rank in range(self.workers):
-            self._pump(rank)
+            self._wake(rank, self.late if rank == self.workers - 1 else 0)
         while not all(self._finished(rank) for rank in range(self.workers)):
-            timers = [int(rank.recovery[0]["next_expiry"]) for rank in self._ranks]
+            timers = [self._timer(rank) for rank in range(self.workers)]
             soonest = min(timers)
             if self._events and self._events[0][0] <= soonest:
                 self.now, _, place, packet = heapq.heappop(self._events)
-                if place < self.workers:
+                if not packet:
+                    self._ranks[place].awake = True
+                    self._pump(place)
+                elif place < self.workers:
                     self._at_worker(place, packet)
                 else:
                     self._at_switch(place - self.workers, packet)
@@ -167,6 +217,18 @@ class VirtualNetwork:
                 expire(self._ranks[rank].recovery, self._ranks[rank].window, self.now)
                 self._pump(rank)
             assert self.now < self.limit, f"seed {self.seed}: no progress"
+
+    def _wake(self, rank: int, at: int) -> None:
+        self._sequence += 1
+        heapq.heappush(self._events, (at, self._sequence, rank, b""))
+
+    def _timer(self, rank: int) -> int:
+        state = self._ranks[rank]
+        timer = int(state.recovery[0]["next_expiry"])
+        pace = congestion_control.next_leave(state.congestion, self.now)
+        if pace > self.now and next_ready(state.window) >= 0:
+            timer = min(timer, pace)
+        return timer
 
     def _finished(self, rank: int) -> bool:
         window = self._ranks[rank].window
@@ -180,6 +242,14 @@ class VirtualNetwork:
                 self.lost += 1
                 continue
             delay = conditions.delay + int(draw() * conditions.jitter)
+            if conditions.rate:
+                bits = (len(packet) + FRAMING) * 1_000_000_000
+                waits = max(0, self._busy_until[place] - self.now)
+                if waits * conditions.rate + bits > conditions.queue * 1_000_000_000:
+                    self.dropped += 1
+                    continue
+                self._busy_until[place] = self.now + waits + bits // conditions.rate
+                delay += self._busy_until[place] - self.now
             if draw() < conditions.reorder:
                 delay += int(draw() * conditions.reorder_delay)
             self._sequence += 1
@@ -187,12 +257,17 @@ class VirtualNetwork:
 
     def _pump(self, rank: int) -> None:
         state = self._ranks[rank]
+        if not state.awake:
+            return
         lay(state.window)
         while (slot := next_ready(state.window)) >= 0:
+            if not may_leave(state.window, slot, congestion_control.room(state.congestion, self.now)):
+                return
             length = packet_bytes(state.window, slot)
             build_packet(state.window, slot, state.memory, 0)
-            mark_sent(state.window, slot, self.now)
+            state.retransmissions += mark_sent(state.window, slot, self.now, length + FRAMING)
             packet_sent(state.recovery, state.window, slot, self.now)
+            congestion_control.note_sent(state.congestion, state.window, length + FRAMING, self.now)
             self._send(self.workers + rank, state.memory[:length].tobytes())
 
     def _at_worker(self, rank: int, packet: bytes) -> None:
@@ -202,15 +277,23 @@ class VirtualNetwork:
         if slot < 0:
             return
         memory = np.frombuffer(packet, np.uint8)
-        assert result_fits(state.window, slot, memory, 0, len(packet)), (
-            f"seed {self.seed}: rank {rank} got a result of another kind"
-        )
+        assert is_answer(state.window, slot, memory, 0), f"seed {self.seed}: rank {rank} got another kind"
+        assert len(packet) == result_bytes(state.window, memory, 0)
         agrees = take_result(state.window, slot, header.e0, memory, 0, state.descriptor)
         assert agrees, f"seed {self.seed}: rank {rank} saw a mismatch"
-        sample_round_trip(state.recovery, state.window, slot, self.now)
+        if begin_results(state.recovery, self.now):
+            congestion_control.note_stall(state.congestion, self.now)
+        sample = note_result(state.recovery, state.window, slot, self.now)
+        congestion_control.note_result(state.congestion, state.window, slot, sample, self.now)
         advance(state.window, slot, header.e0)
+        if sample > 0:
+            estimate(state.recovery, sample)
+        congestion_control.end_results(
+            state.congestion, state.window, int(state.recovery[0]["lost"]), self.now
+        )
         # The exact exchange itself is the stream's; here it only must not hold up what follows.
         state.window.transfers["released"] = 1
+        expire(state.recovery, state.window, self.now)
         self._pump(rank)
 
     def _at_switch(self, rank: int, packet: bytes) -> None:

@@ -47,9 +47,10 @@ class Bench:
         before = self.target.counters()
         self.sockets[worker].send(packet)
         deadline = time.monotonic() + 30
-        while (after := self.target.counters())["packets_received"] == before["packets_received"]:
+        while self.target.counters()["packets_received"] == before["packets_received"]:
             assert time.monotonic() < deadline, "the packet did not come through"
             time.sleep(0.001)
+        after = self.target.between_packets(self.target.counters)
         changed = {name: after[name] - before[name] for name in after if after[name] != before[name]}
         assert changed.pop("packets_received") == 1
         assert changed.pop("bytes_received", 0) == len(packet)

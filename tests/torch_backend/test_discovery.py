@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch.distributed as dist
 
 from switchml.control.tls import TlsFiles
-from switchml.errors import InvalidTokenError, JoinError, JoinTimeoutError, SwitchUnreachableError
+from switchml.errors import (
+    InvalidTokenError,
+    JoinError,
+    JoinTimeoutError,
+    PortInUseError,
+    SwitchUnreachableError,
+    UsageError,
+)
 from switchml.torch_backend import rendezvous
-from switchml.torch_backend.discovery import Placement, find_switch
-from switchml.torch_backend.embedded_switch import EmbeddedSwitches
+from switchml.torch_backend.discovery import Placement, find_switches
+from switchml.torch_backend.embedded_switch import EmbeddedSwitches, SwitchAddress
+from switchml.torch_backend.host_address import Hosts
 from switchml.torch_backend.options import Options
 
 
 class Running:
-    address = "127.0.0.1:7"
     token = "token of the embedded one"
 
-    def __init__(self) -> None:
+    def __init__(self, host: str) -> None:
+        self.address = f"{host}:7"
         self.closed = False
 
     def close(self) -> None:
@@ -31,31 +40,42 @@ class Running:
 class Ranks:
     """Each rank a thread with an embedded-switch registry of its own, as if it were a process."""
 
-    def __init__(self, error: Exception | None = None, host: str = "127.0.0.1") -> None:
-        self.host = host
+    def __init__(
+        self, error: Exception | None = None, hosts: Sequence[str] = ("127.0.0.1",), fails: str = ""
+    ) -> None:
+        """hosts: addresses, by rank, the last of all ranks beyond. error: at the start of a switch on host `fails`, "" = all."""
+        self.hosts = hosts
         self.store = dist.HashStore()
         self.error = error
+        self.fails = fails
         self.running: list[Running] = []
         self.registries: dict[int, EmbeddedSwitches] = {}
 
     def start(self, host: str, tls: TlsFiles) -> Running:
-        if self.error is not None:
+        if self.error is not None and self.fails in ("", host):
             raise self.error
-        self.running.append(Running())
-        return self.running[-1]
+        running = Running(host)
+        self.running.append(running)
+        return running
+
+    def first_ranks(self) -> list[int]:
+        return [self.hosts.index(host) for host in dict.fromkeys(self.hosts)]
+
+    def address_of(self, rank: int) -> str:
+        return self.hosts[min(rank, len(self.hosts) - 1)]
 
     def find(self, ranks: list[int], world_size: int, timeout: float = 10.0, **options: Any) -> list[Any]:
         """By rank: its placement, or what it raised."""
 
         def one(rank: int) -> Placement | Exception:
             try:
-                return find_switch(
+                return find_switches(
                     self.store,
                     rank,
                     world_size,
                     group="group",
                     options=Options(**options),
-                    host=self.host,
+                    hosts=lambda: cast(Hosts, self),
                     timeout=timeout,
                     embedded=self.registries.setdefault(rank, EmbeddedSwitches(self.start)),
                 )
@@ -71,9 +91,16 @@ def test_all_ranks_get_the_switch_of_rank_0() -> None:
     assert [place.rank for place in places] == [0, 1, 2]
     assert {place.world_size for place in places} == {3}
     assert len({place.job for place in places}) == 1
-    assert {(place.switch.address, place.switch.token, place.switch.embedded) for place in places} == {
-        ("10.1.1.1:50551", "t", False)
-    }
+    assert {place.switches for place in places} == {(SwitchAddress("10.1.1.1:50551", "t", False),)}
+
+
+def test_several_named_switches_and_their_shares() -> None:
+    places = Ranks().find([0, 1], 2, switch="10.1.1.1:50551*3,10.1.1.2", token="t")
+    named = SwitchAddress("10.1.1.1:50551", "t", False, 3), SwitchAddress("10.1.1.2", "t", False, 1)
+    assert {place.switches for place in places} == {named}
+    assert places[1].addresses == "10.1.1.1:50551,10.1.1.2"
+    errors = Ranks().find([0, 1], 2, switch="a:1,a:1")
+    assert [type(error) for error in errors] == [UsageError] * 2
 
 
 def test_without_a_switch_rank_0_starts_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,11 +108,35 @@ def test_without_a_switch_rank_0_starts_one(monkeypatch: pytest.MonkeyPatch) -> 
     ranks = Ranks()
     places = ranks.find([0, 1, 2], 3)
     assert len(ranks.running) == 1
-    assert {(place.switch.address, place.switch.token) for place in places} == {
-        (Running.address, Running.token)
-    }
+    assert {place.switches for place in places} == {(SwitchAddress("127.0.0.1:7", Running.token, True),)}
     # A subgroup's rank 0 in another process knows it too.
-    assert ranks.registries[2].acquire("127.0.0.1") == places[0].switch
+    assert ranks.registries[2].acquire("127.0.0.1") == places[0].switches[0]
+
+
+def test_on_several_hosts_each_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SWITCHML_SWITCH", raising=False)
+    ranks = Ranks(hosts=["10.0.0.1", "10.0.0.2", "10.0.0.1", "10.0.0.3"])
+    places = ranks.find([0, 1, 2, 3], 4)
+    assert {place.addresses for place in places} == {"10.0.0.1:7,10.0.0.2:7,10.0.0.3:7"}
+    assert len(ranks.running) == 3
+    # A subgroup's first rank on a host, in another process, takes the one that is there.
+    assert ranks.registries[2].acquire("10.0.0.1") == places[0].switches[0]
+    for place in places:
+        ranks.registries[place.rank].release(*place.switches)
+    ranks.registries[2].release(*places[0].switches)
+    assert all(running.closed for running in ranks.running)
+
+
+def test_the_reason_of_one_host_reaches_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SWITCHML_SWITCH", raising=False)
+    hosts = ["10.0.0.1", "10.0.0.2", "10.0.0.2"]
+    ranks = Ranks(PortInUseError("taken"), hosts=hosts, fails="10.0.0.2")
+    errors = ranks.find([0, 1, 2], 3)
+    assert [type(error) for error in errors] == [PortInUseError] * 3
+    assert str(errors[1]) == "taken"
+    assert all("rank 1 of the group has no switch to offer: taken" in str(errors[rank]) for rank in (0, 2))
+    assert all(running.closed for running in ranks.running)
+    assert all(registry._shared == {} for registry in ranks.registries.values())
 
 
 def test_two_groups_of_one_name_have_two_jobs() -> None:
@@ -109,7 +160,7 @@ def test_an_error_of_no_type_of_ours_is_a_join_error_elsewhere(monkeypatch: pyte
 
 def test_without_an_address_all_are_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SWITCHML_SWITCH", raising=False)
-    errors = Ranks(host="").find([0, 1], 2)
+    errors = Ranks(hosts=[""]).find([0, 1], 2)
     assert [type(error) for error in errors] == [SwitchUnreachableError] * 2
     assert all("SWITCHML_SWITCH=host:port" in str(error) for error in errors)
 

@@ -14,6 +14,7 @@ import pytest
 
 from switchml.control import embedded
 from switchml.protocol import jit
+from switchml.switch_emulator import Emulator
 from switchml.torch_backend.routing import ROUTES
 
 RANDOM_UID = 1_004_711
@@ -47,6 +48,15 @@ def test_a_healthy_machine_and_a_secret_that_stays_one() -> None:
     assert jit.DISABLED or named(report, "system")["compiled code"]["text"].startswith("kept in /")
     assert [one["ok"] for one in named(report, "transports").values()] == [True] * 3
     assert [len(row["collectives"]) for row in report["routing"]] == [len(route.methods) for route in ROUTES]
+
+
+def test_of_several_switches_the_one_that_fails_is_named() -> None:
+    with Emulator() as switch:
+        status, report = doctor("--switch", f"{switch.control_address},127.0.0.1:1", "--timeout", "2")
+        assert named(report, "switch")[switch.control_address]["ok"]
+        assert named(report, "transports")[f"{switch.control_address}: UDP"]["ok"]
+    assert status == 1
+    assert named(report, "switch")["127.0.0.1:1"]["ok"] is False
 
 
 AS_NOBODY = """

@@ -7,6 +7,7 @@ import os
 import pytest
 
 from switchml.control.tls import TlsFiles
+from switchml.torch_backend import embedded_switch
 from switchml.torch_backend.embedded_switch import EmbeddedSwitches, SwitchAddress
 
 
@@ -64,10 +65,28 @@ def test_a_switch_of_another_process_is_used_and_not_closed() -> None:
     switches = EmbeddedSwitches(start)
     told = SwitchAddress("10.0.0.9:50551", "secret", embedded=True)
     switches.adopt(told)
-    assert switches.acquire("10.0.0.1") == told
+    assert switches.acquire("10.0.0.9") == told
     switches.release(told)
     switches.release(told)
     assert switches.acquire("own").address == "own:0"
+
+
+def test_a_host_uses_its_own_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = ("10.0.0.2", "10.1.0.2")
+    monkeypatch.setattr(
+        embedded_switch, "local_address_towards", lambda address: address if address in mine else "10.0.0.2"
+    )
+    start = Starter()
+    switches = EmbeddedSwitches(start)
+    told = [SwitchAddress(f"10.0.0.{host}:50551", f"{host}", embedded=True) for host in (1, 2, 3)]
+    for switch in told:
+        switches.adopt(switch)
+    assert switches.acquire("10.0.0.2") == told[1]
+    assert switches.acquire("10.1.0.2") == told[1], "by another of the host's addresses"
+    assert switches.acquire("127.0.0.1") == told[1], "for a group of this host alone"
+    switches.release(*told, *[told[1]] * 3)
+    assert switches._shared == {}
+    assert start.started == []
 
 
 def test_a_failed_start_leaves_nothing() -> None:

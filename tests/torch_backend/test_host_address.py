@@ -10,7 +10,7 @@ import torch.distributed as dist
 from switchml.torch_backend import host_address
 from switchml.torch_backend.host_address import (
     HostFacts,
-    address_of_rank_0,
+    Hosts,
     facts_of_this_host,
     local_address_towards,
 )
@@ -80,7 +80,13 @@ OWN = ("172.17.0.1/16", "10.0.0.1/24", "10.1.0.1/24")
     ],
 )
 def test_the_address_that_the_others_reach(own: HostFacts, others: list[HostFacts], address: str) -> None:
-    assert address_of_rank_0(own, others) == address
+    assert Hosts((own, *others)).address_of(0) == address
+    assert Hosts((*others, own)).address_of(len(others)) == address
+
+
+def test_the_first_rank_of_each_host() -> None:
+    machines = ["a", "b", "a", "c", "b"]
+    assert Hosts(tuple(map(facts, machines))).first_ranks() == [0, 1, 3]
 
 
 def test_facts_reach_the_other_ranks() -> None:

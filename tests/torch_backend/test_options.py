@@ -40,15 +40,25 @@ def test_the_environment_gives_the_defaults(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_an_empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SWITCH", "TOKEN", "TRANSPORT", "PAYLOAD", "WINDOW", "TLS_CERT", "TLS_KEY", "TLS_CA"):
+    for name in (
+        "SWITCH",
+        "TOKEN",
+        "TRANSPORT",
+        "PAYLOAD",
+        "WINDOW",
+        "WIRE",
+        "TLS_CERT",
+        "TLS_KEY",
+        "TLS_CA",
+    ):
         monkeypatch.setenv(f"SWITCHML_{name}", " ")
-    assert Options() == Options(switch="", token="", transport="auto", payload=0, window=0)
+    assert Options() == Options(switch="", token="", transport="auto", payload=0, window=0, wire="float32")
     assert not Options().tls
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"transport": "tcp"}, {"payload": -1}, {"window": -1}, {"timeout": timedelta(0)}],
+    [{"transport": "tcp"}, {"payload": -1}, {"window": -1}, {"wire": "int4"}, {"timeout": timedelta(0)}],
 )
 def test_values_that_cannot_be_meant(wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError):

@@ -263,7 +263,11 @@ def switch() -> Iterator[Any]:
 @pytest.mark.parametrize("said", [True, False])
 def test_rank_0_says_how_the_job_reaches_its_switch(launcher: Any, switch: Any, said: bool) -> None:
     ranks = launcher.start(
-        *("only_torch.py", 2), **address(switch), SWITCHML_QUIET=str(int(not said)), SWITCHML_WINDWO="64"
+        *("only_torch.py", 2),
+        **address(switch),
+        SWITCHML_QUIET=str(int(not said)),
+        SWITCHML_WINDWO="64",
+        SWITCHML_WIRE="int8",
     )
     launcher.finish(ranks)
     for number, rank in enumerate(ranks):
@@ -271,7 +275,9 @@ def test_rank_0_says_how_the_job_reaches_its_switch(launcher: Any, switch: Any, 
         lines = [line for line in rank.stderr.splitlines() if " job of 2 ranks " in line]
         assert len(lines) == int(said and number == 0)
         for line in lines:
-            assert re.search(rf"switch at {switch.address}: shm, payload \d+ bytes, window \d+$", line)
+            assert re.search(
+                rf"switch at {switch.address}: shm, payload 1024 bytes, window \d+, wire int8$", line
+            )
         assert rank.stderr.count("is SWITCHML_WINDOW meant?") == 1
 
 

@@ -17,7 +17,6 @@ from store_worker import StoreJobs, on_every_rank
 
 from switchml.torch_backend.cuda.staged import Streams
 from switchml.torch_backend.hooks.averager import Averager
-from switchml.torch_backend.hooks.lanes import WIRES
 from switchml.torch_backend.job_pair import JobPair
 from switchml.torch_backend.options import Options
 
@@ -60,12 +59,10 @@ class Ranks:
                 rank,
                 world_size,
                 timeout=timedelta(seconds=20),
-                options=Options(switch="nowhere:1"),
+                options=Options(switch="nowhere:1", wire=wire),
                 open_worker=open_worker,
             )
-            averager = Averager(
-                jobs, wire=WIRES.get(wire), feedback=feedback, seed=seed, open_streams=self.open_streams
-            )
+            averager = Averager(jobs, feedback=feedback, seed=seed, open_streams=self.open_streams)
             self.averagers.append(averager)
             return body(averager, rank)
 

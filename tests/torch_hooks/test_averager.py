@@ -10,15 +10,15 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is in the extra `torch`")
 
+import numpy as np
 import torch
 
 from switchml.errors import UsageError
+from switchml.torch_backend.hooks.rounded import RoundedBucket
 from switchml.torch_backend.hooks.state import SwitchState
 from switchml.torch_backend.options import Options
 
-WIRES = ["float32", "float16", "int8"]
-# Of the largest value, by which 3 ranks' average may be off.
-SHARE = {"float32": 1e-6, "float16": 2**-10, "int8": 2**-3}
+WIRES = ["float32", "int16", "int8"]
 COUNTS = [1000, 3, 257, 5000]
 
 
@@ -46,17 +46,35 @@ def test_all_ranks_get_the_same_bits_near_the_average(ranks: Any, wire: str, dty
         assert all(torch.equal(averages[0], other) for other in averages)
         assert averages[0].dtype == dtype
         exact = sum(gradient(rank, bucket, step, dtype).double() for rank in range(3)) / 3
-        room = SHARE[wire] + (0.01 if dtype is torch.bfloat16 else 0)
-        assert (averages[0].double() - exact).abs().max() <= room * 4 * (1 + step)
+        room = 0.01 if dtype is torch.bfloat16 else 1e-6
+        assert (averages[0].double() - exact).abs().max() <= room * 4
 
 
-def test_two_runs_give_the_same_bits(ranks: Any) -> None:
-    def body(averager: Any, rank: int) -> Any:
-        return averager.average(0, (), gradient(rank, 0, 0)).wait()
+def test_a_bucket_keeps_what_rounding_took() -> None:
+    bucket = RoundedBucket(3, [0, 1, 2], True)
+    gradient = np.array([1, 2, 3], np.float32)
+    values, first = bucket.next_step(gradient)
+    assert np.array_equal(values, gradient)
+    assert first.feedback
+    values[...] = 0.25  # as the sum leaves it
+    values, second = bucket.next_step(gradient)
+    assert values.tolist() == [1.25, 2.25, 3.25]
+    assert first.seed != second.seed
 
-    first, second = (ranks.run(2, "int8", body)[0] for _ in range(2))
-    assert torch.equal(first, second)
-    assert not torch.equal(first, ranks.run(2, "int8", body, seed=1)[0])
+
+def test_without_feedback_nothing_is_kept() -> None:
+    bucket = RoundedBucket(3, [0, 1, 2], False)
+    gradient = np.ones(3, np.float32)
+    values, rounding = bucket.next_step(gradient)
+    assert values is gradient
+    assert not rounding.feedback
+
+
+def test_the_rounding_repeats_and_differs_over_seed_rank_and_bucket() -> None:
+    keys = [[0, 0, 0], [0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    seeds = [RoundedBucket(1, key, True).next_step(np.ones(1, np.float32))[1].seed for key in keys]
+    assert seeds[0] == seeds[1]
+    assert len(set(seeds)) == 4
 
 
 def test_what_is_kept_belongs_to_a_layout(ranks: Any) -> None:
@@ -69,7 +87,7 @@ def test_what_is_kept_belongs_to_a_layout(ranks: Any) -> None:
             kept.append(averager._buckets[0][1])
         return [kept[0] is kept[1], kept[1] is kept[2]]
 
-    assert ranks.run(2, "float16", body) == [[True, False]] * 2
+    assert ranks.run(2, "int16", body) == [[True, False]] * 2
 
 
 @pytest.mark.parametrize("wire", WIRES)
@@ -87,18 +105,6 @@ def test_an_error_comes_out_of_the_future(ranks: Any, wire: str) -> None:
     assert all("ranks disagree" in said for said in ranks.run(2, wire, body))
 
 
-def test_short_wires_send_less(ranks: Any) -> None:
-    def body(averager: Any, rank: int) -> int:
-        averager.average(0, (), torch.ones(4096)).wait()
-        sent: int = averager.counters()["bytes_sent"]
-        return sent
-
-    whole, half, quarter = (ranks.run(2, wire, body)[0] for wire in WIRES)
-    assert whole == 4 * 4096
-    assert half == whole / 2 + 4096 / 256
-    assert quarter == whole / 4 + 4096 / 256
-
-
 def test_closing_ends_the_threads(ranks: Any) -> None:
     def body(averager: Any, rank: int) -> None:
         averager.average(0, (), torch.ones(1000)).wait()
@@ -113,7 +119,7 @@ def test_closing_ends_the_threads(ranks: Any) -> None:
 
 
 def test_a_state_says_what_it_cannot_use() -> None:
-    with pytest.raises(UsageError, match="float16, int8"):
+    with pytest.raises(UsageError, match="float32, int16, int8"):
         SwitchState(wire="int4")
     with pytest.raises(UsageError, match="init_process_group"):
         SwitchState(options=Options(switch="nowhere:1")).averager()

@@ -120,7 +120,7 @@ def transport_worlds(
     options = dict(TRANSPORTS[request.param])
     if request.param == "no offload":
         monkeypatch.setattr(
-            "switchml.worker.worker.UdpConnection", functools.partial(UdpConnection, offload=False)
+            "switchml.worker.seat.UdpConnection", functools.partial(UdpConnection, offload=False)
         )
         options["switch"] = plain_emulator.control_address
     made = functools.partial(worlds, **options)

@@ -326,7 +326,7 @@ def test_an_unreachable_switch() -> None:
 
 def test_a_data_port_that_does_not_answer(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("switchml.worker.connection._ANSWER_SECONDS", 0.5)
-    monkeypatch.setattr("switchml.worker.connection.PROBE", 9)
+    monkeypatch.setattr("switchml.protocol.probes.PROBE", 9)
     with pytest.raises(SwitchUnreachableError, match="firewall"):
         Worker.join(
             emulator.control_address, job="mute", rank=0, world_size=1, transport="udp", join_timeout=10

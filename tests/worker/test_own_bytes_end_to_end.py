@@ -178,6 +178,24 @@ def test_zeros_are_not_sent(transport_worlds: Any, kind: str) -> None:
         _received(count, 1 + 30, 10 + prologue)
 
 
+@pytest.mark.parametrize("wire", ["int16", "int8"])
+def test_narrow_wires(transport_worlds: Any, wire: str) -> None:
+    """Lanes: absent where they are zero, and for the one that wants them, who learns their shift."""
+    world = transport_worlds(_SIZE, payload=_PAYLOAD, wire=wire)
+    lanes = {"int16": 2, "int8": 4}[wire]
+    given = [_floats(rank, _SIZE * _CHUNKS).reshape(_SIZE, -1) for rank in range(_SIZE)]
+    given[0][:, : 8 * _WORDS] = 0
+    full = world.run(lambda worker: worker.allreduce(given[worker.rank].copy()).wait())[0]
+    results, counts = _moved(world, lambda worker: worker.reduce_scatter(given[worker.rank]).wait())
+    chunks = _CHUNKS // lanes
+    prologue = min(_window(world), _SIZE * chunks)
+    for rank, (result, count) in enumerate(zip(results, counts, strict=True)):
+        assert result.tobytes() == full[rank].tobytes()
+        zeros = _SIZE * 8 // lanes if rank == 0 else 0
+        _sent(count, 1 + _SIZE * chunks - zeros, prologue + zeros)
+        _received(count, 1 + chunks, prologue + (_SIZE - 1) * chunks)
+
+
 def test_workers_by_shared_memory_and_by_udp_together(worlds: Any) -> None:
     world = worlds(
         _SIZE,
@@ -193,18 +211,20 @@ def test_workers_by_shared_memory_and_by_udp_together(worlds: Any) -> None:
         _received(count, 1 + _CHUNKS, prologue + (_SIZE - 1) * _CHUNKS)
 
 
+@pytest.mark.parametrize("wire", ["float32", "int8"])
 @pytest.mark.parametrize("transport", ["shm", "udp"])
-def test_loss_duplication_and_reordering(worlds: Any, transport: str) -> None:
+def test_loss_duplication_and_reordering(worlds: Any, transport: str, wire: str) -> None:
     """A result that was lost comes again with its elements to who wants them, and as a header to the others."""
     with Emulator(faults=new_faults(loss=0.03, duplicate=0.03, reorder=0.03, seed=5)) as faulty:
-        world = worlds(_SIZE, switch=faulty.control_address, transport=transport, payload=_PAYLOAD)
+        world = worlds(_SIZE, switch=faulty.control_address, transport=transport, payload=_PAYLOAD, wire=wire)
         given = [_floats(rank, _SIZE * _CHUNKS).reshape(_SIZE, -1) for rank in range(_SIZE)]
         full = world.run(lambda worker: worker.allreduce(given[worker.rank].copy()).wait())[0]
         results, counts = _moved(world, lambda worker: worker.reduce_scatter(given[worker.rank]).wait())
         gathered = world.run(lambda worker: worker.allgather(given[worker.rank]).wait())
         world.close()
-    prologue = min(_window(world), _SIZE * _CHUNKS)
+    chunks = _CHUNKS // (4 if wire == "int8" else 1)
+    prologue = min(_window(world), _SIZE * chunks)
     for rank, (result, count) in enumerate(zip(results, counts, strict=True)):
         assert result.tobytes() == full[rank].tobytes()
         assert gathered[rank].tobytes() == np.array(given).tobytes()
-        _received(count, 1 + _CHUNKS, prologue + (_SIZE - 1) * _CHUNKS)
+        _received(count, 1 + chunks, prologue + (_SIZE - 1) * chunks)

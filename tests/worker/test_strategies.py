@@ -18,12 +18,11 @@ from switchml.worker.collectives import (
     GatheredBytes,
     Part,
     Pipeline,
-    Share,
     Strategy,
     nothing,
 )
 from switchml.worker.signature import Signature
-from switchml.worker.transfer import Listed, Transfer
+from switchml.worker.transfer import Listed, Share, Transfer
 from switchml.worker.window import BLOCKS, WORDS, TransferRecord
 
 SIGNATURE = Signature("allreduce", "float32", "sum", 10, 1, 5)

@@ -1,8 +1,8 @@
 """The collectives of a process group for tensors on GPUs.
 
-Sums and averages of float32, float16 and bfloat16 are quantized on the GPU (reductions.py). Everything else is copied to
-pinned memory, done by a group of its own as for CPU tensors (on the switch or over gloo, as the routing table says), and
-copied back.
+Sums and averages of float32, float16 and bfloat16 are quantized on the GPU (reductions.py), unless the wire is a narrow one.
+Everything else is copied to pinned memory, done by a group of its own as for CPU tensors (on the switch or over gloo, as the
+routing table says), and copied back.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch._C._distributed_c10d import PrefixStore, Store, Work
 from typing_extensions import override
 
 from switchml.errors import CollectiveTimeoutError
+from switchml.protocol.messages import FLOAT32
 from switchml.torch_backend.cuda.reductions import DeviceReductions, Flight
 from switchml.torch_backend.cuda.side_stream import Gate, Mark
 from switchml.torch_backend.job_pair import JobPair
@@ -129,7 +130,8 @@ class DeviceCollectives:
             reduction = operation(options)
             tensor = outputs[0]
             if (
-                tensor.dtype in _QUANTIZED
+                self._jobs.wire == FLOAT32
+                and tensor.dtype in _QUANTIZED
                 and tensor.layout is torch.strided
                 and reduction in ("sum", "avg")
                 and tensor.numel()

@@ -5,7 +5,7 @@
     model = DistributedDataParallel(module)                     # gloo, NCCL, ...
     model.register_comm_hook(SwitchState(wire="int8"), switchml_hook)
 
-`wire` says what a gradient is on the wire; see `hooks/lanes.py` for what the two short forms mean and what they cost.
+`wire` says what a gradient is on the wire: docs/hooks.md.
 """
 
 from __future__ import annotations

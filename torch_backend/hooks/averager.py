@@ -1,9 +1,8 @@
-"""Averages of a model's buckets over the ranks: whole, in a short wire format, or from a GPU."""
+"""Averages of a model's buckets over the ranks: in float32, rounded for a narrow wire, or from a GPU."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy.typing as npt
@@ -11,13 +10,12 @@ import torch
 from torch.futures import Future
 
 from switchml.errors import UsageError
+from switchml.protocol.messages import FLOAT32
 from switchml.torch_backend.cuda.reductions import DeviceReductions, Flight, OpenStreams, cuda_streams
-from switchml.torch_backend.hooks.lanes import Exponents, Wire
-from switchml.torch_backend.hooks.packed import PackedBucket
+from switchml.torch_backend.hooks.rounded import RoundedBucket
 from switchml.torch_backend.job_pair import JobPair
 from switchml.torch_backend.promise import Promise
 from switchml.torch_backend.tensors import for_reduction, memory_of
-from switchml.worker.work import Work
 
 Array = npt.NDArray[Any]
 
@@ -27,27 +25,15 @@ class Averager:
 
     Args:
         jobs: closed with this.
-        wire: None = float32, by block floating point on the switch.
-        feedback: with a short wire: add what rounding took to the bucket's next gradient.
-        seed: of the stochastic rounding.
-
-    Raises:
-        UsageError: the wire is too short for so many ranks.
+        feedback: on a narrow wire: add what rounding took to the bucket's next gradient.
+        seed: of the stochastic rounding on a narrow wire.
     """
 
     def __init__(
-        self,
-        jobs: JobPair,
-        *,
-        wire: Wire | None,
-        feedback: bool,
-        seed: int,
-        open_streams: OpenStreams = cuda_streams,
+        self, jobs: JobPair, *, feedback: bool, seed: int, open_streams: OpenStreams = cuda_streams
     ) -> None:
-        if wire is not None:
-            wire.limit(jobs.world_size)
-        self._jobs, self._wire, self._feedback, self._seed = jobs, wire, feedback, [seed, jobs.rank]
-        self._buckets: dict[int, tuple[Hashable, PackedBucket]] = {}
+        self._jobs, self._feedback, self._seed = jobs, feedback, seed
+        self._buckets: dict[int, tuple[Hashable, RoundedBucket]] = {}
         self._reductions = DeviceReductions(jobs, open_streams)
 
     def average(self, index: int, layout: Hashable, buffer: torch.Tensor) -> Future[torch.Tensor]:
@@ -61,10 +47,11 @@ class Averager:
         if buffer.is_cuda:
             return self.reduce_on_device(buffer, average=True, value=buffer).future
         promise: Promise[torch.Tensor] = Promise()
-        if self._wire is None:
-            self._whole(buffer, promise)
+        if self._jobs.wire == FLOAT32:
+            flat = for_reduction(buffer, "avg")
+            self._reduce(buffer, flat.array, flat.write_back, promise, dtype=flat.dtype)
         else:
-            self._packed(self._bucket(index, layout, buffer.numel()), buffer, promise)
+            self._rounded(self._bucket(index, layout, buffer.numel()), buffer, promise)
         return promise.future
 
     def counters(self) -> dict[str, int]:
@@ -75,79 +62,57 @@ class Averager:
         """Leave the switch; buckets in flight fail. Idempotent."""
         self._jobs.close()
 
-    def _whole(self, buffer: torch.Tensor, promise: Promise[torch.Tensor]) -> None:
-        flat = for_reduction(buffer, "avg")
-        part = self._jobs.reduce_values(flat.array, "avg", dtype=flat.dtype)
-
-        def finish(_: Sequence[Array]) -> None:
-            if flat.write_back is not None:
-                flat.write_back()
-
-        self._when_done([part], finish, buffer, promise)
-
-    def _bucket(self, index: int, layout: Hashable, count: int) -> PackedBucket:
+    def _bucket(self, index: int, layout: Hashable, count: int) -> RoundedBucket:
         known, bucket = self._buckets.get(index, (None, None))
-        if bucket is None or known != layout or bucket.residual.size != count:
-            assert self._wire is not None
-            bucket = PackedBucket(
-                self._wire, count, self._jobs.world_size, [*self._seed, index], self._feedback
-            )
+        if bucket is None or known != layout or bucket.count != count:
+            bucket = RoundedBucket(count, [self._seed, self._jobs.rank, index], self._feedback)
             self._buckets[index] = layout, bucket
         return bucket
 
-    def _packed(self, bucket: PackedBucket, buffer: torch.Tensor, promise: Promise[torch.Tensor]) -> None:
-        gradient = memory_of(buffer.detach().float())
-        exponents = self._jobs.reduce_exponents(bucket.exponents(gradient), "max")
+    def _rounded(self, bucket: RoundedBucket, buffer: torch.Tensor, promise: Promise[torch.Tensor]) -> None:
+        average = buffer.detach().float()
+        gradient = memory_of(average)
 
-        def send() -> None:
-            try:
-                agreed: Exponents = exponents.wait()
-                exact = bucket.exact(agreed)
-                parts = [self._jobs.reduce_values(bucket.pack(agreed), "sum")]
-                if exact.size:
-                    parts.append(self._jobs.reduce_values(exact, "avg"))
-            except Exception as error:
-                self._jobs.pool.submit(functools.partial(promise.fail, error))
-                return
+        def copy_back() -> None:
+            buffer.copy_(average)
 
-            def finish(results: Sequence[Array]) -> None:
-                bucket.unpack(results[0], agreed, results[1] if exact.size else None, gradient)
-                if gradient.ctypes.data != buffer.data_ptr():
-                    buffer.copy_(torch.from_numpy(gradient))
+        back = None if average.data_ptr() == buffer.data_ptr() else copy_back
+        values, rounding = bucket.next_step(gradient)
+        self._reduce(buffer, values, back, promise, out=gradient, rounding=rounding)
 
-            self._when_done(parts, finish, buffer, promise)
-
-        self._jobs.ordered.submit(send)
-
-    def _when_done(
+    def _reduce(
         self,
-        parts: Sequence[Work],
-        finish: Callable[[Sequence[Array]], None],
         buffer: torch.Tensor,
+        values: Array,
+        write_back: Callable[[], None] | None,
         promise: Promise[torch.Tensor],
+        **options: Any,
     ) -> None:
-        """Once `parts`, of one job, are over: `finish` with their results, and the promise is kept."""
+        """Submit the average of `values`; once it is there, `write_back`, and the promise of `buffer` is kept."""
+        work = self._jobs.reduce_values(values, "avg", **options)
 
         def complete() -> None:
             try:
-                finish([part.wait() for part in parts])
+                work.wait()
+                if write_back is not None:
+                    write_back()
             except Exception as error:
                 promise.fail(error)
             else:
                 promise.keep(buffer)
 
-        # The parts end in order. Not on the worker's own thread, which must go on moving packets.
-        parts[-1].add_done_callback(lambda _: self._jobs.pool.submit(complete))
+        # Not on the worker's own thread, which must go on moving packets.
+        work.add_done_callback(lambda _: self._jobs.pool.submit(complete))
 
     def reduce_on_device(self, tensor: torch.Tensor, *, average: bool, value: Any) -> Flight:
         """See `DeviceReductions.reduce`.
 
         Raises:
-            UsageError: the wire is a short one.
+            UsageError: the wire is a narrow one.
             SwitchMLError: a reduction before this one failed.
         """
-        if self._wire is not None:
+        if self._jobs.wire != FLOAT32:
             raise UsageError(
-                f"the wire {self._wire.name!r} takes gradients on the CPU; give wire='float32' for those on a GPU"
+                f"the wire {self._jobs.wire!r} takes gradients on the CPU; give wire='float32' for those on a GPU"
             )
         return self._reductions.reduce(tensor, average=average, value=value)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore
 
 from switchml.errors import UsageError
+from switchml.protocol.messages import WIRES
 from switchml.torch_backend.hooks.averager import Averager
-from switchml.torch_backend.hooks.lanes import WIRES
 from switchml.torch_backend.job_pair import JobPair
 from switchml.torch_backend.options import Options
 
-FLOAT32 = "float32"
 _TIMEOUT = timedelta(minutes=30)  # torch's own default
 
 
@@ -22,10 +22,9 @@ class SwitchState:
 
     Args:
         process_group: the one that DDP uses; None = the default group. Used for the rendezvous alone.
-        wire: "float32" (block floating point with int32 words, as all sums of this library), "float16" (half the bytes) or
-            "int8" (a quarter). The short ones take gradients of any floating dtype through float32; what they can
-            hold depends on the world size: hooks/lanes.py.
-        error_feedback: for the short wires: add what rounding took to the bucket's next gradient. DDP lays its buckets out
+        wire: "float32", "int16" (half the bytes) or "int8" (a quarter); "" takes that of the options. The narrow ones take
+            gradients of any floating dtype through float32, and round them stochastically (hooks/rounded.py).
+        error_feedback: for the narrow wires: add what rounding took to the bucket's next gradient. DDP lays its buckets out
             anew after the first step; what is kept of that step is then dropped.
         seed: of the stochastic rounding.
         options: switch, token, transport and so on; default: the environment's.
@@ -38,13 +37,13 @@ class SwitchState:
         self,
         process_group: dist.ProcessGroup | None = None,
         *,
-        wire: str = FLOAT32,
+        wire: str = "",
         error_feedback: bool = True,
         seed: int = 0,
         options: Options | None = None,
     ) -> None:
-        if wire != FLOAT32 and wire not in WIRES:
-            raise UsageError(f"wire {wire!r}: one of {', '.join([FLOAT32, *WIRES])} is meant")
+        if wire and wire not in WIRES:
+            raise UsageError(f"wire {wire!r}: one of {', '.join(WIRES)} is meant")
         self.wire = wire
         self.error_feedback = error_feedback
         self.seed = seed
@@ -63,6 +62,8 @@ class SwitchState:
             if group is None:
                 raise UsageError("switchml_hook needs a process group: call init_process_group first")
             options = self._options or Options()
+            if self.wire:
+                options = replace(options, wire=self.wire)
             jobs = JobPair(
                 PrefixStore("switchml-hook", dist.distributed_c10d._get_process_group_store(group)),
                 dist.get_rank(group),
@@ -70,9 +71,7 @@ class SwitchState:
                 timeout=options.timeout or _TIMEOUT,
                 options=options,
             )
-            self._averager = Averager(
-                jobs, wire=WIRES.get(self.wire), feedback=self.error_feedback, seed=self.seed
-            )
+            self._averager = Averager(jobs, feedback=self.error_feedback, seed=self.seed)
         return self._averager
 
     def counters(self) -> dict[str, int]:

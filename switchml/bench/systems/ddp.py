@@ -22,6 +22,7 @@ _VARIABLES = {
     "transport": "SWITCHML_TRANSPORT",
     "payload": "SWITCHML_PAYLOAD",
     "window": "SWITCHML_WINDOW",
+    "wire": "SWITCHML_WIRE",
 }
 
 
@@ -38,7 +39,7 @@ def size_of(parameters: int) -> int:
 class DdpTraining:
     """One rank of a training. A "reduction" is a whole step: forward, backward with DDP's own reducer, SGD.
 
-    Options: backend, parameters, batch, timeout; for backend "switchml" also switch, token, transport, payload, window.
+    Options: backend, parameters, batch, timeout; for backend "switchml" also switch, token, transport, payload, window, wire.
     """
 
     def open(self, place: Place) -> None:

@@ -13,7 +13,7 @@ from switchml.worker import Worker
 class SwitchML:
     """One rank of a job.
 
-    Options: switch, token, job, transport, multicast (True, False or None = as it comes), payload, window, timeout.
+    Options: switch, token, job, transport, multicast (True, False or None = as it comes), payload, window, wire, timeout.
     """
 
     def open(self, place: Place) -> None:
@@ -32,6 +32,7 @@ class SwitchML:
             transport=options["transport"],
             payload=options["payload"],
             window=options["window"],
+            wire=options["wire"],
             token=options["token"],
             timeout=options["timeout"],
             multicast=multicast is not False,
@@ -69,6 +70,7 @@ class SwitchML:
             "multicast": self._worker.multicast,
             "payload": self._worker.payload,
             "window": self._worker.window,
+            "wire": self._worker.wire,
         }
 
     def close(self) -> None:

@@ -63,6 +63,32 @@ def sum_of_floats():
 
 
 @check
+def sums_on_a_narrow_wire():
+    from switchml.torch_backend import Options
+
+    count = 8192 * WORLD
+    group = dist.new_group(pg_options=Options(wire="int8"))
+    for dtype in (torch.float32, torch.bfloat16):
+        values = sample(dtype, count)
+        exact = by_gloo(values.double(), ReduceOp.SUM)
+        # Of values below 2^3, one unit a rank and what the switch rounds; bfloat16 has 8 bits itself.
+        bound = 2 * WORLD * 2.0**-4 + (dtype is torch.bfloat16) * 2.0**-8 * exact.abs().max()
+        total = values.clone()
+        dist.all_reduce(total, group=group)
+        assert 0 < (total.double() - exact).abs().max() <= bound, dtype
+        same_on_all_ranks(total)
+        part = torch.empty(count // WORLD, dtype=dtype)
+        dist.reduce_scatter_single(part, values, group=group)
+        assert torch.equal(part, total[RANK * part.numel() : (RANK + 1) * part.numel()]), dtype
+        root = values.clone()
+        dist.reduce(root, 0, group=group)
+        assert RANK != 0 or torch.equal(root, total), dtype
+    counters = group.switch_counters()
+    sent = counters["bytes_sent"] * (1 - counters["retransmissions"] / counters["packets_sent"])
+    assert sent < 6 * count * 1.2 + 20_000
+
+
+@check
 def sum_of_integers():
     for dtype in INTEGERS:
         tensor = sample(dtype, 777)

@@ -1,0 +1,62 @@
+"""The switches of a job, as people name them: one address, or several with a share each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from switchml.control.address import join_address, parse_address
+from switchml.errors import UsageError
+
+MAX_SHARE = 1000
+
+
+@dataclass(frozen=True)
+class NamedSwitch:
+    """One switch of a job.
+
+    Attributes:
+        address: host:port of its control service.
+        share: how much of a tensor it sums, beside the others' shares.
+        token: its join token, where that is not the same for all; None = as for the others.
+    """
+
+    address: str
+    share: int = 1
+    token: str | None = field(default=None, repr=False)
+
+
+def parse_switches(text: str) -> tuple[NamedSwitch, ...]:
+    """The switches of "HOST:PORT", or of several with commas between them: "a:50551,b:50551*3", where b sums three times as much.
+
+    Raises:
+        UsageError: an address, or a share (1 to `MAX_SHARE`), is none; or a switch is named twice.
+    """
+    return checked([_parse(each) for each in text.split(",")])
+
+
+def checked(switches: Sequence[NamedSwitch]) -> tuple[NamedSwitch, ...]:
+    """The switches, if a job can stand on them.
+
+    Raises:
+        UsageError: there are none, or one is named twice.
+    """
+    if not switches:
+        raise UsageError("no switch is named; a job needs one at least")
+    addresses = [join_address(*parse_address(switch.address)) for switch in switches]
+    twice = sorted({address for address in addresses if addresses.count(address) > 1})
+    if twice:
+        raise UsageError(
+            f"the switch at {twice[0]} is named twice; give it a share instead, as in {twice[0]}*2"
+        )
+    return tuple(switches)
+
+
+def _parse(text: str) -> NamedSwitch:
+    address, separator, share = text.strip().partition("*")
+    parse_address(address)
+    if separator and not (share.isdecimal() and 1 <= int(share) <= MAX_SHARE):
+        raise UsageError(
+            f"{text.strip()!r}: after the * comes how much the switch sums beside the others, 1 to {MAX_SHARE}"
+        )
+    return NamedSwitch(address, int(share) if separator else 1)

@@ -1,0 +1,307 @@
+"""How much of a stream may be in flight: a congestion window. Pure functions, no clock.
+
+Theory of operation
+-------------------
+Every result answers one packet of ours, so round trip and delivery rate come for free. Once a round (what was in flight when it
+began has been answered) the window is set as FAST TCP sets it (Wei et al., IEEE/ACM ToN 2006):
+
+    window = window * shortest round trip / round trip of this round + backlog
+
+At rest exactly `backlog` bytes stand in the queues of the path: enough to keep the link busy while processes sleep, not so many
+that timers or other traffic suffer. Without a queue the window grows by the backlog each round.
+
+What the backlog may be is found out, because it must fit into the smallest queue of the path:
+
+    a round without loss   it grows by an eighth, up to `ceiling`; it doubles until something is first seen to wait
+    much lost              a trial begins with a quarter of it
+    trial, much less lost  the losses were ours: ceiling = 3/4 of what it was before
+    trial, still lost      a smaller backlog does not help: the path loses by itself, or others fill its queues. The backlog is as
+                           before, and twice as much may be lost before the next trial.
+    every few seconds      the ceiling is tried a little higher, and what may be lost is halved
+
+So random losses cost no more than sending them again, and a flow that fills queues (TCP Cubic) does not push this one aside.
+
+A late rank delays results while nothing of ours waits in a queue. It shows as a silence longer than any round trip, and packets
+sent before its end are left out (recovery.py). Short ones do no harm: the window never falls below the backlog.
+
+What leaves is spread over the round trip (1.25 times the window's rate), so that a window that opens at once is no burst that a
+shallow queue drops.
+
+BBR takes the highest rate and the shortest round trip alone; here processes that share cores stretch round trips by more than
+a queue, and its window of two such products starves. Copa and Swift aim at a delay: right for a switch's queue, too short for a
+sleeping process at one rate and too long for a shallow queue at another. A backlog in bytes fits all.
+"""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from switchml.link.records import Int64, Records, new_records
+from switchml.protocol.jit import compiled
+from switchml.worker.window import Window
+
+FRAMING = 66
+"""Bytes of a packet around its datagram: UDP, IPv4 and Ethernet headers, checksum, preamble and gap."""
+
+_FIRST_PACKETS = 16
+_LEAST_PACKETS = 4
+_LARGE_PACKETS = 96
+_MOST_PACKETS = 1024
+_BURST_PACKETS = 32
+_LARGE_NS = 10_000_000  # the backlog may be as much as this time brings, where that is more
+_RETRY_NS = 2_000_000_000
+_MEMORY_NS = 10_000_000_000  # a shortest round trip and a highest rate are kept for one to two of these
+_RATE_NS = 20_000_000
+_JUDGED_PACKETS = 128
+_LITTLE_LOSS = 20  # of 1024
+_MOST_LOSS = 512
+_NEVER = 1 << 62
+
+
+class CongestionRecord(TypedDict):
+    """What a stream knows of its path. Bytes are those on the wire, times in ns, rates in bytes a second."""
+
+    enabled: Int64  # 0: nothing limits what is in flight but the slots
+    packet: Int64  # bytes of a full packet
+    share: Int64  # streams of this worker that leave by the same link
+    window: Int64  # bytes that may be in flight
+    most: Int64  # of all slots
+    backlog: Int64
+    ceiling: Int64
+    retry_at: Int64  # when the ceiling is tried higher
+    starting: Int64  # nothing of ours has been seen to wait yet
+    calm: Int64  # rounds in which a loss is still that of an earlier one
+    heard: Int64  # bytes answered since losses were judged last
+    lost: Int64  # bytes lost since then
+    tolerated: Int64  # share that may be lost, in 1/1024
+    trial_share: Int64  # what was lost before the trial that goes on; 0: none does
+    trial_backlog: Int64  # the backlog before
+    full: Int64  # the window was used up in this round
+    round_end: Int64  # number of the first packet of the next round
+    round_late: Int64  # number from which on packets are those that left late in the round
+    round_best: Int64  # shortest round trip of these; 0: none
+    round_bytes: Int64  # answered in this round
+    round_trip: Int64  # of the last round that had one
+    lost_before: Int64
+    shortest: Int64  # round trip
+    shortest_now: Int64
+    fastest: Int64  # rate
+    fastest_now: Int64
+    forget_at: Int64
+    rate: Int64
+    rate_bytes: Int64
+    rate_since: Int64
+    paced_to: Int64  # when what has left would have left at the pace
+
+
+Congestion = Records[CongestionRecord]
+"""One entry."""
+
+
+def new_congestion(*, packet: int, slots: int, enabled: bool = True, share: int = 1) -> Congestion:
+    """A path of which nothing is known.
+
+    Args:
+        packet: bytes of a full packet, header and elements.
+        slots: of the stream.
+        enabled: False where there is no network between.
+        share: streams of this worker that leave by the same link.
+    """
+    congestion = new_records(CongestionRecord, 1)
+    state = congestion[0]
+    state["enabled"], state["share"] = enabled, share
+    state["packet"] = packet + FRAMING
+    state["most"] = slots * (packet + FRAMING)
+    state["window"] = (
+        state["most"] if not enabled else min(_packets(state, 2 * _FIRST_PACKETS), int(state["most"]))
+    )
+    state["backlog"] = _packets(state, _FIRST_PACKETS)
+    state["ceiling"] = _packets(state, _LARGE_PACKETS)
+    state["starting"] = 1
+    state["tolerated"] = _LITTLE_LOSS
+    state["shortest"] = state["shortest_now"] = _NEVER
+    return congestion
+
+
+@compiled
+def _packets(state: CongestionRecord, count: int) -> int:
+    """Bytes of so many packets, divided among the worker's streams."""
+    return max(_LEAST_PACKETS, count // int(state["share"])) * int(state["packet"])
+
+
+@compiled
+def _interval(state: CongestionRecord, length: int) -> int:
+    """Ns that a packet of that many bytes takes at the pace."""
+    if state["round_trip"] == 0:
+        return 0
+    return int(state["round_trip"]) * 4 // 5 * length // int(state["window"])
+
+
+@compiled
+def room(congestion: Congestion, now: int) -> int:
+    """Bytes that may be in flight now: the window, or 0 while the pace forbids."""
+    state = congestion[0]
+    if state["enabled"] != 0 and state["paced_to"] > now + _interval(state, _packets(state, _BURST_PACKETS)):
+        return 0
+    return int(state["window"])
+
+
+@compiled
+def next_leave(congestion: Congestion, now: int) -> int:
+    """When the pace lets half a burst leave again; `now` or earlier if it does not forbid."""
+    state = congestion[0]
+    if state["enabled"] == 0:
+        return now
+    return int(state["paced_to"]) - _interval(state, _packets(state, _BURST_PACKETS // 2))
+
+
+@compiled
+def note_sent(congestion: Congestion, window: Window, length: int, now: int) -> None:
+    """A packet of that many bytes has left."""
+    state = congestion[0]
+    if state["enabled"] == 0:
+        return
+    state["paced_to"] = max(int(state["paced_to"]), now) + _interval(state, length)
+    if window.stream[0]["bytes_in_flight"] >= state["window"]:
+        state["full"] = 1
+
+
+@compiled
+def note_stall(congestion: Congestion, now: int) -> None:
+    """A silence has ended: it is not to count into the rate."""
+    state = congestion[0]
+    state["rate_since"] = now
+    state["rate_bytes"] = 0
+
+
+@compiled
+def note_result(congestion: Congestion, window: Window, slot: int, sample: int, now: int) -> None:
+    """The slot's result has come; called before the slot moves on. `sample`: the round trip in ns, 0 if unknown."""
+    state = congestion[0]
+    if state["enabled"] == 0:
+        return
+    entry = window.slots[slot]
+    state["heard"] += entry["length"]
+    state["round_bytes"] += entry["length"]
+    state["rate_bytes"] += entry["length"]
+    # Short packets find queues shorter than full ones make them.
+    if sample > 0 and entry["length"] == state["packet"]:
+        if entry["order"] >= state["round_late"] and (
+            state["round_best"] == 0 or sample < state["round_best"]
+        ):
+            state["round_best"] = sample
+        if entry["order"] >= state["round_end"]:
+            state["round_end"] = _NEVER  # the round is over
+
+
+@compiled
+def end_results(congestion: Congestion, window: Window, lost: int, now: int) -> None:
+    """All results that have come together are taken.
+
+    Args:
+        congestion: of the stream.
+        window: of the stream.
+        lost: packets found overtaken since the stream began.
+        now: ns.
+    """
+    state = congestion[0]
+    if state["enabled"] == 0:
+        return
+    elapsed = now - int(state["rate_since"])
+    if elapsed >= max(_RATE_NS, int(state["round_trip"])):
+        state["rate"] = int(state["rate_bytes"]) * 1_000_000_000 // elapsed
+        state["rate_since"] = now
+        state["rate_bytes"] = 0
+        state["fastest_now"] = max(int(state["fastest_now"]), int(state["rate"]))
+        state["fastest"] = max(int(state["fastest"]), int(state["rate"]))
+    if state["round_end"] == _NEVER:
+        state["lost"] += (lost - int(state["lost_before"])) * int(state["packet"])
+        state["lost_before"] = lost
+        _end_round(state, now)
+        stream = window.stream[0]
+        state["round_end"] = stream["sends"]
+        state["round_late"] = stream["sends"] - stream["in_flight"] // 4
+        state["round_best"] = state["round_bytes"] = state["full"] = 0
+
+
+@compiled
+def _end_round(state: CongestionRecord, now: int) -> None:
+    best = int(state["round_best"])
+    state["round_trip"] = best
+    state["shortest_now"] = min(int(state["shortest_now"]), best)
+    state["shortest"] = min(int(state["shortest"]), best)
+    if now >= state["forget_at"]:
+        state["shortest"], state["shortest_now"] = state["shortest_now"], best
+        state["fastest"], state["fastest_now"] = state["fastest_now"], state["rate"]
+        state["forget_at"] = now + _MEMORY_NS
+    width, shortest = int(state["window"]), int(state["shortest"])
+    queued = width * (best - shortest) // best
+    if queued > state["backlog"] // 2:
+        state["starting"] = 0
+    _set_backlog(state, now)
+    if state["full"] == 0:
+        return
+    # Where packets are dropped, round trips tell too little: no more than came through, and the backlog.
+    wanted = min(width - queued, int(state["round_bytes"])) + int(state["backlog"])
+    state["window"] = min(max(wanted, _LEAST_PACKETS * int(state["packet"])), int(state["most"]))
+
+
+@compiled
+def _highest(state: CongestionRecord) -> int:
+    large = max(
+        _packets(state, _LARGE_PACKETS),
+        int(state["fastest"]) * (_LARGE_NS // 1_000_000) // 1000 // int(state["share"]),
+    )
+    return min(large, _packets(state, _MOST_PACKETS))
+
+
+@compiled
+def _lost_share(state: CongestionRecord) -> int:
+    """What was lost of late, in 1/1024, or -1 while too little has been sent to tell."""
+    if state["calm"] > 0:
+        state["calm"] -= 1
+        state["heard"] = state["lost"] = 0
+        return -1
+    together = int(state["heard"]) + int(state["lost"])
+    if together < _JUDGED_PACKETS * state["packet"]:
+        return -1
+    share = 1024 * int(state["lost"]) // together
+    state["heard"] = state["lost"] = 0
+    return share
+
+
+@compiled
+def _judge_losses(state: CongestionRecord, now: int) -> None:
+    share = _lost_share(state)
+    if share < 0:
+        return
+    if state["trial_share"] > 0:
+        state["backlog"] = state["trial_backlog"]
+        if 4 * share > state["trial_share"]:
+            state["tolerated"] = min(2 * share, _MOST_LOSS)
+        else:
+            state["backlog"] = state["ceiling"] = int(state["backlog"]) * 3 // 4
+            state["retry_at"] = now + _RETRY_NS
+        state["trial_share"] = 0
+    elif share > state["tolerated"]:
+        state["trial_share"], state["trial_backlog"] = share, state["backlog"]
+        state["backlog"] = int(state["backlog"]) // 4
+        state["starting"] = 0
+        state["calm"] = 1
+
+
+@compiled
+def _set_backlog(state: CongestionRecord, now: int) -> None:
+    packet = int(state["packet"])
+    _judge_losses(state, now)
+    if state["trial_share"] == 0:
+        if state["retry_at"] == 0:
+            state["ceiling"] = _highest(state)
+        elif now >= state["retry_at"]:
+            state["ceiling"] += max(packet, int(state["ceiling"]) // 8)
+            state["tolerated"] = max(_LITTLE_LOSS, int(state["tolerated"]) // 2)
+            state["retry_at"] = now + _RETRY_NS
+        state["ceiling"] = min(int(state["ceiling"]), _highest(state))
+        step = int(state["backlog"]) if state["starting"] != 0 else max(packet, int(state["backlog"]) // 8)
+        state["backlog"] = min(int(state["backlog"]) + step, int(state["ceiling"]))
+    state["backlog"] = max(int(state["backlog"]), _LEAST_PACKETS * packet)

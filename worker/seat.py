@@ -1,0 +1,219 @@
+"""A rank's place in a job at one switch: its membership there, the way to it, and the stream of its transfers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from switchml.control.client import ControlClient
+from switchml.control.control_messages import JobLayout, JoinOffer
+from switchml.control.heartbeat import Departures
+from switchml.control.target import TargetDescription
+from switchml.errors import JobAbortedError, JoinError, SwitchMLError, UsageError
+from switchml.link.records import table_of
+from switchml.protocol.counters import WORKER_COUNTERS, named
+from switchml.protocol.header import HEADER_BYTES
+from switchml.protocol.messages import ELEMENT_BYTES, FLOAT32, WIRES, size_code
+from switchml.worker.congestion import new_congestion
+from switchml.worker.connection import Connection, ShmConnection, UdpConnection, shares_memory
+from switchml.worker.engine import Engine
+from switchml.worker.port import Port
+from switchml.worker.recovery import new_recovery
+from switchml.worker.stream import Stream
+from switchml.worker.window import new_window
+
+
+def _connect(target: TargetDescription, transport: str, multicast: bool) -> Connection:
+    if transport not in ("auto", "udp", "shm"):
+        raise UsageError(f"transport {transport!r} is none of auto, udp, shm")
+    if transport == "shm" or (transport == "auto" and shares_memory(target)):
+        return ShmConnection(target)
+    return UdpConnection(target, multicast=multicast)
+
+
+def _ignore(reason: str) -> None:
+    return
+
+
+class PortTable:
+    """A port with the handle that the engine knows it by; keeps its arrays alive."""
+
+    def __init__(self, port: Port) -> None:
+        self._port = port
+        self._table = table_of(port)
+        self.handle: int = self._table.ctypes.data
+
+
+class Seat:
+    """Made by `take`.
+
+    Attributes:
+        transport: "udp" or "shm".
+        multicast: whether results come by multicast.
+        payload: bytes a packet.
+        window: slots.
+        stream: takes what goes through this switch.
+    """
+
+    def __init__(
+        self,
+        client: ControlClient,
+        connection: Connection,
+        layout: JobLayout,
+        offer: JoinOffer,
+        multicast: bool,
+        port: PortTable,
+        spin_ns: int,
+        share: int,
+    ) -> None:
+        self.transport = connection.kind
+        self.multicast = multicast
+        self.payload = layout.payload
+        self.window = layout.window
+        self._offer = offer
+        self._left = False
+        self._client = client
+        # Until there is a worker: who leaves has finished nothing.
+        client.start_heartbeats(_ignore, progress=lambda: 0)
+        self._connection = connection
+        self._port = port
+        count = layout.payload // ELEMENT_BYTES
+        self._engine = Engine(
+            window=new_window(
+                rank=offer.rank,
+                workers=offer.world_size,
+                window=layout.window,
+                elements=count,
+                size=size_code(layout.payload),
+                job=layout.job_number,
+                block_kind=WIRES[layout.wire].code,
+            ),
+            recovery=new_recovery(),
+            congestion=new_congestion(
+                packet=HEADER_BYTES + layout.payload,
+                slots=layout.window,
+                enabled=connection.kind == "udp",
+                share=share,
+            ),
+            port=port.handle,
+            counters=np.zeros(len(WORKER_COUNTERS), np.int64),
+            descriptor=np.zeros(count, np.uint32),
+            flag=np.zeros(1, np.int64),
+            scratch=np.zeros(4, np.int64),
+        )
+        self.stream = Stream(self._engine, connection.wake, self._explain, spin_ns=spin_ns)
+
+    @classmethod
+    def take(
+        cls,
+        client: ControlClient,
+        offer: JoinOffer,
+        *,
+        transport: str,
+        multicast: bool,
+        timeout: float,
+        spin_ns: int,
+        share: int,
+    ) -> Seat:
+        """Join the job at the client's switch; returns when all ranks have.
+
+        Args:
+            client: connected. Not closed where this fails.
+            offer: without transport and addresses, which are found here.
+            transport: "udp", "shm" or "auto".
+            multicast: False asks for results by unicast.
+            timeout: seconds.
+            spin_ns: how long the stream's engine looks again before it sleeps.
+            share: streams of this rank that leave by the same link.
+
+        Raises:
+            SwitchUnreachableError, JoinError, UsageError: see switchml/errors.py.
+        """
+        deadline = time.monotonic() + timeout
+        connection = _connect(client.discover(), transport, multicast)
+        try:
+            own = replace(
+                offer,
+                transport=connection.kind,
+                address=connection.address,
+                port=connection.port_number,
+                ticket=connection.ticket,
+            )
+            layout = client.join(own, timeout=timeout)
+            if layout.wire != offer.wire:
+                raise JoinError(
+                    f"job {offer.job!r}: the switch at {client.address} does not know the wire {offer.wire}: "
+                    f"leave it at {FLOAT32}"
+                )
+            port = PortTable(
+                connection.attach(
+                    offer.rank,
+                    offer.world_size,
+                    layout.window,
+                    layout.payload,
+                    layout.job_number,
+                    layout.multicast_group,
+                    layout.multicast_port,
+                )
+            )
+            by_multicast = client.ready(
+                multicast=connection.multicast, timeout=max(1.0, deadline - time.monotonic())
+            )
+            return cls(client, connection, layout, own, by_multicast, port, spin_ns, share)
+        except BaseException:
+            connection.close()
+            raise
+
+    def report_to(
+        self,
+        on_abort: Callable[[SwitchMLError], None],
+        on_left: Callable[[Departures], None],
+        finished: Callable[[], int],
+    ) -> None:
+        """Have the job's early end here, and ranks that leave it, reported: see `ControlClient.start_heartbeats`."""
+
+        def ended(reason: str) -> None:
+            on_abort(
+                JobAbortedError(f"job {self._offer.job!r} at {self._client.address} ended early: {reason}")
+            )
+
+        self._client.start_heartbeats(ended, on_left, finished)
+
+    def counters(self) -> dict[str, int]:
+        """Counters of this stream by name (protocol/counters.py)."""
+        return named(WORKER_COUNTERS, self._engine.counters)
+
+    def leave(self, error: SwitchMLError, reason: str = "") -> None:
+        """Leave the job here; works in flight fail with `error`, the others are told `reason`. Idempotent."""
+        if self._left:
+            return
+        self._left = True
+        self.stream.close(error)
+        self._client.close(reason)
+        self._connection.close()
+
+    def _explain(self, position: int) -> str:
+        """Why the chunk at that position of the stream has no result."""
+        told = (
+            f"job {self._offer.job!r}, rank {self._offer.rank}: the timeout of a collective passed with no result for chunk "
+            f"{position} from the switch at {self._client.address}"
+        )
+        try:
+            report = self._client.slot(position & 0xFFFFFFFF)
+        except SwitchMLError as error:
+            return f"{told}; the switch could not be asked why: {error}"
+        if not report.missing:
+            return (
+                f"{told}, though the switch has every rank's packet: results do not get through to this rank"
+            )
+        heard = []
+        for rank in report.missing:
+            ago = report.last_heard[rank]
+            heard.append(f"rank {rank} ({'never heard' if ago is None else f'last heard {ago:.1f} s ago'})")
+        return (
+            f"{told}; the switch has not seen it from {', '.join(heard)}. "
+            "Did every rank call this collective, and is it alive?"
+        )
