@@ -80,7 +80,12 @@ class Agreement:
         self._look_at = 0.0
         self._pause = LOOK_SECONDS
         self._found: tuple[float, CollectiveMismatchError] | None = None
+        self._switch_compares = True
         self.count = 0
+
+    def without_switch(self) -> None:
+        """What the table sends to the switch goes over gloo in this group, which compares nothing."""
+        self._switch_compares = False
 
     def note(self, said: Said, handle: KeptHandle) -> None:
         """The group's next call. All ranks note all theirs, in order."""
@@ -142,7 +147,8 @@ class Agreement:
         self._store.set(mine.path.value, json.dumps(told))
         for path, other in others.items():
             # The switch finds out by itself what it alone has to do with.
-            if other is None or (path is mine.path and (path is Path.SWITCH or other[2:5] == told[2:5])):
+            seen_by_switch = path is Path.SWITCH and self._switch_compares
+            if other is None or (path is mine.path and (seen_by_switch or other[2:5] == told[2:5])):
                 continue
             text = (
                 f"call {call.number} of the group: rank {self._rank} called {mine}, but rank {other[1]}: {other[5]}. "

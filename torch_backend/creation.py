@@ -71,7 +71,7 @@ def create_process_group(
     is_default_group = not backend_options.global_ranks_in_group
     if is_default_group:
         try:
-            membership.worker()
+            membership.join()
         except BaseException:
             group.shutdown()
             raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ def find_switches(
     hosts: Callable[[], Hosts],
     timeout: float,
     embedded: EmbeddedSwitches,
+    given_up: threading.Event | None = None,
 ) -> Placement:
     """Agree with the other ranks; returns when all have come. Embedded switches have to be released by the caller.
 
@@ -64,6 +66,7 @@ def find_switches(
         hosts: of the group, for embedded switches.
         timeout: seconds to wait for the other ranks.
         embedded: the switches that this process runs.
+        given_up: waits no longer once it is set.
 
     Raises:
         JoinTimeoutError: ranks are missing; the message names them.
@@ -72,7 +75,7 @@ def find_switches(
     deadline = time.monotonic() + timeout
 
     def heard(key: str, of: int) -> dict[str, Any]:
-        return _heard(store, key, of, deadline, timeout)
+        return _heard(store, key, of, deadline, timeout, given_up)
 
     if rank == 0:
         _tell(store, _DECISION, lambda: _decide(group, options, hosts))
@@ -93,7 +96,7 @@ def find_switches(
             if starter != rank:
                 embedded.adopt(switches[-1])
                 taken.append(switches[-1])
-        gather_ranks(store, rank, world_size, timeout, deadline=deadline)
+        gather_ranks(store, rank, world_size, timeout, deadline=deadline, given_up=given_up)
     except BaseException:
         embedded.release(*taken)
         raise
@@ -136,9 +139,11 @@ def _tell(store: Store, key: str, make: Callable[[], dict[str, Any]]) -> None:
     store.set(key, json.dumps(said))
 
 
-def _heard(store: Store, key: str, rank: int, deadline: float, timeout: float) -> dict[str, Any]:
+def _heard(
+    store: Store, key: str, rank: int, deadline: float, timeout: float, given_up: threading.Event | None
+) -> dict[str, Any]:
     """What that rank told; raises what it raised."""
-    if not wait_for_keys(store, [key], deadline):
+    if not wait_for_keys(store, [key], deadline, given_up):
         raise JoinTimeoutError(
             f"rank {rank} of the group has not named a switch within its timeout of {timeout:.0f} s; see whether it is running "
             "and has reached the creation of this group, or give it more time"

@@ -8,6 +8,7 @@ a while.
 from __future__ import annotations
 
 from collections import deque
+from sys import is_finalizing
 
 import torch
 from torch._C._distributed_c10d import Work
@@ -77,6 +78,8 @@ class KeptHandle(Work):
         # Runs once in an object's life, so the second time it goes for good.
         keeper = getattr(self, "_keeper", None)
         if keeper is None or self._outputs is None:
+            return
+        if is_finalizing():  # no thread could be started any more, and nobody asks
             return
         if sum(output.numel() * output.element_size() for output in self._outputs) > SMALL:
             if not self.shed():

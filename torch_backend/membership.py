@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
+import math
 import os
+import secrets
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 
+import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store
 
 from switchml.control.exits import Stage, close_at_exit
 from switchml.control.named_switches import NamedSwitch
-from switchml.errors import JoinTimeoutError, SwitchMLError, WorkerClosedError
+from switchml.errors import JoinTimeoutError, PoolExhaustedError, SwitchMLError, WorkerClosedError
 from switchml.protocol.compiling_signs import telling
 from switchml.torch_backend.agreement import Agreement
 from switchml.torch_backend.completion_pool import CompletionPool
 from switchml.torch_backend.discovery import Placement, find_switches
-from switchml.torch_backend.embedded_switch import OF_THIS_PROCESS, EmbeddedSwitches
+from switchml.torch_backend.embedded_switch import OF_THIS_PROCESS, EmbeddedSwitches, SwitchAddress
 from switchml.torch_backend.gloo_group import GlooGroup
 from switchml.torch_backend.gloo_worker import GlooWorker
 from switchml.torch_backend.host_address import (
@@ -30,13 +35,16 @@ from switchml.torch_backend.host_address import (
     facts_of_this_host,
     local_address_towards,
 )
+from switchml.torch_backend.late_worker import LateWorker
 from switchml.torch_backend.options import Options
 from switchml.torch_backend.rendezvous import compiling, gather_ranks, heard, wait_for_keys
+from switchml.torch_backend.second_connection import second_connection
 from switchml.torch_backend.solo_worker import SoloWorker
 from switchml.variables import quiet
 from switchml.worker import Worker
 from switchml.worker.collectives import Collectives
 from switchml.worker.owner import Owner
+from switchml.worker.work import Work
 from switchml.worker.worker import prepare_engine
 
 # All ranks are known to be there, with nothing left to compile, when the job is joined.
@@ -80,6 +88,13 @@ def join_switch(placement: Placement, options: Options, join_timeout: float, tim
 
 
 _said: set[str] = set()
+_NO_ROOM = "no room"
+_TURN = "turn"
+
+_full: dict[tuple[SwitchAddress, ...], tuple[float, str]] = {}
+"""Switches that had no room for a group of this process, when, and what they said."""
+# Seconds for which that is believed: a program that makes hundreds of groups does not ask for each of them.
+_FULL_SECONDS = 5.0
 
 
 def _say(how: str, world_size: int) -> None:
@@ -87,6 +102,17 @@ def _say(how: str, world_size: int) -> None:
     if how not in _said:
         _said.add(how)
         print(f"switchml: a job of {world_size} ranks {how}", file=sys.stderr, flush=True)
+
+
+def _say_no_room(error: PoolExhaustedError) -> None:
+    """Once for all groups."""
+    if _NO_ROOM not in _said:
+        _said.add(_NO_ROOM)
+        print(
+            f"switchml: the switch has no room for a group, so it takes gloo, as others may ({error})",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 class Membership:
@@ -103,6 +129,9 @@ class Membership:
     Raises:
         JoinTimeoutError: ranks are missing; the message names them.
     """
+
+    # Groups whose places this process is finding, as their rank 0, at a time: each takes threads, and room at the switch.
+    _turns = threading.BoundedSemaphore(8)
 
     def __init__(
         self,
@@ -128,15 +157,17 @@ class Membership:
         self._store = PrefixStore(str(incarnation), attempt)
         self._lock = threading.Lock()
         self.owner = Owner()
-        self._closed = False
-        self._failure: Exception | None = None
+        self._closing = threading.Event()
+        self._failure: SwitchMLError | None = None
         self._disagreement: SwitchMLError | None = None
         self._placement: Placement | None = None
         self._worker: Collectives | None = SoloWorker() if world_size == 1 else None
         self.pool = CompletionPool(f"switchml-futures-{group[:32]}")
         # Gloo would wait as long, but not say for whom.
         self._creation = PrefixStore("creation", self._store)
-        self._host = self._meet(self._creation, timeout.total_seconds())
+        self._host, secret = self._meet(self._creation, timeout.total_seconds())
+        self._beside = second_connection(store)
+        self._joining = PrefixStore(f"switchml/{secret}", self._beside)
         self.gloo = GlooGroup(
             PrefixStore("gloo", self._store),
             rank,
@@ -145,21 +176,23 @@ class Membership:
             address=local_address_towards(self._host),
         )
         self._gloo_worker = GlooWorker(self.gloo, rank, world_size)
+        self._gloo_worker.wire = self._options.wire
         self.agreement = Agreement(PrefixStore("calls", self._store), rank, world_size, self._disagree)
         _open.add(self)
 
-    def _meet(self, store: Store, timeout: float) -> str:
-        """Rank 0's address, once all are there."""
+    def _meet(self, store: Store, timeout: float) -> tuple[str, str]:
+        """Rank 0's address, and a name for the group that no other has, once all are there."""
         deadline = time.monotonic() + timeout
         facts = facts_of_this_host(store)
         gather_ranks(store, self.rank, self.world_size, timeout, deadline=deadline, said=facts.to_json())
         if self.rank == 0:
-            store.set("host", self._hosts().address_of(0))
+            store.set("host", json.dumps([self._hosts().address_of(0), secrets.token_hex(8)]))
         elif not wait_for_keys(store, ["host"], deadline):
             raise JoinTimeoutError(
                 f"rank 0 of the group has not said by which address it is reached within its timeout of {timeout:.0f} s"
             )
-        return store.get("host").decode()
+        host, secret = json.loads(store.get("host"))
+        return host, secret
 
     def _hosts(self) -> Hosts:
         """The hosts of the ranks, once all have met."""
@@ -181,7 +214,7 @@ class Membership:
         return self._placement
 
     def worker(self) -> Collectives:
-        """The worker; the first call joins the job, together with all other ranks.
+        """What carries the group's collectives. The first call begins to join the job, beside the caller.
 
         Raises:
             SwitchMLError: joining failed. Tried once only: the ranks could not meet again on a second attempt.
@@ -189,18 +222,36 @@ class Membership:
         worker = self._worker
         if worker is not None:
             return worker
+        worker, late = self._begin()
+        if late is not None:
+            self.pool.submit(lambda: self._find_place(late))
+        return worker
+
+    def join(self) -> None:
+        """Join the job now; without room for it that is an error.
+
+        Raises:
+            SwitchMLError: joining failed.
+        """
+        _, late = self._begin()
+        if late is not None:
+            self._find_place(late, has_to_fit=True)
+        if self._failure is not None:
+            raise self._failure
+
+    def _begin(self) -> tuple[Collectives, LateWorker | None]:
+        """The worker, and itself again where it is a new one, whose place is still to be found."""
         with self._lock:
-            if self._closed:
+            if self._closing.is_set():
                 raise WorkerClosedError("the process group was shut down; create it anew")
             if self._failure is not None:
                 raise self._failure
-            if self._worker is None:
-                try:
-                    self._worker = self._join()
-                except Exception as error:
-                    self._failure = error
-                    raise
-            return self._worker
+            if self._worker is not None:
+                return self._worker, None
+            late = LateWorker(self.rank, self.world_size)
+            late.wire = self._options.wire
+            self._worker = late
+            return late, late
 
     def check(self) -> None:
         """Raise what keeps this process from using the group: it was forked, or ranks have disagreed."""
@@ -214,17 +265,69 @@ class Membership:
             if path is not None:
                 path.abort(error)
 
-    def gloo_worker(self) -> GlooWorker:
+    def gloo_worker(self) -> Collectives:
         """Gloo with a worker's methods."""
-        return self._gloo_worker
+        worker = self._worker
+        return worker.beside(self._gloo_worker) if isinstance(worker, LateWorker) else self._gloo_worker
 
-    def _join(self) -> Collectives:
+    def by_gloo(self, begin: Callable[[dist.ProcessGroup], dist.Work], what: str) -> Work:
+        """A collective of gloo's own.
+
+        Args:
+            begin: calls it, of the group that it is given.
+            what: for messages.
+        """
+
+        def follow() -> Work:
+            return self._gloo_worker.follow(begin(self.gloo.group), what)
+
+        worker = self._worker
+        return worker.in_order(follow, what) if isinstance(worker, LateWorker) else follow()
+
+    def _find_place(self, late: LateWorker, *, has_to_fit: bool = False) -> None:
+        """Join the job, or take gloo where the switch has no room for it; `late` hands on what has come meanwhile."""
+        try:
+            placement, carrier = self._place(has_to_fit)
+        except Exception as error:
+            if self._closing.is_set():
+                late.leave()
+                return
+            failure = (
+                error if isinstance(error, SwitchMLError) else SwitchMLError(f"joining failed: {error!r}")
+            )
+            with self._lock:
+                self._failure, self._worker = failure, None
+            late.abort(failure)
+            return
+        with self._lock:
+            is_closed = self._closing.is_set()
+            if not is_closed:
+                self._placement = placement
+                late.settle(carrier)
+                self._worker = carrier
+        if is_closed and placement is not None:
+            carrier.leave()
+            self._embedded.release(*placement.switches)
+
+    def _place(self, has_to_fit: bool) -> tuple[Placement | None, Collectives]:
+        try:
+            return self._join(has_to_fit)
+        except PoolExhaustedError as error:
+            if has_to_fit:
+                raise
+            if self.rank == 0 and not quiet():
+                _say_no_room(error)
+        # All ranks come here, or none: only a job whose ranks have all joined is told that there is no room.
+        self.agreement.without_switch()
+        return None, self._gloo_worker
+
+    def _join(self, has_to_fit: bool) -> tuple[Placement, Collectives]:
         timeout = self.timeout
-        with telling(lambda: compiling(self._store)):
+        with telling(lambda: compiling(self._joining)):
             if self._open_worker is join_switch:
                 prepare_engine()
             placement = find_switches(
-                self._store,
+                self._joining,
                 self.rank,
                 self.world_size,
                 group=self._group,
@@ -232,14 +335,43 @@ class Membership:
                 hosts=self._hosts,
                 timeout=timeout,
                 embedded=self._embedded,
+                given_up=self._closing,
             )
         try:
-            worker = self._open_worker(placement, self._options, min(timeout, JOIN_SECONDS), timeout)
+            with self._turn(placement.switches, has_to_fit):
+                return placement, self._open_worker(
+                    placement, self._options, min(timeout, JOIN_SECONDS), timeout
+                )
         except BaseException:
             self._embedded.release(*placement.switches)
             raise
-        self._placement = placement
-        return worker
+
+    @contextlib.contextmanager
+    def _turn(self, switches: tuple[SwitchAddress, ...], has_to_fit: bool) -> Iterator[None]:
+        """The others wait for rank 0, which waits for nobody but the switch: so all take their turns in an order that ends.
+
+        Raises:
+            PoolExhaustedError: rank 0 knows that the switch has no room.
+        """
+        if self.rank:
+            wait_for_keys(self._joining, [_TURN], time.monotonic() + JOIN_SECONDS, self._closing)
+            full = self._joining.get(_TURN).decode() if self._joining.check([_TURN]) else ""
+            if full:
+                raise PoolExhaustedError(full)
+            yield
+            return
+        with self._turns:
+            since, full = _full.get(switches, (-math.inf, ""))
+            if has_to_fit or time.monotonic() - since > _FULL_SECONDS:
+                full = ""
+            self._joining.set(_TURN, full)
+            if full:
+                raise PoolExhaustedError(full)
+            try:
+                yield
+            except PoolExhaustedError as error:
+                _full[switches] = time.monotonic(), str(error)
+                raise
 
     def counters(self) -> dict[str, int]:
         """This rank's counters of packets and bytes; empty before the first use of the switch."""
@@ -257,9 +389,9 @@ class Membership:
         if not self.owner.is_here():
             return  # a forked child: all of it belongs to the parent
         with self._lock:
-            if self._closed:
+            if self._closing.is_set():
                 return
-            self._closed = True
+            self._closing.set()
             _open.discard(self)
             worker, self._worker = self._worker, None
         self.agreement.close()
@@ -270,6 +402,7 @@ class Membership:
             self.pool.close(timeout)
             self.gloo.close(timeout)
             if self._placement is not None:
+                _full.pop(self._placement.switches, None)
                 self._give_up_switches(self._placement, linger)
 
     def _give_up_switches(self, placement: Placement, linger: bool) -> None:

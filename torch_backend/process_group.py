@@ -24,6 +24,7 @@ from switchml.torch_backend.agreement import Said
 from switchml.torch_backend.backend_name import BACKEND_NAME
 from switchml.torch_backend.kept_handles import KeptHandles
 from switchml.torch_backend.membership import Membership
+from switchml.torch_backend.observation import Observation
 from switchml.torch_backend.options import Options
 from switchml.torch_backend.reduction import CallOptions, call_options, operation
 from switchml.torch_backend.routing import Path, choose, gloo_methods, taken_by_gloo
@@ -85,7 +86,8 @@ def _switched(
             if on_device(args):
                 return self._on_device(method, args, kwargs)
             if not inputs:
-                work = function(self, membership.worker, *args, **kwargs)
+                with self._observation.of(method, args, kwargs, ()) as observe:
+                    work = observe(function(self, membership.worker, *args, **kwargs))
                 membership.agreement.note(Said(method, Path.SWITCH, "", None, 0), work)
                 return work
             named = {plain.get(name, name): value for name, value in kwargs.items()}
@@ -100,8 +102,9 @@ def _switched(
                 reduced = operation(given.get("op") if isinstance(said, int) else said)
             path = choose(method, tensors, reduced, membership.world_size)
             outputs = list(tensors_in(given[names[0]])) if inputs != names[0] else []
-            if path is Path.SWITCH:
-                work = function(self, membership.worker, *args, **named)
+            if path is Path.SWITCH:  # what goes to gloo shows itself
+                with self._observation.of(method, args, kwargs, tensors) as observe:
+                    work = observe(function(self, membership.worker, *args, **named))
             elif taken_by_gloo(method, tensors, outputs, membership.world_size):
                 work = self._by_gloo(method, args, kwargs)
             else:
@@ -192,6 +195,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
         self._group_desc = ""
         self._sequence = 0
         self._kept = KeptHandles()
+        self._observation = Observation(membership.rank, membership.world_size)
         self._open_device = open_device
         self._device: DeviceCollectives | None = None
         self._finalizer = weakref.finalize(self, membership.close)
@@ -475,8 +479,9 @@ class SwitchProcessGroup(dist.ProcessGroup):
 
     def _by_gloo(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> SwitchWork:
         membership = self._membership
-        started = getattr(membership.gloo.group, method)(*args, **kwargs)
-        part = membership.gloo_worker().follow(started, f"{method} over gloo")
+        part = membership.by_gloo(
+            lambda group: getattr(group, method)(*args, **kwargs), f"{method} over gloo"
+        )
         given = (*args, *kwargs.values())
         call = call_options(next((one for one in given if hasattr(one, "asyncOp")), None))
         return self._work(method, [part], list(tensors_in(given[0])), call)

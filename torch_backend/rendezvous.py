@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Sequence
 
@@ -25,6 +26,7 @@ def gather_ranks(
     *,
     deadline: float | None = None,
     said: str = "1",
+    given_up: threading.Event | None = None,
 ) -> None:
     """Return when all ranks have called this on `store`.
 
@@ -35,13 +37,14 @@ def gather_ranks(
         timeout: seconds from now.
         deadline: where some of `timeout` have passed already: its end by `time.monotonic`.
         said: for `heard`.
+        given_up: waits no longer once it is set.
 
     Raises:
         JoinTimeoutError: names the missing ranks.
     """
     keys = _keys(world_size)
     store.set(keys[rank], said)
-    if wait_for_keys(store, keys, time.monotonic() + timeout if deadline is None else deadline):
+    if wait_for_keys(store, keys, time.monotonic() + timeout if deadline is None else deadline, given_up):
         return
     missing = [str(other) for other, key in enumerate(keys) if not store.check([key])]
     raise JoinTimeoutError(
@@ -67,8 +70,12 @@ def _keys(world_size: int) -> list[str]:
     return [f"here/{rank}" for rank in range(world_size)]
 
 
-def wait_for_keys(store: Store, keys: Sequence[str], deadline: float) -> bool:
+def wait_for_keys(
+    store: Store, keys: Sequence[str], deadline: float, given_up: threading.Event | None = None
+) -> bool:
     """True once all keys are set, False at the deadline (of `time.monotonic`), which does not count while a rank compiles.
+
+    False as well once `given_up` is set.
 
     Asks again and again: the store's own wait cannot be interrupted by Ctrl-C and logs when its time is over.
     """
@@ -82,6 +89,9 @@ def wait_for_keys(store: Store, keys: Sequence[str], deadline: float) -> bool:
                 return False
             left = _COMPILING_SECONDS
             deadline = time.monotonic() + left
-        time.sleep(min(pause, left))
+        if given_up is None:
+            time.sleep(min(pause, left))
+        elif given_up.wait(min(pause, left)):
+            return False
         pause = min(2 * pause, LONGEST_PAUSE)
     return True

@@ -165,7 +165,7 @@ def choose(method: str, tensors: Sequence[torch.Tensor], operation: str | None, 
     return route.path if size <= route.gathered else Path.GLOO
 
 
-_KNOWN_TO_GLOO = frozenset(
+KNOWN_TO_GLOO = frozenset(
     {
         torch.float64,
         torch.float32,
@@ -198,7 +198,7 @@ def taken_by_gloo(
         return False
     if any(is_lazy(tensor) or not tensor.is_contiguous() for tensor in tensors):
         return False
-    if any(tensor.dtype not in _KNOWN_TO_GLOO for tensor in tensors):
+    if any(tensor.dtype not in KNOWN_TO_GLOO for tensor in tensors):
         return False
     shape = inputs[0].shape
     if method in ("all_gather_single", "_allgather_base"):

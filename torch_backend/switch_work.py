@@ -167,6 +167,14 @@ class SwitchWork(KeptHandle):
             self._watch()
         return promise.future
 
+    def when_over(self, task: Callable[[], None]) -> None:
+        """Run `task` on another thread once nothing is in flight any more."""
+        parts = self._parts
+        if parts:
+            parts[-1].add_done_callback(lambda _: self._pool.submit(task))
+        else:
+            self._pool.submit(task)
+
     def _end(self, promise: Promise[list[torch.Tensor]]) -> None:
         if self._error is not None:
             promise.fail(self._error)

@@ -21,7 +21,7 @@ from typing_extensions import override
 from switchml.errors import SwitchMLError, UsageError
 from switchml.protocol.messages import FLOAT32
 from switchml.worker import elements
-from switchml.worker.signature import Signature
+from switchml.worker.signature import Signature, broadcast_from, detail_of
 from switchml.worker.transfer import EVERYTHING, TO_NEAREST, Rounding, Share, Source, Transfer
 from switchml.worker.window import BLOCKS, WORDS
 from switchml.worker.work import Work
@@ -123,7 +123,9 @@ class Pipeline(Source):
             if self._stored == self._strategy.segments:
                 self._done(self._highest)
 
-        signature = self._signature._replace(detail=(self._signature.detail + segment) & 0xFFFFFF)
+        signature = self._signature
+        if segment:
+            signature = signature._replace(detail=(signature.detail + segment) & 0xFFFFFF)
         return Transfer(
             part.kind,
             part.count,
@@ -452,6 +454,7 @@ class Call:
         finish: to be called once `out` is complete.
         bound: by what to multiply the error bound of block floating point; 0 where that is not used.
         mine: which elements of the result over all of `source` `out` takes; None: all.
+        feedback: `source` is to be left with what has been rounded off it: by a carrier that does not round, with zeros.
     """
 
     signature: Signature
@@ -462,6 +465,7 @@ class Call:
     finish: Callable[[], None] = _do_nothing
     bound: float = 0.0
     mine: slice | None = None
+    feedback: bool = False
 
 
 class Collectives(ABC):
@@ -551,6 +555,7 @@ class Collectives(ABC):
             strategy,
             finish,
             bound=(1 / self.world_size if divide else 1.0) if bounded else 0.0,
+            feedback=rounding.feedback,
         )
         return self._submit(call, timeout, notify)
 
@@ -592,7 +597,7 @@ class Collectives(ABC):
             if is_root and not array.flags.c_contiguous:
                 array[...] = flat.reshape(array.shape)
 
-        said = ("reduce", op, root << 12)
+        said = ("reduce", op, detail_of(root))
         return self._reduce_to(
             array, flat, out, array if is_root else out, dtype, said, share, finish, timeout, notify, root
         )
@@ -758,8 +763,8 @@ class Collectives(ABC):
             if not array.flags.c_contiguous:
                 array[...] = flat.reshape(array.shape)
 
-        signature = Signature("broadcast", "bytes", "none", raw.size, detail=root << 12)
-        return self._submit(Call(signature, raw, raw, array, strategy, finish), timeout, notify)
+        call = Call(broadcast_from(root, raw.size), raw, raw, array, strategy, finish)
+        return self._submit(call, timeout, notify)
 
     def allgather(
         self, array: Array, *, out: Array | None = None, timeout: float | None = None, notify: bool = True

@@ -27,10 +27,12 @@ def deal(strategy: Strategy, call: int, shares: Sequence[int], block: int) -> li
     Returns:
         Index of a switch, and what goes there.
     """
+    if len(shares) == 1:
+        return [(0, strategy)]
     ends = list(itertools.accumulate(shares))
     total, count = ends[-1], len(shares)
     blocks = -(-strategy.units // block)
-    if count == 1 or blocks < LEAST_BLOCKS * count:
+    if blocks < LEAST_BLOCKS * count:
         return [(bisect.bisect_right(ends, call % total), strategy)]
     # A block each, and the rest by shares.
     cuts = [block * (place + (blocks - count) * end // total) for place, end in enumerate(ends, 1)]

@@ -48,7 +48,7 @@ class RecoveryRecord(TypedDict):
     round_trip: Int64  # of the packet that left last of those that have a result
     newest: Int64  # its number among `sends`
     lost: Int64  # packets found overtaken, in all
-    last_at: Int64  # results came last
+    last_at: Int64  # results came last, or something left while nothing was in flight
     stalled_at: Int64  # end of the last silence longer than any round trip: packets that left before tell nothing of the path
     first: Int64  # silence that is taken for a loss until there is a sample
     quiet_floor: Int64
@@ -94,6 +94,8 @@ def packet_sent(recovery: Recovery, window: Window, slot: int, now: int) -> None
     if window.slots[slot]["retries"] == 0:
         times["moved_at"] = now
         times["backoff"] = 0
+        if window.stream[0]["in_flight"] == 1:
+            times["last_at"] = now  # nothing was waited for: a pause of the program is no silence
     times["next_expiry"] = min(int(times["next_expiry"]), now + _patience(times))
 
 

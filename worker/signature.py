@@ -17,6 +17,7 @@ DTYPES = (
 OPERATIONS = ("none", "sum", "avg", "prod", "min", "max", "band", "bor", "bxor")
 
 _CALL_MASK = 0xFFFFFF
+_ROOT_SHIFT = 12  # of a broadcast's detail; below is the segment's number
 
 
 class Signature(NamedTuple):
@@ -56,9 +57,28 @@ class Signature(NamedTuple):
             np.uint32,
         )
 
+    def told(self) -> str:
+        """What is called, for messages."""
+        return f"{self.collective} of {self.elements} x {self.dtype}"
+
     def __str__(self) -> str:
         op = "" if self.op == "none" else f", {self.op}"
         return f"{self.collective}({self.elements} x {self.dtype}{op}; call {self.call}, part {self.detail})"
+
+
+def detail_of(root: int) -> int:
+    """The `detail` of a collective with a root."""
+    return root << _ROOT_SHIFT
+
+
+def broadcast_from(root: int, size: int) -> Signature:
+    """Of a broadcast of `size` bytes."""
+    return Signature("broadcast", "bytes", "none", size, detail=detail_of(root))
+
+
+def root_of(signature: Signature) -> int:
+    """The rank that gives a broadcast, from its signature."""
+    return signature.detail >> _ROOT_SHIFT
 
 
 def _decode(words: npt.NDArray[np.uint32]) -> str:

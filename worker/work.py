@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from switchml.errors import CollectiveTimeoutError
 from switchml.worker.owner import Owner
+from switchml.worker.signature import Signature
 
 
 class Progress(Protocol):
@@ -22,16 +23,20 @@ class Progress(Protocol):
 class Work:
     """A collective under way. Made by `Worker`; the arrays it was given must live and stay untouched until it is done."""
 
-    def __init__(self, progress: Progress | None, what: str, result: npt.NDArray[Any]) -> None:
+    def __init__(
+        self, progress: Progress | None, what: str | Signature, result: npt.NDArray[Any], job: str = ""
+    ) -> None:
         """Under way from now on.
 
         Args:
             progress: whom to ask for its end; None where `finish` is called by itself.
             what: for messages.
             result: what `wait` returns.
+            job: for messages.
         """
         self._progress = progress
-        self._what = what
+        self._said = what
+        self._job = job
         self._result = result
         self._lock = threading.Lock()
         self._event = threading.Event()
@@ -46,6 +51,13 @@ class Work:
         work = cls(None, "a collective of one rank", result)
         work.finish()
         return work
+
+    @property
+    def _what(self) -> str:
+        said = self._said
+        if isinstance(said, str):
+            return said
+        return f"{said.told()} in job {self._job!r}"
 
     def __repr__(self) -> str:
         state = (

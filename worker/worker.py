@@ -316,14 +316,17 @@ class Worker(Collectives):
         with self._lock:
             # Numbering and queueing are one step: the streams' order is the order of the numbers.
             parts = deal(strategy, self._calls, self._shares, self.payload)
-            signature = said._replace(call=self._calls)
+            signature = Signature(
+                said.collective, said.dtype, said.op, said.elements, self._calls, said.detail
+            )
             self._calls += 1
             left = len(parts)
             # Whoever waits drives one stream; of several each has its own thread.
             work = Work(
                 self._seats[parts[0][0]].stream if left == 1 else None,
-                f"{said.collective} of {said.elements} x {said.dtype} in job {self.job!r}",
+                signature,
                 call.result,
+                self.job,
             )
             for index, part in parts:
                 pipeline = Pipeline(part, signature, deadline, done, fail)

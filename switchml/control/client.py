@@ -222,8 +222,7 @@ class ControlClient(Closing):
             JobAbortedError: the job has ended.
         """
         request = pb.SlotRequest(session=self._membership(), tsi=tsi & 0xFFFFFFFF)
-        with _gate.call():
-            return slot_from_pb(self._call(self._stub.Slot, request, self._timeout))
+        return slot_from_pb(self._call(self._stub.Slot, request, self._timeout))
 
     def status(self) -> SwitchStatus:
         """Jobs, members and counters of the whole switch."""
@@ -270,10 +269,9 @@ class ControlClient(Closing):
         session = self._session
         if not session:
             return {}
-        with _gate.call():
-            return departures_from_pb(
-                self._call(self._stub.Heartbeat, pb.HeartbeatRequest(session=session), timeout)
-            )
+        return departures_from_pb(
+            self._call(self._stub.Heartbeat, pb.HeartbeatRequest(session=session), timeout)
+        )
 
     def _severed(self) -> bool:
         lifeline = self._lifeline
@@ -299,12 +297,13 @@ class ControlClient(Closing):
             )
         # Blocking calls only: `future` would need a thread of gRPC's, which a fork can catch inside a lock.
         try:
-            return method(
-                request,
-                timeout=timeout,
-                metadata=((TOKEN_KEY, self._token.encode()),),
-                wait_for_ready=wait_for_ready,
-            )
+            with _gate.call():
+                return method(
+                    request,
+                    timeout=timeout,
+                    metadata=((TOKEN_KEY, self._token.encode()),),
+                    wait_for_ready=wait_for_ready,
+                )
         except ValueError as error:  # gRPC's word for a closed channel
             raise WorkerClosedError("this client is closed; make another") from error
         except grpc.RpcError as error:

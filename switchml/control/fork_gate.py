@@ -2,7 +2,8 @@
 
 Data loaders fork in the middle of a training. A child that is made while another thread is inside a call can inherit a lock
 that nobody will release (with GRPC_ENABLE_FORK_SUPPORT=1 gRPC's own handler waits for it for ever), and gRPC complains on
-stderr. Heartbeats last a millisecond: the fork waits for them, and they for the fork.
+stderr. Heartbeats last a millisecond, and a group joins beside the program within some: the fork waits for them, and they for the
+fork.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# A call that a dead switch leaves hanging must not hold a fork for long.
+# A call that a dead switch leaves hanging, or that waits for other ranks, must not hold a fork for long.
 _LONGEST_HOLD = 1.0
 
 

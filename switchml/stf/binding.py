@@ -92,7 +92,7 @@ def bind_rates(words: Iterable[str]) -> MeterRates:
     rates = []
     for word in words:
         rate, _, burst = word.partition(":")
-        rates.append((round(float(rate) * 1e6), int(burst)))
+        rates.append((round(float(rate) * 1e6), integer(burst)))
     (cir, cburst), (pir, pburst) = rates[0], rates[-1]
     if pir < cir:
         raise BindingError("the peak rate is below the committed rate")

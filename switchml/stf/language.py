@@ -27,6 +27,9 @@ from pathlib import Path
 
 from switchml.errors import SwitchMLError
 
+_LONGEST_WAIT = 24 * 3600
+_MOST_DIGITS = 3000  # of any base; as a decimal number it has fewer than Python's limit of 4300
+
 
 class StfError(SwitchMLError):
     """A script that cannot be read or that does not fit its program; the message begins with FILE:LINE."""
@@ -209,6 +212,11 @@ DIRECT = {
     "meter_array_set_rates": (True, 1, 2),
 }
 
+# Where their rates begin: as RATE:BURST, the rate as wide as a float reads.
+_FIRST_RATE = {"meter_set_rates": 1, "meter_array_set_rates": 0}
+_RATE = re.compile(r"\d{1,100}(\.\d{1,100})?:\d+")
+_CELL = re.compile(r"\d+|0[xX][0-9a-fA-F]+")
+
 _NAME = r'(?:"[^"]+"|[A-Za-z_$.][\w$]*(?:\[\d+\])?(?:\.[\w$]+(?:\[\d+\])?)*)'
 _NUMBER = r"(?:0[xX][0-9a-fA-F*]+|0[bB][01*]+|0[oO][0-7*]+|\d+|\*)"
 _MATCH = rf"{_NUMBER}(?:/\d+|&&&{_NUMBER}|(?:\.\.|->){_NUMBER})?"
@@ -325,7 +333,9 @@ class _Line:
 
 
 def integer(text: str) -> int:
-    """The value of a constant without wildcards."""
+    """The value of a constant without wildcards; one longer than Python reads and writes becomes one that fits nothing either."""
+    if len(text) > _MOST_DIGITS:
+        return 1 << 4 * _MOST_DIGITS
     return int(text, 0) if text[:1] == "0" and not text.isdigit() else int(text)
 
 
@@ -358,7 +368,7 @@ def _port_and_digits(line: _Line, text: str) -> tuple[int, str]:
     words = text.split()
     if not words or not words[0].isdigit():
         raise line.error(f"a port number expected, not {words[0]!r}" if words else "a port number is missing")
-    return int(words[0]), "".join(words[1:])
+    return integer(words[0]), "".join(words[1:])
 
 
 def _no_packet(line: _Line) -> NoPacket:
@@ -366,7 +376,10 @@ def _no_packet(line: _Line) -> NoPacket:
 
 
 def _wait(line: _Line) -> Wait:
-    return Wait(line.number, float(line.number_or(1) or 0))
+    seconds = line.number_or(1) or 0
+    if seconds > _LONGEST_WAIT:
+        raise line.error(f"a wait is of {_LONGEST_WAIT} seconds at most")
+    return Wait(line.number, float(seconds))
 
 
 def _add(line: _Line) -> Add:
@@ -411,7 +424,7 @@ def _check_register(line: _Line) -> CheckRegister:
     register, index = line.name("a register"), _index_in_parentheses(line)
     if not index.isdigit():
         raise line.error(f"an index expected, not {index!r}")
-    return CheckRegister(line.number, register, int(index), line.condition("value"))
+    return CheckRegister(line.number, register, integer(index), line.condition("value"))
 
 
 def _direct(verb: str, line: _Line, text: str) -> Direct:
@@ -423,11 +436,9 @@ def _direct(verb: str, line: _Line, text: str) -> Direct:
     if not fewest <= len(arguments) <= most:
         wanted = str(fewest) if fewest == most else f"{fewest} to {most}"
         raise line.error(f"{verb} takes {wanted} argument{'s' * (most != 1)}, not {len(arguments)}")
-    pattern = (
-        r"\d+(\.\d+)?:\d+" if "rates" in verb and verb != "meter_get_rates" else r"\d+|0[xX][0-9a-fA-F]+"
-    )
-    for word in arguments:
-        if not re.fullmatch(rf"(?:{pattern})|\d+", word):
+    first_rate = _FIRST_RATE.get(verb, len(arguments))
+    for place, word in enumerate(arguments):
+        if not (_RATE if place >= first_rate else _CELL).fullmatch(word):
             raise line.error(f"{verb} does not take {word!r}")
     return Direct(line.number, verb, name, tuple(arguments))
 

@@ -28,6 +28,7 @@ from switchml.switch_emulator.faults import Faults, new_faults
 from switchml.switch_emulator.pipeline import MAX_JOBS, Switch, SwitchRecord
 from switchml.switch_emulator.slot_machine import Pool, new_pool
 from switchml.switch_emulator.tables import Tables, new_tables
+from switchml.worker.congestion import new_congestion
 from switchml.worker.engine import Engine
 from switchml.worker.port import Port, PortRecord
 from switchml.worker.recovery import new_recovery
@@ -146,7 +147,10 @@ def _window() -> Window:
 
 def _engine() -> Engine:
     longs = [np.zeros(count, np.int64) for count in (3, 4, 5)]
-    return Engine(_window(), new_recovery(), 12345, longs[0], np.zeros(7, np.uint32), longs[1], longs[2])
+    return Engine(
+        _window(), new_recovery(), new_congestion(packet=100, slots=8), 12345,
+        longs[0], np.zeros(7, np.uint32), longs[1], longs[2],
+    )  # fmt: skip
 
 
 def _switch() -> Switch:

@@ -44,7 +44,8 @@ class StoreWorker(Collectives):
         self.driving = threading.RLock()
         self.closed = False
         self.aborted: SwitchMLError | None = None
-        threading.Thread(target=self._run, name="store-worker", daemon=True).start()
+        self.thread = threading.Thread(target=self._run, name="store-worker", daemon=True)
+        self.thread.start()
 
     def counters(self) -> dict[str, int]:
         return {"packets_sent": len(self.calls), "bytes_sent": self.bytes}
@@ -57,8 +58,12 @@ class StoreWorker(Collectives):
             self.closed = True
             waiting, self.queue = self.queue, deque()
             self.changed.notify_all()
+        self.aborted = WorkerClosedError("left")
         for work, _, _ in waiting:
-            work.finish(WorkerClosedError("left"))
+            work.finish(self.aborted)
+        # Inside the store at the interpreter's end it would end the process ("terminate called without an active exception").
+        if threading.current_thread() is not self.thread:
+            self.thread.join()
 
     def _submit(self, call: Call, timeout: float | None, notify: bool) -> Work:
         said = call.signature

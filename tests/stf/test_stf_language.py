@@ -19,6 +19,7 @@ from switchml.stf.language import (
     Statement,
     StfError,
     Wait,
+    integer,
     parse,
 )
 
@@ -98,6 +99,7 @@ BAD = {
     "add t k:zz a()": "what stands after 'k': is no match",
     "add t k:1 ?": "cannot read '?'",
     "add t 0x1* k:1 a()": "expected, not '0x1*'",
+    "wait 0x" + "F" * 600: "a wait is of 86400 seconds at most",
     "remove": "'all', a table or a handle expected",
     "check_counter c 1": "'(' and an index expected",
     "check_counter c(1) frames == 2": "packets or bytes expected, not 'frames'",
@@ -108,7 +110,19 @@ BAD = {
     "mc_node_create": "mc_node_create takes 1 to 512 arguments, not 0",
     "register_read": "register_read needs a name",
     "meter_set_rates m 1 1.5": "meter_set_rates does not take '1.5'",
+    "meter_set_rates m 1 15": "meter_set_rates does not take '15'",
+    "meter_set_rates m 0.1:5 0.1:5": "meter_set_rates does not take '0.1:5'",
+    "meter_set_rates m 1 " + "9" * 400 + ":5": "meter_set_rates does not take '999",
 }
+
+
+@pytest.mark.parametrize("digits", ["9" * 5000, "0" * 5000 + "1", "0x" + "F" * 9000, "0b" + "1" * 5000])
+def test_a_number_of_thousands_of_digits_fits_nothing(digits: str) -> None:
+    assert integer(digits).bit_length() > 2048
+    [checked] = parse(f"check_register r(1) == {digits}")
+    assert isinstance(checked, CheckRegister)
+    assert not checked.condition.holds(1)
+    assert len(str(checked.condition)) < 4300
 
 
 @pytest.mark.parametrize("line", BAD)

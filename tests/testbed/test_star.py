@@ -22,6 +22,7 @@ needs_root = pytest.mark.skipif(REASON is not None, reason=f"no testbed here: {R
 pytestmark = [pytest.mark.timeout(60), pytest.mark.namespaces]
 
 if REASON is None:
+    from switchml.testbed.link import shape_egress
     from switchml.testbed.star import Star, worker_address
 
 UDP_SEGMENT = 103
@@ -251,12 +252,39 @@ def test_a_star_that_cannot_be_built_says_why() -> None:
         ({"rate": -1}, "negative"),
         ({"rate": 40 * 10**9}, "34 Gbit"),
         ({"delay": -0.1}, "seconds"),
-        ({"burst": 10, "queue": 5}, "burst"),
+        ({"burst": 0}, "burst=0"),
+        ({"queue": 1599}, "must hold 1600 bytes"),
     ],
 )
 def test_impossible_shapes_are_refused(keywords: dict[str, float], word: str) -> None:
     with pytest.raises(TestbedError, match=word):
         LinkShape(**keywords)  # type: ignore[arg-type]
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("shape", "burst", "limit"),
+    [
+        (LinkShape(rate=10**8), 65536, 262144),  # of the default queue a quarter: less than a train
+        (LinkShape(rate=10**8, queue=4 << 20), 73728, 4 << 20),
+        (LinkShape(rate=10**8, queue=64 << 10), 16384, 64 << 10),
+        (LinkShape(rate=10**8, queue=4000), 1600, 4000),
+        (LinkShape(rate=10**8, burst=10), 1600, 262144),
+    ],
+)
+def test_a_burst_is_at_most_a_quarter_of_the_queue_and_holds_a_packet(
+    shape: LinkShape, burst: int, limit: int
+) -> None:
+    made: list[tuple[tuple[object, ...], dict[str, object]]] = []
+
+    class Route:
+        def tc(self, *arguments: object, **keywords: object) -> None:
+            made.append((arguments, keywords))
+
+    shape_egress(Route(), 7, shape)  # type: ignore[arg-type]
+    assert made == [
+        (("add", "tbf", 7, 0x1_0000), {"rate": 12_500_000, "burst": burst, "limit": limit}),
+    ]
 
 
 @needs_root

@@ -185,6 +185,20 @@ def test_destroying_the_groups_leaves_nothing(lifecycle: list[Any]) -> None:
         assert report["left"] == [{"threads": [], "switches": []}] * 3
 
 
+@pytest.mark.timeout(400)  # a thousand gloo connections and sixty jobs, on a machine that may be busy
+def test_five_hundred_groups_of_which_some_fit_into_the_switch(launcher: Any) -> None:
+    """And two that the ranks use for the first time in different orders."""
+    processes = launcher.start("many_groups.py", 2, "500")
+    launcher.finish(processes, timeout=360)
+    for rank in processes:
+        assert rank.process.returncode == 0, rank.stderr
+        assert rank.report["orders"] == [[3.0] * 3] * 2
+        assert rank.report["wrong"] == 0
+        assert 0 < rank.report["on_the_switch"] < 500
+    said = [rank.stderr.count("the switch has no room for a group, so it takes gloo") for rank in processes]
+    assert said == [1, 0]
+
+
 def test_a_forked_child_leaves_its_parent_alone(launcher: Any) -> None:
     for report in launcher.run("forked.py", 2):
         assert set(report["child"].values()) == {"WorkerClosedError"}, report["child"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -143,6 +145,24 @@ def test_kept_handles_let_large_tensors_go(pool: CompletionPool) -> None:
     memory = weakref.ref(large)
     del large
     assert memory() is None
+
+
+_LEFT_BEHIND = """
+import numpy as np, torch
+from switchml.torch_backend.completion_pool import CompletionPool
+from switchml.torch_backend.kept_handles import KeptHandles
+from switchml.torch_backend.switch_work import SwitchWork
+from switchml.worker.work import Work
+
+ended = Work.ended(np.empty(0))
+left = SwitchWork("x", [ended], [torch.ones(10_000)], CompletionPool("x"), keeper=KeptHandles())
+left.itself = left  # so that only the interpreter's end finds it
+"""
+
+
+def test_a_handle_that_is_left_behind_does_not_hold_up_the_end() -> None:
+    """At the interpreter's end no thread starts any more."""
+    subprocess.run([sys.executable, "-P", "-c", _LEFT_BEHIND], check=True, timeout=90)
 
 
 def test_a_reason_that_is_known_goes_before_a_parts_error(pool: CompletionPool) -> None:

@@ -84,6 +84,7 @@ class _Watched(VirtualNetwork):
             window.exponents,
             window.fifo,
             self._ranks[rank].recovery.view(np.uint8),
+            self._ranks[rank].congestion.view(np.uint8),
         )
         late = int(overdue_transfer(window, self.now))
         twice = int(match(window, *self._where(packet)))
@@ -96,7 +97,7 @@ class _Watched(VirtualNetwork):
 
 
 def window_steps(seed: int) -> Iterator[str]:
-    """Both machines through a bad network: lay, next_ready, build_packet, match, take_result, advance, expire."""
+    """Both machines through a bad network: lay, next_ready, build_packet, match, take_result, advance, expire, room."""
     rng = np.random.default_rng(seed)
     workers = 2 + seed % 3
     sources = [

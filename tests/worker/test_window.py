@@ -18,6 +18,7 @@ from switchml.worker.window import (
     IDLE,
     LAID,
     READY,
+    RESEND,
     RING,
     SENT,
     STALE,
@@ -29,13 +30,16 @@ from switchml.worker.window import (
     lay,
     mark_sent,
     match,
+    may_leave,
     new_window,
     next_ready,
     overdue_transfer,
-    put_back,
     relative,
+    resend,
     transfer_end,
 )
+
+LENGTH = 100
 
 
 class Script:
@@ -62,7 +66,7 @@ class Script:
         while (slot := next_ready(self.window)) >= 0:
             sent.append(int(self.window.slots[slot]["position"]))
             assert slot == sent[-1] % self.width
-            mark_sent(self.window, slot, 0)
+            assert not mark_sent(self.window, slot, 0, LENGTH)
         return sent
 
     def answer(self, *positions: int, exponent: int = 0) -> None:
@@ -227,12 +231,110 @@ def test_every_position_is_sent_once_and_in_order_of_its_slot(width: int, kind: 
         assert [position for position in sent if position % width == slot] == list(range(slot, total, width))
 
 
-def test_a_slot_that_could_not_be_sent_stays_first() -> None:
+def test_what_could_not_be_sent_stays_first() -> None:
     script = Script(4, (WORDS, 3))
     lay(script.window)
-    assert next_ready(script.window) == 0
-    put_back(script.window, 0)
+    assert [next_ready(script.window) for _ in range(3)] == [0, 0, 0]
     assert script.send() == [0, 1, 2, 3]
+
+
+def _lose(script: Script, *positions: int) -> None:
+    for position in positions:
+        resend(script.window, position % script.width)
+
+
+def _in_flight(script: Script) -> tuple[int, int]:
+    stream = script.window.stream[0]
+    return int(stream["in_flight"]), int(stream["bytes_in_flight"])
+
+
+def _sent(script: Script) -> list[tuple[int, bool]]:
+    """Send all; positions, and whether they were sent before."""
+    sent = []
+    while (slot := next_ready(script.window)) >= 0:
+        again = mark_sent(script.window, slot, 0, LENGTH)
+        sent.append((int(script.window.slots[slot]["position"]), again))
+    return sent
+
+
+def test_packets_leave_in_order_of_position_whatever_was_lost() -> None:
+    script = Script(4, (WORDS, 20))
+    script.send()
+    script.answer(1, 3)
+    _lose(script, 2)
+    _lose(script, 0)
+    assert _sent(script) == [(0, True), (2, True), (5, False), (7, False)]
+    assert script.window.slots["retries"].tolist() == [1, 0, 1, 0]
+    assert script.window.slots["order"].tolist() == [4, 6, 5, 7]
+
+
+def test_what_is_found_lost_is_not_in_flight_until_it_leaves_again() -> None:
+    script = Script(4, (WORDS, 20))
+    script.send()
+    assert _in_flight(script) == (4, 400)
+    _lose(script, 0, 2)
+    assert _in_flight(script) == (2, 200)
+    script.answer(1)
+    assert _in_flight(script) == (1, 100)
+    script.answer(0)  # Its result comes all the same, and there is nothing to take out of the account.
+    assert _in_flight(script) == (1, 100)
+    assert _sent(script) == [(2, True), (4, False), (5, False)]
+    assert _in_flight(script) == (4, 400)
+
+
+def test_the_lowest_position_may_always_leave() -> None:
+    script = Script(4, (WORDS, 20))
+    lay(script.window)
+    assert may_leave(script.window, 0, 0), "though there is no room"
+    assert not may_leave(script.window, 1, 0)
+    script.send()
+    _lose(script, 0, 1)
+    assert may_leave(script.window, 0, 0)
+    assert not may_leave(script.window, 1, 200)
+    assert may_leave(script.window, 1, 201), "less than the room is in flight: one more, whatever its length"
+    script.answer(1)
+    assert script.window.stream[0]["lowest"] == 0
+    script.answer(0)
+    assert script.window.stream[0]["lowest"] == 2
+
+
+@pytest.mark.parametrize("width", [1, 2, 16])
+@pytest.mark.parametrize("kind", [BLOCKS, WORDS])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_account_is_right_at_every_step_however_much_is_lost(width: int, kind: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    chunks = [int(count) for count in rng.integers(0, 3 * width + 3, 8)]
+    script = Script(width, *((kind, count) for count in chunks))
+    window: Window = script.window
+    stream, slots = window.stream[0], window.slots
+    answered: set[int] = set()
+    lay(window)
+    steps = 0
+    while script.status() != [DONE] * len(chunks):
+        steps += 1
+        assert steps < 100_000, "stuck"
+        room = int(rng.integers(0, width * LENGTH + 1))
+        last = -1
+        while (slot := next_ready(window)) >= 0 and may_leave(window, slot, room):
+            position, state = int(slots[slot]["position"]), int(slots[slot]["state"])
+            assert position > last, "of what is ready the lowest goes first"
+            assert position == min(slots["position"][np.isin(slots["state"], (READY, RESEND))])
+            assert mark_sent(window, slot, steps, LENGTH) == (state == RESEND)
+            last = position
+        for slot in np.flatnonzero(slots["state"] == SENT):
+            if rng.random() < 0.3:
+                resend(window, int(slot))
+        waiting = np.flatnonzero((slots["state"] == SENT) | (slots["state"] == RESEND))
+        for slot in rng.permutation(waiting)[: int(rng.integers(0, width + 1))]:
+            answered.add(int(slots[slot]["position"]))
+            script.answer(int(slots[slot]["position"]), exponent=int(rng.integers(-90, 90)))
+        lay(window)
+        sent = slots["state"] == SENT
+        assert stream["in_flight"] == sent.sum()
+        assert stream["bytes_in_flight"] == slots["length"][sent].sum()
+        assert stream["lowest"] == next(p for p in range(int(stream["end"]) + 1) if p not in answered)
+        assert 0 <= stream["fifo_tail"] - stream["fifo_head"] <= window.fifo.size
+    assert _in_flight(script) == (0, 0)
 
 
 class Result(NamedTuple):
@@ -277,11 +379,11 @@ def test_a_result_for_what_was_never_sent_is_none() -> None:
 
 def test_sequence_numbers_wrap() -> None:
     script = Script(4)
-    script.window.stream[0]["end"] = 2**32 - 2
+    script.window.stream[0]["end"] = script.window.stream[0]["lowest"] = 2**32 - 2
     script.queue(WORDS, 6)
     assert script.send() == [2**32 - 2, 2**32 - 1, 2**32, 2**32 + 1]
     script.answer(2**32, 2**32 - 2)
-    assert script.send() == [2**32 + 4, 2**32 + 2]
+    assert script.send() == [2**32 + 2, 2**32 + 4]
     script.answer(2**32 + 1, 2**32 + 2, 2**32 - 1)
     assert match(script.window, 0xFFFFFFFE, 2, 1) == DUPLICATE
     assert script.send() == [2**32 + 3]

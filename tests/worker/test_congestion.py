@@ -1,0 +1,355 @@
+"""The congestion window with numbers computed by hand: packets of 1000 bytes on the wire, times in nanoseconds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from switchml.worker.congestion import (
+    FRAMING,
+    end_results,
+    new_congestion,
+    next_leave,
+    note_result,
+    note_sent,
+    note_stall,
+    room,
+)
+from switchml.worker.window import WORDS, advance, lay, mark_sent, new_window, next_ready
+
+MS = 1_000_000
+PACKET = 1000
+PAYLOAD = PACKET - FRAMING
+
+
+class Path:
+    """A stream with no end of packets, and the window of its path."""
+
+    def __init__(self, slots: int = 4096, **options: Any) -> None:
+        self.window = new_window(rank=0, workers=2, window=slots, elements=4)
+        self.window.transfers[0]["kind"], self.window.transfers[0]["chunks"] = WORDS, 1 << 40
+        self.window.stream[0]["queued"] = 1
+        lay(self.window)
+        self.congestion = new_congestion(packet=PAYLOAD, slots=slots, **options)
+        self.state: Any = self.congestion[0]
+        self.lost = 0
+        self.position = 0
+
+    def send(self, count: int, now: int, length: int = PACKET) -> None:
+        for _ in range(count):
+            slot = next_ready(self.window)
+            mark_sent(self.window, slot, now, length)
+            note_sent(self.congestion, self.window, length, now)
+
+    def answer(self, count: int, sample: int, now: int, lost: int = 0) -> None:
+        """Results of the lowest packets come together, after so many were found lost."""
+        self.lost += lost
+        for _ in range(count):
+            slot = self.position % self.window.slots.size
+            note_result(self.congestion, self.window, slot, sample, now)
+            advance(self.window, slot, 0)
+            self.position += 1
+        end_results(self.congestion, self.window, self.lost, now)
+
+    def round(self, count: int, sample: int, now: int, lost: int = 0) -> None:
+        """`count` packets leave at `now` and are answered together; `lost` more were found lost before."""
+        self.send(count, now)
+        self.answer(count, sample, now + sample, lost)
+
+    def packets(self, name: str) -> float:
+        return float(self.state[name]) / PACKET
+
+    def at_rest(self, backlog: int) -> None:
+        """As long after a start, with so many packets of backlog and of ceiling."""
+        self.state["starting"], self.state["retry_at"] = 0, 1 << 60
+        self.state["backlog"], self.state["ceiling"] = backlog * PACKET, backlog * PACKET
+
+
+def test_it_begins_with_32_packets_of_which_half_may_wait() -> None:
+    path = Path()
+    assert room(path.congestion, 0) == 32 * PACKET
+    assert (path.packets("backlog"), path.packets("ceiling"), path.packets("most")) == (16, 96, 4096)
+
+
+def test_no_more_than_the_slots_are_in_flight() -> None:
+    path = Path(slots=8)
+    assert room(path.congestion, 0) == 8 * PACKET
+    for step in range(5):
+        path.round(8, 10 * MS, 10 * MS * step)
+    assert path.packets("window") == 8
+
+
+def test_each_round_sets_the_window_as_fast_tcp_does() -> None:
+    path = Path()
+    path.at_rest(16)
+    path.state["ceiling"] = 96 * PACKET
+    # 32 packets without a queue: the backlog grows by an eighth, and the window by the backlog.
+    path.round(32, 10 * MS, 0)
+    assert (path.packets("backlog"), path.packets("window")) == (18, 50)
+    # 50 packets in 20 ms where 10 would do: half of them waited. 50 * 10 / 20 + 18 * 9/8.
+    path.round(50, 20 * MS, 20 * MS)
+    assert (path.packets("backlog"), path.packets("window")) == (20.25, 45.25)
+
+
+def test_the_backlog_doubles_until_something_waits() -> None:
+    path = Path()
+    path.round(32, 10 * MS, 0)
+    assert (path.packets("backlog"), path.packets("window")) == (32, 64)
+    # 64 in 10.1 ms: about 0.6 of a packet waited, which is not yet half the backlog.
+    path.round(64, 10_100_000, 20 * MS)
+    assert path.packets("backlog") == 64
+    assert path.state["starting"] == 1
+    # 127 in 20 ms: 63.7 waited. From now on an eighth at a time.
+    window = path.packets("window")
+    path.round(128, 20 * MS, 40 * MS)
+    assert path.state["starting"] == 0
+    assert path.packets("backlog") == 72
+    assert path.packets("window") == pytest.approx(window / 2 + 72, abs=0.01)
+
+
+def test_a_round_ends_with_what_left_after_it_began() -> None:
+    path = Path()
+    path.at_rest(16)
+    path.round(1, 10 * MS, 0)
+    path.send(64, 20 * MS)
+    path.answer(16, 11 * MS, 31 * MS)
+    # The first of them ends the round; the next begins with 65 sent and 48 in flight, whose last 12 left late.
+    assert (path.state["round_end"], path.state["round_late"]) == (65, 65 - 12)
+    path.answer(40, 30 * MS, 50 * MS)
+    assert path.state["round_best"] == 30 * MS, "8 of these 40 left late in the round"
+    path.send(10, 50 * MS)
+    path.answer(8, 40 * MS, 60 * MS)
+    assert path.state["round_trip"] == 11 * MS
+    path.answer(1, 12 * MS, 62 * MS)
+    assert path.state["round_trip"] == 12 * MS, "the shortest of those that left late"
+    assert path.state["round_end"] == 75
+
+
+def test_the_window_stays_while_it_is_not_used_up() -> None:
+    path = Path()
+    path.at_rest(16)
+    path.round(32, 10 * MS, 0)
+    before = path.state["window"]
+    for step in range(1, 6):
+        path.round(20, 10 * MS, 20 * MS * step)
+    assert path.state["window"] == before
+
+
+def test_short_packets_and_ambiguous_ones_are_no_measure_of_the_queue() -> None:
+    path = Path()
+    path.send(40, 0, length=100)
+    path.answer(40, 5 * MS, 5 * MS)
+    path.send(40, 10 * MS)
+    path.answer(40, 0, 20 * MS)
+    assert (path.state["round_trip"], path.packets("window")) == (0, 32)
+    path.round(32, 10 * MS, 30 * MS)
+    assert path.state["round_trip"] == 10 * MS
+
+
+def test_where_packets_are_dropped_the_window_is_what_came_through_and_the_backlog() -> None:
+    path = Path()
+    path.at_rest(16)
+    path.round(32, 10 * MS, 0)
+    path.state["window"] = 200 * PACKET
+    # The window was used up, and 40 came back, at a round trip that shows no queue.
+    path.state["full"] = 1
+    path.round(40, 10 * MS, 20 * MS)
+    assert path.packets("window") == 40 + 16
+
+
+def _link(path: Path, rate: int, shortest: int, rounds: int) -> list[int]:
+    """The window's packets round by round on a link of so many bytes a second, where only its queue delays."""
+    path.round(1, shortest, 0)
+    windows, now = [], shortest
+    for _ in range(rounds):
+        count = -(-int(path.state["window"]) // PACKET)
+        sample = max(shortest, count * PACKET * 1_000_000_000 // rate)
+        path.round(count, sample, now)
+        now += sample
+        windows.append(int(path.state["window"]) // PACKET)
+    return windows
+
+
+@pytest.mark.parametrize(
+    ("rate", "shortest", "expected"),
+    [
+        (12_500_000, 200_000, 2 + 125),  # 100 Mbit/s: 2.5 packets on the way, and as much as 10 ms bring
+        (12_500_000, 20 * MS, 250 + 125),
+        (1_250_000, 200_000, 96),  # 10 Mbit/s: 10 ms bring 12 packets; 96 may wait anyway
+        (125_000_000, 1 * MS, 125 + 1024),  # 1 Gbit/s: 10 ms bring 1250; 1024 are the most
+    ],
+)
+def test_at_rest_the_backlog_stands_in_the_queue(rate: int, shortest: int, expected: int) -> None:
+    windows = _link(Path(), rate, shortest, 60)
+    assert windows[-1] == windows[-2]
+    assert windows[-1] == pytest.approx(expected, abs=3)
+
+
+def test_the_shortest_round_trip_is_forgotten_when_the_path_has_changed() -> None:
+    path = Path()
+    path.at_rest(16)
+    path.round(32, 10 * MS, 0)
+    for second in range(1, 10):
+        path.round(32, 30 * MS, 1000 * second * MS)
+    assert path.state["shortest"] == 10 * MS
+    path.round(32, 30 * MS, 10_100 * MS)
+    assert path.state["shortest"] == 10 * MS, "seen in the ten seconds that end here"
+    path.round(32, 30 * MS, 20_200 * MS)
+    assert path.state["shortest"] == 30 * MS
+
+
+def test_the_rate_is_what_came_in_twenty_milliseconds_and_a_silence_does_not_count() -> None:
+    path = Path()
+    path.send(200, 0)
+    path.answer(50, 10 * MS, 10 * MS)
+    assert path.state["rate"] == 0
+    path.answer(50, 25 * MS, 25 * MS)
+    assert (path.state["rate"], path.state["fastest"]) == (4_000_000, 4_000_000)  # 100 kB in 25 ms
+    note_stall(path.congestion, 1000 * MS)
+    path.answer(50, 0, 1000 * MS)
+    assert path.state["rate"] == 4_000_000
+    path.answer(10, 0, 1025 * MS)
+    assert (path.state["rate"], path.state["fastest"]) == (2_400_000, 4_000_000)  # 60 kB in 25 ms
+
+
+# Losses
+
+
+def _trial(lost: int = 16) -> Path:
+    """A path of 96 packets of backlog after 16 of 144 were lost: a trial goes on."""
+    path = Path()
+    path.at_rest(96)
+    path.state["window"] = 128 * PACKET
+    path.round(1, 10 * MS, 0)
+    path.round(127, 10 * MS, 10 * MS, lost=lost)
+    return path
+
+
+def test_a_little_loss_is_nothing_to_look_into() -> None:
+    # 2 of 130 are 15 of 1024, and 20 are tolerated.
+    path = _trial(lost=2)
+    assert (path.state["trial_share"], path.packets("backlog")) == (0, 96)
+
+
+def test_much_loss_begins_a_trial_with_a_quarter() -> None:
+    path = _trial()
+    assert path.state["trial_share"] == 1024 * 16 // 144 == 113
+    assert path.packets("backlog") == 24
+
+
+def test_losses_that_go_with_the_backlog_were_ours() -> None:
+    path = _trial()
+    # What was lost while the window still shrank does not count.
+    path.round(128, 10 * MS, 20 * MS, lost=16)
+    assert path.packets("backlog") == 24
+    path.round(128, 10 * MS, 30 * MS, lost=3)
+    # 3 of 131 are 23 of 1024: less than a quarter of 113.
+    assert (path.packets("backlog"), path.packets("ceiling")) == (72, 72)
+    assert path.state["trial_share"] == 0
+    path.round(128, 10 * MS, 50 * MS)
+    assert path.packets("backlog") == 72, "it does not grow above the ceiling"
+
+
+def test_losses_that_stay_are_the_path_s_own_and_twice_as_much_is_tolerated() -> None:
+    path = _trial()
+    path.round(128, 10 * MS, 20 * MS, lost=16)
+    path.round(128, 10 * MS, 30 * MS, lost=16)
+    assert (path.packets("backlog"), path.packets("ceiling")) == (96, 96)
+    assert path.state["tolerated"] == 2 * 113
+    path.round(128, 10 * MS, 40 * MS, lost=16)
+    assert path.state["trial_share"] == 0, "as much is no reason for another trial"
+    path.round(128, 10 * MS, 50 * MS, lost=64)
+    assert path.state["trial_share"] > 0, "64 of 192 are"
+
+
+def test_not_more_than_half_is_ever_tolerated() -> None:
+    path = _trial(lost=384)
+    path.round(128, 10 * MS, 20 * MS, lost=384)
+    path.round(128, 10 * MS, 30 * MS, lost=384)
+    assert path.state["tolerated"] == 512
+
+
+def test_what_was_found_is_tried_again_every_two_seconds() -> None:
+    path = _trial()
+    path.round(128, 10 * MS, 20 * MS)
+    path.round(128, 10 * MS, 30 * MS)
+    path.state["tolerated"] = 100
+    path.round(128, 10 * MS, 2029 * MS)
+    assert (path.packets("ceiling"), path.packets("backlog"), path.state["tolerated"]) == (72, 72, 100)
+    path.round(128, 10 * MS, 2031 * MS)
+    # An eighth higher; the backlog follows at once, and half as much is tolerated.
+    assert (path.packets("ceiling"), path.packets("backlog"), path.state["tolerated"]) == (81, 81, 50)
+    path.round(128, 10 * MS, 2050 * MS)
+    assert path.packets("ceiling") == 81
+
+
+def test_the_backlog_is_four_packets_at_least() -> None:
+    path = Path()
+    path.at_rest(8)
+    path.round(1, 10 * MS, 0)
+    path.round(127, 10 * MS, 10 * MS, lost=100)
+    assert path.packets("backlog") == 4
+
+
+# Pace
+
+
+def test_what_leaves_is_spread_over_the_round_trip() -> None:
+    path = Path()
+    path.at_rest(16)
+    path.send(200, 0)
+    assert room(path.congestion, 0) > 0, "before the first round trip there is no pace"
+    path.answer(1, 10 * MS, 10 * MS)
+    path.state["window"] = 100 * PACKET
+    # 10 ms at 1.25 times the window's rate: 80 us a packet. A burst of 32 may leave at once.
+    now = 20 * MS
+    path.send(32, now)
+    assert path.state["paced_to"] == now + 32 * 80_000
+    assert room(path.congestion, now) == 100 * PACKET
+    path.send(1, now)
+    assert room(path.congestion, now) == 0
+    # Half a burst may leave again when no more than half of one is still to be paced.
+    assert next_leave(path.congestion, now) == now + (33 - 16) * 80_000
+    assert room(path.congestion, now + 80_000) == 100 * PACKET
+    # Time that nobody used is not made up for.
+    path.send(1, now + 100 * MS)
+    assert path.state["paced_to"] == now + 100 * MS + 80_000
+
+
+def test_a_short_packet_takes_its_share_of_the_pace() -> None:
+    path = Path()
+    path.at_rest(16)
+    path.send(10, 0)
+    path.answer(1, 10 * MS, 10 * MS)
+    path.state["window"] = 100 * PACKET
+    path.send(1, 50 * MS, length=100)
+    assert path.state["paced_to"] == 50 * MS + 8_000
+
+
+# What it does not concern, and several streams
+
+
+def test_memory_that_is_shared_has_no_window_but_the_slots() -> None:
+    path = Path(slots=64, enabled=False)
+    before = path.congestion.tobytes()
+    assert room(path.congestion, 0) == 64 * PACKET
+    for step in range(10):
+        path.round(64, 10 * MS, 20 * MS * step, lost=10)
+        assert room(path.congestion, 20 * MS * step) == 64 * PACKET
+        assert next_leave(path.congestion, 20 * MS * step) <= 20 * MS * step
+    assert path.congestion.tobytes() == before
+
+
+def test_streams_on_one_link_divide_what_may_wait() -> None:
+    path = Path(share=4)
+    assert (path.packets("window"), path.packets("backlog"), path.packets("ceiling")) == (8, 4, 24)
+    # Four packets each in any case.
+    path = Path(share=100)
+    assert (path.packets("window"), path.packets("backlog"), path.packets("ceiling")) == (4, 4, 4)
+
+
+def test_a_share_of_the_link_is_at_rest_with_its_share_of_the_backlog() -> None:
+    # A quarter of what 10 ms bring at this stream's rate, and 24 packets at least.
+    windows = _link(Path(share=4), 12_500_000, 20 * MS, 60)
+    assert windows[-1] == pytest.approx(250 + 125 // 4, abs=3)
