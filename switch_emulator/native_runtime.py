@@ -39,7 +39,7 @@ from switchml.p4runtime.refusals import (
 )
 from switchml.p4runtime.schema import Schema
 from switchml.protocol.counters import SWITCH_COUNTERS, indices
-from switchml.protocol.messages import ELEMENT_BYTES, EXPONENTS, FLOAT32, PAYLOAD_SIZES, WIRES, wire_lanes
+from switchml.protocol.messages import ELEMENT_BYTES, FLOAT32, PAYLOADS
 from switchml.switch_emulator.native_target import POOL_SLOTS, EmulatorTarget
 from switchml.switch_emulator.pipeline import NO_JOB
 from switchml.switch_emulator.runtime import Device, Runtime
@@ -99,7 +99,7 @@ class NativeRuntime(Runtime):
                 f"the native pipeline takes the P4Info of our P4 program only, and this one has no {missing or _SET_WORKER}"
             )
         self._payload = ELEMENT_BYTES * sum(bool(_SUM.fullmatch(name)) for name in schema.registers.by_name)
-        if self._payload not in {size.payload for size in PAYLOAD_SIZES}:
+        if self._payload not in PAYLOADS:
             raise invalid(
                 f"the program's {self._payload} bytes of sums a slot are no payload of this protocol",
             )
@@ -107,10 +107,6 @@ class NativeRuntime(Runtime):
         self._wire = "int8" if _LANES in schema.registers.by_name else FLOAT32
         self._entries: dict[str, dict[Key, TableEntry]] = {name: {} for name in schema.tables.by_name}
         self._groups: dict[int, tuple[Replica, ...]] = {}
-        elements = self._payload // ELEMENT_BYTES
-        self._kinds = {0: EXPONENTS} | {
-            elements * wire_lanes(name): kind.code for name, kind in WIRES.items()
-        }
         self._members: dict[tuple[int, int], _Membership] = {}  # by job and rank
         self._jobs: dict[int, _Layout] = {}
 
@@ -368,7 +364,7 @@ class NativeRuntime(Runtime):
             case "seen":
                 return int(copy["seen"][0])
             case "kind":
-                return self._kinds[int(copy["elements"])] if copy["used"] else 0
+                return int(copy["kind"]) if copy["used"] else 0
             case "e0" | "e1":
                 return int(copy[name]) & 0xFF
             case "stamp" | "seen_count":
@@ -395,7 +391,7 @@ class NativeRuntime(Runtime):
                 copy["seen"][0] = value
                 copy["seen_count"] = value.bit_count()
             case "kind":
-                copy["elements"] = next((many for many, kind in self._kinds.items() if kind == value), 0)
+                copy["kind"] = value
             case "e0" | "e1":
                 copy[name] = int(np.uint8(value).view(np.int8))
             case "stamp" | "seen_count":

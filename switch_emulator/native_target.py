@@ -25,7 +25,7 @@ from switchml.link.libc import monotonic_ns
 from switchml.link.records import new_records, table_of
 from switchml.link.ring import down_tail, ring_layout
 from switchml.protocol.counters import SWITCH_COUNTERS, named
-from switchml.protocol.messages import ELEMENT_BYTES, PAYLOAD_SIZES, WIRES, size_code, wire_lanes
+from switchml.protocol.messages import ELEMENT_BYTES, MAX_PAYLOAD, WIRES, size_code, wire_lanes
 from switchml.protocol.prepare import prepare
 from switchml.protocol.probes import new_secret, secret_of_ticket
 from switchml.switch_emulator.fabric import Fabric, MemoryServer, Region
@@ -54,7 +54,6 @@ _LOOPBACK_PAYLOAD = 4096
 _LOOPBACK_WINDOW = 256
 _SIOCGIFHWADDR = 0x8927
 _IP_MULTICAST_ALL = 49  # 0: only groups this socket joined itself
-MAX_PAYLOAD = PAYLOAD_SIZES[-1].payload
 
 
 def prepare_pipeline() -> None:
@@ -114,6 +113,8 @@ class EmulatorTarget(SwitchTarget):
             pool=new_pool(POOL_SLOTS, _POOL_ELEMENTS),
             counters=np.zeros((MAX_JOBS + 1, len(SWITCH_COUNTERS)), np.int64),
             link=open_datagrams(self._socket, offload=offload),
+            permits=open_datagrams(self._socket, offload=offload),
+            permit_names=new_records(SocketAddress, MAX_WORKERS),
             fabric=self._fabric.memory,
             faults=faults or new_faults(),
             flag=np.zeros(1, np.int64),

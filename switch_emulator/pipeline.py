@@ -20,13 +20,15 @@ from switchml.protocol.header_access import (
     read_msg_type,
     read_size,
     read_slot,
+    read_to_one,
     read_tsi,
     read_version,
     reserved_bits_set,
     set_exponents,
+    set_kind,
 )
 from switchml.protocol.jit import compiled, inlined
-from switchml.protocol.messages import LANE_BITS, PROBE, UNKNOWN_TYPE
+from switchml.protocol.messages import ABSENT, EXPONENTS, LANE_BITS, MAX_PAYLOAD, PROBE, UNKNOWN_TYPE
 from switchml.protocol.probes import read_secret, write_challenge
 from switchml.protocol.slots import slot_of, version_of
 from switchml.switch_emulator import faults as fault_injection
@@ -86,6 +88,8 @@ _SINGLE = MAX_JOBS  # train destinations below are job numbers, from here on sen
 _RING_BURST = 64
 _SPIN_NS = 50_000
 _SLEEP_NS = 100_000_000
+_NOBODY = -1
+_PERMISSION = cast(int, np.int64(MAX_PAYLOAD + HEADER_BYTES))  # in `spare`, behind the longest result
 _CHALLENGED = -2
 
 
@@ -93,6 +97,8 @@ class SwitchRecord(TypedDict):
     """Where the loop stands."""
 
     train_for: Int64  # destination of the train being built
+    permits_for: Int64  # job of the train of permissions
+    permits_wanted: Int64  # sender number of the worker that it is not for
     now: Int64
     spare: Int64
     doorbell: Int64  # eventfd
@@ -105,6 +111,9 @@ class Switch(NamedTuple):
     Attributes:
         counters: by job, then of NO_JOB.
         link: the data port.
+        permits: the data port once more: permissions, headers that all workers of a job but one get in place of a result. They
+            make trains of their own, beside those of results.
+        permit_names: where they go.
         fabric: shared memory, its first page the switch's own.
         flag: 1 makes `run` return.
         spare: takes results that have nowhere to go.
@@ -115,6 +124,8 @@ class Switch(NamedTuple):
     pool: Pool
     counters: Annotated[Longs, (MAX_JOBS + 1, len(SWITCH_COUNTERS))]
     link: Datagrams
+    permits: Datagrams
+    permit_names: Records[datagrams.SocketAddress]
     fabric: Bytes
     faults: Faults
     flag: Longs
@@ -158,6 +169,57 @@ def _udp_room(handle: int, target: int, length: int) -> int:
         _flush_train(handle)
         state["train_for"] = target
     return datagrams.append(link, length)
+
+
+@compiled
+def _flush_permits(handle: int) -> None:
+    switch = switch_at(handle)
+    state, tables, permits = switch.state[0], switch.tables, switch.permits
+    segments = datagrams.train_segments(permits)
+    if segments == 0:
+        return
+    number, wanted = int(state["permits_for"]), int(state["permits_wanted"])
+    count = 0
+    for index in range(tables.jobs[number]["udp_workers"]):
+        name = tables.unicast[number * MAX_WORKERS + index]
+        if (
+            wanted >= 0
+            and name["address"] == tables.names[wanted]["address"]
+            and name["port"] == tables.names[wanted]["port"]
+        ):
+            continue
+        switch.permit_names[count]["family"] = name["family"]
+        switch.permit_names[count]["address"] = name["address"]
+        switch.permit_names[count]["port"] = name["port"]
+        count += 1
+    size = datagrams.train_bytes(permits)
+    failed = 0
+    if count > 0:
+        failed = datagrams.send_train(permits, switch.permit_names.ctypes.data, count)
+    else:
+        datagrams.clear_train(permits)
+    switch.counters[number, _PACKETS_SENT] += count * segments - failed
+    switch.counters[number, _BYTES_SENT] += count * size
+    switch.counters[number, _PORT_FULL] += failed
+
+
+@compiled
+def _permit(handle: int, number: int, wanted: int) -> None:
+    """Let all UDP workers of the job but one go on: with the header in `spare`."""
+    switch = switch_at(handle)
+    state, permits = switch.state[0], switch.permits
+    if (
+        state["permits_for"] != number
+        or state["permits_wanted"] != wanted
+        or not datagrams.has_room(permits, HEADER_BYTES)
+    ):
+        _flush_permits(handle)
+        state["permits_for"], state["permits_wanted"] = number, wanted
+    place = datagrams.append(permits, HEADER_BYTES)
+    copy_bytes(
+        switch.spare[_PERMISSION : _PERMISSION + HEADER_BYTES],
+        permits.tx_memory[place : place + HEADER_BYTES],
+    )
 
 
 @compiled
@@ -229,16 +291,44 @@ def _deliver_with_faults(handle: int, sender: int, memory: Bytes, at: int, lengt
 
 
 @compiled
-def _emit_with_faults(handle: int, number: int, sender: int, everyone: bool, length: int) -> None:
-    """Send the result in `spare` to one worker or to all, each copy with faults of its own."""
+def _emit_with_faults(handle: int, number: int, length: int, to_one: bool, wanted: int) -> None:
+    """Send the result in `spare` to all workers, each copy with faults of its own; with `to_one` a permission to all but one."""
     switch = switch_at(handle)
-    if not everyone:
-        _deliver_with_faults(handle, sender, switch.spare, _START, length)
-        return
     for rank in range(switch.tables.jobs[number]["workers"]):
         worker = member(switch.tables, number, rank)
         if worker >= 0:
-            _deliver_with_faults(handle, worker, switch.spare, _START, length)
+            if to_one and worker != wanted:
+                _deliver_with_faults(handle, worker, switch.spare, _PERMISSION, HEADER_BYTES)
+            else:
+                _deliver_with_faults(handle, worker, switch.spare, _START, length)
+
+
+@compiled
+def _emit_to_one(handle: int, job: Job, number: int, length: int, wanted: int) -> None:
+    """Send the result in `spare` to the worker that wants it, and a permission to the others."""
+    switch = switch_at(handle)
+    spare = switch.spare
+    if wanted >= 0 and switch.tables.senders[wanted]["shm"] == 0:
+        place = _udp_room(handle, _SINGLE + wanted, length)
+        copy_bytes(spare[:length], switch.link.tx_memory[place : place + length])
+    if job["udp_workers"] > 0:
+        _permit(handle, number, wanted)
+    if job["shm_workers"] > 0:
+        # One entry for all: whoever does not want the elements reads no more of it than the header.
+        place = _ring_room(handle, job, number, ring.EVERYONE, length)
+        if place >= 0:
+            copy_bytes(spare[:length], switch.fabric[place : place + length])
+
+
+@compiled
+def _write_header(
+    handle: int, index: int, kind: int, to_one: int, memory: Bytes, at: int, out: Bytes, place: int
+) -> None:
+    """Write the header of an answer to the packet `memory[at:]` at `out[place:]`."""
+    copy = switch_at(handle).pool.slots[index]
+    copy_bytes(memory[at : at + HEADER_BYTES], out[place : place + HEADER_BYTES])
+    set_kind(out, place, kind, to_one, read_size(memory, at))
+    set_exponents(out, place, int(copy["e0"]), int(copy["e1"]))
 
 
 @inlined
@@ -257,7 +347,7 @@ def _apply(verdict: int, kind: int, packet: Bytes, sums: Words, out: Bytes) -> i
         kind: message type.
         packet: its payload.
         sums: of the copy, one an element.
-        out: as long as `packet`; takes the result's where one leaves.
+        out: takes the result's where one leaves.
     """
     bits = LANE_BITS[kind]
     if bits == 32:
@@ -271,28 +361,28 @@ def _apply(verdict: int, kind: int, packet: Bytes, sums: Words, out: Bytes) -> i
 @compiled
 def _write_result(
     handle: int,
+    job: Job,
     verdict: int,
     index: int,
     first: int,
-    elements: int,
+    length: int,
     memory: Bytes,
     at: int,
+    end: int,
     out: Bytes,
     place: int,
 ) -> None:
-    """Apply the verdict and write the result packet at `out[place:]`."""
+    """Apply the verdict on the packet `memory[at:end]` and write the result, `length` bytes, at `out[place:]`."""
     switch = switch_at(handle)
-    copy = switch.pool.slots[index]
-    copy_bytes(memory[at : at + HEADER_BYTES], out[place : place + HEADER_BYTES])
-    e0, e1 = int(copy["e0"]), int(copy["e1"])
+    kind = int(switch.pool.slots[index]["kind"])
+    to_one = read_to_one(memory, at) if LANE_BITS[kind] > 0 else 0
+    _write_header(handle, index, kind, to_one, memory, at, out, place)
+    elements = _elements(job, kind)
     if elements > 0:
-        kind = read_msg_type(memory, at)
-        start, length = at + HEADER_BYTES, elements * LANE_BITS[kind] // 8
-        packet = memory[start : start + length]
-        result = out[place + HEADER_BYTES : place + HEADER_BYTES + length]
+        packet, result = memory[at + HEADER_BYTES : end], out[place + HEADER_BYTES : place + length]
         shift = _apply(verdict, kind, packet, switch.pool.sums[first : first + elements], result)
-        e1 = e1 if LANE_BITS[kind] == 32 else shift
-    set_exponents(out, place, e0, e1)
+        if LANE_BITS[kind] < 32:
+            set_exponents(out, place, int(switch.pool.slots[index]["e0"]), shift)
 
 
 @compiled
@@ -318,6 +408,8 @@ def _check(job: Job, number: int, memory: Bytes, at: int, length: int) -> int:
     kind = read_msg_type(memory, at)
     elements = _elements(job, kind)
     if LANE_BITS[kind] == UNKNOWN_TYPE or elements > job["sums"] or reserved_bits_set(memory, at):
+        return _BAD_HEADER
+    if read_to_one(memory, at) != 0 and kind in (EXPONENTS, PROBE):
         return _BAD_HEADER
     if read_job(memory, at) != number and job["any_number"] == 0:
         return _WRONG_JOB
@@ -364,9 +456,9 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
     index = 2 * (int(job["pool_base"]) + slot) + version
     worker, workers, window = int(tables.senders[sender]["worker"]), int(job["workers"]), int(job["window"])
     if job["paper"] != 0:
-        verdict = admit_paper(switch.pool.slots, index, worker, workers, window, tsi, elements, e0, e1)
+        verdict = admit_paper(switch.pool.slots, index, worker, workers, window, tsi, kind, e0, e1)
     else:
-        verdict = admit(switch.pool.slots, index, worker, workers, window, tsi, elements, e0, e1)
+        verdict = admit(switch.pool.slots, index, worker, workers, window, tsi, kind, e0, e1)
     if verdict == DUPLICATE:
         counters[_DUPLICATE] += 1
         return
@@ -392,25 +484,48 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
             packet = memory[at + HEADER_BYTES : at + length]
             _apply(verdict, kind, packet, switch.pool.sums[first : first + elements], packet)
         return
-    if switch.faults.settings[0]["active"] != 0:
-        _write_result(handle, verdict, index, first, elements, memory, at, switch.spare, _START)
-        _emit_with_faults(handle, number, sender, everyone, length)
+    answer = HEADER_BYTES
+    to_one = False
+    if LANE_BITS[switch.pool.slots[index]["kind"]] > 0:
+        answer += 4 * int(job["elements"])
+        to_one = read_to_one(memory, at) != 0
+    wanted = member(tables, number, e1 & 0xFF) if to_one and e1 & 0xFF < workers else _NOBODY
+    if to_one and not everyone and sender != wanted:
+        _write_header(handle, index, ABSENT, 1, memory, at, switch.spare, _START)
+        if switch.faults.settings[0]["active"] != 0:
+            _deliver_with_faults(handle, sender, switch.spare, _START, HEADER_BYTES)
+        else:
+            _deliver(handle, sender, switch.spare, _START, HEADER_BYTES)
+        return
+    end = at + length
+    if to_one and everyone:
+        _write_header(handle, index, ABSENT, 1, memory, at, switch.spare, _PERMISSION)
+    if switch.faults.settings[0]["active"] != 0 or (to_one and everyone):
+        _write_result(handle, job, verdict, index, first, answer, memory, at, end, switch.spare, _START)
+        if switch.faults.settings[0]["active"] == 0:
+            _emit_to_one(handle, job, number, answer, wanted)
+        elif everyone:
+            _emit_with_faults(handle, number, answer, to_one, wanted)
+        else:
+            _deliver_with_faults(handle, sender, switch.spare, _START, answer)
         return
     udp = job["udp_workers"] > 0 if everyone else tables.senders[sender]["shm"] == 0
     shm = job["shm_workers"] > 0 if everyone else tables.senders[sender]["shm"] != 0
     if udp:
-        place = _udp_room(handle, number if everyone else _SINGLE + sender, length)
-        _write_result(handle, verdict, index, first, elements, memory, at, switch.link.tx_memory, place)
+        place = _udp_room(handle, number if everyone else _SINGLE + sender, answer)
+        _write_result(
+            handle, job, verdict, index, first, answer, memory, at, end, switch.link.tx_memory, place
+        )
         if shm:
-            copy = _ring_room(handle, job, number, ring.EVERYONE, length)
+            copy = _ring_room(handle, job, number, ring.EVERYONE, answer)
             if copy >= 0:
-                copy_bytes(switch.link.tx_memory[place : place + length], switch.fabric[copy : copy + length])
+                copy_bytes(switch.link.tx_memory[place : place + answer], switch.fabric[copy : copy + answer])
         return
-    place = _ring_room(handle, job, number, ring.EVERYONE if everyone else worker, length)
+    place = _ring_room(handle, job, number, ring.EVERYONE if everyone else worker, answer)
     if place >= 0:
-        _write_result(handle, verdict, index, first, elements, memory, at, switch.fabric, place)
+        _write_result(handle, job, verdict, index, first, answer, memory, at, end, switch.fabric, place)
     else:
-        _write_result(handle, verdict, index, first, elements, memory, at, switch.spare, _START)
+        _write_result(handle, job, verdict, index, first, answer, memory, at, end, switch.spare, _START)
 
 
 @compiled
@@ -606,12 +721,14 @@ def run(handle: int, spin_ns: int) -> None:
         state["now"] = libc.monotonic_ns(switch.scratch)
         found = _poll_udp(handle) + _poll_rings(handle)
         _flush_train(handle)
+        _flush_permits(handle)
         if found > 0:
             quiet_since = state["now"]
             continue
         if switch.faults.settings[0]["held"] > 0:
             _release_held(handle, _ALL)
             _flush_train(handle)
+            _flush_permits(handle)
             for index in range(switch.tables.ring_count[0]):
                 _publish_rings(handle, int(switch.tables.senders[int(switch.tables.rings[index])]["job"]))
         elif state["now"] - quiet_since < spin_ns:

@@ -8,6 +8,7 @@ A job has a range of slots, each in two copies (versions). A copy works on one c
       the chunk's turn has come               start afresh with this packet         FRESH
       it has not                              drop                                  AHEAD
     tsi = stamp, worker not seen yet          add the elements, maximise exponents  ADDED
+      whose elements are the first to come    take the elements, maximise exponents FIRST
     tsi = stamp, worker seen, all seen        send the result to this worker        RETRANSMIT
     tsi = stamp, worker seen, some missing    drop                                  DUPLICATE
     tsi older than the stamp                  drop                                  STALE
@@ -16,6 +17,8 @@ A worker sends a chunk when it holds the result of the one a window before, whic
 turn has come when that copy has completed exactly this one; and the first chunk of a slot has its turn while the slot is unused.
 Then every worker has had the result that this copy still keeps, so nobody can ask for it any more. No packet, forged or not, can
 take a copy anywhere else.
+
+A worker whose elements are all 0 sends none (ABSENT). The copy's kind tells whether elements have come: until then it is ABSENT.
 
 After FRESH or ADDED the chunk may be complete (COMPLETE is added to the verdict): then the result goes to all workers.
 
@@ -35,6 +38,7 @@ import numpy.typing as npt
 from switchml.link.records import Int8, Records, UInt8, UInt16, UInt32, new_records
 from switchml.protocol.byteorder import copy_swapped
 from switchml.protocol.jit import compiled
+from switchml.protocol.messages import ABSENT, EXPONENTS
 from switchml.protocol.slots import tsi_distance
 from switchml.switch_emulator.aggregate import (
     add,
@@ -55,7 +59,7 @@ class SlotCopy(TypedDict):
 
     stamp: UInt32  # tsi of the chunk the copy works on
     seen_count: UInt16  # workers in the sum; in the paper's machine modulo their number
-    elements: UInt16  # elements of the chunk's packets; 0 for EXPONENTS
+    kind: UInt8  # message type of the chunk's packets; ABSENT until elements have come
     e0: Int8
     e1: Int8
     used: UInt8  # 0 until the first packet
@@ -67,8 +71,9 @@ ADDED = 2
 RETRANSMIT = 3
 DUPLICATE = 4
 STALE = 5
-MISFIT = 6  # the chunk's other packets have another number of elements
+MISFIT = 6  # the chunk's other packets are of another kind
 AHEAD = 7
+FIRST = 8
 COMPLETE = 16
 
 Words = npt.NDArray[np.uint32]
@@ -118,18 +123,31 @@ def _flip_seen(slots: Records[SlotCopy], index: int, worker: int) -> None:
 
 
 @compiled
-def _start(slots: Records[SlotCopy], index: int, tsi: int, elements: int, e0: int, e1: int) -> None:
+def _start(slots: Records[SlotCopy], index: int, tsi: int, kind: int, e0: int, e1: int) -> None:
     slots[index]["used"] = 1
     slots[index]["stamp"] = tsi
-    slots[index]["elements"] = elements
+    slots[index]["kind"] = kind
     slots[index]["e0"] = e0
     slots[index]["e1"] = e1
 
 
 @compiled
-def _raise_exponents(slots: Records[SlotCopy], index: int, e0: int, e1: int) -> None:
+def _fits(slots: Records[SlotCopy], index: int, kind: int) -> bool:
+    chunk = int(slots[index]["kind"])
+    if kind == ABSENT or chunk == ABSENT:
+        return kind != EXPONENTS and chunk != EXPONENTS
+    return chunk == kind
+
+
+@compiled
+def _join(slots: Records[SlotCopy], index: int, kind: int, e0: int, e1: int) -> int:
+    """Bring a packet of another worker into the chunk that the copy works on: ADDED or FIRST."""
     slots[index]["e0"] = max(int(slots[index]["e0"]), e0)
     slots[index]["e1"] = max(int(slots[index]["e1"]), e1)
+    if kind == ABSENT or slots[index]["kind"] != ABSENT:
+        return ADDED
+    slots[index]["kind"] = kind
+    return FIRST
 
 
 @compiled
@@ -148,7 +166,7 @@ def admit(
     workers: int,
     window: int,
     tsi: int,
-    elements: int,
+    kind: int,
     e0: int,
     e1: int,
 ) -> int:
@@ -161,26 +179,25 @@ def admit(
         workers: of the job.
         window: slots of the job.
         tsi: of the packet, which slot and version follow from.
-        elements: that it carries.
+        kind: message type.
         e0: -128 to 127.
         e1: -128 to 127.
     """
-    verdict = ADDED
     distance = tsi_distance(tsi, int(slots[index]["stamp"]))
     if slots[index]["used"] == 0 or distance > 0:
         if not _turn_has_come(slots, index, workers, window, tsi):
             return AHEAD
-        _start(slots, index, tsi, elements, e0, e1)
+        _start(slots, index, tsi, kind, e0, e1)
         _clear_seen(slots, index)
         verdict = FRESH
     elif distance < 0:
         return STALE
     elif is_seen(slots, index, worker):
         return RETRANSMIT if int(slots[index]["seen_count"]) == workers else DUPLICATE
-    elif int(slots[index]["elements"]) != elements:
+    elif not _fits(slots, index, kind):
         return MISFIT
     else:
-        _raise_exponents(slots, index, e0, e1)
+        verdict = _join(slots, index, kind, e0, e1)
     _flip_seen(slots, index, worker)
     count = int(slots[index]["seen_count"]) + 1
     slots[index]["seen_count"] = count
@@ -195,7 +212,7 @@ def admit_paper(
     workers: int,
     window: int,
     tsi: int,
-    elements: int,
+    kind: int,
     e0: int,
     e1: int,
 ) -> int:
@@ -203,18 +220,17 @@ def admit_paper(
     count = int(slots[index]["seen_count"])
     if is_seen(slots, index, worker):
         return RETRANSMIT if count == 0 else DUPLICATE
-    if count != 0 and int(slots[index]["elements"]) != elements:
+    if count != 0 and not _fits(slots, index, kind):
         return MISFIT
     _flip_seen(slots, index, worker)
     other = index ^ 1
     if is_seen(slots, other, worker):
         _flip_seen(slots, other, worker)
-    verdict = ADDED
     if count == 0:
-        _start(slots, index, tsi, elements, e0, e1)
+        _start(slots, index, tsi, kind, e0, e1)
         verdict = FRESH
     else:
-        _raise_exponents(slots, index, e0, e1)
+        verdict = _join(slots, index, kind, e0, e1)
     count = (count + 1) % workers
     slots[index]["seen_count"] = count
     return verdict + COMPLETE if count == 0 else verdict
@@ -226,20 +242,26 @@ def apply(verdict: int, packet: Words, sums: Words, out: Words) -> None:
 
     Args:
         verdict: of `admit`.
-        packet: the chunk's elements in network order.
+        packet: its elements in network order; none of ABSENT.
         sums: of the copy.
-        out: takes the result in network order when one leaves (COMPLETE or RETRANSMIT), and is left alone otherwise.
+        out: takes the result in network order when one leaves (COMPLETE or RETRANSMIT), and is left alone otherwise; empty where
+            the result has no elements.
     """
-    if verdict == FRESH:
-        copy_swapped(packet, sums)
-    elif verdict == ADDED:
-        add(packet, sums)
-    elif verdict == ADDED + COMPLETE:
-        add_and_emit(packet, sums, out)
-    elif verdict == FRESH + COMPLETE:
-        take_and_emit(packet, sums, out)
-    elif verdict == RETRANSMIT:
-        copy_swapped(sums, out)
+    action = verdict % COMPLETE
+    emits = out.size > 0 and (verdict >= COMPLETE or action == RETRANSMIT)
+    if packet.size == 0 or action == RETRANSMIT:
+        if emits:
+            copy_swapped(sums, out)
+    elif action == ADDED:
+        if emits:
+            add_and_emit(packet, sums, out)
+        else:
+            add(packet, sums)
+    elif action in (FRESH, FIRST):
+        if emits:
+            take_and_emit(packet, sums, out)
+        else:
+            copy_swapped(packet, sums)
 
 
 @compiled
@@ -251,12 +273,13 @@ def apply_lanes(verdict: int, packet: Any, sums: Words, out: Any) -> int:
     """
     values = sums.view(np.int32)
     action = verdict % COMPLETE
-    if action == FRESH:
-        take_lanes(packet, values)
-    elif action == ADDED:
-        add_lanes(packet, values)
-    if verdict < COMPLETE and action != RETRANSMIT:
+    if packet.size > 0:
+        if action in (FRESH, FIRST):
+            take_lanes(packet, values)
+        elif action == ADDED:
+            add_lanes(packet, values)
+    if out.size == 0 or (verdict < COMPLETE and action != RETRANSMIT):
         return 0
-    shift = shift_of(values, 8 * packet.itemsize)
+    shift = shift_of(values, 8 * out.itemsize)
     emit_lanes(values, out, shift)
     return shift

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -36,6 +37,17 @@ _NOTHING: Array = np.empty(0, np.uint8)
 _OPERATION = {name: kind for kind, name in WORKER_OPERATION.items()}
 
 
+def _of_all(call: Call, mine: slice) -> Call:
+    """A reduction of which this rank wants `mine` alone, as one of which it gets all."""
+    every = call.source.copy()
+
+    def finish() -> None:
+        np.copyto(call.out, every[mine])
+        call.finish()
+
+    return replace(call, out=every, source=every, finish=finish)
+
+
 class GlooWorker(Collectives):
     """A worker's collectives over gloo. Arrays are flat, so gloo sees no layout."""
 
@@ -45,6 +57,8 @@ class GlooWorker(Collectives):
         self.rank, self.world_size = rank, world_size
         self._start = {
             "allreduce": self._allreduce,
+            "reduce": self._allreduce,
+            "reduce_scatter": self._allreduce,
             "allgather": self._allgather,
             "broadcast": self._broadcast,
             "barrier": self._barrier,
@@ -53,6 +67,8 @@ class GlooWorker(Collectives):
     @override
     def _submit(self, call: Call, timeout: float | None, notify: bool) -> Work:
         said = call.signature
+        if call.mine is not None:
+            call = _of_all(call, call.mine)
         limit = None if timeout is None else timedelta(seconds=timeout)
         started, finish = self._start[said.collective](call, limit)
         return self.follow(started, f"{said.told()} over gloo", call.result, finish)

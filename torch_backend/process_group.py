@@ -356,13 +356,17 @@ class SwitchProcessGroup(dist.ProcessGroup):
             return self._allreduce_all(via, "reduce", tensors, name, call, kept)
         tensor = _only(tensors)
         flat = for_reduction(tensor, name)
-        if self._membership.rank == call.root:
-            return self._work(
-                "reduce", [self._allreduce(via, flat, name, call)], [tensor], call, _write_back(flat)
-            )
+        part = via().reduce(
+            flat.array,
+            call.root,
+            name,
+            dtype=flat.dtype,
+            timeout=self._deadline(call),
+            notify=call.notify,
+        )
         # The other ranks' tensors must stay as they are.
-        part = self._allreduce(via, flat, name, call, out=np.empty_like(flat.array))
-        return self._work("reduce", [part], [tensor], call)
+        finish = _write_back(flat) if self._membership.rank == call.root else None
+        return self._work("reduce", [part], [tensor], call, finish)
 
     @override
     @_switched("broadcast", inputs="tensors")
@@ -651,18 +655,30 @@ class SwitchProcessGroup(dist.ProcessGroup):
         """For each (output, inputs): reduce all inputs, and keep this rank's part."""
         op, call = operation(opts), call_options(opts, timeout)
         prepared = [self._scatter_input(name, output, inputs, op) for output, inputs in pairs]
-        parts = [self._allreduce(via, flat, op, call, out=scratch) for flat, scratch, _ in prepared]
+        worker = via()
+        parts = [
+            worker.reduce_scatter(
+                flat.array.reshape(self._membership.world_size, -1),
+                op,
+                dtype=flat.dtype,
+                timeout=self._deadline(call),
+                notify=call.notify,
+            )
+            if mine is None
+            else self._allreduce(via, flat, op, call)
+            for flat, mine in prepared
+        ]
 
         def finish(results: Sequence[Array]) -> None:
-            for (output, _), (_, _, mine), result in zip(pairs, prepared, results, strict=True):
-                assign(output, result[mine])
+            for (output, _), (_, mine), result in zip(pairs, prepared, results, strict=True):
+                assign(output, result if mine is None else result[mine])
 
         return self._work(name, parts, [output for output, _ in pairs], call, finish)
 
     def _scatter_input(
         self, name: str, output: torch.Tensor, inputs: Tensors, op: str
-    ) -> tuple[Flat, Array | None, slice]:
-        """What to reduce, where to (None = in place), and this rank's part of the result."""
+    ) -> tuple[Flat, slice | None]:
+        """What to reduce, and this rank's part of the result where ranks' parts are not alike."""
         rank, world_size = self._membership.rank, self._membership.world_size
         tensors = [inputs] if isinstance(inputs, torch.Tensor) else list(inputs)
         single = isinstance(inputs, torch.Tensor)
@@ -682,12 +698,10 @@ class SwitchProcessGroup(dist.ProcessGroup):
             raise UsageError(
                 f"{name}: input {rank} has {tensors[rank].numel()} elements, output {output.numel()}"
             )
-        begin = sum(sizes[:rank])
-        mine = slice(begin, begin + sizes[rank])
-        if single and flats[0].write_back is None:  # the caller's memory, which must stay as it is
-            return flats[0], np.empty_like(flats[0].array), mine
         array = flats[0].array if single else np.concatenate([flat.array for flat in flats])
-        return Flat(array, flats[0].dtype, None), None, mine
+        begin = sum(sizes[:rank])
+        mine = None if len(set(sizes)) == 1 else slice(begin, begin + sizes[rank])
+        return Flat(array, flats[0].dtype, None), mine
 
 
 for _method in gloo_methods():

@@ -107,7 +107,7 @@ _GATHERS = (
     "all_gather_single_coalesced",
     "allgather_into_tensor_coalesced",
 )
-_VOLUME = "every rank sends world size times its bytes: worth it where latency rules"
+_VOLUME = "every rank sends its own bytes and gets those of all: worth it where latency rules"
 
 ROUTES = (
     Route(
@@ -116,9 +116,12 @@ ROUTES = (
         "one round trip instead of a ring; bitwise equal on every rank; coalesced calls share their round trips",
         Tensors.SUMMED,
     ),
-    Route(("reduce",), Path.SWITCH, "an allreduce of which only the root keeps the result", Tensors.SUMMED),
+    Route(("reduce",), Path.SWITCH, "one round trip; the root alone gets the sums", Tensors.SUMMED),
     Route(
-        _SCATTERS, Path.SWITCH, "an allreduce of which each rank keeps its part, as in gloo", Tensors.SUMMED
+        _SCATTERS,
+        Path.SWITCH,
+        "one round trip; each rank gets the sums of its part alone",
+        Tensors.SUMMED,
     ),
     Route(_REDUCTIONS, Path.SWITCH, "gathered, as below; gloo has no int16", Tensors.UNKNOWN_TO_GLOO),
     Route(

@@ -10,9 +10,9 @@ import numpy.typing as npt
 from switchml.link.memory import array_at, bytes_at
 from switchml.protocol.byteorder import copy_swapped
 from switchml.protocol.header import HEADER_BYTES, Header
-from switchml.protocol.header_access import pack_header, read_e1
+from switchml.protocol.header_access import pack_header, read_e1, read_msg_type, read_to_one
 from switchml.protocol.jit import compiled, inlined
-from switchml.protocol.messages import EXPONENTS, LANE_BITS, SUM
+from switchml.protocol.messages import ABSENT, EXPONENTS, LANE_BITS, SUM
 from switchml.protocol.numerics import EXACT_EXPONENT, MAX_SHIFT, UNKNOWN_EXPONENT
 from switchml.protocol.slots import TSI_MASK, slot_of, version_of
 from switchml.worker.kernels import (
@@ -48,8 +48,8 @@ def names_ranks(workers: int, elements: int) -> bool:
 
 
 @compiled
-def packet_kind(window: Window, slot: int) -> int:
-    """Message type of the packet the slot sends and of its result."""
+def chunk_kind(window: Window, slot: int) -> int:
+    """Message type of the slot's chunk."""
     place = relative(window, slot)
     transfer = window.transfers[window.slots[slot]["transfer"] % RING]
     if 1 <= place <= transfer["prologue"]:
@@ -58,18 +58,106 @@ def packet_kind(window: Window, slot: int) -> int:
 
 
 @compiled
-def packet_bytes(window: Window, slot: int) -> int:
-    """Length of the packet the slot sends and of its result."""
-    if packet_kind(window, slot) == EXPONENTS:
-        return HEADER_BYTES
-    return HEADER_BYTES + 4 * int(window.stream[0]["elements"])
+def packet_kind(window: Window, slot: int) -> int:
+    """Message type of the packet the slot sends: the chunk's, or ABSENT where all its elements are 0."""
+    kind = chunk_kind(window, slot)
+    place = relative(window, slot)
+    if place == 0 or kind == EXPONENTS:
+        return kind
+    entry = window.slots[slot]
+    transfer = window.transfers[entry["transfer"] % RING]
+    elements = chunk_elements(window, transfer["kind"])
+    chunk = place - 1 - int(transfer["prologue"])
+    begin, length = chunk * elements, _chunk_length(transfer, chunk, elements)
+    if transfer["kind"] == BLOCKS:
+        exact = entry["exponent"] == EXACT_EXPONENT
+        empty = exact or _all_zero(_floats(transfer["source"], begin, length))
+    else:
+        first, last = _given(transfer, begin, length)
+        empty = _all_zero(_words(transfer["source"], first - int(transfer["first"]), max(0, last - first)))
+    return ABSENT if empty else kind
 
 
 @compiled
-def is_answer(window: Window, slot: int, kind: int, e1: int) -> bool:
-    """Whether a packet of that type and with that `e1` can be the slot's result."""
+def packet_bytes(window: Window, slot: int) -> int:
+    """Length of the packet the slot sends."""
+    return _bytes_of(window, packet_kind(window, slot))
+
+
+@compiled
+def _bytes_of(window: Window, kind: int) -> int:
+    return HEADER_BYTES + 4 * int(window.stream[0]["elements"]) if LANE_BITS[kind] > 0 else HEADER_BYTES
+
+
+@compiled
+def _all_zero(values: Any) -> bool:
+    for value in values:  # noqa: SIM110 - compiled, and the first one mostly ends it
+        if value != 0:
+            return False
+    return True
+
+
+@compiled
+def _given(transfer: TransferRecord, begin: int, length: int) -> tuple[int, int]:
+    """WORDS: first and one past the last of this rank's words among `length` from `begin`."""
+    return max(begin, int(transfer["first"])), min(begin + length, int(transfer["last"]))
+
+
+@compiled
+def _wanted_by(window: Window, slot: int) -> int:
+    """The rank that alone wants the result of the slot's chunk, or -1 where all do, or several."""
+    transfer = window.transfers[window.slots[slot]["transfer"] % RING]
+    part = int(transfer["part"])
+    chunk = relative(window, slot) - 1 - int(transfer["prologue"])
+    if part == 0 or chunk < 0:
+        return -1
+    elements = chunk_elements(window, transfer["kind"])
+    begin = int(transfer["origin"]) + chunk * elements
+    first, last = begin // part, (begin + _chunk_length(transfer, chunk, elements) - 1) // part
+    return first if first == last else -1
+
+
+@compiled
+def _wanted(window: Window, transfer: TransferRecord, chunk: int) -> tuple[int, int]:
+    """First and one past the last of the elements of a chunk whose sums this rank wants."""
+    elements = chunk_elements(window, transfer["kind"])
+    begin = chunk * elements
+    end = begin + _chunk_length(transfer, chunk, elements)
+    part = int(transfer["part"])
+    if part == 0:
+        return begin, end
+    mine = int(window.stream[0]["rank"]) * part - int(transfer["origin"])
+    first = min(max(begin, mine), end)
+    return first, max(first, min(end, mine + part))
+
+
+@compiled
+def is_answer(window: Window, slot: int, memory: Bytes, at: int) -> bool:
+    """Whether the packet at `memory[at:]` can be the slot's result, by its type and `e1`."""
+    kind = read_msg_type(memory, at)
+    if kind == ABSENT:
+        if relative(window, slot) == 0 or chunk_kind(window, slot) == EXPONENTS:
+            return False
+        wanted = _wanted_by(window, slot)
+        # With the bit set there are elements, and they are another rank's.
+        return read_to_one(memory, at) == 0 or (wanted >= 0 and wanted != window.stream[0]["rank"])
     narrow = 0 < LANE_BITS[kind] < 32
-    return kind == packet_kind(window, slot) and (not narrow or 0 <= e1 <= MAX_SHIFT)
+    return kind == chunk_kind(window, slot) and (not narrow or 0 <= read_e1(memory, at) <= MAX_SHIFT)
+
+
+@compiled
+def result_bytes(window: Window, memory: Bytes, at: int) -> int:
+    """Length of a result, by its type."""
+    return _bytes_of(window, read_msg_type(memory, at))
+
+
+@compiled
+def own_bytes(window: Window, slot: int, memory: Bytes, at: int) -> int:
+    """What of a result is for this rank: of another's elements, which shared memory shows to all, the header."""
+    wanted = _wanted_by(window, slot)
+    if wanted >= 0 and wanted != window.stream[0]["rank"]:
+        return HEADER_BYTES
+    return result_bytes(window, memory, at)
 
 
 @compiled
@@ -83,13 +171,8 @@ def _fill_descriptor(window: Window, transfer: TransferRecord, payload: Words) -
 @compiled
 def _fill_words(transfer: TransferRecord, chunk: int, payload: Words) -> None:
     """This rank's words of the chunk, zeros elsewhere."""
-    elements = payload.size
-    begin = chunk * elements
-    first = max(begin, int(transfer["first"]))
-    last = min(begin + elements, int(transfer["last"]))
-    if last <= first:
-        payload[:] = np.uint32(0)
-        return
+    begin = chunk * payload.size
+    first, last = _given(transfer, begin, payload.size)
     payload[: first - begin] = np.uint32(0)
     copy_swapped(
         _words(transfer["source"], first - int(transfer["first"]), last - first),
@@ -121,24 +204,34 @@ def _fill_block(window: Window, slot: int, chunk: int, payload: Bytes) -> None:
 
 
 @inlined
-def _take_block(window: Window, slot: int, chunk: int, shift: int, payload: Bytes) -> None:
-    """The way back of `_fill_block`. shift: of the result, on a narrow wire."""
+def _take_block(
+    window: Window, slot: int, chunk: int, first: int, last: int, shift: int, payload: Bytes
+) -> None:
+    """The way back of `_fill_block`, of the elements first to last - 1. shift: of the result, on a narrow wire."""
     stream, entry = window.stream[0], window.slots[slot]
     transfer = window.transfers[entry["transfer"] % RING]
     elements, exponent = chunk_elements(window, BLOCKS), int(entry["exponent"])
-    first, length = chunk * elements, _chunk_length(transfer, chunk, elements)
-    out = _floats(transfer["destination"], first, length)
+    begin = chunk * elements
+    out = _floats(transfer["destination"], first - _skipped(window, transfer), last - first)
     bits = LANE_BITS[stream["block_kind"]]
+    mine = payload[(first - begin) * bits // 8 : (last - begin) * bits // 8]
     if bits == 32:
-        dequantize(payload.view(np.uint32), out, exponent, int(stream["workers"]))
+        dequantize(mine.view(np.uint32), out, exponent, int(stream["workers"]))
         return
     if transfer["feedback"] != 0:
-        source = _floats(transfer["source"], first, length)
-        subtract_lanes(source, bits, exponent, int(transfer["seed"]), int(transfer["first"]) + first)
+        source = _floats(transfer["source"], begin, _chunk_length(transfer, chunk, elements))
+        subtract_lanes(source, bits, exponent, int(transfer["seed"]), int(transfer["first"]) + begin)
     if bits == 16:
-        dequantize_lanes(payload.view(np.uint16), out, exponent, shift)
+        dequantize_lanes(mine.view(np.uint16), out, exponent, shift)
     else:
-        dequantize_lanes(payload, out, exponent, shift)
+        dequantize_lanes(mine, out, exponent, shift)
+
+
+@compiled
+def _skipped(window: Window, transfer: TransferRecord) -> int:
+    """Elements before the first that this rank wants."""
+    mine = int(window.stream[0]["rank"]) * int(transfer["part"])
+    return max(0, mine - int(transfer["origin"]))
 
 
 @compiled
@@ -159,13 +252,12 @@ def build_packet(window: Window, slot: int, memory: Bytes, at: int) -> None:
             _words(transfer["source"], ahead * elements, _chunk_length(transfer, ahead, elements))
         )
     kind = packet_kind(window, slot)
-    if kind != EXPONENTS:
+    wanted = _wanted_by(window, slot)
+    if LANE_BITS[kind] > 0:
         payload = memory[at + HEADER_BYTES : at + HEADER_BYTES + 4 * int(stream["elements"])]
         chunk = place - 1 - prologue
         if place == 0:
             _fill_descriptor(window, transfer, payload.view(np.uint32))
-        elif blocks and entry["exponent"] == EXACT_EXPONENT:
-            payload[:] = np.uint8(0)
         elif blocks:
             _fill_block(window, slot, chunk, payload)
         else:
@@ -176,7 +268,7 @@ def build_packet(window: Window, slot: int, memory: Bytes, at: int) -> None:
         at,
         Header(
             msg_type=kind,
-            reserved=0,
+            to_one=1 if wanted >= 0 else 0,
             size=int(stream["size"]),
             job_number=int(stream["job"]),
             tsi=position & TSI_MASK,
@@ -184,7 +276,7 @@ def build_packet(window: Window, slot: int, memory: Bytes, at: int) -> None:
             unused=0,
             slot=slot_of(position, width),
             e0=exponent,
-            e1=UNKNOWN_EXPONENT,
+            e1=wanted if wanted >= 0 else UNKNOWN_EXPONENT,
         ),
     )
 
@@ -230,14 +322,21 @@ def take_result(window: Window, slot: int, exponent: int, memory: Bytes, at: int
     if 1 <= place <= prologue:
         return True
     elements = int(window.stream[0]["elements"])
-    payload = memory[at + HEADER_BYTES : at + HEADER_BYTES + 4 * elements]
+    payload = memory[at + HEADER_BYTES : at + result_bytes(window, memory, at)]
     if place == 0:
         copy_swapped(payload.view(np.uint32), descriptor)
         return _descriptor_agrees(window, transfer, descriptor)
     chunk = place - 1 - prologue
-    if transfer["kind"] == WORDS:
-        length = _chunk_length(transfer, chunk, elements)
-        copy_swapped(payload.view(np.uint32), _words(transfer["destination"], chunk * elements, length))
-    elif entry["exponent"] != EXACT_EXPONENT:
-        _take_block(window, slot, chunk, read_e1(memory, at), payload)
+    first, last = _wanted(window, transfer, chunk)
+    if first == last or (transfer["kind"] == BLOCKS and entry["exponent"] == EXACT_EXPONENT):
+        return True
+    if read_msg_type(memory, at) == ABSENT:
+        skipped = _skipped(window, transfer)
+        _words(transfer["destination"], first - skipped, last - first)[:] = np.uint32(0)
+    elif transfer["kind"] == WORDS:
+        skipped = _skipped(window, transfer)
+        mine = payload.view(np.uint32)[first - chunk * elements : last - chunk * elements]
+        copy_swapped(mine, _words(transfer["destination"], first - skipped, last - first))
+    else:
+        _take_block(window, slot, chunk, first, last, read_e1(memory, at), payload)
     return True

@@ -21,8 +21,8 @@ from typing_extensions import override
 from switchml.errors import SwitchMLError, UsageError
 from switchml.protocol.messages import FLOAT32
 from switchml.worker import elements
-from switchml.worker.signature import Signature, broadcast_from
-from switchml.worker.transfer import TO_NEAREST, Rounding, Source, Transfer
+from switchml.worker.signature import Signature, broadcast_from, detail_of
+from switchml.worker.transfer import EVERYTHING, TO_NEAREST, Rounding, Share, Source, Transfer
 from switchml.worker.window import BLOCKS, WORDS
 from switchml.worker.work import Work
 
@@ -43,6 +43,7 @@ class Part:
     source: Array
     destination: Array
     first: int = 0
+    share: Share = EVERYTHING
     rounding: Rounding = TO_NEAREST
 
 
@@ -135,6 +136,7 @@ class Pipeline(Source):
             self._fail,
             self._deadline,
             part.first,
+            part.share,
             part.rounding,
         )
 
@@ -162,8 +164,9 @@ class Direct(Strategy):
                 part,
                 count=stop - start,
                 source=own,
-                destination=part.destination[start:stop],
+                destination=part.destination[part.share.place(slice(start, stop))],
                 first=first,
+                share=part.share.beyond(start),
             )
         )
 
@@ -187,13 +190,14 @@ class Converted(Strategy):
 
     Args:
         source: flat, of dtype `name`.
-        out: as `source`.
+        out: as what this rank wants of `source`.
         name: of the dtype, as in `elements.dtype_name`.
         kind: BLOCKS or WORDS.
+        share: what this rank wants.
     """
 
-    def __init__(self, source: Array, out: Array, name: str, kind: int) -> None:
-        self._source, self._out, self._name, self._kind = source, out, name, kind
+    def __init__(self, source: Array, out: Array, name: str, kind: int, share: Share) -> None:
+        self._source, self._out, self._name, self._kind, self._share = source, out, name, kind, share
         self.units = source.size
         self._length = min(_STAGING_BYTES // 4, source.size)
         self.segments = -(-source.size // self._length)
@@ -202,7 +206,8 @@ class Converted(Strategy):
 
     @override
     def cut(self, start: int, stop: int) -> Strategy:
-        return Converted(self._source[start:stop], self._out[start:stop], self._name, self._kind)
+        out, share = self._out[self._share.place(slice(start, stop))], self._share.beyond(start)
+        return Converted(self._source[start:stop], out, self._name, self._kind, share)
 
     def _slice(self, segment: int) -> slice:
         return slice(segment * self._length, min((segment + 1) * self._length, self._source.size))
@@ -213,12 +218,14 @@ class Converted(Strategy):
         staged = self._staging[lane, : values.size]
         elements.widen(values, self._name, staged)
         words = staged if self._kind == BLOCKS else staged.view(np.uint32)
-        return Part(self._kind, values.size, words, words)
+        where, share = self._slice(segment), self._share
+        return Part(self._kind, values.size, words, words[share.of(where)], share=share.beyond(where.start))
 
     @override
     def store(self, segment: int, lane: int) -> None:
         where = self._slice(segment)
-        elements.narrow(self._staging[lane, : where.stop - where.start], self._name, self._out[where])
+        mine = self._staging[lane, : where.stop - where.start][self._share.of(where)]
+        elements.narrow(mine, self._name, self._out[self._share.place(where)])
 
 
 class _Rows:
@@ -236,9 +243,18 @@ class _Rows:
         raw: npt.NDArray[np.uint8] = self._mine[lane].view(np.uint8)
         return raw
 
-    def part(self, lane: int) -> Part:
+    def part(self, lane: int, root: int | None = None) -> Part:
+        """What goes on the wire. root: the only rank that wants the rows; None: all do."""
         every = self._all[lane].reshape(-1)
-        return Part(WORDS, every.size, self._mine[lane], every, self._rank * self.words)
+        share = EVERYTHING if root is None else Share(self._rank, every.size, root * every.size)
+        return Part(
+            WORDS,
+            every.size,
+            self._mine[lane],
+            every[share.of(slice(0, every.size))],
+            self._rank * self.words,
+            share,
+        )
 
     def all(self, lane: int, dtype: np.dtype[Any], count: int) -> Array:
         """The first `count` values of every rank, (workers, count)."""
@@ -247,22 +263,42 @@ class _Rows:
 
 
 class Gathered(Strategy):
-    """A reduction the switch cannot do: everybody's raw words are gathered exactly and reduced here, in the order of ranks."""
+    """A reduction the switch cannot do: everybody's raw words are gathered exactly and reduced here, in the order of ranks.
 
-    def __init__(self, source: Array, out: Array, name: str, op: str, rank: int, workers: int) -> None:
+    Args:
+        source: flat, of dtype `name`.
+        out: as what this rank wants of `source`.
+        name: of the dtype, as in `elements.dtype_name`.
+        op: the operation.
+        share: what this rank wants.
+        workers: ranks.
+        root: the only rank that wants anything; None: see `share`.
+    """
+
+    def __init__(
+        self,
+        source: Array,
+        out: Array,
+        name: str,
+        op: str,
+        share: Share,
+        workers: int,
+        root: int | None = None,
+    ) -> None:
         self._source, self._out, self._name, self._op = source, out, name, op
-        self._rank, self._workers = rank, workers
+        self._share, self._workers, self._root = share, workers, root
         self.units = source.size
         room = max(1, _STAGING_BYTES // (workers * source.itemsize))
         self._length = min(room, source.size)
         self.segments = -(-source.size // self._length)
         self.depth = min(_DEPTH, self.segments)
-        self._rows = _Rows(rank, workers, self._length * source.itemsize, self.depth)
+        self._rows = _Rows(share.rank, workers, self._length * source.itemsize, self.depth)
 
     @override
     def cut(self, start: int, stop: int) -> Strategy:
-        source, out = self._source[start:stop], self._out[start:stop]
-        return Gathered(source, out, self._name, self._op, self._rank, self._workers)
+        source, out = self._source[start:stop], self._out[self._share.place(slice(start, stop))]
+        share = self._share.beyond(start)
+        return Gathered(source, out, self._name, self._op, share, self._workers, self._root)
 
     def _slice(self, segment: int) -> slice:
         return slice(segment * self._length, min((segment + 1) * self._length, self._source.size))
@@ -271,13 +307,15 @@ class Gathered(Strategy):
     def load(self, segment: int, lane: int) -> Part:
         values = self._source[self._slice(segment)]
         self._rows.mine(lane)[: values.nbytes] = values.view(np.uint8)
-        return self._rows.part(lane)
+        return self._rows.part(lane, self._root)
 
     @override
     def store(self, segment: int, lane: int) -> None:
         where = self._slice(segment)
-        rows = self._rows.all(lane, self._source.dtype, where.stop - where.start)
-        elements.reduce_rows(rows, self._name, self._op, self._out[where])
+        mine = self._share.of(where)
+        if mine.start < mine.stop:
+            rows = self._rows.all(lane, self._source.dtype, where.stop - where.start)
+            elements.reduce_rows(rows[:, mine], self._name, self._op, self._out[self._share.place(where)])
 
 
 class GatheredBytes(Strategy):
@@ -365,6 +403,7 @@ class ExactBlocks(Strategy):
     def __init__(self, transfer: Transfer, block: int, rank: int, workers: int) -> None:
         assert transfer.flags is not None
         self._transfer, self._block = transfer, block
+        self._share = transfer.share
         self._blocks = np.flatnonzero(transfer.flags)
         self._batch = min(max(1, _STAGING_BYTES // (4 * block * workers)), self._blocks.size)
         self.segments = -(-self._blocks.size // self._batch)
@@ -396,8 +435,9 @@ class ExactBlocks(Strategy):
         total = np.empty(rows.shape[1], np.float32)
         elements.reduce_rows(rows, "float32", "sum", total)
         for row, block in zip(total.reshape(-1, self._block), chosen, strict=True):
-            out = self._transfer.destination[block * self._block : (block + 1) * self._block]
-            out[...] = row[: out.size]
+            begin = int(block) * self._block
+            where = slice(begin, min(begin + self._block, self._transfer.count))
+            self._transfer.destination[self._share.place(where)] = row[self._share.of(where)]
 
 
 def _do_nothing() -> None:
@@ -416,6 +456,7 @@ class Call:
         strategy: makes the transfers by which a switch does it.
         finish: to be called once `out` is complete.
         bound: by what to multiply the error bound of block floating point; 0 where that is not used.
+        mine: which elements of the result over all of `source` `out` takes; None: all.
         feedback: `source` is to be left with what has been rounded off it: by a carrier that does not round, with zeros.
     """
 
@@ -426,6 +467,7 @@ class Call:
     strategy: Callable[[], Strategy]
     finish: Callable[[], None] = _do_nothing
     bound: float = 0.0
+    mine: slice | None = None
     feedback: bool = False
 
 
@@ -497,7 +539,7 @@ class Collectives(ABC):
         flat_out = flat_in
         if target is not array:
             flat_out = target.reshape(-1) if target.flags.c_contiguous else np.empty_like(flat_in)
-        strategy, bounded = self._reduction(flat_in, flat_out, name, op, rounding)
+        strategy, bounded = self._reduction(flat_in, flat_out, name, op, Share(self.rank), rounding=rounding)
         divide = op == "avg" and bounded
 
         def finish() -> None:
@@ -520,8 +562,138 @@ class Collectives(ABC):
         )
         return self._submit(call, timeout, notify)
 
+    def reduce(
+        self,
+        array: Array,
+        root: int = 0,
+        op: str = "sum",
+        *,
+        dtype: str | None = None,
+        timeout: float | None = None,
+        notify: bool = True,
+    ) -> Work:
+        """Reduce `array` over all ranks, in place at `root`; the others' arrays stay as they are, and they get no elements.
+
+        Numbers as in `allreduce`.
+
+        Args:
+            array: as in `allreduce`.
+            root: the rank that gets the result; the works of the others have an empty one.
+            op: as in `allreduce`.
+            dtype: as in `allreduce`.
+            timeout: deadline in seconds; None = that of the job.
+            notify: False when `wait` follows at once.
+
+        Raises:
+            UsageError: `root` is no rank, dtype or operation do not fit, or the root's array is read-only.
+        """
+        if not 0 <= root < self.world_size:
+            raise UsageError(f"root {root} is no rank of {self.world_size}")
+        flat = np.ascontiguousarray(array).reshape(-1)
+        is_root = self.rank == root
+        if is_root:
+            _check_writable(array)
+        share = Share(self.rank, max(1, flat.size), root * max(1, flat.size))
+        out = flat if is_root else flat[:0]
+
+        def finish() -> None:
+            if is_root and not array.flags.c_contiguous:
+                array[...] = flat.reshape(array.shape)
+
+        said = ("reduce", op, detail_of(root))
+        return self._reduce_to(
+            array, flat, out, array if is_root else out, dtype, said, share, finish, timeout, notify, root
+        )
+
+    def reduce_scatter(
+        self,
+        array: Array,
+        op: str = "sum",
+        *,
+        out: Array | None = None,
+        dtype: str | None = None,
+        timeout: float | None = None,
+        notify: bool = True,
+    ) -> Work:
+        """Reduce `array` over all ranks and give row r of the result to rank r alone.
+
+        Numbers as in `allreduce`.
+
+        Args:
+            array: of shape (world_size, ...).
+            op: as in `allreduce`.
+            out: for the result, of shape `array.shape[1:]`; the row of `array` itself, or memory apart from `array`.
+            dtype: as in `allreduce`.
+            timeout: deadline in seconds; None = that of the job.
+            notify: False when `wait` follows at once.
+
+        Raises:
+            UsageError: shape, dtype, operation or `out` do not fit, or `out` is read-only.
+        """
+        if array.ndim == 0 or array.shape[0] != self.world_size:
+            raise UsageError(
+                f"the array has shape {array.shape}, and needs a row for each of {self.world_size} ranks"
+            )
+        shape = array.shape[1:]
+        if out is None:
+            out = np.empty(shape, array.dtype)
+        if out.shape != shape or out.dtype != array.dtype or not out.flags.c_contiguous:
+            raise UsageError(f"out must be contiguous, of shape {shape} and dtype {array.dtype}")
+        _check_writable(out)
+        flat = np.ascontiguousarray(array).reshape(-1)
+        share = Share(self.rank, max(1, flat.size // self.world_size))
+        said = ("reduce_scatter", op, 0)
+        return self._reduce_to(
+            array, flat, out.reshape(-1), out, dtype, said, share, _do_nothing, timeout, notify, None
+        )
+
+    def _reduce_to(
+        self,
+        array: Array,
+        flat: Array,
+        out: Array,
+        result: Array,
+        dtype: str | None,
+        said: tuple[str, str, int],
+        share: Share,
+        then: Callable[[], None],
+        timeout: float | None,
+        notify: bool,
+        root: int | None,
+    ) -> Work:
+        """A reduction of which each rank wants a share. said: collective, operation and detail of the signature."""
+        name = elements.dtype_name(array, dtype)
+        collective, op, detail = said
+        elements.check_operation(name, op)
+        strategy, bounded = self._reduction(flat, out, name, op, share, root)
+        divide = op == "avg" and bounded
+
+        def finish() -> None:
+            if divide:
+                self._divide(out, name)
+            then()
+
+        call = Call(
+            Signature(collective, name, op, array.size, detail=detail),
+            flat,
+            out,
+            result,
+            strategy,
+            finish,
+            bound=(1 / self.world_size if divide else 1.0) if bounded else 0.0,
+            mine=share.of(slice(0, flat.size)),
+        )
+        return self._submit(call, timeout, notify)
+
     def _reduction(
-        self, source: Array, out: Array, name: str, op: str, rounding: Rounding
+        self,
+        source: Array,
+        out: Array,
+        name: str,
+        op: str,
+        share: Share,
+        root: int | None = None,
+        rounding: Rounding = TO_NEAREST,
     ) -> tuple[Callable[[], Strategy], bool]:
         """How to reduce, and whether block floating point is used."""
         if source.size == 0:
@@ -529,14 +701,16 @@ class Collectives(ABC):
         way = elements.summed_as(name, op)
         small = way == "blocks" and source.nbytes * self.world_size <= _SMALL_GATHER_BYTES
         if way == "" or small:
-            return partial(Gathered, source, out, name, op, self.rank, self.world_size), False
+            return partial(Gathered, source, out, name, op, share, self.world_size, root), False
         if name == "float32":
-            return partial(Direct, Part(BLOCKS, source.size, source, out, rounding=rounding)), True
+            blocks = Part(BLOCKS, source.size, source, out, share=share, rounding=rounding)
+            return partial(Direct, blocks), True
         if name == "int32":
-            words = Part(WORDS, source.size, source.view(np.uint32), out.view(np.uint32))
+            raw = source.view(np.uint32), out.view(np.uint32)
+            words = Part(WORDS, source.size, *raw, share=share)
             return partial(Direct, words), False
         kind = BLOCKS if way == "blocks" else WORDS
-        return partial(Converted, source, out, name, kind), way == "blocks"
+        return partial(Converted, source, out, name, kind, share), way == "blocks"
 
     def _check_rounding(self, rounding: Rounding, array: Array, out: Array, name: str, op: str) -> None:
         if self.wire == FLOAT32 or name != "float32" or elements.summed_as(name, op) != "blocks":

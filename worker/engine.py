@@ -14,9 +14,7 @@ from switchml.protocol.counters import WORKER_COUNTERS, indices
 from switchml.protocol.header import HEADER_BYTES
 from switchml.protocol.header_access import (
     read_e0,
-    read_e1,
     read_job,
-    read_msg_type,
     read_slot,
     read_tsi,
     read_version,
@@ -25,7 +23,7 @@ from switchml.protocol.jit import compiled, inlined
 from switchml.worker import congestion as congestion_control
 from switchml.worker import port as ports
 from switchml.worker import recovery as loss_recovery
-from switchml.worker.chunks import build_packet, is_answer, packet_bytes, take_result
+from switchml.worker.chunks import build_packet, is_answer, own_bytes, packet_bytes, result_bytes, take_result
 from switchml.worker.congestion import FRAMING, Congestion
 from switchml.worker.recovery import Recovery, expire, packet_sent
 from switchml.worker.window import (
@@ -102,14 +100,14 @@ def _take(engine: Engine, memory: Bytes, at: int, length: int, now: int) -> int:
     if slot < 0:
         counters[_DUPLICATE if slot == DUPLICATE else _STALE if slot == STALE else _FOREIGN] += 1
         return 0
-    if not is_answer(window, slot, read_msg_type(memory, at), read_e1(memory, at)):
+    if not is_answer(window, slot, memory, at):
         counters[_FOREIGN] += 1
         return 0
-    if length != packet_bytes(window, slot):
+    if length != result_bytes(window, memory, at):
         counters[_TRUNCATED] += 1
         return 0
     counters[_PACKETS_RECEIVED] += 1
-    counters[_BYTES_RECEIVED] += length
+    counters[_BYTES_RECEIVED] += own_bytes(window, slot, memory, at)
     counters[_CHUNKS] += 1
     exponent = read_e0(memory, at)
     if not take_result(window, slot, exponent, memory, at, engine.descriptor):

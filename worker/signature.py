@@ -7,7 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-COLLECTIVES = ("allreduce", "broadcast", "allgather", "barrier", "exact blocks", "switches")
+COLLECTIVES = (
+    "allreduce", "broadcast", "allgather", "barrier", "exact blocks", "switches", "reduce", "reduce_scatter",
+)  # fmt: skip
 DTYPES = (
     "float32", "float16", "bfloat16", "float64", "int8", "uint8", "int16", "int32", "int64", "bool", "uint16", "uint32", "uint64",
     "complex64", "complex128", "bytes",
@@ -64,9 +66,14 @@ class Signature(NamedTuple):
         return f"{self.collective}({self.elements} x {self.dtype}{op}; call {self.call}, part {self.detail})"
 
 
+def detail_of(root: int) -> int:
+    """The `detail` of a collective with a root."""
+    return root << _ROOT_SHIFT
+
+
 def broadcast_from(root: int, size: int) -> Signature:
     """Of a broadcast of `size` bytes."""
-    return Signature("broadcast", "bytes", "none", size, detail=root << _ROOT_SHIFT)
+    return Signature("broadcast", "bytes", "none", size, detail=detail_of(root))
 
 
 def root_of(signature: Signature) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,46 @@ class Rounding:
 TO_NEAREST = Rounding()
 
 
+class Share(NamedTuple):
+    """Which sums of a reduction a rank wants: with `part` 0 all, else those of `part` elements from rank * part - origin on.
+
+    So element i is wanted by rank (origin + i) // part alone, or by every rank.
+
+    Attributes:
+        rank: it.
+        part: the same on all ranks.
+        origin: the same on all ranks.
+    """
+
+    rank: int
+    part: int = 0
+    origin: int = 0
+
+    def of(self, where: slice) -> slice:
+        """What the rank wants among the elements `where`, counted from its start."""
+        count = where.stop - where.start
+        if self.part == 0:
+            return slice(0, count)
+        mine = self.rank * self.part - self.origin - where.start
+        first = min(max(0, mine), count)
+        return slice(first, max(first, min(mine + self.part, count)))
+
+    def place(self, where: slice) -> slice:
+        """Where that stands in what the rank wants altogether."""
+        mine = self.of(where)
+        if mine.start == mine.stop:
+            return slice(0, 0)
+        before = max(0, self.rank * self.part - self.origin)
+        return slice(where.start + mine.start - before, where.start + mine.stop - before)
+
+    def beyond(self, start: int) -> Share:
+        """The same of the elements from `start` on."""
+        return self._replace(origin=self.origin + start)
+
+
+EVERYTHING = Share(0)
+
+
 @dataclass(eq=False)
 class Transfer:
     """One stretch of the stream (worker/window.py). Its arrays are kept alive by it.
@@ -48,6 +88,7 @@ class Transfer:
         fail: called when the stream has broken.
         deadline: ns, of CLOCK_MONOTONIC.
         first: WORDS: where `source` begins. BLOCKS: position of the first element in the collective, which decides on rounding.
+        share: which sums this rank wants; `destination` takes those.
         rounding: BLOCKS.
         flags: BLOCKS: a byte a chunk, 1 for one to be exchanged exactly; made when it is not given.
         highest: afterwards, the largest exponent.
@@ -62,6 +103,7 @@ class Transfer:
     fail: Callable[[BaseException], None]
     deadline: int
     first: int = 0
+    share: Share = EVERYTHING
     rounding: Rounding = TO_NEAREST
     flags: npt.NDArray[np.uint8] | None = None
     highest: int = field(default=0, init=False)
@@ -82,6 +124,7 @@ class Transfer:
             "source": _address(self.source), "destination": _address(self.destination),
             "flags": 0 if self.flags is None else _address(self.flags),
             "first": self.first, "last": self.first + self.source.size if words else 0,
+            "part": self.share.part, "origin": self.share.origin,
             "unknown": 0, "left": 0, "flagged": 0, "released": 0, "highest": 0,
             "deadline": self.deadline, "seed": NEAREST if seed is None else seed & 0xFFFFFFFF,
             "feedback": self.rounding.feedback, "signature": self.signature,

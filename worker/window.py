@@ -106,6 +106,10 @@ class TransferRecord(TypedDict):
     flags: Int64  # address of a byte per chunk: 1 = to be exchanged exactly
     first: Int64  # WORDS: this rank contributes words first .. last-1; `source` is that of the first. BLOCKS: place in the whole
     last: Int64
+    part: (
+        Int64  # 0: every rank wants every sum; else rank r those of `part` elements from r * part - origin on
+    )
+    origin: Int64
     unknown: Int64  # exponents outstanding
     left: Int64  # positions outstanding
     flagged: Int64  # blocks to be exchanged exactly

@@ -48,6 +48,7 @@ from switchml.worker.seat import Seat
 from switchml.worker.signature import Signature
 from switchml.worker.speeds import LONG_ENOUGH, TRIED_WORDS, shares_by_speed
 from switchml.worker.stream import closed
+from switchml.worker.transfer import Share
 from switchml.worker.window import WORDS
 from switchml.worker.work import Work
 
@@ -280,7 +281,7 @@ class Worker(Collectives):
                 works.append(self._through(index, whole, signature, deadline, partial(note, index)))
             for work in works:
                 work.wait()
-            gathered = Gathered(seconds, slowest, "float64", "max", self.rank, self.world_size)
+            gathered = Gathered(seconds, slowest, "float64", "max", Share(self.rank), self.world_size)
             self._through(0, gathered, Signature("switches", "float64", "max", count), deadline).wait()
             if slowest.max() >= LONG_ENOUGH:
                 break

@@ -17,6 +17,7 @@
 const bit<16> FLOOD_GROUP = 0x7FF0;       // (*) multicast group of all ports; a job's group is its number + 1
 const bit<8> OUR_TTL = 64;
 
+const bit<16> IPV4_BYTES = 20;            // without options
 const bit<16> UDP_BYTES = 8;
 const bit<16> PAYLOAD_BYTES = 4 * ELEMENTS;
 #if ELEMENTS == 64

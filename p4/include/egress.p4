@@ -17,6 +17,18 @@ control SwitchEgress(inout headers_t hdr, inout meta_t meta, inout standard_meta
         hdr.udp.checksum = 0;
     }
 
+    // To a worker that does not want the elements: the header, by which it goes on.
+    action permit() {
+        hdr.elements.setInvalid();
+#ifdef NARROW_LANES
+        hdr.lanes.setInvalid();
+#endif
+        hdr.switchml.e1 = meta.highest_e1;
+        hdr.switchml.msg_type = MSG_ABSENT;
+        hdr.udp.length = UDP_BYTES + SWITCHML_BYTES;
+        hdr.ipv4.total_len = IPV4_BYTES + UDP_BYTES + SWITCHML_BYTES;
+    }
+
     action drop() {
         mark_to_drop(standard_metadata);
     }
@@ -48,6 +60,9 @@ control SwitchEgress(inout headers_t hdr, inout meta_t meta, inout standard_meta
             // The copies of a multicast are numbered from 1 on; a single answer has 0 and is for the sender.
             if (standard_metadata.egress_rid != 0) {
                 meta.worker = (bit<8>)(standard_metadata.egress_rid - 1);
+            }
+            if (meta.to_one == 1 && meta.worker != meta.wanted_by) {
+                permit();
             }
             egress_loss.apply();
             random(meta.dice, 0, 0xFFFFFFFF);

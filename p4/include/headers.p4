@@ -92,7 +92,8 @@ enum bit<8> Verdict {             // on a packet of a chunk, as in switch_emulat
     DUPLICATE = 4,
     STALE = 5,
     MISFIT = 6,
-    AHEAD = 7
+    AHEAD = 7,
+    FIRST = 8
 }
 
 struct copy_t {                   // a slot's copy, as its registers hold it
@@ -133,6 +134,9 @@ struct meta_t {
     bit<32> index;                // of the copy in the registers
     Verdict verdict;
     bit<1> complete;
+    bit<1> to_one;                // the answer's elements are for the worker `wanted_by` alone
+    bit<8> wanted_by;
+    bit<8> highest_e1;            // over the chunk's workers, also where the answer's own says something else
     copy_t copy;
     other_copy_t other;
     sums_t sums;

@@ -22,9 +22,25 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
         standard_metadata.mcast_grp = meta.multicast_group;
     }
 
-    action load_exponents() {
+    // The copy's exponents and kind, and the sums where elements have come. Each worker's copy of the answer is cut in egress.
+    action load_answer() {
         hdr.switchml.e0 = meta.copy.e0;
         hdr.switchml.e1 = meta.copy.e1;
+        hdr.switchml.msg_type = meta.copy.kind;
+    }
+
+    action with_elements() {
+        hdr.udp.length = UDP_BYTES + SWITCHML_BYTES + PAYLOAD_BYTES;
+        hdr.ipv4.total_len = IPV4_BYTES + UDP_BYTES + SWITCHML_BYTES + PAYLOAD_BYTES;
+    }
+
+    action without_elements() {
+        hdr.elements.setInvalid();
+#ifdef NARROW_LANES
+        hdr.lanes.setInvalid();
+#endif
+        hdr.udp.length = UDP_BYTES + SWITCHML_BYTES;
+        hdr.ipv4.total_len = IPV4_BYTES + UDP_BYTES + SWITCHML_BYTES;
     }
 
     apply {
@@ -82,12 +98,15 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
             || standard_metadata.packet_length < 14 + (bit<32>)hdr.ipv4.total_len
             || (bit<32>)hdr.ipv4.total_len < 20 + (bit<32>)hdr.udp.length) REFUSE(dropped_truncated)
         if ((hdr.switchml.msg_type != MSG_SUM && hdr.switchml.msg_type != MSG_EXPONENTS
-             && hdr.switchml.msg_type != MSG_PROBE
+             && hdr.switchml.msg_type != MSG_PROBE && hdr.switchml.msg_type != MSG_ABSENT
 #ifdef NARROW_LANES
              && hdr.switchml.msg_type != MSG_SUM16 && hdr.switchml.msg_type != MSG_SUM8
 #endif
              )
-            || RESERVED_BITS_SET) REFUSE(dropped_bad_header)
+            || RESERVED_BITS_SET
+            || (hdr.switchml.to_one == 1
+                && (hdr.switchml.msg_type == MSG_EXPONENTS || hdr.switchml.msg_type == MSG_PROBE)))
+            REFUSE(dropped_bad_header)
         if (!job_table.apply().hit) REFUSE(dropped_wrong_job)
         if (!worker_port.apply().hit) {
             digest<sender_digest_t>(2, {
@@ -103,7 +122,7 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
         }
         bit<16> payload = hdr.udp.length - UDP_BYTES - SWITCHML_BYTES;
         bit<16> wanted = 0;
-        if (hdr.switchml.msg_type != MSG_EXPONENTS) {
+        if (hdr.switchml.msg_type != MSG_EXPONENTS && hdr.switchml.msg_type != MSG_ABSENT) {
             wanted = PAYLOAD_BYTES;
         }
         if (hdr.switchml.size != SIZE_CODE || payload > wanted) REFUSE(dropped_wrong_size)
@@ -126,6 +145,13 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
             forget_workers();
         }
         bool known = (meta.copy.seen & meta.bit_of_worker) != 0;
+        // A chunk is of one kind. ABSENT goes with elements, which may come later.
+        bool fits = meta.copy.kind == hdr.switchml.msg_type;
+        if (meta.copy.kind == MSG_ABSENT || hdr.switchml.msg_type == MSG_ABSENT) {
+            fits = meta.copy.kind != MSG_EXPONENTS && hdr.switchml.msg_type != MSG_EXPONENTS;
+        }
+        meta.to_one = hdr.switchml.to_one;
+        meta.wanted_by = hdr.switchml.e1;
         if (meta.paper == 0) {
             int<32> distance = (int<32>)(hdr.switchml.tsi - meta.copy.stamp);
             if (meta.copy.used != meta.epoch || distance > 0) {
@@ -148,7 +174,7 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
                 meta.verdict = Verdict.RETRANSMIT;
             } else if (known) {
                 meta.verdict = Verdict.DUPLICATE;
-            } else if (meta.copy.kind != hdr.switchml.msg_type) {
+            } else if (!fits) {
                 meta.verdict = Verdict.MISFIT;
             } else {
                 meta.verdict = Verdict.ADDED;
@@ -161,7 +187,7 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
                 meta.verdict = Verdict.DUPLICATE;
             } else if (meta.copy.seen_count == 0) {
                 meta.verdict = Verdict.FRESH;
-            } else if (meta.copy.kind != hdr.switchml.msg_type) {
+            } else if (!fits) {
                 meta.verdict = Verdict.MISFIT;
             } else {
                 meta.verdict = Verdict.ADDED;
@@ -183,6 +209,10 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
                 meta.copy.e1 = hdr.switchml.e1;
             }
         }
+        if (meta.verdict == Verdict.ADDED && meta.copy.kind == MSG_ABSENT && hdr.switchml.msg_type != MSG_ABSENT) {
+            meta.verdict = Verdict.FIRST;
+            take_kind();
+        }
         if (meta.verdict != Verdict.RETRANSMIT) {
             enter_worker();
             if (meta.paper == 0) {
@@ -201,95 +231,111 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
             }
             write_copy();
         }
-        if (hdr.elements.isValid()) {
-            if (meta.verdict == Verdict.FRESH) {
-                start_sums();
-            } else if (meta.verdict == Verdict.ADDED) {
+        bool brings = hdr.elements.isValid() && meta.verdict != Verdict.RETRANSMIT;
+        if (brings) {
+            if (meta.verdict == Verdict.ADDED) {
                 add_to_sums();
             } else {
-                recall_sums();
+                start_sums();
             }
-            if (meta.verdict != Verdict.RETRANSMIT) {
-                count_elements(ELEMENTS);
-            }
+            count_elements(ELEMENTS);
         }
+        meta.highest_e1 = meta.copy.e1;
 #ifdef NARROW_LANES
-        if (hdr.lanes.isValid()) {
-            bool of_8 = hdr.switchml.msg_type == MSG_SUM8;
-            if (meta.verdict == Verdict.RETRANSMIT) {
-                recall_lanes();
+        if (hdr.lanes.isValid() && meta.verdict != Verdict.RETRANSMIT) {
+            if (hdr.switchml.msg_type == MSG_SUM8) {
+                split_lanes_8();
+                if (meta.verdict == Verdict.ADDED) {
+                    add_to_lanes_8();
+                } else {
+                    start_lanes_8();
+                }
+                count_elements(4 * ELEMENTS);
             } else {
-                if (of_8) {
-                    split_lanes_8();
-                    if (meta.verdict == Verdict.FRESH) {
-                        start_lanes_8();
-                    } else {
-                        add_to_lanes_8();
-                    }
-                    count_elements(4 * ELEMENTS);
+                split_lanes_16();
+                if (meta.verdict == Verdict.ADDED) {
+                    add_to_lanes_16();
                 } else {
-                    split_lanes_16();
-                    if (meta.verdict == Verdict.FRESH) {
-                        start_lanes_16();
-                    } else {
-                        add_to_lanes_16();
-                    }
-                    count_elements(2 * ELEMENTS);
+                    start_lanes_16();
                 }
-                write_lanes();
+                count_elements(2 * ELEMENTS);
             }
-            if (meta.verdict == Verdict.RETRANSMIT || meta.complete == 1) {
-                if (of_8) {
-                    differ_8();
-                } else {
-                    differ_16();
-                }
-                fold_1024();
-                fold_512();
-                fold_256();
-                fold_128();
-                fold_64();
-                fold_32();
-                if (of_8) {
-                    fold_16();
-                    longer_8();
-                } else {
-                    longer_16();
-                }
-                if (meta.longer == 0) {
-                    shift_by(0, 0, 0);
-                } else if (meta.longer < 2) {
-                    shift_by(1, 0, 1);
-                } else if (meta.longer < 4) {
-                    shift_by(2, 1, 1);
-                } else if (meta.longer < 8) {
-                    shift_by(3, 3, 1);
-                } else if (meta.longer < 16) {
-                    shift_by(4, 7, 1);
-                } else if (meta.longer < 32) {
-                    shift_by(5, 15, 1);
-                } else {
-                    shift_by(6, 31, 1);
-                }
-                if (of_8) {
-                    round_lanes_8();
-                    emit_lanes_8();
-                } else {
-                    round_lanes_16();
-                    emit_lanes_16();
-                }
+            write_lanes();
+        }
+        bool of_8 = meta.copy.kind == MSG_SUM8;
+        if ((meta.verdict == Verdict.RETRANSMIT || meta.complete == 1) && (of_8 || meta.copy.kind == MSG_SUM16)) {
+            if (meta.verdict == Verdict.RETRANSMIT || !hdr.lanes.isValid()) {
+                hdr.lanes.setValid();
+                recall_lanes();
+            }
+            if (of_8) {
+                differ_8();
+            } else {
+                differ_16();
+            }
+            fold_1024();
+            fold_512();
+            fold_256();
+            fold_128();
+            fold_64();
+            fold_32();
+            if (of_8) {
+                fold_16();
+                longer_8();
+            } else {
+                longer_16();
+            }
+            if (meta.longer == 0) {
+                shift_by(0, 0, 0);
+            } else if (meta.longer < 2) {
+                shift_by(1, 0, 1);
+            } else if (meta.longer < 4) {
+                shift_by(2, 1, 1);
+            } else if (meta.longer < 8) {
+                shift_by(3, 3, 1);
+            } else if (meta.longer < 16) {
+                shift_by(4, 7, 1);
+            } else if (meta.longer < 32) {
+                shift_by(5, 15, 1);
+            } else {
+                shift_by(6, 31, 1);
+            }
+            if (of_8) {
+                round_lanes_8();
+                emit_lanes_8();
+            } else {
+                round_lanes_16();
+                emit_lanes_16();
             }
         }
 #endif
 
         // Who hears of it?
+        if (meta.verdict == Verdict.RETRANSMIT || meta.complete == 1) {
+            load_answer();
+            if (meta.copy.kind == MSG_EXPONENTS || meta.copy.kind == MSG_ABSENT) {
+                without_elements();
+                hdr.switchml.to_one = 0;
+                meta.to_one = 0;
+            } else if (meta.copy.kind == MSG_SUM) {
+                if (!brings) {
+                    without_elements();
+                    hdr.elements.setValid();
+                    recall_sums();
+                }
+                with_elements();
+#ifdef NARROW_LANES
+            } else {
+                hdr.elements.setInvalid();
+                with_elements();
+#endif
+            }
+        }
         if (meta.verdict == Verdict.RETRANSMIT) {
             results_retransmitted.count((bit<32>)meta.job_number);
-            load_exponents();
             answer_worker();
         } else if (meta.complete == 1) {
             chunks_completed.count((bit<32>)meta.job_number);
-            load_exponents();
             answer_worker();
             answer_everyone();    // a job without a group has this worker alone
         }

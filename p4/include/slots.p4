@@ -4,7 +4,7 @@ register<bit<32>>(COPIES) stamp;          // tsi of the chunk the copy works on
 register<bit<8>>(COPIES) used;            // epoch of the job that used it last; 0 = never
 register<bit<64>>(COPIES) seen;           // a bit for each worker in the sum
 register<bit<8>>(COPIES) seen_count;      // their number; for `paper` modulo the job's workers
-register<bit<4>>(COPIES) kind;            // msg_type of the chunk's packets
+register<bit<4>>(COPIES) kind;            // msg_type of the chunk's packets; ABSENT until elements have come
 register<bit<8>>(COPIES) e0;
 register<bit<8>>(COPIES) e1;
 
@@ -57,12 +57,17 @@ action forget_workers() {
     meta.copy.seen_count = 0;
 }
 
+action take_kind() {
+    meta.copy.kind = hdr.switchml.msg_type;
+    kind.write(meta.index, hdr.switchml.msg_type);
+}
+
 action start_copy() {
+    take_kind();
     meta.copy.e0 = hdr.switchml.e0;
     meta.copy.e1 = hdr.switchml.e1;
     stamp.write(meta.index, hdr.switchml.tsi);
     used.write(meta.index, meta.epoch);
-    kind.write(meta.index, hdr.switchml.msg_type);
 }
 
 action enter_worker() {

@@ -18,14 +18,15 @@ typedef bit<4> msg_type_t;
 const msg_type_t MSG_SUM = 1;
 const msg_type_t MSG_EXPONENTS = 2;
 const msg_type_t MSG_PROBE = 3;
+const msg_type_t MSG_ABSENT = 4;
 const msg_type_t MSG_SUM16 = 6;
 const msg_type_t MSG_SUM8 = 7;
 
-#define RESERVED_BITS_SET hdr.switchml.reserved != 0 || hdr.switchml.unused != 0
+#define RESERVED_BITS_SET hdr.switchml.unused != 0
 
 header switchml_t {
     msg_type_t msg_type;          // message type
-    bit<1> reserved;              // 0
+    bit<1> to_one;                // 1: only the worker whose rank `e1` is wants the elements, all others the header alone
     bit<3> size;                  // payload size of the job
     bit<8> job_number;            // job on this switch
     bit<32> tsi;                  // sequence number of the chunk in its stream
@@ -33,5 +34,5 @@ header switchml_t {
     bit<1> unused;                // 0
     bit<14> slot;                 // slot, counted from the start of the job's range
     bit<8> e0;                    // int8: exponent; the switch answers with the maximum over the workers
-    bit<8> e1;                    // int8: second exponent, treated like the first; in a result of narrow lanes: bits they are shifted by
+    bit<8> e1;                    // int8: second exponent, treated like the first; with `to_one` a rank, as uint8; in a result of narrow lanes: bits they are shifted by
 }

@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from switchml.check.search import Configuration, Finding, Step
 
 _KINDS = ("words", "blocks")
-_VERDICTS = ("FRESH", "ADDED", "RETRANSMIT", "DUPLICATE", "STALE", "MISFIT", "AHEAD")
+_VERDICTS = ("FRESH", "ADDED", "RETRANSMIT", "DUPLICATE", "STALE", "MISFIT", "AHEAD", "FIRST")
 _COLUMNS = (
     "workers",
     "window",
     "chunks",
     "kind",
+    "packets",
     "machine",
     "resent",
     "in-flight",
@@ -53,6 +54,13 @@ def check(
         int | None,
         typer.Option(help="Position at which the streams begin; 4294967294 wraps at once. [default: 0]"),
     ] = None,
+    sparse: Annotated[
+        bool,
+        typer.Option("--sparse", help="Ranks take turns to have anything but zeros, which go as headers."),
+    ] = False,
+    to_one: Annotated[
+        bool, typer.Option("--to-one", help="Each rank wants a part of the sums; the others get headers.")
+    ] = False,
     in_flight: Annotated[
         str | None,
         typer.Option(
@@ -91,7 +99,8 @@ def check(
     """
     if limit < 1 or (retransmissions is not None and retransmissions < 0):
         raise UsageError("--limit and --retransmissions take numbers from 1 and from 0")
-    chosen = (workers, window, chunks, kind, retransmissions, start, in_flight)
+    switches = (sparse or None, to_one or None)
+    chosen = (workers, window, chunks, kind, retransmissions, start, in_flight, *switches)
     if script is not None and chosen == (None,) * len(chosen) and not paper:
         raise UsageError(
             "--script takes the violation of one search: say which, --paper --chunks 3 for example"
@@ -113,6 +122,8 @@ def check(
                 kind=BLOCKS if kind == "blocks" else WORDS,
                 paper=paper,
                 start=start or 0,
+                sparse=sparse,
+                to_one=to_one,
                 in_flight=_numbers("--in-flight", in_flight or "0"),
             )
         ]
@@ -135,6 +146,14 @@ def _usual() -> Iterator[Configuration]:
     yield Configuration(workers=6, chunks=(4,))
     yield Configuration(chunks=(4,), retransmissions=2)
     yield Configuration(workers=3, chunks=(3,), retransmissions=1)
+    yield Configuration(chunks=(6,), sparse=True)
+    yield Configuration(chunks=(5,), sparse=True, to_one=True)
+    yield Configuration(window=2, chunks=(4, 3), sparse=True, to_one=True)
+    yield Configuration(window=2, chunks=(4,), kind=BLOCKS, to_one=True)
+    yield Configuration(window=2, chunks=(4,), kind=BLOCKS, sparse=True, to_one=True)
+    yield Configuration(workers=3, window=2, chunks=(4,), sparse=True, to_one=True)
+    yield Configuration(workers=4, chunks=(5,), sparse=True, to_one=True)
+    yield Configuration(chunks=(4,), sparse=True, to_one=True, retransmissions=2)
     yield Configuration(window=2, chunks=(4,), in_flight=(1,))
     yield Configuration(window=4, chunks=(5,), in_flight=(1, 3))
     yield Configuration(window=4, chunks=(2, 1), kind=BLOCKS, in_flight=(2, 1))
@@ -194,6 +213,7 @@ def _cells(finding: Finding) -> tuple[str, ...]:
         str(shown["window"]),
         ",".join(map(str, shown["chunks"])),
         shown["kind"],
+        shown["packets"],
         shown["machine"],
         "any" if resent is None else str(resent),
         ",".join(map(str, shown["in_flight"])) if any(shown["in_flight"]) else "any",
@@ -214,6 +234,7 @@ def as_dict(finding: Finding) -> dict[str, Any]:
         "window": configuration.window,
         "chunks": list(configuration.chunks),
         "kind": "blocks" if configuration.kind == BLOCKS else "words",
+        "packets": _packets(configuration),
         "machine": "paper" if configuration.paper else "stamped",
         "retransmissions": configuration.retransmissions,
         "start": configuration.start,
@@ -227,6 +248,12 @@ def as_dict(finding: Finding) -> dict[str, Any]:
         "stuck": finding.stuck,
         "trace": [_sentence(step) for step in finding.trace],
     }
+
+
+def _packets(configuration: Configuration) -> str:
+    if configuration.sparse:
+        return "both" if configuration.to_one else "sparse"
+    return "to one" if configuration.to_one else "full"
 
 
 def described(finding: Finding) -> list[str]:

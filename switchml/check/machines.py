@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from switchml.protocol.header import HEADER_BYTES, parse_header
-from switchml.protocol.header_access import set_exponents
-from switchml.protocol.messages import ELEMENT_BYTES, FLOAT32, LANE_BITS, size_code, wire_lanes
+from switchml.protocol.header_access import set_exponents, set_kind
+from switchml.protocol.messages import ABSENT, ELEMENT_BYTES, FLOAT32, LANE_BITS, size_code, wire_lanes
 from switchml.protocol.slots import TSI_MASK, slot_of, version_of
 from switchml.switch_emulator.slot_machine import (
     AHEAD,
@@ -28,7 +28,15 @@ from switchml.switch_emulator.slot_machine import (
     apply_lanes,
     new_pool,
 )
-from switchml.worker.chunks import SIGNATURE_WORDS, build_packet, packet_bytes, take_result
+from switchml.worker.chunks import (
+    SIGNATURE_WORDS,
+    build_packet,
+    is_answer,
+    packet_bytes,
+    result_bytes,
+    take_result,
+)
+from switchml.worker.transfer import Share
 from switchml.worker.window import (
     BLOCKS,
     READY,
@@ -59,12 +67,14 @@ class Tensor(NamedTuple):
     Attributes:
         kind: worker.window.BLOCKS or WORDS.
         sources: by rank, float32 or uint32 of one length.
-        total: what each rank is to have in the end, as bytes.
+        total: what each rank is to have in the end, as bytes; or, with `part`, its share of it.
+        part: as in worker.transfer.Share: 0, or elements of a rank's share.
     """
 
     kind: int
     sources: tuple[npt.NDArray[Any], ...]
     total: npt.NDArray[Any]
+    part: int = 0
 
 
 class WrongResultError(Exception):
@@ -102,6 +112,7 @@ class WorkerMachine:
         in_flight: int = 0,
     ) -> None:
         self._tensors = tensors
+        self._wanted = [Share(rank, tensor.part).of(slice(0, tensor.total.size)) for tensor in tensors]
         self._room = in_flight or window + 1
         self._window = new_window(
             rank=rank,
@@ -127,7 +138,8 @@ class WorkerMachine:
         entry["count"] = source.size
         entry["chunks"] = -(-source.size // ELEMENTS)
         entry["source"] = source.ctypes.data
-        entry["destination"] = self._results[index].ctypes.data
+        entry["destination"] = self._results[index][self._wanted[index].start :].ctypes.data
+        entry["part"] = tensor.part
         entry["flags"] = self._flags[index].ctypes.data
         entry["last"] = source.size
         entry["deadline"] = _DEADLINE
@@ -199,10 +211,14 @@ class WorkerMachine:
         transfer = self._window.transfers[index % RING]
         chunk = relative(self._window, slot) - 1 - int(transfer["prologue"])
         memory = np.frombuffer(packet, np.uint8)
+        fits = is_answer(self._window, slot, memory, 0)
+        if not fits or len(packet) != result_bytes(self._window, memory, 0):
+            raise WrongResultError(f"a result for chunk {chunk} of tensor {index} is not of its kind")
         if not take_result(self._window, slot, header.e0, memory, 0, self._descriptor):
             raise WrongResultError(f"the descriptor of tensor {index} shows ranks that disagree")
         if chunk >= 0:
-            part = slice(chunk * ELEMENTS, (chunk + 1) * ELEMENTS)
+            mine = self._wanted[index]
+            part = slice(max(chunk * ELEMENTS, mine.start), min((chunk + 1) * ELEMENTS, mine.stop))
             _compare(
                 self._results[index][part],
                 self._tensors[index].total[part],
@@ -215,11 +231,27 @@ class WorkerMachine:
 
 
 class Answer(NamedTuple):
-    """What leaves the switch for one packet. to: a rank, or None for all."""
+    """What leaves the switch for one packet.
+
+    Attributes:
+        verdict: of the slot machine.
+        to: a rank, or None for all.
+        packet: empty: nothing leaves.
+        wanted: the rank that gets `result` in place of `packet`; -1: none.
+        result: with elements.
+    """
 
     verdict: int
     to: int | None
     packet: bytes
+    wanted: int = -1
+    result: bytes = b""
+
+    def deliveries(self, workers: int) -> Iterator[tuple[int, bytes]]:
+        """Every rank that gets something, and what."""
+        if self.packet:
+            for rank in range(workers) if self.to is None else (self.to,):
+                yield rank, self.result if rank == self.wanted else self.packet
 
 
 class SwitchMachine:
@@ -242,7 +274,7 @@ class SwitchMachine:
         start: int = 0,
         wire: str = FLOAT32,
     ) -> None:
-        self._workers, self._window = workers, window
+        self._workers, self._window, self._elements = workers, window, elements
         self._room = elements * wire_lanes(wire)
         self._pool = new_pool(window, 2 * window * self._room)
         self._admit = admit_paper if paper else admit
@@ -263,31 +295,50 @@ class SwitchMachine:
     def take(self, rank: int, packet: bytes) -> Answer:
         """A worker's packet comes. An answer with an empty packet: nothing leaves."""
         header = parse_header(packet)
-        bits = LANE_BITS[header.msg_type]
-        elements = 8 * (len(packet) - HEADER_BYTES) // bits if bits else 0
         index = 2 * header.slot + header.version
         slots = self._pool.slots
         verdict = int(
             self._admit(
-                slots, index, rank, self._workers, self._window, header.tsi, elements, header.e0, header.e1
+                slots,
+                index,
+                rank,
+                self._workers,
+                self._window,
+                header.tsi,
+                header.msg_type,
+                header.e0,
+                header.e1,
             )
         )
         if verdict in (DUPLICATE, STALE, MISFIT, AHEAD):
             return Answer(verdict, rank, b"")
+        kind = int(slots[index]["kind"])
+        bits = LANE_BITS[kind]
         first = index * self._room
         payload = np.frombuffer(packet, np.uint8, offset=HEADER_BYTES).copy()
-        lanes, sums = payload.view(f"u{bits // 8 or 1}"), self._pool.sums[first : first + elements]
-        out, e1 = np.zeros_like(lanes), int(slots[index]["e1"])
+        lanes = payload.view(f"u{bits // 8 or 1}")
+        out = np.zeros(8 * ELEMENT_BYTES * self._elements // bits if bits else 0, lanes.dtype)
+        sums, e1 = self._pool.sums[first : first + out.size], int(slots[index]["e1"])
         if bits == 32:
             apply(verdict, lanes, sums, out)
         elif bits:
             e1 = apply_lanes(verdict, lanes, sums, out)
         if verdict < COMPLETE and verdict != RETRANSMIT:
             return Answer(verdict, rank, b"")
-        answer = np.frombuffer(packet, np.uint8).copy()
+        answer = np.frombuffer(packet[:HEADER_BYTES], np.uint8).copy()
+        set_exponents(answer, 0, int(slots[index]["e0"]), int(slots[index]["e1"]))
+        set_kind(answer, 0, ABSENT, 1, header.size)
+        permission = answer.tobytes()
+        set_kind(answer, 0, kind, header.to_one if bits else 0, header.size)
         set_exponents(answer, 0, int(slots[index]["e0"]), e1)
-        answer[HEADER_BYTES:] = out.view(np.uint8)
-        return Answer(verdict, rank if verdict == RETRANSMIT else None, answer.tobytes())
+        result = answer.tobytes() + out.tobytes()
+        if bits and header.to_one:
+            wanted_by = header.e1 & 0xFF
+            if verdict != RETRANSMIT:
+                return Answer(verdict, None, permission, wanted_by, result)
+            if rank != wanted_by:
+                return Answer(verdict, rank, permission)
+        return Answer(verdict, rank if verdict == RETRANSMIT else None, result)
 
 
 def words(rank: int, first_chunk: int, chunks: int) -> npt.NDArray[np.uint32]:
@@ -296,16 +347,30 @@ def words(rank: int, first_chunk: int, chunks: int) -> npt.NDArray[np.uint32]:
     return np.uint32((rank + 1) << 24) | (chunk + np.uint32(first_chunk)) << np.uint32(16) | place
 
 
-def word_tensors(kind: int, workers: int, chunks: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """Tensors of so many chunks each, with values that tell ranks and chunks apart."""
+def word_tensors(
+    kind: int, workers: int, chunks: tuple[int, ...], *, sparse: bool = False, to_one: bool = False
+) -> tuple[Tensor, ...]:
+    """Tensors of so many chunks each, with values that tell ranks and chunks apart.
+
+    Args:
+        kind: worker.window.BLOCKS or WORDS.
+        workers: ranks.
+        chunks: of each tensor.
+        sparse: of workers + 1 chunks in a row each rank has one, and nobody the last.
+        to_one: each rank wants a part only.
+    """
     tensors = []
     for index, count in enumerate(chunks):
         parts: list[npt.NDArray[Any]] = [words(rank, sum(chunks[:index]), count) for rank in range(workers)]
         if kind == BLOCKS:
             # Small whole numbers: their float32 sums are exact.
             parts = [(part >> np.uint32(16)).astype(np.float32) for part in parts]
+        if sparse:
+            for rank, part in enumerate(parts):
+                part[np.arange(part.size) // ELEMENTS % (workers + 1) != rank] = 0
         total = parts[0].copy()
         for part in parts[1:]:
             total += part
-        tensors.append(Tensor(kind, tuple(parts), total))
+        share = -(-count // workers) * ELEMENTS if to_one else 0
+        tensors.append(Tensor(kind, tuple(parts), total, share))
     return tuple(tensors)

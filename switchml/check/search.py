@@ -47,6 +47,8 @@ class Configuration:
         kind: worker.window.WORDS (integers) or BLOCKS (float32 with exponents).
         paper: the published slot machine, without stamps.
         start: position at which the streams begin.
+        sparse: ranks take turns to have anything but zeros, which go as headers.
+        to_one: each rank wants a part of the sums only.
         in_flight: packets that each rank's congestion window lets be under way, the last for all further ranks; 0: no limit.
     """
 
@@ -57,11 +59,13 @@ class Configuration:
     kind: int = WORDS
     paper: bool = False
     start: int = 0
+    sparse: bool = False
+    to_one: bool = False
     in_flight: tuple[int, ...] = (0,)
 
     def tensors(self) -> tuple[Tensor, ...]:
         """The tensors of all ranks."""
-        return word_tensors(self.kind, self.workers, self.chunks)
+        return word_tensors(self.kind, self.workers, self.chunks, sparse=self.sparse, to_one=self.to_one)
 
 
 class Step(NamedTuple):
@@ -236,8 +240,9 @@ class Search:
         answer = self._switch.take(rank, packet)
         if answer.verdict == AHEAD:
             return _Step(state, (), AHEAD, f"the switch refuses a packet of worker {rank} before its turn")
-        to = () if not answer.packet else range(place) if answer.to is None else (answer.to,)
-        sent = tuple(self._message(_Message(False, receiver, answer.packet)) for receiver in to)
+        sent = tuple(
+            self._message(_Message(False, receiver, told)) for receiver, told in answer.deliveries(place)
+        )
         return _Step(self._saved[place].of(self._switch.save()), sent, answer.verdict)
 
     def _start(self) -> State:
@@ -394,7 +399,7 @@ class Search:
         place = len(self._workers) if up else rank
         step = self._step(place, state[place], message)
         sent = [self._by_number[number] for number in step.sent]
-        everyone = up and len(sent) > 1
+        everyone = up and len(sent) > 1 and len({each.packet for each in sent}) == 1
         told = tuple(
             (None if everyone else each.rank, each.packet) for each in (sent[:1] if everyone else sent)
         )

@@ -32,7 +32,9 @@ class Header(NamedTuple):
     """A header in host terms: the fields in the order of the wire, highest bits first."""
 
     msg_type: Annotated[int, Field(4, "message type (table below)")] = 0
-    reserved: Annotated[int, Field(1, "0", reserved=True)] = 0
+    to_one: Annotated[
+        int, Field(1, "1: only the worker whose rank `e1` is wants the elements, all others the header alone")
+    ] = 0
     size: Annotated[int, Field(3, "payload size of the job (table below)")] = 0
     job_number: Annotated[int, Field(8, "job on this switch")] = 0
     tsi: Annotated[int, Field(32, "sequence number of the chunk in its stream")] = 0
@@ -46,7 +48,8 @@ class Header(NamedTuple):
         int,
         Field(
             8,
-            "second exponent, treated like the first; in a result of narrow lanes: bits they are shifted by",
+            "second exponent, treated like the first; with `to_one` a rank, as uint8; in a result of narrow lanes: bits they are"
+            " shifted by",
             signed=True,
         ),
     ] = 0

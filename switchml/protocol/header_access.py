@@ -54,6 +54,7 @@ def _reader(name: str) -> Callable[[Bytes, int], int]:
 
 
 read_msg_type = _reader("msg_type")
+read_to_one = _reader("to_one")
 read_size = _reader("size")
 read_job = _reader("job_number")
 read_tsi = _reader("tsi")
@@ -75,6 +76,13 @@ pack_header: Callable[[Bytes, int, Header], None] = _generated(
     _stores({name: f"header.{name}" for name in FIELDS if name not in RESERVED}),
 )
 """Write a header, reserved bits as 0. Compiled code has to name every field of the Header, by keyword."""
+
+set_kind: Callable[[Bytes, int, int, int, int], None] = _generated(
+    "set_kind",
+    "packet, at, msg_type, to_one, size",
+    _stores({"msg_type": "msg_type", "to_one": "to_one", "size": "size"}),
+)
+"""Overwrite what the packet is."""
 
 set_exponents: Callable[[Bytes, int, int, int], None] = _generated(
     "set_exponents", "packet, at, e0, e1", _stores({"e0": "e0", "e1": "e1"})

@@ -31,6 +31,8 @@ MESSAGE_TYPES: tuple[MessageType, ...] = (
     MessageType("PROBE", 3, 0, "the switch answers a worker it knows, by unicast and, where the job has a"
                 " multicast group, by multicast: which of the two paths work? Whose address is not proven yet is sent a"
                 " challenge (below)"),
+    MessageType("ABSENT", 4, 0, "this worker's elements of the chunk are all 0; as an answer: all are, or, with `to_one`,"
+                " another worker gets them"),
     MessageType("SUM16", 6, 16, "int16 lanes, added up as int32; the answer carries the sums shifted back into lanes, and in `e1`"
                 " by how many bits", "int16"),
     MessageType("SUM8", 7, 8, "the same with int8 lanes", "int8"),
@@ -49,6 +51,7 @@ class PayloadSize(NamedTuple):
 
 PAYLOAD_SIZES: tuple[PayloadSize, ...] = tuple(PayloadSize(code, 128 << code, code < 4) for code in range(8))
 PAYLOADS = tuple(size.payload for size in PAYLOAD_SIZES)
+MAX_PAYLOAD = max(PAYLOADS)
 
 
 def _code(name: str) -> int:
@@ -58,6 +61,7 @@ def _code(name: str) -> int:
 SUM = _code("SUM")
 EXPONENTS = _code("EXPONENTS")
 PROBE = _code("PROBE")
+ABSENT = _code("ABSENT")
 SUM16 = _code("SUM16")
 SUM8 = _code("SUM8")
 

@@ -46,7 +46,7 @@ def probe_header(job: int, secret: int, challenge: int = 0) -> Header:
     """The header of a probe that carries `secret`; of a challenge where that is 1."""
     return Header(
         msg_type=PROBE,
-        reserved=0,
+        to_one=0,
         size=challenge,
         job_number=job,
         tsi=secret >> 31,

@@ -13,7 +13,16 @@ from switchml.check.search import Configuration, Finding, Search
 from switchml.cli import app
 from switchml.errors import UsageError
 from switchml.switch_emulator import slot_machine
-from switchml.switch_emulator.slot_machine import COMPLETE, DUPLICATE, FRESH, RETRANSMIT, STALE
+from switchml.switch_emulator.slot_machine import (
+    ADDED,
+    AHEAD,
+    COMPLETE,
+    DUPLICATE,
+    FIRST,
+    FRESH,
+    RETRANSMIT,
+    STALE,
+)
 from switchml.worker.window import BLOCKS, WORDS
 
 
@@ -33,6 +42,39 @@ def test_the_shipped_machines_have_no_violation(
     assert finding.complete
     assert (finding.violations, finding.wrong, finding.trace) == (0, "", [])
     assert finding.states > sum(chunks)
+
+
+@pytest.mark.parametrize("kind", [WORDS, BLOCKS])
+@pytest.mark.parametrize(("sparse", "to_one"), [(True, False), (False, True), (True, True)])
+@pytest.mark.parametrize(
+    ("workers", "window", "chunks"), [(1, 1, (3,)), (2, 1, (5,)), (2, 2, (3, 2)), (3, 1, (4,))]
+)
+def test_headers_in_place_of_elements(
+    workers: int, window: int, chunks: tuple[int, ...], sparse: bool, to_one: bool, kind: int
+) -> None:
+    finding = search(workers=workers, window=window, chunks=chunks, kind=kind, sparse=sparse, to_one=to_one)
+    assert finding.complete
+    assert (finding.violations, finding.wrong, finding.trace) == (0, "", [])
+
+
+def test_a_switch_that_adds_the_first_elements_to_old_ones_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    _instead(monkeypatch, FIRST + COMPLETE, ADDED + COMPLETE)
+    assert "should be" in search(chunks=(4,), sparse=True).wrong
+
+
+def test_a_switch_that_keeps_elements_back_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    take = machines.SwitchMachine.take
+
+    def faulty(machine: machines.SwitchMachine, rank: int, packet: bytes) -> machines.Answer:
+        return take(machine, rank, packet)._replace(wanted=-1)
+
+    monkeypatch.setattr(machines.SwitchMachine, "take", faulty)
+    assert "is not of its kind" in search(chunks=(2,), to_one=True).wrong
+
+
+def test_a_switch_that_refuses_what_has_its_turn_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    _instead(monkeypatch, FRESH, AHEAD)
+    assert "before its turn" in search(chunks=(2,)).wrong
 
 
 def test_sequence_numbers_wrap_without_violation() -> None:
@@ -154,7 +196,7 @@ def test_the_command_tells_what_it_searched() -> None:
     )
     assert done.exit_code == 0, done.output
     row = done.stdout.splitlines()[1].split()
-    assert row[:6] == ["2", "1", "4", "words", "stamped", "2"]
+    assert row[:7] == ["2", "1", "4", "words", "full", "stamped", "2"]
     assert row[-1] == "0"
 
 

@@ -28,7 +28,7 @@ from conformance_frames import (
 from switchml.check.packet_script import packet_script
 from switchml.check.search import Configuration, Search
 from switchml.protocol.header import MAX_WINDOW, RESERVED
-from switchml.protocol.messages import EXPONENTS, LANE_BITS, PROBE, SUM, SUM8, SUM16
+from switchml.protocol.messages import ABSENT, EXPONENTS, LANE_BITS, PROBE, SUM, SUM8, SUM16
 
 FOLDER = Path(__file__).with_name("scripts")
 PROGRAM = Path(__file__).parents[2] / "p4" / "build" / "switchml_64.json"
@@ -537,6 +537,93 @@ def exponents(s: Script) -> None:
 
 
 @_script
+def absent(s: Script) -> None:
+    """Who has only zeros sends a header; a chunk of nothing else comes back as one."""
+    s.job(5, 3, window=2)
+    everyone = range(3)
+
+    def header(tsi: int, e0: int = -128) -> bytes:
+        return s.message(5, tsi, kind=ABSENT, e0=e0)
+
+    s.say("The first, the middle and the last to come.")
+    for tsi, missing in ((0, 0), (1, 1), (2, 2)):
+        order = [missing, *(rank for rank in everyone if rank != missing)] if tsi != 2 else [0, 1, 2]
+        given = total(*(s.values(rank, tsi) for rank in everyone if rank != missing))
+        answer = s.message(5, tsi, given, e0=6)
+        for rank in order:
+            answered = [(to, answer) for to in everyone] if rank == order[-1] else []
+            message = header(tsi, 6) if rank == missing else s.message(5, tsi, s.values(rank, tsi), e0=rank)
+            s.send(5, rank, message, answered=answered)
+        s.say("It gets the sums again when it asks, and so does who gave elements.")
+        s.send(5, missing, header(tsi), answered=[(missing, answer)])
+        s.send(5, order[1], s.message(5, tsi, s.values(order[1], tsi)), answered=[(order[1], answer)])
+    s.say("Two are absent; the third brings the only elements, over what the copy held before.")
+    s.chunk(5, 0, 3)
+    s.send(5, 0, header(4))
+    s.send(5, 2, header(4))
+    s.chunk(5, 1, 4, gives=s.values(1, 4))
+    s.say("All are absent.")
+    for rank in everyone:
+        s.send(
+            5, rank, header(6, rank), answered=[(to, header(6, 2)) for to in everyone] if rank == 2 else []
+        )
+    s.send(5, 1, header(6), answered=[(1, header(6, 2))])
+    s.say("Absent is not exponents alone.")
+    s.send(5, 0, s.message(5, 8, kind=EXPONENTS))
+    s.send(5, 1, header(8))
+    s.send(5, 2, header(3))
+    s.send(5, 1, s.message(5, 3, kind=EXPONENTS))
+    s.count("dropped_wrong_size", 5, 2)
+    s.count("chunks_completed", 5, 5)
+
+
+@_script
+def to_one(s: Script) -> None:
+    """The elements of a result go to the worker that wants them; all others get its header."""
+    s.job(5, 3, window=2)
+
+    def message(tsi: int, rank: int, wanted: int, *, gives: bool = True) -> bytes:
+        kind, values = (SUM, s.values(rank, tsi)) if gives else (ABSENT, ())
+        return s.message(5, tsi, values, kind=kind, e0=rank, e1=wanted, to_one=1)
+
+    def answers(tsi: int, wanted: int, given: Values) -> list[tuple[int, bytes]]:
+        fields = {"e0": 2, "e1": wanted, "to_one": 1}
+        header = s.message(5, tsi, kind=ABSENT, **fields)
+        return [(rank, s.message(5, tsi, given, **fields) if rank == wanted else header) for rank in range(3)]
+
+    for tsi, wanted in ((0, 1), (1, 2), (2, 0)):
+        told = answers(tsi, wanted, total(*(s.values(rank, tsi) for rank in range(3))))
+        for rank in range(3):
+            s.send(5, rank, message(tsi, rank, wanted), answered=told if rank == 2 else [])
+        s.say("Again, to each what it got.")
+        for rank in range(3):
+            s.send(5, rank, message(tsi, rank, wanted), answered=[told[rank]])
+    s.say("One is absent, the last of all, and wants the sums; in the next chunk it is another.")
+    for tsi, wanted in ((3, 2), (4, 0)):
+        told = answers(tsi, wanted, total(s.values(0, tsi), s.values(1, tsi)))
+        for rank in range(3):
+            s.send(5, rank, message(tsi, rank, wanted, gives=rank < 2), answered=told if rank == 2 else [])
+        for rank in (2, 0):
+            s.send(5, rank, message(tsi, rank, wanted, gives=rank < 2), answered=[told[rank]])
+    s.say("All are absent: nothing is kept from anybody.")
+    nothing = s.message(5, 5, kind=ABSENT, e0=2, e1=1)
+    for rank in range(3):
+        answered = [(to, nothing) for to in range(3)] if rank == 2 else []
+        s.send(5, rank, message(5, rank, 1, gives=False), answered=answered)
+    s.say("Nobody has rank 3, nor 255.")
+    for tsi, wanted in ((6, 3), (7, -1)):
+        told = answers(tsi, wanted, ())
+        for rank in range(3):
+            s.send(5, rank, message(tsi, rank, wanted), answered=told if rank == 2 else [])
+    s.say("Exponents and probes are for all.")
+    s.send(5, 0, s.message(5, 8, kind=EXPONENTS, to_one=1))
+    s.send(5, 0, s.message(5, 8, kind=PROBE, to_one=1))
+    s.count("dropped_bad_header", 5, 2)
+    s.count("chunks_completed", 5, 8)
+    s.count("results_retransmitted", 5, 13)
+
+
+@_script
 def chunk_of_mixed_kinds(s: Script) -> None:
     """A chunk that began without elements takes none with elements, and the other way round."""
     s.job(5, 2, window=2)
@@ -621,7 +708,7 @@ def truncated(s: Script) -> None:
 def bad_header(s: Script) -> None:
     """Unknown message types and reserved bits."""
     s.job(5, 2)
-    for kind in (0, 4, 15):
+    for kind in (0, 5, 15):
         s.send(5, 0, s.message(5, 0, s.values(0, 0), kind=kind))
     for name in RESERVED:
         s.send(5, 0, s.message(5, 0, s.values(0, 0), **{name: 1}))

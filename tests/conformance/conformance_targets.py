@@ -228,6 +228,8 @@ class NativeMachine:
             head[0:12] = mac.to_bytes(6, "big") + self._own[int.from_bytes(frame[30:34], "big")].to_bytes(
                 6, "big"
             )
+            head[16:18] = (len(datagram) + 28).to_bytes(2, "big")
+            head[38:40] = (len(datagram) + 8).to_bytes(2, "big")
             head[22], head[24:26] = 64, b"\0\0"
             head[26:34] = frame[30:34] + station[0].to_bytes(4, "big")
             head[24:26] = checksum(bytes(head[14:34])).to_bytes(2, "big")

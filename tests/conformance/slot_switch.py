@@ -17,7 +17,17 @@ import numpy as np
 
 from switchml.p4runtime.entries import ActionCall, CounterValue, Match, Replica, TableEntry
 from switchml.protocol.header import HEADER_BYTES, RESERVED, build_header, parse_header
-from switchml.protocol.messages import ELEMENT_BYTES, EXPONENTS, LANE_BITS, PROBE, SUM, SUM8, SUM16, size_code
+from switchml.protocol.messages import (
+    ABSENT,
+    ELEMENT_BYTES,
+    EXPONENTS,
+    LANE_BITS,
+    PROBE,
+    SUM,
+    SUM8,
+    SUM16,
+    size_code,
+)
 from switchml.switch_emulator.ports.ethernet import HEADERS_BYTES, checksum
 from switchml.switch_emulator.slot_machine import (
     AHEAD,
@@ -66,6 +76,8 @@ class SlotSwitch:
         self._tables: dict[str, dict[tuple[int, ...], tuple[int, ...]]] = {}
         self._groups: dict[int, Sequence[Replica]] = {}
         self._counters: dict[str, Counter[int]] = {}
+        # Of the packet just taken: the rank that wants the answer, if one alone does, and the copy's exponent.
+        self._wanted = self._highest_e1 = 0
 
     # What the control plane does
 
@@ -98,8 +110,6 @@ class SlotSwitch:
             self._epochs[index], slots["used"][index] = value, value != 0
         elif name == "seen":
             slots["seen"][index] = [value, 0, 0, 0]
-        elif name == "kind":
-            slots["elements"][index] = self._elements if value == SUM else 0
         else:
             slots[name][index] = value
 
@@ -118,11 +128,7 @@ class SlotSwitch:
         if name == "seen":
             return slots["seen"][:, 0]
         if name == "kind":
-            kinds = {0: EXPONENTS, self._elements: SUM, 2 * self._elements: SUM16, 4 * self._elements: SUM8}
-            return [
-                kinds[int(many)] if epoch else 0
-                for many, epoch in zip(slots["elements"], self._epochs, strict=True)
-            ]
+            return np.where(self._epochs == 0, 0, slots["kind"])
         if name in ("e0", "e1"):
             return (
                 slots[name].view(np.uint8) if slots[name].flags.contiguous else slots[name].astype(np.uint8)
@@ -162,10 +168,16 @@ class SlotSwitch:
         )
         for out, worker in copies:
             self._count("packets_sent", job)
-            left.append(
-                (out, self._addressed(frame, answer, own, self._tables["worker_rewrite"][job, worker]))
-            )
+            told = self._for_worker(answer, worker)
+            left.append((out, self._addressed(frame, told, own, self._tables["worker_rewrite"][job, worker])))
         return left
+
+    def _for_worker(self, answer: bytes, worker: int) -> bytes:
+        """What that worker gets of an answer: of one that another worker wants, the header."""
+        header = parse_header(answer)
+        if not header.to_one or worker == self._wanted:
+            return answer
+        return build_header(header._replace(msg_type=ABSENT, e1=self._highest_e1))
 
     def _addressed(self, frame: bytes, answer: bytes, own: int, worker: tuple[int, ...]) -> bytes:
         """The answer behind the headers of the packet that brought it about, turned round."""
@@ -174,6 +186,8 @@ class SlotSwitch:
         head[0:6], head[6:12] = mac.to_bytes(6, "big"), own.to_bytes(6, "big")
         head[22] = 64
         head[26:30], head[30:34] = frame[30:34], address.to_bytes(4, "big")
+        head[16:18] = (len(answer) + 28).to_bytes(2, "big")
+        head[38:40] = (len(answer) + 8).to_bytes(2, "big")
         head[24:26] = b"\0\0"
         head[24:26] = checksum(bytes(head[14:34])).to_bytes(2, "big")
         head[34:36], head[36:38], head[40:42] = frame[36:38], port.to_bytes(2, "big"), b"\0\0"
@@ -187,8 +201,9 @@ class SlotSwitch:
             return "dropped_truncated", None
         header = parse_header(packet)
         kind, tsi, slot, version = header.msg_type, header.tsi, header.slot, header.version
-        known = (SUM, EXPONENTS, PROBE, SUM16, SUM8) if self._narrow else (SUM, EXPONENTS, PROBE)
-        if kind not in known or any(getattr(header, name) for name in RESERVED):
+        narrow = kind in (SUM16, SUM8) and self._narrow
+        known = kind in (SUM, ABSENT) or narrow or (kind in (EXPONENTS, PROBE) and not header.to_one)
+        if not known or any(getattr(header, name) for name in RESERVED):
             return "dropped_bad_header", None
         if header.job_number != job:
             return "dropped_wrong_job", None
@@ -206,29 +221,41 @@ class SlotSwitch:
             return "dropped_wrong_slot", None
         if not member.paper and (slot, version) != (tsi % member.window, tsi // member.window % 2):
             return "dropped_wrong_version", None
-        return self._aggregate(
-            job, member, 2 * (member.pool_base + slot) + version, tsi, elements, header.e0, header.e1, packet
-        )
+        return self._aggregate(job, member, 2 * (member.pool_base + slot) + version, packet)
 
     def _aggregate(
-        self, job: int, member: Member, index: int, tsi: int, elements: int, e0: int, e1: int, packet: Any
+        self, job: int, member: Member, index: int, packet: Any
     ) -> tuple[str, tuple[Member, bytes, bool] | None]:
-        slots = self._pool.slots
+        slots, header = self._pool.slots, parse_header(packet)
         if self._epochs[index] not in (0, member.epoch):
             clear_slots(slots, index // 2, 1)
             self._epochs[index] = self._epochs[index ^ 1] = 0
         judge = admit_paper if member.paper else admit
-        verdict = judge(slots, index, member.worker, member.workers, member.window, tsi, elements, e0, e1)
+        verdict = judge(
+            slots,
+            index,
+            member.worker,
+            member.workers,
+            member.window,
+            header.tsi,
+            header.msg_type,
+            header.e0,
+            header.e1,
+        )
         refused = {
             DUPLICATE: "dropped_duplicate", STALE: "dropped_stale", MISFIT: "dropped_wrong_size", AHEAD: "dropped_ahead",
         }  # fmt: skip
         if verdict in refused:
             return refused[verdict], None
         self._epochs[index] = member.epoch
-        bits = LANE_BITS[parse_header(packet).msg_type]
+        kind = int(slots[index]["kind"])
+        bits = LANE_BITS[kind]
         lanes = packet[HEADER_BYTES:].copy().view(f"u{bits // 8 or 1}")
-        out, e1 = np.zeros_like(lanes), int(slots[index]["e1"])
-        sums = self._pool.sums[index * self._room : index * self._room + elements]
+        out = np.zeros(32 * self._elements // bits if bits else 0, lanes.dtype)
+        sums, e1 = (
+            self._pool.sums[index * self._room : index * self._room + out.size],
+            int(slots[index]["e1"]),
+        )
         if bits == 32:
             apply(verdict, lanes, sums, out)
         elif bits:
@@ -236,13 +263,16 @@ class SlotSwitch:
         if verdict == RETRANSMIT:
             self._count("results_retransmitted", job)
         else:
-            self._counters.setdefault("elements_added", Counter())[job] += elements
+            self._counters.setdefault("elements_added", Counter())[job] += lanes.size
         if verdict != RETRANSMIT and verdict < COMPLETE:
             return "", None
         if verdict >= COMPLETE:
             self._count("chunks_completed", job)
-        header = parse_header(packet)._replace(e0=int(slots[index]["e0"]), e1=e1)
-        return "", (member, build_header(header) + out.tobytes(), verdict >= COMPLETE)
+        self._wanted, self._highest_e1 = header.e1 & 0xFF, int(slots[index]["e1"])
+        answer = header._replace(
+            msg_type=kind, to_one=header.to_one if bits else 0, e0=int(slots[index]["e0"]), e1=e1
+        )
+        return "", (member, build_header(answer) + out.tobytes(), verdict >= COMPLETE)
 
     def _count(self, name: str, row: int) -> None:
         self._counters.setdefault(name, Counter())[row] += 1

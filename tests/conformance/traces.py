@@ -19,7 +19,7 @@ from conformance_scripts import SIZE_CODES, Script
 from hypothesis import strategies as st
 
 from switchml.protocol.header import MAX_WINDOW, RESERVED
-from switchml.protocol.messages import EXPONENTS, PROBE, SUM, SUM8, SUM16
+from switchml.protocol.messages import ABSENT, EXPONENTS, PROBE, SUM, SUM8, SUM16
 
 _SEQUENCE = 1 << 32
 _EDGES = (0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
@@ -48,8 +48,8 @@ class Event:
     """A packet of worker `rank` of the trace's job `job`, at `position` of its stream; then what is wrong with it.
 
     seed: of its elements and exponents. reserved: a field that is not 0 as it should be. cut: bytes of the datagram that are
-    left; more: that follow it. stranger: 0, or how the sender is none the switch knows. frame_cut, checksum, addressed: damage
-    to the frame, which only a whole switch sees.
+    left; more: that follow it. to_one: the rank that alone wants the result. stranger: 0, or how the sender is none the switch
+    knows. frame_cut, checksum, addressed: damage to the frame, which only a whole switch sees.
     """
 
     job: int
@@ -65,6 +65,7 @@ class Event:
     cut: int | None = None
     more: int = 0
     stranger: int = 0
+    to_one: int | None = None
     frame_cut: int | None = None
     checksum: int = 0
     addressed: int = 0
@@ -134,8 +135,9 @@ def _datagram(event: Event, job: Job, elements: int) -> bytes:
         (tsi + event.slot) % job.window if event.slot < job.window else event.slot,
         tsi // job.window % 2 ^ event.version,
         chance.randint(-128, 127),
-        chance.randint(-128, 127),
-        values if event.kind not in (EXPONENTS, PROBE) else (),
+        chance.randint(-128, 127) if event.to_one is None else event.to_one,
+        values if event.kind not in (EXPONENTS, PROBE, ABSENT) else (),
+        to_one=int(event.to_one is not None),
         **({event.reserved: 1} if event.reserved else {}),
     )
     message += bytes(event.more)
@@ -157,7 +159,9 @@ def jobs(draw: st.DrawFn) -> tuple[Job, ...]:
     return tuple(found)
 
 
-_KINDS = st.sampled_from([SUM, SUM, SUM, EXPONENTS])
+_KINDS = st.sampled_from([SUM, SUM, SUM, ABSENT, EXPONENTS])
+_WITH_ABSENT = st.lists(st.sampled_from([SUM, ABSENT]), min_size=4, max_size=4)
+_WANTED = st.sampled_from([None, None, 0, 1, 2, 4])
 _POSITIONS = st.integers(0, 11)
 
 # A worker's packet that is as it should be; whether it comes in time, again or too late is the trace's affair.
@@ -172,12 +176,14 @@ _PACKETS = st.builds(
 
 # One packet of every worker, so that chunks complete more often than by chance.
 _ROUNDS = st.builds(
-    lambda job, position, kind, order: [
-        Event(job, rank, position, seed=8 * rank + position, kind=kind) for rank in order
+    lambda job, position, kinds, to_one, order: [
+        Event(job, rank, position, seed=8 * rank + position, kind=kind, to_one=to_one)
+        for rank, kind in zip(order, kinds, strict=True)
     ],
     job=st.integers(0, 1),
     position=_POSITIONS,
-    kind=_KINDS,
+    kinds=st.one_of(_KINDS.map(lambda kind: [kind] * 4), _WITH_ABSENT),
+    to_one=_WANTED,
     order=st.permutations(range(4)),
 )
 
@@ -186,6 +192,7 @@ def _spoiled(packet: Event) -> st.SearchStrategy[Event]:
     """The same packet with something that a switch has to refuse, or at least to look at."""
     wrong = st.one_of(
         st.fixed_dictionaries({"kind": st.sampled_from([0, PROBE, 5, 15])}),
+        st.fixed_dictionaries({"to_one": st.sampled_from([0, 1, 127, -1])}),
         st.fixed_dictionaries({"slot": st.sampled_from([1, 2, 3, 4, 8, MAX_WINDOW - 1])}),
         st.fixed_dictionaries({"version": st.just(1)}),
         st.fixed_dictionaries({"size": st.integers(1, 7)}),

@@ -64,6 +64,7 @@ def test_compiled_codec_agrees(fields: Header, at: int) -> None:
 def _read(memory: header_access.Bytes, at: int) -> Header:
     return Header(
         msg_type=header_access.read_msg_type(memory, at),
+        to_one=header_access.read_to_one(memory, at),
         size=header_access.read_size(memory, at),
         job_number=header_access.read_job(memory, at),
         tsi=header_access.read_tsi(memory, at),
@@ -85,6 +86,13 @@ def test_set_exponents_changes_nothing_else(fields: Header, e0: int, e1: int) ->
     memory = np.frombuffer(build_header(fields), np.uint8).copy()
     header_access.set_exponents(memory, 0, e0, e1)
     assert parse_header(memory) == fields._replace(e0=e0, e1=e1)
+
+
+@given(headers, st.integers(0, 15), st.integers(0, 1), st.integers(0, 7))
+def test_set_kind_changes_nothing_else(fields: Header, msg_type: int, to_one: int, size: int) -> None:
+    memory = np.frombuffer(build_header(fields), np.uint8).copy()
+    header_access.set_kind(memory, 0, msg_type, to_one, size)
+    assert parse_header(memory) == fields._replace(msg_type=msg_type, to_one=to_one, size=size)
 
 
 @pytest.mark.parametrize("length", range(HEADER_BYTES))

@@ -89,7 +89,7 @@ class StoreWorker(Collectives):
                         total[first : first + words.size] += words
                 if part.rounding.feedback:
                     part.source[...] = 0  # nothing is rounded here
-                part.destination[...] = total
+                part.destination[...] = total[part.share.of(slice(0, part.count))]
                 strategy.store(segment, 0)
             call.finish()
 

@@ -17,7 +17,7 @@ from switchml.check.machines import SwitchMachine
 from switchml.protocol.header import HEADER_BYTES, parse_header
 from switchml.protocol.messages import FLOAT32, WIRES, size_code
 from switchml.worker import congestion as congestion_control
-from switchml.worker.chunks import build_packet, packet_bytes, take_result
+from switchml.worker.chunks import build_packet, is_answer, packet_bytes, result_bytes, take_result
 from switchml.worker.congestion import FRAMING, Congestion, new_congestion
 from switchml.worker.kernels import NEAREST
 from switchml.worker.recovery import (
@@ -29,6 +29,7 @@ from switchml.worker.recovery import (
     note_result,
     packet_sent,
 )
+from switchml.worker.transfer import Share
 from switchml.worker.window import (
     RING,
     Window,
@@ -70,8 +71,8 @@ class NetworkConditions:
 @dataclass(frozen=True)
 class Task:
     """One transfer of every rank. kind: worker.window.BLOCKS (float32) or WORDS (uint32). sources: by rank.
-    firsts: WORDS, where each rank's words begin. count: elements in all. seeds: BLOCKS, of each rank's stochastic rounding.
-    feedback: BLOCKS, `sources` are left with what was rounded off them.
+    firsts: WORDS, where each rank's words begin. count: elements in all. part: of a rank's share of the sums; 0: all.
+    seeds: BLOCKS, of each rank's stochastic rounding. feedback: BLOCKS, `sources` are left with what was rounded off them.
     """
 
     kind: int
@@ -80,6 +81,10 @@ class Task:
     firsts: tuple[int, ...] = ()
     seeds: tuple[int, ...] = ()
     feedback: bool = False
+    part: int = 0
+
+    def wanted(self, rank: int) -> slice:
+        return Share(rank, self.part).of(slice(0, self.count))
 
 
 @dataclass
@@ -163,12 +168,14 @@ class VirtualNetwork:
                 task.count,
                 chunks[index],
             )
-            entry["source"], entry["destination"] = source.ctypes.data, results[index].ctypes.data
+            mine = results[index][task.wanted(rank).start :]
+            entry["source"], entry["destination"] = source.ctypes.data, mine.ctypes.data
             entry["flags"], entry["first"], entry["last"] = (
                 flags[index].ctypes.data,
                 first,
                 first + source.size,
             )
+            entry["part"] = task.part
             seed, entry["feedback"] = task.seeds[rank] if task.seeds else NEAREST, task.feedback
             entry["seed"], entry["deadline"], entry["signature"] = (
                 seed,
@@ -299,6 +306,8 @@ class VirtualNetwork:
         if slot < 0:
             return
         memory = np.frombuffer(packet, np.uint8)
+        assert is_answer(state.window, slot, memory, 0), f"seed {self.seed}: rank {rank} got another kind"
+        assert len(packet) == result_bytes(state.window, memory, 0)
         agrees = take_result(state.window, slot, header.e0, memory, 0, state.descriptor)
         assert agrees, f"seed {self.seed}: rank {rank} saw a mismatch"
         if begin_results(state.recovery, self.now):
@@ -317,11 +326,10 @@ class VirtualNetwork:
         self._pump(rank)
 
     def _at_switch(self, rank: int, packet: bytes) -> None:
-        verdict, to, answer = self._switch.take(rank, packet)
-        self.verdicts[verdict] = self.verdicts.get(verdict, 0) + 1
-        if answer:
-            for place in range(self.workers) if to is None else (to,):
-                self._send(place, answer)
+        answer = self._switch.take(rank, packet)
+        self.verdicts[answer.verdict] = self.verdicts.get(answer.verdict, 0) + 1
+        for place, told in answer.deliveries(self.workers):
+            self._send(place, told)
 
 
 def run_together(*networks: VirtualNetwork) -> None:

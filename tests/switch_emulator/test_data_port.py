@@ -10,7 +10,7 @@ import pytest
 
 from switchml.control.target import JobProgram, WorkerProgram
 from switchml.protocol.header import HEADER_BYTES, MAX_WINDOW, RESERVED, Header, build_header, parse_header
-from switchml.protocol.messages import EXPONENTS, PROBE, SUM
+from switchml.protocol.messages import ABSENT, EXPONENTS, PROBE, SUM
 from switchml.switch_emulator.native_target import EmulatorTarget
 
 JOB, WINDOW, PAYLOAD = 5, 4, 128
@@ -99,7 +99,11 @@ BAD = {
     "another size, complete": (0, _packet(bytes(256), size=1), "dropped_wrong_size"),
     "exponents with elements": (0, _packet(msg_type=EXPONENTS), "dropped_wrong_size"),
     "message type 0": (0, _packet(msg_type=0), "dropped_bad_header"),
-    "message type 4": (0, _packet(msg_type=4), "dropped_bad_header"),
+    "message type 5": (0, _packet(msg_type=5), "dropped_bad_header"),
+    "exponents to one": (0, _packet(b"", msg_type=EXPONENTS, to_one=1), "dropped_bad_header"),
+    "a probe to one": (0, _packet(b"", msg_type=PROBE, to_one=1), "dropped_bad_header"),
+    "absent with elements": (0, _packet(msg_type=ABSENT), "dropped_wrong_size"),
+    "absent of another size": (0, _packet(b"", msg_type=ABSENT, size=1), "dropped_wrong_size"),
     **{f"{name} bit": (0, _packet(**{name: 1}), "dropped_bad_header") for name in RESERVED},
     "another job": (0, _packet(job_number=JOB + 1), "dropped_wrong_job"),
     "another job's probe": (0, _packet(b"", msg_type=PROBE, job_number=0), "dropped_wrong_job"),
@@ -170,6 +174,53 @@ def test_stale_packets(bench: Bench) -> None:
     assert bench.send(0, _packet(tsi=2 * WINDOW)) == {"elements_added": 32}
     assert bench.send(0, _packet()) == {"dropped_stale": 1}
     assert bench.send(1, _packet()) == {"dropped_stale": 1}
+    assert bench.silent()
+
+
+_SIZE = HEADER_BYTES + PAYLOAD
+
+
+def test_who_is_absent_sends_no_elements(bench: Bench) -> None:
+    absent = _packet(b"", msg_type=ABSENT)
+    assert bench.send(0, absent) == {}
+    done = {"elements_added": 32, "chunks_completed": 1, "packets_sent": 2, "bytes_sent": 2 * _SIZE}
+    assert bench.send(1, _packet(e0=7)) == done
+    answer = build_header(GOOD._replace(e0=7)) + ELEMENTS
+    assert [bench.answer(worker) for worker in range(2)] == [answer, answer]
+    assert bench.send(0, absent) == {"results_retransmitted": 1, "packets_sent": 1, "bytes_sent": _SIZE}
+    assert bench.answer(0) == answer
+
+
+def test_what_all_are_absent_from_comes_back_as_a_header(bench: Bench) -> None:
+    absent = _packet(b"", msg_type=ABSENT, to_one=1)
+    assert bench.send(1, absent) == {}
+    assert bench.send(0, absent) == {"chunks_completed": 1, "packets_sent": 2, "bytes_sent": 2 * HEADER_BYTES}
+    for worker in range(2):
+        assert bench.answer(worker) == build_header(GOOD._replace(msg_type=ABSENT))
+
+
+def test_elements_go_to_the_one_that_wants_them(bench: Bench) -> None:
+    """And when they are asked for again."""
+    packets = [_packet(e0=9, e1=1, to_one=1), _packet(b"", msg_type=ABSENT, e1=1, to_one=1)]
+    bench.send(0, packets[0])
+    assert bench.send(1, packets[1]) == {
+        "chunks_completed": 1, "packets_sent": 2, "bytes_sent": HEADER_BYTES + _SIZE,
+    }  # fmt: skip
+    answer = GOOD._replace(e0=9, e1=1, to_one=1)
+    expected = [build_header(answer._replace(msg_type=ABSENT)), build_header(answer) + ELEMENTS]
+    assert [bench.answer(worker) for worker in range(2)] == expected
+    for worker in range(2):
+        assert bench.send(worker, packets[worker])["results_retransmitted"] == 1
+        assert bench.answer(worker) == expected[worker]
+    assert bench.silent()
+
+
+@pytest.mark.parametrize("wanted", [2, -1])
+def test_elements_that_no_worker_wants_go_nowhere(bench: Bench, wanted: int) -> None:
+    for worker in range(2):
+        bench.send(worker, _packet(to_one=1, e1=wanted))
+    for worker in range(2):
+        assert bench.answer(worker) == build_header(GOOD._replace(msg_type=ABSENT, e1=wanted, to_one=1))
     assert bench.silent()
 
 

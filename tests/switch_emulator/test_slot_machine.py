@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from switchml.protocol.messages import ABSENT, EXPONENTS, SUM
 from switchml.switch_emulator.slot_machine import (
     ADDED,
     AHEAD,
     COMPLETE,
     DUPLICATE,
+    FIRST,
     FRESH,
     MISFIT,
     RETRANSMIT,
@@ -30,7 +32,7 @@ from switchml.switch_emulator.slot_machine import (
 
 _NAMES = {
     FRESH: "fresh", ADDED: "added", RETRANSMIT: "retransmit", DUPLICATE: "duplicate", STALE: "stale", MISFIT: "misfit",
-    AHEAD: "ahead",
+    AHEAD: "ahead", FIRST: "first", FIRST + COMPLETE: "first, complete",
     FRESH + COMPLETE: "fresh, complete", ADDED + COMPLETE: "added, complete",
 }  # fmt: skip
 
@@ -41,6 +43,11 @@ class Packet(NamedTuple):
     values: Sequence[int] = ()
     e0: int = -128
     e1: int = -128
+    absent: bool = False
+
+    @property
+    def kind(self) -> int:
+        return ABSENT if self.absent else SUM if self.values else EXPONENTS
 
 
 class Switch:
@@ -69,14 +76,15 @@ class Switch:
             self.workers,
             self.window,
             packet.tsi,
-            len(packet.values),
+            packet.kind,
             packet.e0,
             packet.e1,
         )
-        out = np.full(len(packet.values), 0xDDDDDDDD, np.uint32)
+        has_elements = slots[index]["kind"] == SUM
+        out = np.full(self.elements if has_elements else 0, 0xDDDDDDDD, np.uint32)
         words = np.array(packet.values, ">i4").view(np.uint32)
         first = index * self.elements
-        apply(verdict, words, self.pool.sums[first : first + len(packet.values)], out)
+        apply(verdict, words, self.pool.sums[first : first + max(words.size, out.size)], out)
         leaves = verdict >= COMPLETE or verdict == RETRANSMIT
         assert leaves or (out == 0xDDDDDDDD).all()
         result = out.view(">i4").tolist() if leaves else None
@@ -164,7 +172,48 @@ TABLE: dict[str, tuple[int, int, Script]] = {
         (Packet(0, 1, [2, 0]), "retransmit", [12, 1]),
         (Packet(0, 0, [1, 0]), "retransmit", [11, 1]),
     ]),
-    "another number of elements does not fit the chunk": (3, 1, [
+    "who is absent adds nothing": (3, 1, [
+        (Packet(0, 0, [1, 2]), "fresh", None),
+        (Packet(1, 0, absent=True), "added", None),
+        (Packet(2, 0, [3, 4]), "added, complete", [4, 6]),
+        (Packet(1, 0, absent=True), "retransmit", [4, 6]),
+    ]),
+    "the first elements to come are taken, whatever the copy held before": (3, 1, [
+        *((Packet(worker, tsi, [7, 7]), ("added, complete" if worker == 2 else "added") if worker else "fresh",
+           [21, 21] if worker == 2 else None) for tsi in (0, 1) for worker in range(3)),
+        (Packet(0, 2, absent=True), "fresh", None),
+        (Packet(1, 2, [3, 4]), "first", None),
+        (Packet(1, 2, [3, 4]), "duplicate", None),
+        (Packet(2, 2, [5, 6]), "added, complete", [8, 10]),
+        (Packet(0, 2, absent=True), "retransmit", [8, 10]),
+    ]),
+    "the last to come may be the first with elements": (2, 1, [
+        (Packet(0, 0, absent=True), "fresh", None),
+        (Packet(1, 0, [3, 4]), "first, complete", [3, 4]),
+        (Packet(0, 0, absent=True), "retransmit", [3, 4]),
+    ]),
+    "the last to come may be absent": (2, 1, [
+        (Packet(0, 0, [3, 4]), "fresh", None),
+        (Packet(1, 0, absent=True), "added, complete", [3, 4]),
+    ]),
+    "all are absent": (2, 1, [
+        (Packet(0, 0, absent=True), "fresh", None),
+        (Packet(1, 0, absent=True), "added, complete", []),
+        (Packet(0, 0, absent=True), "retransmit", []),
+    ]),
+    "a worker alone is absent": (1, 1, [
+        (Packet(0, 0, absent=True), "fresh, complete", []),
+        (Packet(0, 1, [1, 1]), "fresh, complete", [1, 1]),
+    ]),
+    "absent is not the same as exponents alone": (2, 1, [
+        (Packet(0, 0, []), "fresh", None),
+        (Packet(1, 0, absent=True), "misfit", None),
+        (Packet(1, 0, []), "added, complete", []),
+        (Packet(1, 1, absent=True), "fresh", None),
+        (Packet(0, 1, []), "misfit", None),
+        (Packet(0, 1, [1, 2]), "first, complete", [1, 2]),
+    ]),
+    "another kind does not fit the chunk": (3, 1, [
         (Packet(0, 0, []), "fresh", None),
         (Packet(1, 0, [1, 2]), "misfit", None),
         (Packet(1, 0, []), "added", None),
@@ -285,6 +334,10 @@ PAPER: Script = [
     (Packet(0, 1, [1, 1]), "retransmit", [2, 2]),
     (Packet(1, 2, [5, 5]), "fresh", None),
     (Packet(0, 2, [6, 6]), "added, complete", [11, 11]),
+    (Packet(0, 3, absent=True), "fresh", None),
+    (Packet(1, 3, [6, 6]), "first, complete", [6, 6]),
+    (Packet(1, 4, absent=True), "fresh", None),
+    (Packet(0, 4, absent=True), "added, complete", []),
 ]
 
 
@@ -314,17 +367,20 @@ class Model:
         if packet.worker in seen:
             done = len(seen) == self.workers
             return ("retransmit", self.total(seen)) if done else ("duplicate", None)
-        if seen and len(next(iter(seen.values())).values) != len(packet.values):
+        kinds = {other.kind for other in (*seen.values(), packet)}
+        if EXPONENTS in kinds and len(kinds) > 1:
             return "misfit", None
+        first = packet.values and not any(other.values for other in seen.values())
         seen[packet.worker] = packet
-        verdict = "fresh" if len(seen) == 1 else "added"
+        verdict = "fresh" if len(seen) == 1 else "first" if first else "added"
         if len(seen) < self.workers:
             return verdict, None
         self.complete.add(stamp)
         return f"{verdict}, complete", self.total(seen)
 
     def total(self, seen: dict[int, Packet]) -> list[int]:
-        sums = [sum(column) for column in zip(*(packet.values for packet in seen.values()), strict=True)]
+        given = [packet.values for packet in seen.values() if packet.values]
+        sums = [sum(column) for column in zip(*given, strict=True)]
         return [(value + 2**31) % 2**32 - 2**31 for value in sums]
 
 
@@ -357,10 +413,9 @@ def test_random_traces_against_the_model(workers: int, window: int, packets: lis
     switch, model = Switch(workers, window), Model(workers, window)
     for step, drawn in enumerate(packets):
         worker = drawn.worker % workers
-        # Some send no elements; a worker that repeats a packet sends as many as before.
-        packet = drawn._replace(
-            worker=worker, values=() if (worker + 3 * drawn.tsi) % 7 == 0 else drawn.values
-        )
+        # Some send no elements; a worker that repeats a packet sends one of the same kind.
+        kind = (worker + 3 * drawn.tsi) % 7
+        packet = drawn._replace(worker=worker, values=drawn.values if kind > 2 else (), absent=kind in (1, 2))
         copy = switch.index(packet.tsi)
         verdict, result, exponents = switch.take(packet)
         assert (verdict, result) == model.take(copy, packet), f"step {step}: {packet}"

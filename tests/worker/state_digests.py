@@ -16,6 +16,7 @@ from virtual_network import NetworkConditions, Task, VirtualNetwork
 from switchml.protocol.header import HEADER_BYTES, MAX_WINDOW, Header, parse_header
 from switchml.protocol.header_access import pack_header
 from switchml.protocol.jit import DISABLED
+from switchml.protocol.messages import ABSENT, EXPONENTS, SUM
 from switchml.protocol.numerics import exponent_of_magnitude, headroom, scale_exponent
 from switchml.protocol.slots import slot_of, tsi_distance, version_of
 from switchml.switch_emulator import slot_machine
@@ -44,10 +45,12 @@ def slot_machine_steps(seed: int, paper: bool) -> Iterator[str]:
         index = 2 * slot_of(tsi, width) + version_of(tsi, width)
         count = dice.choice([0, elements, elements, elements])
         packet = rng.integers(0, 2**32, count, np.uint32)
-        out = np.zeros(count, np.uint32)
+        out = np.zeros(elements, np.uint32)
         e0, e1 = dice.randint(-128, 127), dice.randint(-128, 127)
-        verdict = judge(pool.slots, index, worker, workers, width, tsi, count, e0, e1)
-        slot_machine.apply(verdict, packet, pool.sums[index * elements : index * elements + count], out)
+        kind = SUM if count else dice.choice([EXPONENTS, ABSENT])
+        verdict = judge(pool.slots, index, worker, workers, width, tsi, kind, e0, e1)
+        room = max(count, out.size)
+        slot_machine.apply(verdict, packet, pool.sums[index * elements : index * elements + room], out)
         seen = bool(slot_machine.is_seen(pool.slots, index, worker))
         yield f"verdict {int(verdict)} seen {seen} state {_digest(pool.slots.view(np.uint8), pool.sums)} out {_digest(out)}"
     slot_machine.clear_slots(pool.slots, 0, 1)

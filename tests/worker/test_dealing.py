@@ -21,6 +21,7 @@ from switchml.worker.collectives import (
     nothing,
 )
 from switchml.worker.dealing import LEAST_BLOCKS, deal
+from switchml.worker.transfer import Share
 from switchml.worker.window import BLOCKS, WORDS
 
 BLOCK = 128
@@ -76,9 +77,15 @@ def _words(source: np.ndarray, out: np.ndarray, first: int) -> Strategy:
 def _made(kind: str, rank: int) -> tuple[Strategy, np.ndarray]:
     """A strategy of one rank, and the memory of its result."""
     values = np.random.default_rng(rank).integers(1, 90, COUNT)
+    share = Share(rank, -(-COUNT // RANKS)) if kind.endswith("share") else Share(rank)
+    if kind.endswith("root"):
+        share = Share(rank, COUNT, COUNT)
+    mine = share.of(slice(0, COUNT))
+    wanted = mine.stop - mine.start
+    kind = kind.partition(",")[0]
     if kind == "direct blocks":
-        out = np.zeros(COUNT, np.float32)
-        return Direct(Part(BLOCKS, COUNT, values.astype(np.float32), out)), out
+        out = np.zeros(wanted, np.float32)
+        return Direct(Part(BLOCKS, COUNT, values.astype(np.float32), out, share=share)), out
     if kind == "direct words":
         out = np.zeros(COUNT, np.uint32)
         return _words(values.astype(np.uint32), out, 0), out
@@ -90,11 +97,12 @@ def _made(kind: str, rank: int) -> tuple[Strategy, np.ndarray]:
         out = np.zeros(COUNT, np.uint32)
         return _words(values.astype(np.uint32)[: COUNT * (rank == 1)], out, 0), out
     if kind == "converted":
-        out = np.zeros(COUNT, np.float16)
-        return Converted(values.astype(np.float16), out, "float16", BLOCKS), out
+        out = np.zeros(wanted, np.float16)
+        return Converted(values.astype(np.float16), out, "float16", BLOCKS, share), out
     if kind == "gathered":
-        out = np.zeros(COUNT, np.float64)
-        return Gathered(values / 7, out, "float64", "prod", rank, RANKS), out
+        out = np.zeros(wanted, np.float64)
+        root = 1 if share.origin else None
+        return Gathered(values / 7, out, "float64", "prod", share, RANKS, root), out
     if kind == "gathered bytes":
         out = np.zeros((RANKS, COUNT), np.uint8)
         return GatheredBytes(values.astype(np.uint8), out, rank), out
@@ -108,12 +116,14 @@ def _carry(strategies: list[Strategy]) -> None:
         parts = [strategy.load(segment, 0) for strategy in strategies]
         total: Any = np.zeros(parts[0].count, np.float64 if parts[0].kind == BLOCKS else np.uint32)
         for part in parts:
-            assert part.count == total.size == part.destination.size
+            mine = part.share.of(slice(0, part.count))
+            assert part.count == total.size
+            assert part.destination.size == mine.stop - mine.start
             first = part.first if part.kind == WORDS else 0
             assert 0 <= first <= first + part.source.size <= part.count
             total[first : first + part.source.size] += part.source
         for strategy, part in zip(strategies, parts, strict=True):
-            part.destination[...] = total
+            part.destination[...] = total[part.share.of(slice(0, part.count))]
             strategy.store(segment, 0)
 
 
@@ -122,6 +132,12 @@ def _carry(strategies: list[Strategy]) -> None:
     [
         "direct blocks",
         "direct words",
+        "direct blocks, share",
+        "direct blocks, root",
+        "converted, share",
+        "converted, root",
+        "gathered, share",
+        "gathered, root",
         "regions",
         "broadcast words",
         "converted",
@@ -139,4 +155,5 @@ def test_parts_together_are_the_whole(kind: str) -> None:
         _carry([strategy.cut(start, stop) for strategy, _ in cut])
     for (_, expected), (_, out) in zip(whole, cut, strict=True):
         assert out.tobytes() == expected.tobytes()
-        assert out.any()
+        assert out.any() or not out.size
+    assert any(out.size for _, out in cut)

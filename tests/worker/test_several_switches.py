@@ -107,6 +107,20 @@ def test_bits_and_bounds_are_those_of_one_switch(worlds: Any, addresses: list[st
         assert a == b == c, name
 
 
+@pytest.mark.parametrize("transport", ["shm", "udp"])
+def test_parts_are_those_of_the_whole(worlds: Any, addresses: list[str], transport: str) -> None:
+    world = worlds(
+        3, switch=f"{addresses[0]}*3,{addresses[1]},{addresses[2]}", transport=transport, payload=PAYLOAD
+    )
+    for dtype in (F32, np.int32, np.float64, np.float16):
+        given = [(_whole(rank, 3 * LARGE, "uint32") % 1000).astype(dtype).reshape(3, -1) for rank in range(3)]
+        whole = world.run(lambda w, g=given: w.allreduce(g[w.rank].copy()).wait())[0]
+        parts = world.run(lambda w, g=given: w.reduce_scatter(g[w.rank]).wait())
+        assert [part.tobytes() for part in parts] == [row.tobytes() for row in whole]
+        at_root = world.run(lambda w, g=given: w.reduce(g[w.rank].copy(), 1).wait())
+        assert [one.tobytes() for one in at_root] == [b"", whole.tobytes(), b""]
+
+
 @pytest.mark.parametrize("wire", ["int16", "int8"])
 def test_bits_of_narrow_wires_and_what_they_leave_for_the_next_sum(
     worlds: Any, addresses: list[str], wire: str

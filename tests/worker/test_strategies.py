@@ -22,7 +22,7 @@ from switchml.worker.collectives import (
     nothing,
 )
 from switchml.worker.signature import Signature
-from switchml.worker.transfer import Listed, Transfer
+from switchml.worker.transfer import Listed, Share, Transfer
 from switchml.worker.window import BLOCKS, WORDS, TransferRecord
 
 SIGNATURE = Signature("allreduce", "float32", "sum", 10, 1, 5)
@@ -82,7 +82,7 @@ def test_converted(count: int, backwards: bool) -> None:
     made: list[Converted] = []
 
     def make(rank: int) -> Strategy:
-        made.append(Converted(sources[rank], outs[rank], "float16", BLOCKS))
+        made.append(Converted(sources[rank], outs[rank], "float16", BLOCKS, Share(rank)))
         return made[-1]
 
     cuts = _run(make, backwards=backwards)
@@ -107,7 +107,7 @@ def test_gathered(dtype: str, op: str, count: int, backwards: bool) -> None:
     made: list[Gathered] = []
 
     def make(rank: int) -> Strategy:
-        made.append(Gathered(sources[rank], outs[rank], dtype, op, rank, RANKS))
+        made.append(Gathered(sources[rank], outs[rank], dtype, op, Share(rank), RANKS))
         return made[-1]
 
     _run(make, backwards=backwards)
@@ -167,7 +167,7 @@ def test_a_barrier_is_a_descriptor_alone() -> None:
 def test_the_signature_tells_the_segment() -> None:
     source = np.zeros(600_000, np.float16)
     pipeline = Pipeline(
-        Converted(source, source, "float16", BLOCKS), SIGNATURE, 9, lambda _: None, pytest.fail
+        Converted(source, source, "float16", BLOCKS, Share(0)), SIGNATURE, 9, lambda _: None, pytest.fail
     )
     transfers = [pipeline.pull() for _ in range(3)]
     words = [transfer.signature.tolist() for transfer in transfers if transfer is not None]
@@ -179,7 +179,9 @@ def test_the_signature_tells_the_segment() -> None:
 def test_the_highest_exponent_is_that_of_all_segments() -> None:
     source = np.zeros(600_000, np.float16)
     told: list[int] = []
-    pipeline = Pipeline(Converted(source, source, "float16", BLOCKS), SIGNATURE, 0, told.append, pytest.fail)
+    pipeline = Pipeline(
+        Converted(source, source, "float16", BLOCKS, Share(0)), SIGNATURE, 0, told.append, pytest.fail
+    )
     for highest in (-5, 12, 3):
         transfer = pipeline.pull()
         assert transfer is not None
@@ -215,3 +217,21 @@ def test_a_list_of_transfers_fails_as_a_whole() -> None:
     listed.fail(RuntimeError("over"))
     assert [str(error) for error in errors] == ["over"]
     assert listed.exhausted()
+
+
+@pytest.mark.parametrize("size", [1, 7, 12, 13])
+@pytest.mark.parametrize("cut", [1, 5, 12])
+def test_shares_of_segments_are_the_share_of_the_whole(size: int, cut: int) -> None:
+    """Cut into segments or not: every element goes to the place that it has in what its rank wants."""
+    values = np.arange(size)
+    for part, origin in ((4, 0), (size, 0), (size, 2 * size), (5, 3)):
+        for rank in range(RANKS):
+            share = Share(rank, part, origin)
+            whole = values[share.of(slice(0, size))]
+            assert [(origin + int(value)) // part for value in whole] == [rank] * whole.size
+            assert whole.size == sum((origin + value) // part == rank for value in range(size))
+            out = np.full(whole.size, -1)
+            for begin in range(0, size, cut):
+                where = slice(begin, min(begin + cut, size))
+                out[share.place(where)] = values[where][share.of(where)]
+            assert np.array_equal(out, whole)
