@@ -39,7 +39,7 @@ from switchml.p4runtime.refusals import (
 )
 from switchml.p4runtime.schema import Schema
 from switchml.protocol.counters import SWITCH_COUNTERS, indices
-from switchml.protocol.messages import ELEMENT_BYTES, PAYLOADS
+from switchml.protocol.messages import ELEMENT_BYTES, FLOAT32, PAYLOADS
 from switchml.switch_emulator.native_target import POOL_SLOTS, EmulatorTarget
 from switchml.switch_emulator.pipeline import NO_JOB
 from switchml.switch_emulator.runtime import Device, Runtime
@@ -49,6 +49,7 @@ _SENDER_TABLE = "SwitchIngress.sender_table"
 _WORKER_REWRITE = "SwitchEgress.worker_rewrite"
 _SET_WORKER = "SwitchIngress.set_worker"
 _NEEDED = (_JOB_TABLE, _SENDER_TABLE, _WORKER_REWRITE)
+_LANES = "SwitchIngress.lanes_even"
 _SUM = re.compile(r"SwitchIngress\.sum_(\d+)")
 _SEEN_BITS = 64
 _FRAME_BYTES = 42  # Ethernet, IPv4 and UDP headers, which a P4 program counts as well
@@ -102,6 +103,8 @@ class NativeRuntime(Runtime):
             raise invalid(
                 f"the program's {self._payload} bytes of sums a slot are no payload of this protocol",
             )
+        # A program that knows narrow lanes takes them in every job.
+        self._wire = "int8" if _LANES in schema.registers.by_name else FLOAT32
         self._entries: dict[str, dict[Key, TableEntry]] = {name: {} for name in schema.tables.by_name}
         self._groups: dict[int, tuple[Replica, ...]] = {}
         self._members: dict[tuple[int, int], _Membership] = {}  # by job and rank
@@ -311,7 +314,7 @@ class NativeRuntime(Runtime):
                 del self._members[at]
         for number, layout in jobs.items():
             if number not in self._jobs:
-                self._target.open_job(_program(number, layout, self._payload), layout.workers)
+                self._target.open_job(_program(number, layout, self._payload, self._wire), layout.workers)
                 self._jobs[number] = layout
         for at, member in members.items():
             if at not in self._members:
@@ -435,9 +438,10 @@ def _layout(job: int, rank: int, values: Mapping[str, int], any_number: bool) ->
     return _Layout(workers, base, window, values["paper"] != 0, values.get("epoch", 1), any_number)
 
 
-def _program(number: int, layout: _Layout, payload: int) -> JobProgram:
+def _program(number: int, layout: _Layout, payload: int, wire: str) -> JobProgram:
     return JobProgram(
-        *(number, layout.pool_base, layout.window, payload, layout.paper, (), "", 0, layout.any_number)
+        *(number, layout.pool_base, layout.window, payload, layout.paper, (), "", 0, layout.any_number),
+        wire=wire,
     )
 
 

@@ -103,7 +103,7 @@ Lease = Annotated[
     float,
     typer.Option(
         envvar="SWITCHML_LEASE",
-        help="Seconds that a worker may be silent (stopped, or in a call that holds the GIL) before its job ends. "
+        help="Seconds that a worker may be stopped, or cut off, before its job ends. "
         "One that has died ends it at once.",
         rich_help_panel=WORKERS,
     ),

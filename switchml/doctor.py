@@ -148,7 +148,7 @@ def compiled_code() -> Finding:
         text = "none: NUMBA_DISABLE_JIT is set, and everything is a hundred times slower"
     elif folder is None:
         text = (
-            "not kept: no folder can be written, so each process compiles for about half a minute; "
+            "not kept: no folder can be written, so each process compiles for ten seconds or more; "
             "set NUMBA_CACHE_DIR to a folder of this user"
         )
     else:

@@ -36,8 +36,8 @@ VARIABLES = (
     Variable(
         "SWITCHML_SWITCH",
         "switch",
-        "control address of the switch, `host:port`, or of several over which tensors are dealt, `a:50551,b:50551*3` (`*3`: "
-        "three shares); rank 0 tells the others",
+        "control address of the switch, `host:port`, or of several over which tensors are dealt, `a:50551,b:50551`, by speed or "
+        "by shares (`a:50551,b:50551*3`); rank 0 tells the others",
         "each host starts one that ends with the ranks",
     ),
     Variable("SWITCHML_TOKEN", "token", "the switch's join token", "none"),
@@ -83,7 +83,7 @@ VARIABLES = (
     Variable(
         "SWITCHML_LEASE",
         "",
-        "where a switch is started: seconds that a worker may be silent (stopped, or in one long call of C) before its job ends; "
+        "where a switch is started: seconds that a worker may be stopped, or cut off, before its job ends; "
         "one that has died ends it at once",
         "30",
     ),

@@ -11,7 +11,7 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,9 @@ from switchml.torch_backend.rendezvous import gather_ranks, wait_for_keys
 _DECISION = "switch"
 
 
+_found: dict[str, tuple[int, ...]] = {}
+
+
 @dataclass(frozen=True)
 class Placement:
     """A rank's place: which switches, which job, which rank of how many."""
@@ -41,6 +44,11 @@ class Placement:
     def addresses(self) -> str:
         """Of all switches, with commas between them."""
         return ",".join(switch.address for switch in self.switches)
+
+
+def remember_shares(placement: Placement, shares: tuple[int, ...]) -> None:
+    """The shares that a job found for its switches, so that the next groups over them need not measure."""
+    _found[placement.addresses] = shares
 
 
 def find_switches(
@@ -105,8 +113,14 @@ def find_switches(
 
 def _decide(group: str, options: Options, hosts: Callable[[], Hosts]) -> dict[str, Any]:
     named = parse_switches(options.switch) if options.switch else ()
+    shares: Sequence[int | None] = [one.share for one in named]
+    if not any(shares):
+        shares = _found.get(",".join(one.address for one in named), shares)
     return {
-        "named": [{"address": one.address, "token": options.token, "share": one.share} for one in named],
+        "named": [
+            {"address": one.address, "token": options.token, "share": share}
+            for one, share in zip(named, shares, strict=True)
+        ],
         "starters": [] if named else hosts().first_ranks(),
         # Two runs against one switch may have equal group names.
         "job": f"torch-{group[:32]}-{secrets.token_hex(6)}",

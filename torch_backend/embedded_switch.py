@@ -21,7 +21,7 @@ class SwitchAddress:
     address: str  # host:port
     token: str = field(repr=False)
     embedded: bool
-    share: int = 1  # of a tensor, beside the job's other switches
+    share: int | None = 1  # see `NamedSwitch`
 
 
 class RunningSwitch(Protocol):

@@ -40,10 +40,13 @@ class GlooGroup:
         gloo: Any = dist.ProcessGroupGloo  # torch's stubs lag behind
         options = gloo._Options()
         options._timeout = timeout
-        by_torch = not address or "GLOO_SOCKET_IFNAME" in os.environ
-        options._devices = [
-            gloo.create_default_device() if by_torch else gloo.create_device(hostname=address)
-        ]
+        interfaces = os.environ.get("GLOO_SOCKET_IFNAME", "")
+        if interfaces:  # several, as for torch itself
+            options._devices = [gloo.create_device(interface=name) for name in interfaces.split(",")]
+        elif address:
+            options._devices = [gloo.create_device(hostname=address)]
+        else:
+            options._devices = [gloo.create_default_device()]
         backend = gloo(store, rank, world_size, options)
         group = dist.ProcessGroup(store, rank, world_size)
         group._register_backend(_CPU, _GLOO, backend)

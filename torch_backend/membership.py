@@ -25,7 +25,7 @@ from switchml.errors import JoinTimeoutError, PoolExhaustedError, SwitchMLError,
 from switchml.protocol.compiling_signs import telling
 from switchml.torch_backend.agreement import Agreement
 from switchml.torch_backend.completion_pool import CompletionPool
-from switchml.torch_backend.discovery import Placement, find_switches
+from switchml.torch_backend.discovery import Placement, find_switches, remember_shares
 from switchml.torch_backend.embedded_switch import OF_THIS_PROCESS, EmbeddedSwitches, SwitchAddress
 from switchml.torch_backend.gloo_group import GlooGroup
 from switchml.torch_backend.gloo_worker import GlooWorker
@@ -75,6 +75,7 @@ def join_switch(placement: Placement, options: Options, join_timeout: float, tim
         timeout=timeout,
         multicast=options.multicast,
     )
+    remember_shares(placement, worker.shares)
     if placement.rank == 0 and not quiet():
         embedded = "embedded " if placement.switches[0].embedded else ""
         several = "es" if len(placement.switches) > 1 else ""

@@ -165,6 +165,23 @@ def _check_alike(name: str, tensors: Sequence[torch.Tensor]) -> None:
         raise UsageError(f"{name}: several tensors in one call must have one dtype and one shape")
 
 
+def _reduced_here(flats: Sequence[Flat], op: str) -> Flat:
+    """What one rank gives for several tensors."""
+    first = flats[0]
+    total = np.empty_like(first.array)
+    reduce_rows(np.stack([flat.array for flat in flats]), first.dtype or total.dtype.name, op, total)
+    return Flat(total, first.dtype, None)
+
+
+def _chosen(name: str, tensors: Sequence[torch.Tensor], opts: Any) -> torch.Tensor:
+    """The one that counts of several in one call."""
+    _check_alike(name, tensors)
+    index = getattr(opts, "rootTensor", 0)
+    if not 0 <= index < len(tensors):
+        raise UsageError(f"{name}: invalid root tensor {index} of {len(tensors)}")
+    return tensors[index]
+
+
 def _write_back(flat: Flat) -> Finish | None:
     write_back = flat.write_back
     return None if write_back is None else lambda results: write_back()
@@ -306,7 +323,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
     ) -> SwitchWork:
         op, call = operation(opts), call_options(opts, timeout)
         if not isinstance(tensors, torch.Tensor) and len(tensors) > 1:
-            return self._allreduce_all(via, tensors, op, call)
+            return self._allreduce_all(via, "allreduce", tensors, op, call, tensors)
         tensor = _only(tensors)
         flat = for_reduction(tensor, op)
         part = self._allreduce(via, flat, op, call)
@@ -331,8 +348,13 @@ class SwitchProcessGroup(dist.ProcessGroup):
     def reduce(
         self, via: Open, tensors: Tensors, opts: Any = None, op: Any = None, timeout: timedelta | None = None
     ) -> SwitchWork:
-        tensor, call = _only(tensors), self._rooted(opts, timeout)
+        call = self._rooted(opts, timeout)
         name = operation(op if isinstance(opts, int) else opts)
+        if not isinstance(tensors, torch.Tensor) and len(tensors) > 1:
+            at_root = _chosen("reduce", tensors, opts)
+            kept = [at_root] if self._membership.rank == call.root else []
+            return self._allreduce_all(via, "reduce", tensors, name, call, kept)
+        tensor = _only(tensors)
         flat = for_reduction(tensor, name)
         part = via().reduce(
             flat.array,
@@ -353,11 +375,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
     ) -> SwitchWork:
         call = self._rooted(opts, timeout)
         every = [tensors] if isinstance(tensors, torch.Tensor) else list(tensors)
-        _check_alike("broadcast", every)
-        root_tensor = getattr(opts, "rootTensor", 0)
-        if not 0 <= root_tensor < len(every):
-            raise UsageError(f"broadcast: invalid root tensor {root_tensor} of {len(every)}")
-        flat = for_transfer(every[root_tensor])
+        flat = for_transfer(_chosen("broadcast", every, opts))
         part = via().broadcast(flat.array, call.root, timeout=self._deadline(call), notify=call.notify)
         finish = _write_back(flat)
         if len(every) > 1:
@@ -437,6 +455,8 @@ class SwitchProcessGroup(dist.ProcessGroup):
         opts: Any = None,
         timeout: timedelta | None = None,
     ) -> SwitchWork:
+        if not isinstance(output_tensors, torch.Tensor) and len(output_tensors) > 1:
+            return self._scatter_each(via, output_tensors, input_tensors, opts, timeout)
         inputs = input_tensors if isinstance(output_tensors, torch.Tensor) else input_tensors[0]
         return self._scatter(via, "reduce_scatter", [(_only(output_tensors), list(inputs))], opts, timeout)
 
@@ -503,21 +523,54 @@ class SwitchProcessGroup(dist.ProcessGroup):
         )
 
     def _allreduce_all(
-        self, via: Open, tensors: Sequence[torch.Tensor], op: str, call: CallOptions
+        self,
+        via: Open,
+        name: str,
+        tensors: Sequence[torch.Tensor],
+        op: str,
+        call: CallOptions,
+        results: Sequence[torch.Tensor],
     ) -> SwitchWork:
-        """Over all tensors of all ranks, into each of them, as torch has it of several in one call."""
-        _check_alike("allreduce", tensors)
-        flats = [for_reduction(tensor, op) for tensor in tensors]
-        first = flats[0]
-        total = np.empty_like(first.array)
-        reduce_rows(np.stack([flat.array for flat in flats]), first.dtype or total.dtype.name, op, total)
-        part = self._allreduce(via, Flat(total, first.dtype, None), op, call)
+        """Over all tensors of all ranks, into each of `results`, as torch has it of several in one call."""
+        _check_alike(name, tensors)
+        flat = _reduced_here([for_reduction(tensor, op) for tensor in tensors], op)
+        part = self._allreduce(via, flat, op, call)
 
         def finish(_: Sequence[Array]) -> None:
-            for tensor in tensors:
-                assign(tensor, total)
+            for tensor in results:
+                assign(tensor, flat.array)
 
-        return self._work("allreduce", [part], list(tensors), call, finish)
+        return self._work(name, [part], list(tensors), call, finish)
+
+    def _scatter_each(
+        self,
+        via: Open,
+        outputs: Sequence[torch.Tensor],
+        input_lists: Sequence[Sequence[torch.Tensor]],
+        opts: Any,
+        timeout: timedelta | None,
+    ) -> SwitchWork:
+        """Over all lists of all ranks, which have a tensor for each output of each rank, in the order of ranks."""
+        op, call = operation(opts), call_options(opts, timeout)
+        count = len(outputs)
+        wanted = count * self._membership.world_size
+        _check_alike("reduce_scatter", [*outputs, *(tensor for one in input_lists for tensor in one)])
+        if len(input_lists) != count or any(len(one) != wanted for one in input_lists):
+            raise UsageError(
+                f"reduce_scatter into {count} tensors takes {count} lists of {count} x world size tensors"
+            )
+        rows = [[for_reduction(tensor, op) for tensor in one] for one in input_lists]
+        dtype = rows[0][0].dtype
+        joined = [Flat(np.concatenate([flat.array for flat in row]), dtype, None) for row in rows]
+        flat = _reduced_here(joined, op)
+        part = self._allreduce(via, flat, op, call)
+        size = flat.array.size // wanted
+
+        def finish(results: Sequence[Array]) -> None:
+            for index, output in enumerate(outputs, self._membership.rank * count):
+                assign(output, results[0][index * size : (index + 1) * size])
+
+        return self._work("reduce_scatter", [part], list(outputs), call, finish)
 
     def _gather_each(
         self, via: Open, output_tensors: Any, input_tensors: Sequence[torch.Tensor], opts: Any

@@ -209,8 +209,8 @@ def _fill_block(window: Window, slot: int, chunk: int, payload: Bytes) -> None:
     stream, entry = window.stream[0], window.slots[slot]
     transfer = window.transfers[entry["transfer"] % RING]
     elements, exponent = chunk_elements(window, BLOCKS), int(entry["exponent"])
-    first = chunk * elements
-    block = _floats(transfer["source"], first, _chunk_length(transfer, chunk, elements))
+    block = _floats(transfer["source"], chunk * elements, _chunk_length(transfer, chunk, elements))
+    first = int(transfer["first"]) + chunk * elements
     bits = LANE_BITS[stream["block_kind"]]
     if bits == 32:
         quantize(block, payload.view(np.uint32), exponent, int(stream["workers"]))
@@ -237,7 +237,7 @@ def _take_block(
         return
     if transfer["feedback"] != 0:
         source = _floats(transfer["source"], begin, _chunk_length(transfer, chunk, elements))
-        subtract_lanes(source, bits, exponent, int(transfer["seed"]), begin)
+        subtract_lanes(source, bits, exponent, int(transfer["seed"]), int(transfer["first"]) + begin)
     if bits == 16:
         dequantize_lanes(mine.view(np.uint16), out, exponent, shift)
     else:

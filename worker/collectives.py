@@ -154,8 +154,11 @@ class Direct(Strategy):
     @override
     def cut(self, start: int, stop: int) -> Strategy:
         part = self._part
-        first = min(max(part.first - start, 0), stop - start)
-        own = part.source[max(start - part.first, 0) : max(stop - part.first, 0)]
+        if part.kind == BLOCKS:
+            own, first = part.source[start:stop], part.first + start
+        else:
+            own = part.source[max(start - part.first, 0) : max(stop - part.first, 0)]
+            first = min(max(part.first - start, 0), stop - start)
         return Direct(
             replace(
                 part,

@@ -15,9 +15,10 @@ What the backlog may be is found out, because it must fit into the smallest queu
 
     a round without loss   it grows by an eighth, up to `ceiling`; it doubles until something is first seen to wait
     much lost              a trial begins with a quarter of it
-    trial, much less lost  the losses were ours: ceiling = 3/4 of what it was before
-    trial, still lost      a smaller backlog does not help: the path loses by itself, or others fill its queues. The backlog is as
-                           before, and twice as much may be lost before the next trial.
+    trial, much less lost  the losses were ours: ceiling = three times that, as four times were too much
+    trial, still lost      a quarter again, down to four packets, as a queue may be that short. If that does not help, the path
+                           loses by itself, or others fill its queues: the backlog is as before, and twice as much may be lost
+                           before the next trial.
     every few seconds      the ceiling is tried a little higher, and what may be lost is halved
 
 So random losses cost no more than sending them again, and a flow that fills queues (TCP Cubic) does not push this one aside.
@@ -285,17 +286,19 @@ def _judge_losses(state: CongestionRecord, now: int) -> None:
     share = _lost_share(state)
     if share < 0:
         return
-    if state["trial_share"] > 0:
-        state["backlog"] = state["trial_backlog"]
-        if 4 * share > state["trial_share"]:
-            state["tolerated"] = min(2 * share, _MOST_LOSS)
-        else:
-            state["backlog"] = state["ceiling"] = int(state["backlog"]) * 3 // 4
-            state["retry_at"] = now + _RETRY_NS
+    least = _LEAST_PACKETS * int(state["packet"])
+    if state["trial_share"] > 0 and 4 * share <= state["trial_share"]:
+        state["backlog"] = state["ceiling"] = 3 * int(state["backlog"])
+        state["retry_at"] = now + _RETRY_NS
         state["trial_share"] = 0
-    elif share > state["tolerated"]:
-        state["trial_share"], state["trial_backlog"] = share, state["backlog"]
-        state["backlog"] = int(state["backlog"]) // 4
+    elif state["trial_share"] > 0 and state["backlog"] <= least:
+        state["backlog"] = state["trial_backlog"]
+        state["tolerated"] = min(2 * share, _MOST_LOSS)
+        state["trial_share"] = 0
+    elif state["trial_share"] > 0 or share > state["tolerated"]:
+        if state["trial_share"] == 0:
+            state["trial_share"], state["trial_backlog"] = share, state["backlog"]
+        state["backlog"] = max(int(state["backlog"]) // 4, least)
         state["starting"] = 0
         state["calm"] = 1
 

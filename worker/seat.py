@@ -21,6 +21,7 @@ from switchml.worker.congestion import new_congestion
 from switchml.worker.connection import Connection, ShmConnection, UdpConnection, shares_memory
 from switchml.worker.engine import Engine
 from switchml.worker.port import Port
+from switchml.worker.pulse import start_pulse
 from switchml.worker.recovery import new_recovery
 from switchml.worker.stream import Stream
 from switchml.worker.window import new_window
@@ -142,7 +143,7 @@ class Seat:
                 port=connection.port_number,
                 ticket=connection.ticket,
             )
-            layout = client.join(own, timeout=timeout)
+            layout = client.join(own, timeout=timeout, pulse=start_pulse)
             if layout.wire != offer.wire:
                 raise JoinError(
                     f"job {offer.job!r}: the switch at {client.address} does not know the wire {offer.wire}: "

@@ -87,7 +87,7 @@ class Transfer:
         done: called when it has ended well.
         fail: called when the stream has broken.
         deadline: ns, of CLOCK_MONOTONIC.
-        first: WORDS: where `source` begins.
+        first: WORDS: where `source` begins. BLOCKS: position of the first element in the collective, which decides on rounding.
         share: which sums this rank wants; `destination` takes those.
         rounding: BLOCKS.
         flags: BLOCKS: a byte a chunk, 1 for one to be exchanged exactly; made when it is not given.
@@ -123,7 +123,7 @@ class Transfer:
             "kind": self.kind, "status": QUEUED, "start": 0, "prologue": 0, "chunks": chunks, "count": self.count,
             "source": _address(self.source), "destination": _address(self.destination),
             "flags": 0 if self.flags is None else _address(self.flags),
-            "first": self.first if words else 0, "last": self.first + self.source.size if words else 0,
+            "first": self.first, "last": self.first + self.source.size if words else 0,
             "part": self.share.part, "origin": self.share.origin,
             "unknown": 0, "left": 0, "flagged": 0, "released": 0, "highest": 0,
             "deadline": self.deadline, "seed": NEAREST if seed is None else seed & 0xFFFFFFFF,

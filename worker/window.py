@@ -104,7 +104,7 @@ class TransferRecord(TypedDict):
     source: Int64  # address
     destination: Int64  # address
     flags: Int64  # address of a byte per chunk: 1 = to be exchanged exactly
-    first: Int64  # WORDS: this rank contributes words first .. last-1; `source` is that of the first
+    first: Int64  # WORDS: this rank contributes words first .. last-1; `source` is that of the first. BLOCKS: place in the whole
     last: Int64
     part: (
         Int64  # 0: every rank wants every sum; else rank r those of `part` elements from r * part - origin on

@@ -29,13 +29,27 @@ from switchml.protocol.messages import FLOAT32, WIRES
 from switchml.protocol.numerics import error_bound
 from switchml.protocol.prepare import prepare
 from switchml.variables import report_misspelt
-from switchml.worker.collectives import Call, Collectives, Pipeline, nothing
+from switchml.worker.collectives import (
+    Array,
+    Call,
+    Collectives,
+    Direct,
+    Gathered,
+    Part,
+    Pipeline,
+    Strategy,
+    nothing,
+)
 from switchml.worker.dealing import deal
 from switchml.worker.engine import run
 from switchml.worker.owner import Owner
+from switchml.worker.pulse import prepare_pulse
 from switchml.worker.seat import Seat
 from switchml.worker.signature import Signature
+from switchml.worker.speeds import LONG_ENOUGH, TRIED_WORDS, shares_by_speed
 from switchml.worker.stream import closed
+from switchml.worker.transfer import Share
+from switchml.worker.window import WORDS
 from switchml.worker.work import Work
 
 _SPIN_NS = 50_000
@@ -45,6 +59,7 @@ _LAST_WORDS = 1.0  # seconds in which the other switches may say why a job canno
 def prepare_engine() -> None:
     """Compile the worker's loop, or load it. `Worker.join` does it too, before its timeout begins."""
     prepare(run, "worker's engine", 0, 0, 0)
+    prepare_pulse()
 
 
 def _named(take: Callable[[ControlClient], Seat], client: ControlClient) -> Seat:
@@ -100,6 +115,7 @@ class Worker(Collectives):
         multicast: whether results come by multicast, from every switch.
         payload: bytes a packet.
         window: slots, at the switch that has fewest.
+        shares: of the switches, as they are named: how much of what is large each sums.
         wire: what float32 sums travel as.
     """
 
@@ -116,7 +132,7 @@ class Worker(Collectives):
         self.wire = offer.wire
         self._bits = WIRES[offer.wire].lane_bits
         self._seats = tuple(seats)
-        self._shares = tuple(shares)
+        self.shares = tuple(shares)
         self._timeout = timeout
         self._calls = 0
         self._owner = Owner()
@@ -151,9 +167,10 @@ class Worker(Collectives):
         """Join a job at the switch whose control service is at `switch` (host:port); returns when all ranks have.
 
         Args:
-            switch: host:port. Several, with commas between them, sum a part of every large tensor each: equal ones, or in
-                proportion to shares that are given with the addresses, as in "a:50551,b:50551*3". All ranks name the same ones in
-                the same order. Switches with tokens of their own come as a sequence.
+            switch: host:port. Several, with commas between them, sum a part of every large tensor each: in proportion to shares
+                that stand with the addresses, as in "a:50551,b:50551*3", else to their speed, which is measured here, in some
+                tenths of a second. All ranks name the same ones in the same order. Switches with tokens of their own come as a
+                sequence.
             job: its name.
             rank: 0 to world_size - 1.
             world_size: ranks of the job.
@@ -217,24 +234,26 @@ class Worker(Collectives):
                     f"the switches of job {job!r} have packets of different size ({each} bytes); ask for one that all take, by "
                     "payload or SWITCHML_PAYLOAD"
                 )
-            worker = cls(seats, [one.share for one in switches], offer, timeout)
+            given = [one.share for one in switches]
+            worker = cls(seats, [share or 1 for share in given], offer, timeout)
             if len(seats) > 1:
-                worker._agree(max(1.0, deadline - time.monotonic()))
+                until = time.monotonic_ns() + int(max(1.0, deadline - time.monotonic()) * 1e9)
+                worker._agree(repr(given), until)
+                if not any(given):
+                    worker._measure(until)
             undo.pop_all()
         return worker
 
-    def _agree(self, timeout: float) -> None:
+    def _agree(self, shares: str, deadline: int) -> None:
         """See that all ranks have the same switches in the same order, with the same shares: else sums would be wrong."""
-        digest = int.from_bytes(hashlib.sha256(repr(self._shares).encode()).digest()[:5], "big")
-        deadline = time.monotonic_ns() + int(timeout * 1e9)
-        works = []
-        for index, seat in enumerate(self._seats):
-            work = Work(seat.stream, f"the first meeting of job {self.job!r}", np.zeros(0, np.uint8))
-            signature = Signature("switches", "bytes", "none", digest, detail=index)
-            met = partial(_met, work)
-            seat.stream.submit(Pipeline(nothing(), signature, deadline, met, work.finish), True)
-            works.append(work)
+        digest = int.from_bytes(hashlib.sha256(shares.encode()).digest()[:5], "big")
         try:
+            works = [
+                self._through(
+                    index, nothing(), Signature("switches", "bytes", "none", digest, detail=index), deadline
+                )
+                for index in range(len(self._seats))
+            ]
             for work in works:
                 work.wait()
         except CollectiveMismatchError as error:
@@ -242,6 +261,51 @@ class Worker(Collectives):
                 f"the ranks of job {self.job!r} do not name the same switches in the same order with the same shares; see "
                 "what each gives as its switch"
             ) from error
+
+    def _measure(self, deadline: int) -> None:
+        """Set the shares by how long each switch takes, all at work, as the rank sees it that waits longest."""
+        count = len(self._seats)
+        slowest = np.zeros(count)
+        for words in TRIED_WORDS:
+            values = np.ones((count, words), np.uint32)
+            seconds = np.zeros(count)
+            began = time.perf_counter()
+
+            def note(index: int, seconds: Array = seconds, began: float = began) -> None:
+                seconds[index] = time.perf_counter() - began
+
+            works = []
+            for index, row in enumerate(values):
+                whole = Direct(Part(WORDS, words, row, row))
+                signature = Signature("switches", "int32", "sum", words, detail=index)
+                works.append(self._through(index, whole, signature, deadline, partial(note, index)))
+            for work in works:
+                work.wait()
+            gathered = Gathered(seconds, slowest, "float64", "max", Share(self.rank), self.world_size)
+            self._through(0, gathered, Signature("switches", "float64", "max", count), deadline).wait()
+            if slowest.max() >= LONG_ENOUGH:
+                break
+        self.shares = shares_by_speed(slowest.tolist())
+
+    def _through(
+        self,
+        index: int,
+        strategy: Strategy,
+        signature: Signature,
+        deadline: int,
+        ended: Callable[[], None] | None = None,
+    ) -> Work:
+        """What no caller asked for, through one switch. `ended` is called first of all when it has ended well."""
+        stream = self._seats[index].stream
+        work = Work(stream, f"the first meeting of job {self.job!r}", np.zeros(0, np.uint8))
+
+        def done(_: int) -> None:
+            if ended is not None:
+                ended()
+            work.finish()
+
+        stream.submit(Pipeline(strategy, signature, deadline, done, work.finish), True)
+        return work
 
     def counters(self) -> dict[str, int]:
         """Counters of this worker by name (protocol/counters.py), of all its streams together."""
@@ -315,7 +379,7 @@ class Worker(Collectives):
         strategy = call.strategy()
         with self._lock:
             # Numbering and queueing are one step: the streams' order is the order of the numbers.
-            parts = deal(strategy, self._calls, self._shares, self.payload)
+            parts = deal(strategy, self._calls, self.shares, self.payload)
             signature = Signature(
                 said.collective, said.dtype, said.op, said.elements, self._calls, said.detail
             )
@@ -351,7 +415,3 @@ class Worker(Collectives):
             calls, error = self._alone
             if self._finished >= calls and self._calls > calls:
                 self.abort(error)
-
-
-def _met(work: Work, highest: int) -> None:
-    work.finish()

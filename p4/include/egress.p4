@@ -20,6 +20,10 @@ control SwitchEgress(inout headers_t hdr, inout meta_t meta, inout standard_meta
     // To a worker that does not want the elements: the header, by which it goes on.
     action permit() {
         hdr.elements.setInvalid();
+#ifdef NARROW_LANES
+        hdr.lanes.setInvalid();
+#endif
+        hdr.switchml.e1 = meta.highest_e1;
         hdr.switchml.msg_type = MSG_ABSENT;
         hdr.udp.length = UDP_BYTES + SWITCHML_BYTES;
         hdr.ipv4.total_len = IPV4_BYTES + UDP_BYTES + SWITCHML_BYTES;

@@ -63,6 +63,14 @@ struct sums_t {
     EACH_ELEMENT(FIELD)
 }
 
+#ifdef NARROW_LANES
+typedef bit<PAYLOAD_BITS> payload_t;
+
+header lanes_t {                  // narrow lanes in the place of elements
+    payload_t all;
+}
+#endif
+
 struct headers_t {
     ethernet_t ethernet;
     arp_t arp;
@@ -71,6 +79,9 @@ struct headers_t {
     udp_t udp;
     switchml_t switchml;
     elements_t elements;
+#ifdef NARROW_LANES
+    lanes_t lanes;
+#endif
 }
 
 enum bit<8> Verdict {             // on a packet of a chunk, as in switch_emulator/slot_machine.py
@@ -125,9 +136,18 @@ struct meta_t {
     bit<1> complete;
     bit<1> to_one;                // the answer's elements are for the worker `wanted_by` alone
     bit<8> wanted_by;
+    bit<8> highest_e1;            // over the chunk's workers, also where the answer's own says something else
     copy_t copy;
     other_copy_t other;
     sums_t sums;
+#ifdef NARROW_LANES
+    payload_t even;               // sums of narrow lanes, of every second one
+    payload_t odd;
+    payload_t fields;
+    bit<8> longer;                // bits of the sums beyond a lane's
+    payload_t half;               // half of the unit that a result is rounded to, rounded down; 1 where that is no single unit
+    payload_t uneven;
+#endif
     // Fault injection
     bit<32> loss;                 // probability * 2^32
     bit<32> dice;

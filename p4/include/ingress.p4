@@ -9,6 +9,9 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
 #include "forwarding.p4"
 #include "jobs.p4"
 #include "slots.p4"
+#ifdef NARROW_LANES
+#include "lanes.p4"
+#endif
 
     action answer_worker() {
         meta.answer = 1;
@@ -33,7 +36,9 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
 
     action without_elements() {
         hdr.elements.setInvalid();
-        hdr.switchml.to_one = 0;
+#ifdef NARROW_LANES
+        hdr.lanes.setInvalid();
+#endif
         hdr.udp.length = UDP_BYTES + SWITCHML_BYTES;
         hdr.ipv4.total_len = IPV4_BYTES + UDP_BYTES + SWITCHML_BYTES;
     }
@@ -93,7 +98,11 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
             || standard_metadata.packet_length < 14 + (bit<32>)hdr.ipv4.total_len
             || (bit<32>)hdr.ipv4.total_len < 20 + (bit<32>)hdr.udp.length) REFUSE(dropped_truncated)
         if ((hdr.switchml.msg_type != MSG_SUM && hdr.switchml.msg_type != MSG_EXPONENTS
-             && hdr.switchml.msg_type != MSG_PROBE && hdr.switchml.msg_type != MSG_ABSENT)
+             && hdr.switchml.msg_type != MSG_PROBE && hdr.switchml.msg_type != MSG_ABSENT
+#ifdef NARROW_LANES
+             && hdr.switchml.msg_type != MSG_SUM16 && hdr.switchml.msg_type != MSG_SUM8
+#endif
+             )
             || RESERVED_BITS_SET
             || (hdr.switchml.to_one == 1
                 && (hdr.switchml.msg_type == MSG_EXPONENTS || hdr.switchml.msg_type == MSG_PROBE)))
@@ -113,7 +122,7 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
         }
         bit<16> payload = hdr.udp.length - UDP_BYTES - SWITCHML_BYTES;
         bit<16> wanted = 0;
-        if (hdr.switchml.msg_type == MSG_SUM) {
+        if (hdr.switchml.msg_type != MSG_EXPONENTS && hdr.switchml.msg_type != MSG_ABSENT) {
             wanted = PAYLOAD_BYTES;
         }
         if (hdr.switchml.size != SIZE_CODE || payload > wanted) REFUSE(dropped_wrong_size)
@@ -200,7 +209,7 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
                 meta.copy.e1 = hdr.switchml.e1;
             }
         }
-        if (meta.verdict == Verdict.ADDED && meta.copy.kind == MSG_ABSENT && hdr.elements.isValid()) {
+        if (meta.verdict == Verdict.ADDED && meta.copy.kind == MSG_ABSENT && hdr.switchml.msg_type != MSG_ABSENT) {
             meta.verdict = Verdict.FIRST;
             take_kind();
         }
@@ -229,21 +238,97 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
             } else {
                 start_sums();
             }
-            count_elements();
+            count_elements(ELEMENTS);
         }
+        meta.highest_e1 = meta.copy.e1;
+#ifdef NARROW_LANES
+        if (hdr.lanes.isValid() && meta.verdict != Verdict.RETRANSMIT) {
+            if (hdr.switchml.msg_type == MSG_SUM8) {
+                split_lanes_8();
+                if (meta.verdict == Verdict.ADDED) {
+                    add_to_lanes_8();
+                } else {
+                    start_lanes_8();
+                }
+                count_elements(4 * ELEMENTS);
+            } else {
+                split_lanes_16();
+                if (meta.verdict == Verdict.ADDED) {
+                    add_to_lanes_16();
+                } else {
+                    start_lanes_16();
+                }
+                count_elements(2 * ELEMENTS);
+            }
+            write_lanes();
+        }
+        bool of_8 = meta.copy.kind == MSG_SUM8;
+        if ((meta.verdict == Verdict.RETRANSMIT || meta.complete == 1) && (of_8 || meta.copy.kind == MSG_SUM16)) {
+            if (meta.verdict == Verdict.RETRANSMIT || !hdr.lanes.isValid()) {
+                hdr.lanes.setValid();
+                recall_lanes();
+            }
+            if (of_8) {
+                differ_8();
+            } else {
+                differ_16();
+            }
+            fold_1024();
+            fold_512();
+            fold_256();
+            fold_128();
+            fold_64();
+            fold_32();
+            if (of_8) {
+                fold_16();
+                longer_8();
+            } else {
+                longer_16();
+            }
+            if (meta.longer == 0) {
+                shift_by(0, 0, 0);
+            } else if (meta.longer < 2) {
+                shift_by(1, 0, 1);
+            } else if (meta.longer < 4) {
+                shift_by(2, 1, 1);
+            } else if (meta.longer < 8) {
+                shift_by(3, 3, 1);
+            } else if (meta.longer < 16) {
+                shift_by(4, 7, 1);
+            } else if (meta.longer < 32) {
+                shift_by(5, 15, 1);
+            } else {
+                shift_by(6, 31, 1);
+            }
+            if (of_8) {
+                round_lanes_8();
+                emit_lanes_8();
+            } else {
+                round_lanes_16();
+                emit_lanes_16();
+            }
+        }
+#endif
 
         // Who hears of it?
         if (meta.verdict == Verdict.RETRANSMIT || meta.complete == 1) {
             load_answer();
-            if (meta.copy.kind != MSG_SUM) {
+            if (meta.copy.kind == MSG_EXPONENTS || meta.copy.kind == MSG_ABSENT) {
                 without_elements();
+                hdr.switchml.to_one = 0;
                 meta.to_one = 0;
-            } else {
-                with_elements();
+            } else if (meta.copy.kind == MSG_SUM) {
                 if (!brings) {
+                    without_elements();
                     hdr.elements.setValid();
                     recall_sums();
                 }
+                with_elements();
+#ifdef NARROW_LANES
+            } else {
+                hdr.elements.setInvalid();
+                with_elements();
+#endif
             }
         }
         if (meta.verdict == Verdict.RETRANSMIT) {

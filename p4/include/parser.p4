@@ -59,6 +59,10 @@ parser SwitchParser(
         packet.extract(hdr.switchml);
         transition select(hdr.switchml.msg_type, hdr.udp.length) {
             (MSG_SUM, UDP_BYTES + SWITCHML_BYTES + PAYLOAD_BYTES): parse_elements;
+#ifdef NARROW_LANES
+            (MSG_SUM16, UDP_BYTES + SWITCHML_BYTES + PAYLOAD_BYTES): parse_lanes;
+            (MSG_SUM8, UDP_BYTES + SWITCHML_BYTES + PAYLOAD_BYTES): parse_lanes;
+#endif
             default: accept;
         }
     }
@@ -67,6 +71,13 @@ parser SwitchParser(
         packet.extract(hdr.elements);
         transition accept;
     }
+
+#ifdef NARROW_LANES
+    state parse_lanes {
+        packet.extract(hdr.lanes);
+        transition accept;
+    }
+#endif
 }
 
 control SwitchDeparser(packet_out packet, in headers_t hdr) {
@@ -78,5 +89,8 @@ control SwitchDeparser(packet_out packet, in headers_t hdr) {
         packet.emit(hdr.udp);
         packet.emit(hdr.switchml);
         packet.emit(hdr.elements);
+#ifdef NARROW_LANES
+        packet.emit(hdr.lanes);
+#endif
     }
 }

@@ -82,8 +82,8 @@ action write_copy() {
     e1.write(meta.index, meta.copy.e1);
 }
 
-action count_elements() {
+action count_elements(bit<64> elements) {
     bit<64> added;
     elements_added.read(added, (bit<32>)meta.job_number);
-    elements_added.write((bit<32>)meta.job_number, added + ELEMENTS);
+    elements_added.write((bit<32>)meta.job_number, added + elements);
 }

@@ -28,7 +28,7 @@ from switchml.control.convert import (
 from switchml.control.error_status import TOKEN_KEY, from_status
 from switchml.control.exits import Stage, close_at_exit, uncaught
 from switchml.control.fork_gate import ForkGate
-from switchml.control.heartbeat import Departures, Heartbeats
+from switchml.control.heartbeat import Departures, Heartbeats, interval_of
 from switchml.control.lifeline import Lifeline
 from switchml.control.lifelines import ticket_of
 from switchml.control.reach import unresolvable, why_unreachable
@@ -129,12 +129,20 @@ class ControlClient(Closing):
             return self._target
         return dataclasses.replace(self._target, host=resolve_ipv4(self._host))
 
-    def join(self, offer: JoinOffer, *, timeout: float) -> JobLayout:
+    def join(
+        self,
+        offer: JoinOffer,
+        *,
+        timeout: float,
+        pulse: Callable[[int, float], Callable[[], None]] | None = None,
+    ) -> JobLayout:
         """Block until every rank has joined. The lease is kept from then on.
 
         Args:
             offer: this rank's wish to join.
             timeout: seconds to wait at most.
+            pulse: sends a byte over a descriptor every so many seconds, though another thread hold the interpreter, and returns
+                what ends it. None: whoever holds the interpreter for a lease is taken for stopped.
 
         Raises:
             JoinTimeoutError: names the ranks that are missing; this rank is withdrawn and may try again.
@@ -166,8 +174,14 @@ class ControlClient(Closing):
         heartbeats = Heartbeats(self._beat, lease=layout.lease, address=self.address, severed=self._severed)
         self._heartbeats = heartbeats
         if layout.life_port:
+            interval = interval_of(layout.lease)
             self._lifeline = Lifeline(
-                self._host, layout.life_port, ticket_of(session), heartbeats.hurry, _gate.call
+                self._host,
+                layout.life_port,
+                ticket_of(session),
+                heartbeats.hurry,
+                _gate.call,
+                None if pulse is None else lambda descriptor: pulse(descriptor, interval),
             )
         # The answer has arrived: a job whose workers don't say so yields its slots to others. What fails here, `ready` tells.
         with contextlib.suppress(SwitchMLError):

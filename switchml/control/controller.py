@@ -171,7 +171,7 @@ class Controller:
             return self._table.heartbeat(session, self._clock())
 
     def attached(self, session: str) -> None:
-        """The session's lifeline has come."""
+        """The session's lifeline has come, or shows life."""
         with self._lock:
             self._table.attached(session, self._clock())
 

@@ -27,7 +27,7 @@ _SILENT = 5.0
 _GRACE = 15.0
 _TERMINATE = 3.0
 _COMPILES = (
-    "switchml: the switch compiles its packet loops for this machine, once; this takes about half a minute"
+    "switchml: the switch compiles its packet loops for this machine, once; this takes ten seconds or more"
 )
 _SHOWN = 4000  # characters of the child's stderr
 

@@ -18,6 +18,11 @@ _LONGEST_INTERVAL = 2.5
 _SEVERED = 1.0
 
 
+def interval_of(lease: float) -> float:
+    """Seconds between two signs of life."""
+    return min(lease / 4, _LONGEST_INTERVAL)
+
+
 class Heartbeats:
     """Calls `beat(timeout)` several times a lease until the job ends, the switch falls silent or `stop`.
 
@@ -73,7 +78,7 @@ class Heartbeats:
             self._thread.join(timeout)
 
     def _run(self) -> None:
-        interval = min(self._lease / 4, _LONGEST_INTERVAL)
+        interval = interval_of(self._lease)
         silence = 0.0
         while True:
             begun = time.monotonic()

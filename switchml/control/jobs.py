@@ -280,7 +280,7 @@ class JobTable:
         return job.departures()
 
     def attached(self, session: str, now: float) -> None:
-        """The session's lifeline has come."""
+        """The session's lifeline has come, or shows life."""
         self._observe(now)
         if session in self._members:
             _, member = self._members[session]
@@ -680,10 +680,7 @@ class JobTable:
         verb = "has" if len(silent) == 1 else "have"
         why = ""
         if all(job.members[rank].connected for rank in silent):
-            why = (
-                ", though connected: stopped, or in a call that holds the GIL? The switch's lease "
-                "(--lease, SWITCHML_LEASE) says how long that may last"
-            )
+            why = ", though connected: stopped? The switch's lease (--lease, SWITCHML_LEASE) says how long that may last"
         return self._end(job, f"{name_ranks(silent)} {verb} not been heard for {self.lease:.1f} s{why}", now)
 
     def _member(self, session: str) -> tuple[Job, Member]:

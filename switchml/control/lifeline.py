@@ -17,6 +17,10 @@ _AGAIN = 0.1  # seconds to the next attempt, twice as long each time
 _SELDOM = 5.0
 
 
+Pulse = Callable[[int], Callable[[], None]]
+"""Begins on a descriptor, and returns what ends it."""
+
+
 class Lifeline:
     """Holds the connection from construction to `stop`, in a daemon thread; a broken one is made anew.
 
@@ -32,6 +36,7 @@ class Lifeline:
         ticket: bytes,
         on_word: Callable[[], bool],
         guard: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+        pulse: Pulse | None = None,
     ) -> None:
         """Begin.
 
@@ -41,6 +46,7 @@ class Lifeline:
             ticket: what names the membership.
             on_word: called when the switch has news, and when the connection is broken; False = no need to go on.
             guard: keeps forks out while a descriptor is made that a child has to know of.
+            pulse: sends a byte every now and then; None = nothing is sent.
         """
         self.severed = False
         self.tried = threading.Event()
@@ -48,6 +54,7 @@ class Lifeline:
         self._ticket = ticket
         self._on_word = on_word
         self._guard = guard
+        self._pulse = pulse
         self._held = False
         self._socket: socket.socket | None = None
         self._stop = threading.Event()
@@ -100,9 +107,17 @@ class Lifeline:
                     continue
                 line.sendall(self._ticket)
                 line.settimeout(None)
-                while not self._stop.is_set() and line.recv(64):
-                    self._held, self.severed = True, False
-                    self.tried.set()
-                    if not self._on_word():
-                        self._stop.set()
+                stop_pulse = None if self._pulse is None else self._pulse(line.fileno())
+                try:
+                    self._listen(line)
+                finally:
+                    if stop_pulse is not None:
+                        stop_pulse()
                 return
+
+    def _listen(self, line: socket.socket) -> None:
+        while not self._stop.is_set() and line.recv(64):
+            self._held, self.severed = True, False
+            self.tried.set()
+            if not self._on_word():
+                self._stop.set()

@@ -2,8 +2,9 @@
 
 A heartbeat needs the interpreter of the one that sends it, which may be in a long call of C or stopped; a connection stands as
 long as the process does, and is closed by the kernel when it ends, however that comes about. Over it goes what concerns nobody
-else: up the ticket that names the membership, down a byte that says "ask now", upon which the worker's next heartbeat is due. So
-the connection needs no TLS: who reads it learns nothing, who writes to it causes a heartbeat, and who cuts it a new connection.
+else: up the ticket that names the membership, and a byte every now and then from a thread that needs no interpreter; down a byte
+that says "ask now", upon which the worker's next heartbeat is due. So the connection needs no TLS: who reads it learns nothing,
+who writes to it causes a heartbeat or has a stopped worker waited for, and who cuts it causes a new connection.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Lifelines:
     """Listens from `open` to `close`, on the event loop.
 
     Args:
-        attached: called with a session whose lifeline has come.
+        attached: called with a session whose lifeline has come, and whenever something comes over it.
         lost: called with a session whose last lifeline is closed.
     """
 
@@ -107,7 +108,7 @@ class Lifelines:
         writer.write(WORD)
         try:
             while await reader.read(64):
-                pass
+                self._attached(session)
         finally:
             lines = self._lines.get(session)
             if lines is not None:

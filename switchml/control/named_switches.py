@@ -17,12 +17,12 @@ class NamedSwitch:
 
     Attributes:
         address: host:port of its control service.
-        share: how much of a tensor it sums, beside the others' shares.
+        share: how much of a tensor it sums, beside the others' shares; None = 1, or by speed where no switch has one.
         token: its join token, where that is not the same for all; None = as for the others.
     """
 
     address: str
-    share: int = 1
+    share: int | None = None
     token: str | None = field(default=None, repr=False)
 
 
@@ -59,4 +59,4 @@ def _parse(text: str) -> NamedSwitch:
         raise UsageError(
             f"{text.strip()!r}: after the * comes how much the switch sums beside the others, 1 to {MAX_SHARE}"
         )
-    return NamedSwitch(address, int(share) if separator else 1)
+    return NamedSwitch(address, int(share) if separator else None)

@@ -64,7 +64,12 @@ def run(
     reorder: Reorder = 0.0,
     seed: Seed = 0,
     nnodes: Annotated[
-        int, typer.Option(min=1, help="Machines that run the script together.", rich_help_panel=_NODES)
+        int,
+        typer.Option(
+            min=1,
+            help="Machines that run the script together; without --switch each has one.",
+            rich_help_panel=_NODES,
+        ),
     ] = 1,
     node_rank: Annotated[int, typer.Option(min=0, help="Which of them this is.", rich_help_panel=_NODES)] = 0,
     master_addr: Annotated[

@@ -56,7 +56,7 @@ class RunPlan:
     workers: int = 1  # on this machine
     module: bool = False
     nodes: Nodes = field(default_factory=Nodes)
-    switch: str = ""  # "" = one of our own
+    switch: str = ""  # "" = one of our own; over several nodes, one on each, which torch's ranks start
     token: str = ""
     tls: TlsFiles = field(default_factory=TlsFiles)
     transport: str = "auto"
@@ -107,10 +107,10 @@ class RunPlan:
                 raise UsageError(
                     f"--pipeline {self.pipeline}: there is no such file; give a P4 program's JSON"
                 )
-        if self.nodes.count > 1 and not self.switch:
+        if self.nodes.count > 1 and not self.switch and (self.faults or self.pipeline != NATIVE):
             raise UsageError(
-                "several nodes share one switch: start it with `switchml switch --host ADDRESS` on a machine that all "
-                "of them reach, and give its control address to every node with --switch"
+                "over several nodes, faults and a pipeline are those of a switch that runs: start it with `switchml switch` and "
+                "these options on a machine that all nodes reach, and give its control address to every node with --switch"
             )
         if importlib.util.find_spec("torch") is None:
             raise UsageError("torch is not installed here; install switchml[torch]")

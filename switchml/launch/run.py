@@ -104,8 +104,8 @@ def carry_out(plan: RunPlan, *, account_file: Path | None = None) -> int:
 
 @contextlib.contextmanager
 def _switch(plan: RunPlan) -> Iterator[tuple[str, str]]:
-    """Control address and token of the switch given, or of one that lives as long as the run."""
-    if plan.switch:
+    """Control address and token of the switch given, or of one that lives as long as the run; "" where ranks start some."""
+    if plan.switch or plan.nodes.count > 1:
         yield plan.switch, plan.token
         return
     switch = embedded.start(LOOPBACK, command=emulator(plan.faults, plan.pipeline), tls=plan.tls)

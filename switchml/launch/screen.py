@@ -79,7 +79,7 @@ class Progress(Closing):
 
 
 def summary(traffic: Traffic | None, *, workers: int, seconds: float, exit_code: int) -> Table:
-    """The closing table; `traffic` None = the switch could not be asked."""
+    """The closing table; `traffic` None = no switch could be asked."""
     table = Table(title="switchml run", title_justify="left", title_style="bold", show_header=False)
     table.add_column()
     table.add_column(justify="right")
@@ -88,7 +88,7 @@ def summary(traffic: Traffic | None, *, workers: int, seconds: float, exit_code:
     if exit_code:
         table.add_row("exit code", str(exit_code))
     if traffic is None:
-        table.add_row("traffic", "unknown: the switch did not answer")
+        table.add_row("traffic", "unknown: no switch answered that --switch names")
         return table
     if not traffic.counters.get("packets_received"):
         table.add_row("traffic", 'none: did the script ask for the backend "switchml"?')

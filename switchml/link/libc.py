@@ -30,12 +30,14 @@ sendmmsg = _external("sendmmsg", _int, _int, _long, _int, _int)
 ppoll = _external("ppoll", _int, _long, _long, _long, _long)
 sched_yield = _external("sched_yield", _int)
 c_write = _external("write", _long, _int, _long, _long)
+c_send = _external("send", _long, _int, _long, _long, _int)
 c_read = _external("read", _long, _int, _long, _long)
 _clock_gettime = _external("clock_gettime", _int, _int, _long)
 _errno_location = _external("__errno_location", _long)
 _syscall = _external("syscall", _long, _long, _long, _long, _long, _long, _long, _long)
 
 MSG_DONTWAIT = 0x40
+MSG_NOSIGNAL = 0x4000
 EAGAIN = 11
 EINTR = 4
 EIO = 5

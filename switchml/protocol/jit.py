@@ -3,9 +3,10 @@
 One source is the fast path, the oracle of the tests and what the checker explores: with `NUMBA_DISABLE_JIT=1`
 the same functions run as plain Python.
 
-Machine code is kept on disk. numba takes it as current while the function's own file is unchanged, but a function
-also contains what it calls; here it is current while no file is changed that its module reaches by imports. So a
-checkout may be edited anywhere, and what the edit does not reach is not compiled again.
+Machine code is kept on disk, that of functions which Python calls (compiled_parts.py). numba takes it as current while
+the function's own file is unchanged, but a function also contains what it calls; here it is current while no file is
+changed that its module reaches by imports. So a checkout may be edited anywhere, and what the edit does not reach is
+not compiled again.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 import numba
 from numba.core import caching
+
+from switchml.protocol.compiled_parts import PartDispatcher
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -130,25 +133,27 @@ class _Cache(caching.FunctionCache):
     _impl_class = _CacheImpl
 
 
-def _cached(dispatcher: Any) -> Any:
-    if not DISABLED:
-        with contextlib.suppress(RuntimeError):  # no folder to be had: compile in every process
-            dispatcher._cache = _Cache(dispatcher.py_func)  # type: ignore[no-untyped-call]
-    return dispatcher
-
-
 def cache_folder(function: Any) -> str | None:
     """Where the machine code of a compiled function is kept, or None where no folder can be written."""
     return cast("str | None", getattr(function, "_cache", caching.NullCache()).cache_path)
 
 
-_njit: Any = numba.njit(nogil=True, error_model="numpy")
-_njit_inline: Any = numba.njit(nogil=True, error_model="numpy", forceinline=True)
+def _compiled(function: Any, **options: Any) -> Any:
+    if DISABLED:
+        return function
+    options = {"nopython": True, "nogil": True, "error_model": "numpy", **options}
+    compiled_function: Any = PartDispatcher(function, targetoptions=options)
+    with contextlib.suppress(RuntimeError):  # no folder to be had: compile in every process
+        compiled_function._cache = _Cache(function)  # type: ignore[no-untyped-call]
+    return compiled_function
 
 
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
-    """Compile a function to machine code that runs without the GIL and is cached on disk."""
-    return cast(Callable[P, R], _cached(_njit(function)))
+    """Compile a function to machine code that runs without the GIL.
+
+    What Python calls is cached on disk, with all that it calls; see compiled_parts.py.
+    """
+    return cast(Callable[P, R], _compiled(function))
 
 
 def inlined(function: Callable[P, R]) -> Callable[P, R]:
@@ -156,4 +161,4 @@ def inlined(function: Callable[P, R]) -> Callable[P, R]:
     because a call passes every field of every array, hundreds of words, over the stack, and counts a
     reference to each.
     """
-    return cast(Callable[P, R], _cached(_njit_inline(function)))
+    return cast(Callable[P, R], _compiled(function, forceinline=True))

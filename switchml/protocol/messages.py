@@ -16,7 +16,6 @@ class MessageType(NamedTuple):
     Attributes:
         lane_bits: of an element in its packets; 0 where they carry none.
         wire: name of the wire whose floating point sums travel so; "" for none.
-        hardware: True where the P4 program knows it; the others are for software switches.
     """
 
     name: str
@@ -24,7 +23,6 @@ class MessageType(NamedTuple):
     lane_bits: int
     meaning: str
     wire: str = ""
-    hardware: bool = True
 
 
 MESSAGE_TYPES: tuple[MessageType, ...] = (
@@ -36,8 +34,8 @@ MESSAGE_TYPES: tuple[MessageType, ...] = (
     MessageType("ABSENT", 4, 0, "this worker's elements of the chunk are all 0; as an answer: all are, or, with `to_one`,"
                 " another worker gets them"),
     MessageType("SUM16", 6, 16, "int16 lanes, added up as int32; the answer carries the sums shifted back into lanes, and in `e1`"
-                " by how many bits", "int16", hardware=False),
-    MessageType("SUM8", 7, 8, "the same with int8 lanes", "int8", hardware=False),
+                " by how many bits", "int16"),
+    MessageType("SUM8", 7, 8, "the same with int8 lanes", "int8"),
 )  # fmt: skip
 
 

@@ -44,8 +44,7 @@ def _lines() -> Iterator[str]:
     yield ""
     yield f"typedef bit<{FIELDS['msg_type'].bits}> msg_type_t;"
     for message in MESSAGE_TYPES:
-        if message.hardware:
-            yield f"const msg_type_t MSG_{message.name} = {message.code};"
+        yield f"const msg_type_t MSG_{message.name} = {message.code};"
     yield ""
     tests = [f"hdr.switchml.{name} != 0" for name in RESERVED]
     yield f"#define RESERVED_BITS_SET {' || '.join(tests) or 'false'}"

@@ -36,7 +36,7 @@ class _Progress(event.Listener):
             return
         if not self._told:
             self._say(
-                f"compiling the {self._name} for this machine, once; this takes about half a minute", "\n"
+                f"compiling the {self._name} for this machine, once; this takes ten seconds or more", "\n"
             )
             self._told = True
         if sys.stderr.isatty():

@@ -28,7 +28,7 @@ from conformance_frames import (
 from switchml.check.packet_script import packet_script
 from switchml.check.search import Configuration, Search
 from switchml.protocol.header import MAX_WINDOW, RESERVED
-from switchml.protocol.messages import ABSENT, EXPONENTS, PROBE, SUM
+from switchml.protocol.messages import ABSENT, EXPONENTS, LANE_BITS, PROBE, SUM, SUM8, SUM16
 
 FOLDER = Path(__file__).with_name("scripts")
 PROGRAM = Path(__file__).parents[2] / "p4" / "build" / "switchml_64.json"
@@ -42,6 +42,27 @@ Values = Sequence[int]
 
 def total(*parts: Values) -> list[int]:
     return [sum(column) & 0xFFFFFFFF for column in zip(*parts, strict=True)]
+
+
+def lanes_of(words: Values, bits: int) -> list[int]:
+    """The signed lanes of 32-bit words, in the order of the wire."""
+    whole = b"".join(word.to_bytes(4) for word in words)
+    return [int.from_bytes(whole[at : at + bits // 8], signed=True) for at in range(0, len(whole), bits // 8)]
+
+
+def words_of(lanes: Values, bits: int) -> list[int]:
+    """The way back of `lanes_of`."""
+    whole = b"".join((lane & (1 << bits) - 1).to_bytes(bits // 8) for lane in lanes)
+    return [int.from_bytes(whole[at : at + 4]) for at in range(0, len(whole), 4)]
+
+
+def narrow_total(bits: int, *parts: Values) -> tuple[list[int], int]:
+    """Words of the result for words of lanes, and the shift that goes with it (docs/protocol.md, narrow wires)."""
+    sums = [sum(column) for column in zip(*(lanes_of(part, bits) for part in parts), strict=True)]
+    low, high = -(1 << bits - 1), (1 << bits - 1) - 1
+    shift = next(shift for shift in range(9) if all(low <= value >> shift <= high for value in sums))
+    # Python's round goes to even, and all of it is exact.
+    return words_of([min(round(value / 2**shift), high) for value in sums], bits), shift
 
 
 class Script:
@@ -199,16 +220,18 @@ class Script:
         result_e1: int | None = None,
         version: int | None = None,
         slot: int | None = None,
+        kind: int = SUM,
     ) -> None:
         """A worker's packet of a chunk. gives: the sums that all workers (or `only` that one) then receive."""
         data = self.values(rank, tsi) if data is None else data
-        message = self.message(job, tsi, data, e0=e0, e1=e1, version=version, slot=slot)
+        message = self.message(job, tsi, data, kind=kind, e0=e0, e1=e1, version=version, slot=slot)
         answered = []
         if gives is not None:
             answer = self.message(
                 job,
                 tsi,
                 gives,
+                kind=kind,
                 version=version,
                 slot=slot,
                 e0=e0 if result_e0 is None else result_e0,
@@ -829,6 +852,39 @@ def cut_frames(s: Script) -> None:
     s.say("The slot is still empty.")
     s.chunk(5, 1, 0)
     s.chunk(5, 0, 0, gives=total(s.values(0, 0), s.values(1, 0)))
+
+
+@_script
+def narrow_lanes(s: Script) -> None:
+    """Lanes of 8 and 16 bits: sums are whole in the switch, and shifted as far as they need in each result."""
+    s.job(5, 3, window=2)
+    top, bottom = 0x7F7F7F7F, 0x80808080
+    mixed = [(37 * i + 11) * 0x01234567 & 0xFFFFFFFF for i in range(s.elements)]
+    for number, (title, kind, parts) in enumerate(
+        [
+            ("8 bits, small: nothing is shifted.", SUM8, [[0x01FF02FE + i for i in range(64)]] * 3),
+            ("8 bits, the largest and the smallest: halves go to even, and what is rounded beyond a lane is held.", SUM8,
+             [[top, bottom] * 32, [top, bottom] * 32, [0x7F7E7D01, 0x80818203] * 32]),
+            ("8 bits, of all kinds, and one lane alone that is long.", SUM8, [mixed, mixed[::-1], [0] * 63 + [0x7F]]),
+            ("16 bits, the largest and the smallest.", SUM16, [[0x7FFF7FFF, 0x80008000] * 32] * 3),
+            ("16 bits, of all kinds.", SUM16, [mixed, mixed[::-1], mixed[1:] + mixed[:1]]),
+            ("32 bits in the same slots.", SUM, [mixed] * 3),
+            ("8 bits again.", SUM8, [mixed] * 3),
+        ]
+    ):  # fmt: skip
+        s.say(title)
+        bits = LANE_BITS[kind]
+        gives, shift = (total(*parts), -128) if kind == SUM else narrow_total(bits, *parts)
+        for rank, part in enumerate(parts[:-1]):
+            s.chunk(5, rank, number, data=part, kind=kind, e0=rank)
+        s.chunk(5, 2, number, data=parts[-1], kind=kind, e0=2, gives=gives, result_e1=shift)
+        s.say("The same again, for a worker that has not got it.")
+        s.chunk(5, 1, number, data=parts[1], kind=kind, e0=2, gives=gives, only=1, result_e1=shift)
+    s.say("Lanes of another width than the chunk's.")
+    s.chunk(5, 0, 7, kind=SUM8)
+    s.chunk(5, 1, 7, kind=SUM16)
+    s.count("dropped_wrong_size", 5, 1)
+    s.count("results_retransmitted", 5, 7)
 
 
 @_script

@@ -143,7 +143,7 @@ class NativeMachine:
         def clear() -> None:
             switch = self._target.switch
             switch.pool.slots[: 2 * SLOTS] = 0
-            switch.pool.sums[: 2 * SLOTS * self._elements] = 0
+            switch.pool.sums[: 4 * 2 * SLOTS * self._elements] = 0
             switch.counters[:] = 0
 
         self._runtime.close()

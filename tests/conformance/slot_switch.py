@@ -17,7 +17,17 @@ import numpy as np
 
 from switchml.p4runtime.entries import ActionCall, CounterValue, Match, Replica, TableEntry
 from switchml.protocol.header import HEADER_BYTES, RESERVED, build_header, parse_header
-from switchml.protocol.messages import ABSENT, ELEMENT_BYTES, EXPONENTS, PROBE, SUM, size_code
+from switchml.protocol.messages import (
+    ABSENT,
+    ELEMENT_BYTES,
+    EXPONENTS,
+    LANE_BITS,
+    PROBE,
+    SUM,
+    SUM8,
+    SUM16,
+    size_code,
+)
 from switchml.switch_emulator.ports.ethernet import HEADERS_BYTES, checksum
 from switchml.switch_emulator.slot_machine import (
     AHEAD,
@@ -29,12 +39,15 @@ from switchml.switch_emulator.slot_machine import (
     admit,
     admit_paper,
     apply,
+    apply_lanes,
     clear_slots,
     new_pool,
 )
 
 SLOTS = 1024
 NO_JOB = 256
+NARROW_ELEMENTS = 64
+"""int32 of a packet, in the program that knows narrow lanes."""
 
 
 class Member(NamedTuple):
@@ -56,12 +69,15 @@ class SlotSwitch:
 
     def __init__(self, elements: int) -> None:
         self._elements, self._size = elements, size_code(ELEMENT_BYTES * elements)
-        self._pool = new_pool(SLOTS, 2 * SLOTS * elements)
+        self._narrow = elements == NARROW_ELEMENTS
+        self._room = 4 * elements
+        self._pool = new_pool(SLOTS, 2 * SLOTS * self._room)
         self._epochs = np.zeros(2 * SLOTS, np.uint8)
         self._tables: dict[str, dict[tuple[int, ...], tuple[int, ...]]] = {}
         self._groups: dict[int, Sequence[Replica]] = {}
         self._counters: dict[str, Counter[int]] = {}
-        self._wanted = 0  # rank that wants the answer of the packet just taken, if one alone does
+        # Of the packet just taken: the rank that wants the answer, if one alone does, and the copy's exponent.
+        self._wanted = self._highest_e1 = 0
 
     # What the control plane does
 
@@ -118,7 +134,9 @@ class SlotSwitch:
                 slots[name].view(np.uint8) if slots[name].flags.contiguous else slots[name].astype(np.uint8)
             )
         if name.startswith("sum_"):
-            return self._pool.sums.reshape(2 * SLOTS, self._elements)[:, int(name.removeprefix("sum_"))]
+            return self._pool.sums.reshape(2 * SLOTS, self._room)[:, int(name.removeprefix("sum_"))]
+        if name.startswith("lanes_"):
+            return self._epochs * 0  # as in the native pipeline: nobody asks
         return slots[name]
 
     # Packets
@@ -159,7 +177,7 @@ class SlotSwitch:
         header = parse_header(answer)
         if not header.to_one or worker == self._wanted:
             return answer
-        return build_header(header._replace(msg_type=ABSENT))
+        return build_header(header._replace(msg_type=ABSENT, e1=self._highest_e1))
 
     def _addressed(self, frame: bytes, answer: bytes, own: int, worker: tuple[int, ...]) -> bytes:
         """The answer behind the headers of the packet that brought it about, turned round."""
@@ -183,7 +201,8 @@ class SlotSwitch:
             return "dropped_truncated", None
         header = parse_header(packet)
         kind, tsi, slot, version = header.msg_type, header.tsi, header.slot, header.version
-        known = kind in (SUM, ABSENT) or (kind in (EXPONENTS, PROBE) and not header.to_one)
+        narrow = kind in (SUM16, SUM8) and self._narrow
+        known = kind in (SUM, ABSENT) or narrow or (kind in (EXPONENTS, PROBE) and not header.to_one)
         if not known or any(getattr(header, name) for name in RESERVED):
             return "dropped_bad_header", None
         if header.job_number != job:
@@ -192,11 +211,11 @@ class SlotSwitch:
         if kind == PROBE:
             self._count("probes_answered", job)
             return "", (member, packet.tobytes(), False)
-        elements = self._elements if kind == SUM else 0
-        payload = packet.size - HEADER_BYTES
-        if header.size != self._size or payload > 4 * elements:
+        elements = 32 // LANE_BITS[kind] * self._elements if LANE_BITS[kind] else 0
+        payload, wanted = packet.size - HEADER_BYTES, elements * LANE_BITS[kind] // 8
+        if header.size != self._size or payload > wanted:
             return "dropped_wrong_size", None
-        if payload < 4 * elements:
+        if payload < wanted:
             return "dropped_truncated", None
         if slot >= member.window:
             return "dropped_wrong_slot", None
@@ -229,26 +248,30 @@ class SlotSwitch:
         if verdict in refused:
             return refused[verdict], None
         self._epochs[index] = member.epoch
-        words = packet[HEADER_BYTES:].copy().view(np.uint32)
         kind = int(slots[index]["kind"])
-        out = np.zeros(self._elements if kind == SUM else 0, np.uint32)
-        first = index * self._elements
-        apply(verdict, words, self._pool.sums[first : first + max(words.size, out.size)], out)
+        bits = LANE_BITS[kind]
+        lanes = packet[HEADER_BYTES:].copy().view(f"u{bits // 8 or 1}")
+        out = np.zeros(32 * self._elements // bits if bits else 0, lanes.dtype)
+        sums, e1 = (
+            self._pool.sums[index * self._room : index * self._room + out.size],
+            int(slots[index]["e1"]),
+        )
+        if bits == 32:
+            apply(verdict, lanes, sums, out)
+        elif bits:
+            e1 = apply_lanes(verdict, lanes, sums, out)
         if verdict == RETRANSMIT:
             self._count("results_retransmitted", job)
         else:
-            self._counters.setdefault("elements_added", Counter())[job] += words.size
+            self._counters.setdefault("elements_added", Counter())[job] += lanes.size
         if verdict != RETRANSMIT and verdict < COMPLETE:
             return "", None
         if verdict >= COMPLETE:
             self._count("chunks_completed", job)
+        self._wanted, self._highest_e1 = header.e1 & 0xFF, int(slots[index]["e1"])
         answer = header._replace(
-            msg_type=kind,
-            to_one=header.to_one if kind == SUM else 0,
-            e0=int(slots[index]["e0"]),
-            e1=int(slots[index]["e1"]),
+            msg_type=kind, to_one=header.to_one if bits else 0, e0=int(slots[index]["e0"]), e1=e1
         )
-        self._wanted = header.e1 & 0xFF
         return "", (member, build_header(answer) + out.tobytes(), verdict >= COMPLETE)
 
     def _count(self, name: str, row: int) -> None:

@@ -11,14 +11,14 @@ from switchml.errors import UsageError
 @pytest.mark.parametrize(
     ("text", "switches"),
     [
-        ("a:1", [("a:1", 1)]),
-        ("a", [("a", 1)]),
-        ("a:1,b:2", [("a:1", 1), ("b:2", 1)]),
-        (" a:1*3 , [::1]:2*1000 ", [("a:1", 3), ("[::1]:2", 1000)]),
-        ("a:1,a:2", [("a:1", 1), ("a:2", 1)]),
+        ("a:1", [("a:1", None)]),
+        ("a", [("a", None)]),
+        ("a:1,b:2", [("a:1", None), ("b:2", None)]),
+        (" a:1*3 , [::1]:2*1000,c", [("a:1", 3), ("[::1]:2", 1000), ("c", None)]),
+        ("a:1*1,a:2*1", [("a:1", 1), ("a:2", 1)]),
     ],
 )
-def test_addresses_and_shares(text: str, switches: list[tuple[str, int]]) -> None:
+def test_addresses_and_shares(text: str, switches: list[tuple[str, int | None]]) -> None:
     assert [(each.address, each.share) for each in parse_switches(text)] == switches
 
 

@@ -95,7 +95,7 @@ def test_faults_go_to_the_emulator() -> None:
     [
         ({"workers": 0}, "at least 1 worker"),
         ({"nodes": Nodes(2, 2), "switch": "h"}, "node ranks from 0"),
-        ({"nodes": Nodes(2, 0)}, "several nodes share one switch"),
+        ({"nodes": Nodes(2, 0), "faults": Faults(loss=0.1)}, "over several nodes"),
         ({"transport": "rdma"}, "auto, udp, shm"),
         ({"faults": Faults(loss=1.0)}, "probability"),
         ({"faults": Faults(reorder=-0.1)}, "probability"),

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -72,6 +73,30 @@ def test_the_script_runs_over_the_switch_and_the_account_says_so(tmp_path: Path)
     assert traffic["counters"]["chunks_completed"] >= 4
     assert traffic["counters"]["elements_added"] == pytest.approx(2 * traffic["elements"], abs=1)
     assert traffic["bytes"] == traffic["counters"]["bytes_received"] + traffic["counters"]["bytes_sent"]
+
+
+def test_several_nodes_need_no_switch(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    script = _script(tmp_path, ALLREDUCE)
+    words = [SWITCHML, "run", "-n", "1", "--nnodes", "2", "--master-port", port, "--node-rank"]
+    nodes = [
+        subprocess.Popen(
+            [*words, rank, "--", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for rank in ("0", "1")
+    ]
+    try:
+        ended = [node.communicate(timeout=110) for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
+            node.wait()
+    for node, (stdout, stderr) in zip(nodes, ended, strict=True):
+        assert node.returncode == 0, stderr
+        assert stdout.count("sum ok") == 1
+        assert "that --switch names" in stderr
 
 
 def test_faults_are_made_and_named(tmp_path: Path) -> None:
@@ -177,7 +202,7 @@ def _read(descriptor: int) -> bytes:
     [
         (["no-such-file.py"], "no script"),
         (["--loss", "0.1", "--switch", "127.0.0.1:1", __file__], "leave --switch out"),
-        (["--nnodes", "2", __file__], "several nodes share one switch"),
+        (["--nnodes", "2", "--loss", "0.1", __file__], "over several nodes"),
     ],
 )
 def test_what_cannot_work_is_one_line(words: list[str], says: str) -> None:

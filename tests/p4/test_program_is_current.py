@@ -18,7 +18,15 @@ from google.protobuf import text_format
 from switchml.control.p4runtime.program import FLOOD_GROUP
 from switchml.protocol.counters import SWITCH_COUNTERS
 from switchml.protocol.header import FIELDS, HEADER_BYTES
-from switchml.protocol.messages import MESSAGE_TYPES, SUM, UDP_PORT_FIRST, UDP_PORT_LAST, size_code
+from switchml.protocol.messages import (
+    MESSAGE_TYPES,
+    SUM,
+    SUM8,
+    SUM16,
+    UDP_PORT_FIRST,
+    UDP_PORT_LAST,
+    size_code,
+)
 
 pytest.importorskip(
     "google.rpc.status_pb2", reason="the extra p4runtime is not installed: pip install 'switchml[p4runtime]'"
@@ -141,11 +149,20 @@ def test_ports_sizes_and_message_types_are_those_of_the_protocol(elements: int) 
     first, mask = int(port["value"], 16), int(port["mask"], 16)
     assert (first, first | ~mask & 0xFFFF) == (UDP_PORT_FIRST, UDP_PORT_LAST)
     # What it looks at: message type and UDP length, in whole bytes.
-    looked_at = int(_transition(states["parse_switchml"], "parse_elements")["value"], 16)
-    assert looked_at == SUM << 16 | 8 + HEADER_BYTES + 4 * elements
+    length = 8 + HEADER_BYTES + 4 * elements
+    looked_at = {
+        int(one["value"], 16): one["next_state"]
+        for one in states["parse_switchml"]["transitions"]
+        if one["next_state"] is not None
+    }
+    narrow = (
+        {SUM16 << 16 | length: "parse_lanes", SUM8 << 16 | length: "parse_lanes"} if elements == 64 else {}
+    )
+    assert looked_at == {SUM << 16 | length: "parse_elements", **narrow}
     refused_unless = {field: _compared(elements, "switchml", field) for field in ("size", "msg_type")}
     assert refused_unless["size"] == {size_code(4 * elements)}
-    assert refused_unless["msg_type"] == {message.code for message in MESSAGE_TYPES if message.hardware}
+    known = {message.code for message in MESSAGE_TYPES} - ({SUM16, SUM8} if elements == 256 else set())
+    assert refused_unless["msg_type"] == known
 
 
 def test_the_control_plane_s_numbers_are_the_program_s(elements: int) -> None:
@@ -180,6 +197,7 @@ def test_registers_are_of_the_pool_s_size(elements: int) -> None:
     }
     expected = {name: (width, COPIES) for name, width in REGISTERS.items()}
     expected |= {f"sum_{element}": (32, COPIES) for element in range(elements)}
+    expected |= {name: (2048, COPIES) for name in ("lanes_even", "lanes_odd") if elements == 64}
     expected["elements_added"] = (64, COUNTER_ROWS)
     assert registers == expected
     named = {register.preamble.name.partition(".")[2] for register in _p4info(elements).registers}

@@ -15,7 +15,7 @@ from scapy.layers.l2 import Ether
 from scapy.utils import rdpcap
 
 from switchml.control.p4runtime.p4runtime_client import P4RuntimeClient
-from switchml.errors import InvalidTokenError, PortInUseError
+from switchml.errors import InvalidTokenError, PortInUseError, UsageError
 from switchml.p4runtime.refusals import NotPrimaryError
 from switchml.switch_emulator.emulator import Emulator
 from switchml.switch_emulator.p4_emulator import P4UdpEmulator, Wrapping, read_program
@@ -32,14 +32,16 @@ RANKS = 3
 COUNT = 5000
 
 
-def summed(switch: Emulator | P4UdpEmulator) -> list[np.ndarray[tuple[int], np.dtype[np.float32]]]:
+def summed(
+    switch: Emulator | P4UdpEmulator, wire: str = "float32"
+) -> list[np.ndarray[tuple[int], np.dtype[np.float32]]]:
     """What every rank has after an all-reduce of normally distributed numbers of very different sizes."""
 
     def rank(number: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
         random = np.random.default_rng(number)
         values = (random.standard_normal(COUNT) * 10.0 ** random.integers(-20, 20, COUNT)).astype(np.float32)
         options = {"job": "one", "rank": number, "world_size": RANKS, "payload": PAYLOAD, "transport": "udp"}
-        with Worker.join(switch.control_address, **options, window=16) as worker:
+        with Worker.join(switch.control_address, **options, window=16, wire=wire) as worker:
             worker.allreduce(values).wait(60)
         return values
 
@@ -76,6 +78,24 @@ def test_sums_are_those_of_the_native_pipeline_bit_for_bit_under_faults(tmp_path
     assert len(wire) == len(captured), "the trace tells of every frame of the capture"
     assert any("table SwitchIngress.job_table" in line and "hit" in line for line in lines)
     assert any("dropped" in line for line in lines)
+
+
+@pytest.mark.parametrize("wire", ["int16", "int8"])
+def test_narrow_sums_are_those_of_the_native_pipeline(wire: str) -> None:
+    with P4UdpEmulator(read_program(PROGRAM)) as switch:
+        results = summed(switch, wire)
+    with Emulator() as native:
+        (expected, *_) = summed(native, wire)
+    assert [result.tobytes() for result in results] == [expected.tobytes()] * RANKS
+
+
+def test_a_program_without_narrow_lanes_refuses_their_wires() -> None:
+    program = PROGRAM.with_name("switchml_256.json")
+    with (
+        P4UdpEmulator(read_program(program)) as switch,
+        pytest.raises(UsageError, match="wire int8: this switch runs a P4 program, which knows float32 only"),
+    ):
+        Worker.join(switch.control_address, job="one", rank=0, world_size=1, wire="int8", transport="udp")
 
 
 def test_joining_again_after_a_job_has_ended() -> None:

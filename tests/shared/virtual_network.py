@@ -119,6 +119,7 @@ class VirtualNetwork:
         now: ns, as it stands.
         lost: packets lost by chance.
         dropped: packets that found a full queue.
+        ended: when each transfer was done at every rank, and what had been sent again till then.
         verdicts: how often the switch gave each.
     """
 
@@ -136,6 +137,7 @@ class VirtualNetwork:
     now: int = 0
     lost: int = 0
     dropped: int = 0
+    ended: list[tuple[int, int]] = field(default_factory=list)
     verdicts: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -205,26 +207,57 @@ class VirtualNetwork:
         Raises:
             AssertionError: a transfer failed, or virtual time ran out; the message has the seed.
         """
+        run_together(self)
+
+    def share_links(self, other: VirtualNetwork) -> None:
+        """What waits for the other's links also waits for these."""
+        self._busy_until = other._busy_until
+
+    def start(self) -> None:
+        """Wake the ranks; the last one may be late."""
         for rank in range(self.workers):
             self._wake(rank, self.late if rank == self.workers - 1 else 0)
-        while not all(self._finished(rank) for rank in range(self.workers)):
-            timers = [self._timer(rank) for rank in range(self.workers)]
-            soonest = min(timers)
-            if self._events and self._events[0][0] <= soonest:
-                self.now, _, place, packet = heapq.heappop(self._events)
-                if not packet:
-                    self._ranks[place].awake = True
-                    self._pump(place)
-                elif place < self.workers:
-                    self._at_worker(place, packet)
-                else:
-                    self._at_switch(place - self.workers, packet)
+
+    def done(self) -> bool:
+        """Whether every rank has everything."""
+        return len(self.ended) == len(self.tasks)
+
+    def next_at(self) -> int:
+        """When something happens next."""
+        soonest = min(self._timer(rank) for rank in range(self.workers))
+        return min(self._events[0][0], soonest) if self._events else max(self.now, soonest)
+
+    def step(self) -> None:
+        """The next thing happens."""
+        timers = [self._timer(rank) for rank in range(self.workers)]
+        soonest = min(timers)
+        if self._events and self._events[0][0] <= soonest:
+            self.now, _, place, packet = heapq.heappop(self._events)
+            if not packet:
+                self._ranks[place].awake = True
+                self._pump(place)
+            elif place < self.workers:
+                self._at_worker(place, packet)
             else:
-                self.now = max(self.now, soonest)
-                rank = timers.index(soonest)
-                expire(self._ranks[rank].recovery, self._ranks[rank].window, self.now)
-                self._pump(rank)
-            assert self.now < self.limit, f"seed {self.seed}: no progress"
+                self._at_switch(place - self.workers, packet)
+        else:
+            self.now = max(self.now, soonest)
+            rank = timers.index(soonest)
+            expire(self._ranks[rank].recovery, self._ranks[rank].window, self.now)
+            self._pump(rank)
+        while len(self.ended) < min(int(rank.window.stream[0]["finished"]) for rank in self._ranks):
+            self.ended.append((self.now, self.retransmissions))
+        assert self.now < self.limit, f"seed {self.seed}: no progress"
+
+    @property
+    def retransmissions(self) -> int:
+        """Packets that were sent again."""
+        return sum(rank.retransmissions for rank in self._ranks)
+
+    @property
+    def lowest(self) -> int:
+        """First position that has not its result everywhere."""
+        return min(int(rank.window.stream[0]["lowest"]) for rank in self._ranks)
 
     def _wake(self, rank: int, at: int) -> None:
         self._sequence += 1
@@ -237,10 +270,6 @@ class VirtualNetwork:
         if pace > self.now and next_ready(state.window) >= 0:
             timer = min(timer, pace)
         return timer
-
-    def _finished(self, rank: int) -> bool:
-        window = self._ranks[rank].window
-        return bool(window.stream[0]["finished"] == len(self.tasks))
 
     def _send(self, place: int, packet: bytes) -> None:
         """To worker `place`, or from worker `place - workers` to the switch."""
@@ -312,3 +341,20 @@ class VirtualNetwork:
         self.verdicts[answer.verdict] = self.verdicts.get(answer.verdict, 0) + 1
         for place, told in answer.deliveries(self.workers):
             self._send(place, told)
+
+
+def run_together(*networks: VirtualNetwork) -> None:
+    """Jobs of as many workers on the same links, until every one is done.
+
+    Raises:
+        AssertionError: a transfer failed, or virtual time ran out; the message has the seed.
+    """
+    for network in networks:
+        network.share_links(networks[0])
+        network.start()
+    left = list(networks)
+    while left:
+        network = min(left, key=VirtualNetwork.next_at) if len(left) > 1 else left[0]
+        network.step()
+        if network.done():
+            left.remove(network)

@@ -19,7 +19,7 @@ from switchml.errors import (
     SwitchUnreachableError,
     UsageError,
 )
-from switchml.torch_backend import rendezvous
+from switchml.torch_backend import discovery, rendezvous
 from switchml.torch_backend.discovery import Placement, find_switches
 from switchml.torch_backend.embedded_switch import EmbeddedSwitches, SwitchAddress
 from switchml.torch_backend.host_address import Hosts
@@ -91,16 +91,26 @@ def test_all_ranks_get_the_switch_of_rank_0() -> None:
     assert [place.rank for place in places] == [0, 1, 2]
     assert {place.world_size for place in places} == {3}
     assert len({place.job for place in places}) == 1
-    assert {place.switches for place in places} == {(SwitchAddress("10.1.1.1:50551", "t", False),)}
+    assert {place.switches for place in places} == {(SwitchAddress("10.1.1.1:50551", "t", False, None),)}
 
 
 def test_several_named_switches_and_their_shares() -> None:
     places = Ranks().find([0, 1], 2, switch="10.1.1.1:50551*3,10.1.1.2", token="t")
-    named = SwitchAddress("10.1.1.1:50551", "t", False, 3), SwitchAddress("10.1.1.2", "t", False, 1)
+    named = SwitchAddress("10.1.1.1:50551", "t", False, 3), SwitchAddress("10.1.1.2", "t", False, None)
     assert {place.switches for place in places} == {named}
     assert places[1].addresses == "10.1.1.1:50551,10.1.1.2"
     errors = Ranks().find([0, 1], 2, switch="a:1,a:1")
     assert [type(error) for error in errors] == [UsageError] * 2
+
+
+def test_shares_that_were_found_hold_for_the_next_group() -> None:
+    (first,) = Ranks().find([0], 1, switch="10.1.1.3:1,10.1.1.4:1")
+    assert [switch.share for switch in first.switches] == [None, None]
+    discovery.remember_shares(first, (16, 5))
+    (second,) = Ranks().find([0], 1, switch="10.1.1.3:1,10.1.1.4:1")
+    assert [switch.share for switch in second.switches] == [16, 5]
+    (told,) = Ranks().find([0], 1, switch="10.1.1.3:1*1,10.1.1.4:1*1")
+    assert [switch.share for switch in told.switches] == [1, 1]
 
 
 def test_without_a_switch_rank_0_starts_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,6 +183,35 @@ def test_several_tensors_in_one_call(ranks: Any, elements: int) -> None:
     assert ranks.run(2, body) == [[[6.0] * 2, [3.0] * 2, [3.0] * 2, row, row, 6.0]] * 2
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64])
+def test_several_tensors_of_which_each_rank_keeps_some(ranks: Any, dtype: torch.dtype) -> None:
+    """Reduced over all of them; the result goes to the root's chosen one, or each tensor gets its part of the row."""
+
+    def body(group: Any, rank: int) -> list[Any]:
+        def full(value: float) -> torch.Tensor:
+            return torch.full((2, 3), value, dtype=dtype).t()
+
+        reduced = [full(2.0 * rank), full(2.0 * rank + 1)]
+        options = ReduceOptions()
+        options.rootRank, options.rootTensor = 1, 1
+        group.reduce(reduced, options).wait()
+        lists = [[full(10.0 * place + 2 * rank + number) for place in range(4)] for number in range(2)]
+        parts = [full(0.0), full(0.0)]
+        group.reduce_scatter(parts, lists).wait()
+        means = [full(0.0), full(0.0)]
+        average = ReduceScatterOptions()
+        average.reduceOp = dist.ReduceOp.AVG
+        group.reduce_scatter(means, lists, average).wait()
+        for wrong in (lists[:1], [lists[0], lists[1][:3]]):
+            with pytest.raises(UsageError, match="takes 2 lists of 2 x world size"):
+                group.reduce_scatter(parts, wrong)
+        return [torch.stack(each).real.amax((1, 2)).tolist() for each in (reduced, parts, means)]
+
+    first, second = ranks.run(2, body)
+    assert first == [[0.0, 1.0], [6.0, 46.0], [1.5, 11.5]]
+    assert second == [[2.0, 6.0], [86.0, 126.0], [21.5, 31.5]]
+
+
 def test_refusals_are_of_torchs_kind(ranks: Any) -> None:
     def body(group: Any, rank: int) -> None:
         for call in (group.allreduce, group.allreduce_coalesced, group.broadcast, group.reduce):

@@ -369,3 +369,13 @@ def test_leaving_that_fails_still_gives_back_the_rest() -> None:
         mine.close()
     with pytest.raises(WorkerClosedError):
         _ = mine.gloo.group
+
+
+def test_gloos_interface_is_the_one_that_torchs_variable_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    group = create_process_group(described(), open_worker=nobody)
+    assert group.monitored_barrier(timedelta(seconds=1)) is None
+    group.shutdown()
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "no-such-interface")
+    with pytest.raises(RuntimeError, match="no-such-interface"):
+        create_process_group(described(), open_worker=nobody)

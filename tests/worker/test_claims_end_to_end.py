@@ -17,7 +17,7 @@ from switchml.protocol.messages import SUM
 from switchml.protocol.probes import new_secret, ticket_of_secret
 from switchml.switch_emulator.emulator import Emulator
 from switchml.worker import Worker
-from switchml.worker import worker as worker_module
+from switchml.worker import seat as seat_module
 from switchml.worker.connection import Connection, UdpConnection
 
 
@@ -65,7 +65,7 @@ def test_who_is_at_an_address_joins_whoever_has_named_it(
             claim(attacker, "theirs", connection.address, connection.port_number)
             return connection
 
-        monkeypatch.setattr(worker_module, "_connect", connect)
+        monkeypatch.setattr(seat_module, "_connect", connect)
         with Worker.join(
             emulator.control_address, job="ours", rank=0, world_size=1, transport="udp"
         ) as worker:

@@ -259,22 +259,42 @@ def test_losses_that_go_with_the_backlog_were_ours() -> None:
     assert path.packets("backlog") == 72, "it does not grow above the ceiling"
 
 
-def test_losses_that_stay_are_the_path_s_own_and_twice_as_much_is_tolerated() -> None:
+def _lossy_rounds(path: Path, now: int, lost: int) -> list[float]:
+    """Backlogs of a trial whose losses stay, level by level: a round that does not count, and one that does."""
+    backlogs = []
+    while path.state["trial_share"] > 0:
+        path.round(128, 10 * MS, now, lost=lost)
+        path.round(128, 10 * MS, now + 10 * MS, lost=lost)
+        backlogs.append(path.packets("backlog"))
+        now += 20 * MS
+    return backlogs
+
+
+def test_losses_that_stay_are_tried_down_to_four_packets_and_are_the_path_s_own() -> None:
+    path = _trial()
+    assert path.packets("backlog") == 24
+    assert _lossy_rounds(path, 20 * MS, lost=16) == [6, 4, 96], "in the end as before"
+    assert path.packets("ceiling") == 96
+    assert path.state["tolerated"] == 2 * 113
+    path.round(128, 10 * MS, 140 * MS, lost=16)
+    assert path.state["trial_share"] == 0, "as much is no reason for another trial"
+    path.round(128, 10 * MS, 150 * MS, lost=64)
+    assert path.state["trial_share"] > 0, "64 of 192 are"
+
+
+def test_a_short_queue_is_found_further_down() -> None:
     path = _trial()
     path.round(128, 10 * MS, 20 * MS, lost=16)
     path.round(128, 10 * MS, 30 * MS, lost=16)
-    assert (path.packets("backlog"), path.packets("ceiling")) == (96, 96)
-    assert path.state["tolerated"] == 2 * 113
-    path.round(128, 10 * MS, 40 * MS, lost=16)
-    assert path.state["trial_share"] == 0, "as much is no reason for another trial"
-    path.round(128, 10 * MS, 50 * MS, lost=64)
-    assert path.state["trial_share"] > 0, "64 of 192 are"
+    assert path.packets("backlog") == 6
+    path.round(128, 10 * MS, 40 * MS)
+    path.round(128, 10 * MS, 50 * MS)
+    assert (path.packets("backlog"), path.packets("ceiling")) == (18, 18)
 
 
 def test_not_more_than_half_is_ever_tolerated() -> None:
     path = _trial(lost=384)
-    path.round(128, 10 * MS, 20 * MS, lost=384)
-    path.round(128, 10 * MS, 30 * MS, lost=384)
+    _lossy_rounds(path, 20 * MS, lost=384)
     assert path.state["tolerated"] == 512
 
 

@@ -119,8 +119,9 @@ def _carry(strategies: list[Strategy]) -> None:
             mine = part.share.of(slice(0, part.count))
             assert part.count == total.size
             assert part.destination.size == mine.stop - mine.start
-            assert 0 <= part.first <= part.first + part.source.size <= part.count
-            total[part.first : part.first + part.source.size] += part.source
+            first = part.first if part.kind == WORDS else 0
+            assert 0 <= first <= first + part.source.size <= part.count
+            total[first : first + part.source.size] += part.source
         for strategy, part in zip(strategies, parts, strict=True):
             part.destination[...] = total[part.share.of(slice(0, part.count))]
             strategy.store(segment, 0)

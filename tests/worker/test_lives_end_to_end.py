@@ -223,12 +223,12 @@ def test_ranks_that_are_done_leave_one_after_another_in_silence(switch: Emulator
             second.barrier().wait(WAIT)
 
 
-@pytest.mark.parametrize(("how", "transport"), [("stop", "udp"), ("hold the GIL", "shm")])
+@pytest.mark.parametrize(("how", "transport", "lease"), [("stop", "udp", 16.0), ("hold the GIL", "shm", 2.0)])
 def test_a_rank_that_is_only_slow_is_waited_for(
-    make_trio: Callable[..., Trio], how: str, transport: str
+    make_trio: Callable[..., Trio], how: str, transport: str, lease: float
 ) -> None:
-    """Silent for two intervals between heartbeats, and less than the lease by far."""
-    with Emulator(lease=16.0) as switch:
+    """Stopped for less than a lease, by far, or without its interpreter for three leases."""
+    with Emulator(lease=lease) as switch:
         world = make_trio(switch, how, transport)
         world.pause(6)
         began = time.monotonic()
@@ -238,16 +238,13 @@ def test_a_rank_that_is_only_slow_is_waited_for(
         assert world.victim.wait(WAIT) == 0
 
 
-@pytest.mark.parametrize("how", ["stop", "hold the GIL"])
-def test_a_rank_that_is_silent_for_a_lease_is_told_from_a_dead_one(
-    make_trio: Callable[..., Trio], how: str
-) -> None:
+def test_a_rank_that_is_stopped_for_a_lease_is_told_from_a_dead_one(make_trio: Callable[..., Trio]) -> None:
     with Emulator(lease=3.0) as switch:
-        world = make_trio(switch, how)
+        world = make_trio(switch, "stop")
         world.pause(60)
         for error in world.together(lambda worker: worker.barrier().wait(WAIT)):
             assert isinstance(error, JobAbortedError)
-            assert "rank 1 has not been heard for 3.0 s, though connected" in str(error)
+            assert "rank 1 has not been heard for 3.0 s, though connected: stopped?" in str(error)
 
 
 def test_half_a_minute_of_silence_is_nothing_by_default() -> None:

@@ -22,10 +22,12 @@ from switchml.errors import (
     JobAbortedError,
     JoinError,
     JoinTimeoutError,
+    PoolExhaustedError,
     UsageError,
 )
 from switchml.switch_emulator import Emulator
-from switchml.worker import Work, Worker
+from switchml.worker import Rounding, Work, Worker
+from switchml.worker import worker as worker_module
 from tests.worker.conftest import World, at_once
 
 F32 = np.float32
@@ -119,6 +121,28 @@ def test_parts_are_those_of_the_whole(worlds: Any, addresses: list[str], transpo
         assert [one.tobytes() for one in at_root] == [b"", whole.tobytes(), b""]
 
 
+@pytest.mark.parametrize("wire", ["int16", "int8"])
+def test_bits_of_narrow_wires_and_what_they_leave_for_the_next_sum(
+    worlds: Any, addresses: list[str], wire: str
+) -> None:
+    """Blocks are as long as for one switch, and chance falls by an element's place in the whole."""
+
+    def call(worker: Worker) -> tuple[bytes, float, bytes]:
+        values, out = _floats(worker.rank, LARGE), np.empty(LARGE, F32)
+        work = worker.allreduce(values, out=out, rounding=Rounding(seed=worker.rank, feedback=True))
+        half = worker.allreduce(_floats(worker.rank, LARGE).astype(np.float16))
+        return work.wait().tobytes() + half.wait().tobytes(), work.error_bound(), values.tobytes()
+
+    found = []
+    for names in (addresses[0], f"{addresses[0]}*3,{addresses[1]},{addresses[2]}*2"):
+        world = worlds(2, switch=names, payload=PAYLOAD, wire=wire)
+        found.append(world.run(call))
+    one, three = found
+    assert one == three
+    assert one[0][:2] == one[1][:2]
+    assert any(one[0][2])
+
+
 def test_large_ones_are_shared_and_small_ones_go_by_turns(
     worlds: Any, switches: list[Emulator], addresses: list[str]
 ) -> None:
@@ -135,6 +159,27 @@ def test_large_ones_are_shared_and_small_ones_go_by_turns(
     assert (completed(switches) - before).tolist() == [5, 15, 0]
     for worker in world.workers:
         assert worker.counters()["chunks_completed"] >= 400_000 * 4 // PAYLOAD
+
+
+def test_without_shares_all_ranks_find_the_same_ones(
+    worlds: Any, switches: list[Emulator], addresses: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[float, ...]] = []
+
+    def shares(seconds: list[float]) -> tuple[int, ...]:
+        told.append(tuple(seconds))
+        return 1, 3
+
+    monkeypatch.setattr(worker_module, "shares_by_speed", shares)
+    world = worlds(2, switch=",".join(addresses[:2]), payload=PAYLOAD)
+    assert told[0] == told[1], "the slowest rank's"
+    assert len(told[0]) == 2
+    assert min(told[0]) > 0
+    assert [worker.shares for worker in world.workers] == [(1, 3)] * 2
+    before = completed(switches)
+    world.run(lambda worker: worker.allreduce(_whole(worker.rank, 400_000, "int32")).wait())
+    first, second, _ = completed(switches) - before
+    assert 2.9 < second / first < 3.1
 
 
 def test_many_calls_from_several_threads_of_a_rank(worlds: Any, addresses: list[str]) -> None:
@@ -179,7 +224,7 @@ def test_ranks_that_differ_in_size_are_told_wherever_they_meet(worlds: Any, addr
 
 
 def test_a_timeout_names_the_switch_and_ends_every_stream(worlds: Any, addresses: list[str]) -> None:
-    world = worlds(2, switch=",".join(addresses[:2]), payload=PAYLOAD)
+    world = worlds(2, switch=f"{addresses[0]}*1,{addresses[1]}*1", payload=PAYLOAD)
 
     def call(worker: Worker) -> Any:
         worker.barrier().wait()  # through the first
@@ -202,26 +247,28 @@ def test_a_timeout_names_the_switch_and_ends_every_stream(worlds: Any, addresses
 def test_a_switch_that_is_killed_is_named_on_all_ranks() -> None:
     with embedded.start() as stays, embedded.start() as goes:
         named = [NamedSwitch(each.address, token=each.token) for each in (stays, goes)]
-        works: list[Work] = []
+        killed = threading.Event()
+        under_way: list[Work] = []
 
         def forever(worker: Worker) -> None:
             while True:
-                worker.allreduce(np.ones(3, F32)).wait()
+                worker.allreduce(np.ones(LARGE, F32)).wait()
 
         def call(rank: int) -> str:
             with Worker.join(named, job="killed", rank=rank, world_size=2, timeout=90.0) as worker:
                 worker.allreduce(np.ones(LARGE, F32)).wait()
                 if rank == 0:
-                    # The other rank has not called: under way when the switch goes.
-                    works.append(worker.allreduce(np.ones(LARGE, F32)))
+                    under_way.append(worker.allreduce(np.ones(LARGE, F32)))
                     os.kill(goes.pid, signal.SIGKILL)
+                    killed.set()
+                killed.wait(60)
                 with pytest.raises(JobAbortedError) as caught:
                     forever(worker)
                 return str(caught.value)
 
         told = at_once([lambda rank=rank: call(rank) for rank in range(2)])
         assert all(goes.address in str(each) for each in told), told
-        assert isinstance(works[0].exception(), JobAbortedError)
+        assert isinstance(under_way[0].exception(), JobAbortedError)
 
 
 def test_the_last_collective_ends_though_others_have_left(worlds: Any, addresses: list[str]) -> None:
@@ -283,6 +330,19 @@ def test_a_rank_that_leaves_a_switch_out_is_missed_there(addresses: list[str]) -
     assert "rank 1" in str(first)
     assert isinstance(second, JobAbortedError)
     assert f"rank 0 has left (JoinTimeoutError: at the switch {b}: " in str(second)
+
+
+def test_a_switch_without_room_is_named_to_every_rank(addresses: list[str]) -> None:
+    a, b, _ = addresses
+    options: dict[str, Any] = {"payload": PAYLOAD, "transport": "udp"}
+    with Worker.join(b, job="takes it all", rank=0, world_size=1, window=8192, **options):
+        joins = [
+            lambda rank=rank: _joined("no room", rank, f"{a},{b}", window=16384, **options)
+            for rank in range(2)
+        ]
+        errors = at_once(joins)
+    assert [type(error) for error in errors] == [PoolExhaustedError] * 2, errors
+    assert all(f"at the switch {b}: " in str(error) for error in errors)
 
 
 def test_packets_of_one_size_have_to_be_asked_for_where_the_switches_differ(addresses: list[str]) -> None:

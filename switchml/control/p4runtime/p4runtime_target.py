@@ -219,6 +219,7 @@ class P4RuntimeTarget(SwitchTarget):
             payloads=(self._shape.payload,),
             ip_multicast=False,
             mac=self._mac,
+            wires=self._shape.wires,
         )
 
     @override

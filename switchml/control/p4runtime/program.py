@@ -13,7 +13,7 @@ from switchml.p4runtime.entries import Match, MatchKind, TableEntry
 from switchml.p4runtime.refusals import not_found
 from switchml.p4runtime.schema import Schema
 from switchml.protocol.counters import SWITCH_COUNTERS
-from switchml.protocol.messages import ELEMENT_BYTES
+from switchml.protocol.messages import ELEMENT_BYTES, FLOAT32, WIRES
 
 OWN_ADDRESS = "SwitchIngress.own_address"
 IS_OURS = "SwitchIngress.is_ours"
@@ -35,6 +35,7 @@ STAMP = "SwitchIngress.stamp"
 USED = "SwitchIngress.used"
 SEEN = "SwitchIngress.seen"
 ELEMENTS_ADDED = "SwitchIngress.elements_added"
+LANES = "SwitchIngress.lanes_even"
 _SUM = re.compile(r"SwitchIngress\.sum_\d+")
 
 SENDER_DIGEST = "sender_digest_t"
@@ -61,6 +62,7 @@ class Shape:
     slots: int
     payload: int  # bytes
     max_workers: int
+    wires: tuple[str, ...]
 
 
 def shape(schema: Schema) -> Shape:
@@ -76,6 +78,7 @@ def shape(schema: Schema) -> Shape:
         slots=schema.registers.named(STAMP).size // 2,
         payload=elements * ELEMENT_BYTES,
         max_workers=widths["everyone"],
+        wires=tuple(WIRES) if LANES in schema.registers.by_name else (FLOAT32,),
     )
 
 
