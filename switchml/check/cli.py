@@ -26,6 +26,7 @@ _COLUMNS = (
     "packets",
     "machine",
     "resent",
+    "in-flight",
     "states",
     "steps",
     "seconds",
@@ -60,6 +61,14 @@ def check(
     to_one: Annotated[
         bool, typer.Option("--to-one", help="Each rank wants a part of the sums; the others get headers.")
     ] = False,
+    in_flight: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N[,N...]",
+            help="Packets that each rank's congestion window lets be under way, the last for all further ranks; 0 is no limit. "
+            "[default: 0]",
+        ),
+    ] = None,
     paper: Annotated[
         bool, typer.Option("--paper", help="The published slot machine, without stamps: finds its wrong sum.")
     ] = False,
@@ -90,7 +99,17 @@ def check(
     """
     if limit < 1 or (retransmissions is not None and retransmissions < 0):
         raise UsageError("--limit and --retransmissions take numbers from 1 and from 0")
-    chosen = (workers, window, chunks, kind, retransmissions, start, sparse or None, to_one or None)
+    chosen = (
+        workers,
+        window,
+        chunks,
+        kind,
+        retransmissions,
+        start,
+        sparse or None,
+        to_one or None,
+        in_flight,
+    )
     if script is not None and chosen == (None,) * len(chosen) and not paper:
         raise UsageError(
             "--script takes the violation of one search: say which, --paper --chunks 3 for example"
@@ -107,13 +126,14 @@ def check(
             Configuration(
                 workers=2 if workers is None else workers,
                 window=1 if window is None else window,
-                chunks=_numbers(chunks or "4"),
+                chunks=_numbers("--chunks", chunks or "4"),
                 retransmissions=retransmissions,
                 kind=BLOCKS if kind == "blocks" else WORDS,
                 paper=paper,
                 start=start or 0,
                 sparse=sparse,
                 to_one=to_one,
+                in_flight=_numbers("--in-flight", in_flight or "0"),
             )
         ]
     with orderly_end():
@@ -143,13 +163,17 @@ def _usual() -> Iterator[Configuration]:
     yield Configuration(workers=3, window=2, chunks=(4,), sparse=True, to_one=True)
     yield Configuration(workers=4, chunks=(5,), sparse=True, to_one=True)
     yield Configuration(chunks=(4,), sparse=True, to_one=True, retransmissions=2)
+    yield Configuration(window=2, chunks=(4,), in_flight=(1,))
+    yield Configuration(window=4, chunks=(5,), in_flight=(1, 3))
+    yield Configuration(window=4, chunks=(2, 1), kind=BLOCKS, in_flight=(2, 1))
+    yield Configuration(workers=3, window=2, chunks=(3,), in_flight=(1, 0))
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def _numbers(option: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"--chunks {text} is no list of numbers, such as 4 or 2,3") from None
+        raise UsageError(f"{option} {text} is no list of numbers, such as 4 or 2,3") from None
 
 
 def _search(
@@ -201,6 +225,7 @@ def _cells(finding: Finding) -> tuple[str, ...]:
         shown["packets"],
         shown["machine"],
         "any" if resent is None else str(resent),
+        ",".join(map(str, shown["in_flight"])) if any(shown["in_flight"]) else "any",
         f"{finding.states:,}",
         f"{finding.steps:,}",
         f"{finding.seconds:.1f}",
@@ -222,6 +247,7 @@ def as_dict(finding: Finding) -> dict[str, Any]:
         "machine": "paper" if configuration.paper else "stamped",
         "retransmissions": configuration.retransmissions,
         "start": configuration.start,
+        "in_flight": list(configuration.in_flight),
         "states": finding.states,
         "steps": finding.steps,
         "seconds": finding.seconds,

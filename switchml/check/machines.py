@@ -39,12 +39,15 @@ from switchml.worker.chunks import (
 from switchml.worker.transfer import Share
 from switchml.worker.window import (
     BLOCKS,
+    READY,
+    RESEND,
     RING,
     SENT,
     advance,
     lay,
     mark_sent,
     match,
+    may_leave,
     new_window,
     next_ready,
     relative,
@@ -96,13 +99,21 @@ class WorkerMachine:
 
     Args:
         start: position at which the stream begins.
+        in_flight: packets that its congestion window lets be under way; 0: no limit.
     """
 
     def __init__(
-        self, rank: int, workers: int, window: int, tensors: tuple[Tensor, ...], start: int = 0
+        self,
+        rank: int,
+        workers: int,
+        window: int,
+        tensors: tuple[Tensor, ...],
+        start: int = 0,
+        in_flight: int = 0,
     ) -> None:
         self._tensors = tensors
         self._wanted = [Share(rank, tensor.part).of(slice(0, tensor.total.size)) for tensor in tensors]
+        self._room = in_flight or window + 1
         self._window = new_window(
             rank=rank,
             workers=workers,
@@ -140,9 +151,10 @@ class WorkerMachine:
         window.slots["sent_at"] = 0
         window.slots["retries"] = window.slots["order"] = 0
         window.stream["accepted"] = window.stream["sends"] = 0
-        if window.stream["fifo_head"][0] == window.stream["fifo_tail"][0]:
-            window.stream["fifo_head"] = window.stream["fifo_tail"] = 0
-            window.fifo[:] = 0
+        window.slots["length"][window.slots["state"] != SENT] = 0
+        queued = np.sort(window.slots["position"][np.isin(window.slots["state"], (READY, RESEND))])
+        window.stream["fifo_head"], window.stream["fifo_tail"] = 0, queued.size
+        window.fifo[: queued.size], window.fifo[queued.size :] = queued, 0
         return b"".join(part.tobytes() for part in self._parts())
 
     def load(self, saved: bytes) -> None:
@@ -168,10 +180,10 @@ class WorkerMachine:
         """Packets that may leave now."""
         lay(self._window)
         packets = []
-        while (slot := next_ready(self._window)) >= 0:
+        while (slot := next_ready(self._window)) >= 0 and may_leave(self._window, slot, self._room):
             length = packet_bytes(self._window, slot)
             build_packet(self._window, slot, self._memory, 0)
-            mark_sent(self._window, slot, _NOW, length)
+            mark_sent(self._window, slot, _NOW, 1)  # every packet counts as one byte
             packets.append(self._memory[:length].tobytes())
         return packets
 
@@ -179,11 +191,11 @@ class WorkerMachine:
         """Slots whose packet has been sent and not answered."""
         return [int(slot) for slot in np.flatnonzero(self._window.slots["state"] == SENT)]
 
-    def send_again(self, slot: int) -> bytes:
-        """The slot's packet once more, as after a timeout."""
-        resend(self._window, slot)
-        (packet,) = self.send()
-        return packet
+    def send_again(self, *slots: int) -> list[bytes]:
+        """Packets that leave when those of the slots are taken for lost: themselves, as far as the window lets them."""
+        for slot in slots:
+            resend(self._window, slot)
+        return self.send()
 
     def take(self, packet: bytes) -> bool:
         """A result comes; returns whether it was wanted.

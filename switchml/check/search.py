@@ -6,7 +6,8 @@ A state is the state of each worker, of the switch, and what is on the way. From
 
     deliver a worker's packet to the switch      its answer is on the way then
     deliver an answer to a worker                what the worker sends upon it is on the way then
-    let a worker send an unanswered packet again (only where sendings are counted)
+    let a worker take an unanswered packet for lost (only where sendings are counted, or a congestion window holds packets back:
+                                                 then others may leave in its place)
 
 Without a bound on retransmissions the network is a set: whatever was ever sent may arrive at any time, any number of times, or
 never. This covers loss, duplication and reordering of every kind and any number of retransmissions, because a packet that is
@@ -48,6 +49,7 @@ class Configuration:
         start: position at which the streams begin.
         sparse: ranks take turns to have anything but zeros, which go as headers.
         to_one: each rank wants a part of the sums only.
+        in_flight: packets that each rank's congestion window lets be under way, the last for all further ranks; 0: no limit.
     """
 
     workers: int = 2
@@ -59,6 +61,7 @@ class Configuration:
     start: int = 0
     sparse: bool = False
     to_one: bool = False
+    in_flight: tuple[int, ...] = (0,)
 
     def tensors(self) -> tuple[Tensor, ...]:
         """The tensors of all ranks."""
@@ -168,10 +171,19 @@ class Search:
         if configuration.workers < 1 or not configuration.chunks or min(configuration.chunks) < 1:
             raise UsageError("a search needs a worker, a tensor and a chunk at least")
         self._configuration, self._limit, self._progress = configuration, limit, progress
-        tensors = configuration.tensors()
+        tensors, limits = configuration.tensors(), configuration.in_flight
+        if not limits or min(limits) < 0:
+            raise UsageError("what may be in flight is a number of packets, or 0 for no limit")
         try:
             self._workers = [
-                WorkerMachine(rank, configuration.workers, configuration.window, tensors, configuration.start)
+                WorkerMachine(
+                    rank,
+                    configuration.workers,
+                    configuration.window,
+                    tensors,
+                    configuration.start,
+                    limits[min(rank, len(limits) - 1)],
+                )
                 for rank in range(configuration.workers)
             ]
         except ValueError as error:
@@ -184,7 +196,7 @@ class Search:
         self._messages: dict[_Message, int] = {}
         self._by_number: list[_Message] = []
         self._steps: dict[tuple[int, int, int], _Step] = {}
-        self._unanswered: dict[tuple[int, int], tuple[int, ...]] = {}
+        self._unanswered: dict[tuple[int, int], tuple[_Step, ...]] = {}
 
     def _message(self, message: _Message) -> int:
         number = self._messages.setdefault(message, len(self._by_number))
@@ -212,8 +224,7 @@ class Search:
         return self._steps[key]
 
     def _at_worker(self, rank: int, state: int, message: int) -> _Step:
-        machine = self._workers[rank]
-        machine.load(self._saved[rank].values[state])
+        machine = self._load(rank, state)
         try:
             if not machine.take(self._by_number[message].packet):
                 return _Step(state, ())
@@ -279,20 +290,29 @@ class Search:
             if step.wrong or step.sent or step.state != state[place] or rest is not network:
                 moved = (*state[:place], step.state, *state[place + 1 : places])
                 yield (*moved, *self._network(rest, step.sent)), message, step
-        if self._configuration.retransmissions is not None and network[0] > 0:
+        counted = self._configuration.retransmissions is not None
+        if (counted and network[0] > 0) or (not counted and any(self._configuration.in_flight)):
+            left = (network[0] - 1, *network[1:]) if counted else network
             for rank in range(places - 1):
-                for again in self._again(rank, state[rank]):
-                    moved = self._network((network[0] - 1, *network[1:]), (again,))
-                    yield (*state[:places], *moved), -1 - rank, _Step(state[rank], (again,))
+                for step in self._again(rank, state[rank]):
+                    moved = (*state[:rank], step.state, *state[rank + 1 : places])
+                    yield (*moved, *self._network(left, step.sent)), -1 - rank, step
 
-    def _again(self, rank: int, state: int) -> tuple[int, ...]:
-        """Messages that a worker may send again."""
+    def _again(self, rank: int, state: int) -> tuple[_Step, ...]:
+        """What a worker may do about an unanswered packet: a step for each."""
         if (rank, state) not in self._unanswered:
-            machine = self._workers[rank]
-            machine.load(self._saved[rank].values[state])
-            packets = [machine.send_again(slot) for slot in machine.waiting()]
-            self._unanswered[rank, state] = self._up(rank, packets)
+            waiting = self._load(rank, state).waiting()
+            self._unanswered[rank, state] = tuple(self._lost(rank, state, slot) for slot in waiting)
         return self._unanswered[rank, state]
+
+    def _load(self, rank: int, state: int) -> WorkerMachine:
+        self._workers[rank].load(self._saved[rank].values[state])
+        return self._workers[rank]
+
+    def _lost(self, rank: int, state: int, *slots: int) -> _Step:
+        """The worker takes the slots' packets for lost."""
+        packets = self._load(rank, state).send_again(*slots)
+        return _Step(self._save_worker(rank), self._up(rank, packets))
 
     def run(self) -> Finding:
         """Search until every state is known, a result is wrong or the limit is reached."""
@@ -349,10 +369,12 @@ class Search:
         return stuck
 
     def _round(self, machines: State) -> State:
-        """Every worker sends again what is unanswered, and all of it and all answers arrive."""
+        """Every worker sends again what is unanswered, as far as it may be under way, and all of it and all answers arrive."""
         states, switch = list(machines), len(machines) - 1
         for rank in range(switch):
-            for message in self._again(rank, states[rank]):
+            again = self._lost(rank, states[rank], *self._load(rank, states[rank]).waiting())
+            states[rank] = again.state
+            for message in again.sent:
                 step = self._step(switch, states[switch], message)
                 states[switch] = step.state
                 for answer in step.sent:

@@ -89,6 +89,41 @@ def test_a_bound_on_retransmissions_is_kept_to() -> None:
     assert search(chunks=(3,), retransmissions=2).violations == 0
 
 
+@pytest.mark.parametrize("kind", [WORDS, BLOCKS])
+@pytest.mark.parametrize("in_flight", [(1,), (1, 3), (3, 1), (2, 0)])
+def test_congestion_windows_that_differ_do_not_wait_for_each_other(
+    in_flight: tuple[int, ...], kind: int
+) -> None:
+    finding = search(window=4, chunks=(2, 1), kind=kind, in_flight=in_flight)
+    assert finding.complete
+    assert (finding.violations, finding.wrong, finding.trace) == (0, "", [])
+
+
+def test_a_congestion_window_as_large_as_the_slots_is_none() -> None:
+    # What may be taken for lost is looked at as well, and changes nothing.
+    limited, free = search(window=2, chunks=(3,), in_flight=(2,)), search(window=2, chunks=(3,))
+    assert limited.states == free.states
+    # With one packet under way there are orders that cannot be.
+    assert search(window=2, chunks=(3,), in_flight=(1,)).states < free.states
+
+
+def test_a_congestion_window_is_kept_to_where_sendings_are_counted() -> None:
+    finding = search(window=2, chunks=(3,), in_flight=(1,), retransmissions=1)
+    assert finding.complete
+    assert finding.violations == 0
+
+
+def test_a_congestion_window_that_holds_a_packet_for_ever_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        machines,
+        "may_leave",
+        lambda window, slot, room: slot != 2 and window.stream[0]["bytes_in_flight"] < room,
+    )
+    finding = search(window=4, chunks=(4,), in_flight=(2,))
+    assert finding.wrong == ""
+    assert finding.stuck > 0
+
+
 @pytest.mark.parametrize("retransmissions", [None, 1])
 def test_the_published_machine_gives_a_wrong_sum(retransmissions: int | None) -> None:
     finding = search(chunks=(3,), paper=True, retransmissions=retransmissions)
@@ -140,7 +175,15 @@ def test_a_search_gives_up_at_its_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"workers": 0}, {"window": 3}, {"chunks": ()}, {"chunks": (0,)}, {"window": 1 << 15}]
+    "wrong",
+    [
+        {"workers": 0},
+        {"window": 3},
+        {"chunks": ()},
+        {"chunks": (0,)},
+        {"window": 1 << 15},
+        {"in_flight": (-1,)},
+    ],
 )
 def test_configurations_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
@@ -173,7 +216,8 @@ def test_the_command_as_json() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [["--chunks", "x"], ["--kind", "bytes"], ["--limit", "0"], ["--script", "f.stf"]]
+    "options",
+    [["--chunks", "x"], ["--in-flight", "a"], ["--kind", "bytes"], ["--limit", "0"], ["--script", "f.stf"]],
 )
 def test_wrong_options_are_told(options: list[str]) -> None:
     done = CliRunner().invoke(app, ["check", *options])

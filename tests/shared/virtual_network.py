@@ -108,7 +108,7 @@ class _Rank:
     retransmissions: int = 0
 
 
-@dataclass
+@dataclass(eq=False)
 class VirtualNetwork:
     """One run, of at most `limit` ns of virtual time.
 

@@ -1,0 +1,222 @@
+"""Links that are the limit, on a virtual clock: how much of them is used, and what is sent again.
+
+Every run is seeded and repeats to the packet, so that bounds stand right below what was measured; none depends on the machine.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from virtual_network import NetworkConditions, Task, VirtualNetwork, run_together
+
+from switchml.protocol.header import HEADER_BYTES
+from switchml.worker.congestion import FRAMING
+from switchml.worker.window import BLOCKS
+
+PAYLOAD = 1024
+ELEMENTS = PAYLOAD // 4
+TEN_PACKETS = 11_000
+KIB = 1024
+MBIT = 125_000
+GBIT = 1000 * MBIT
+US = 1_000
+MS = 1_000_000
+
+
+class Link(NamedTuple):
+    """Of every worker, in both directions: bytes a second, bytes that may wait, ns one way."""
+
+    rate: int
+    queue: int
+    delay: int
+
+
+def network(
+    link: Link,
+    *,
+    workers: int = 2,
+    window: int = 512,
+    chunks: int = 1000,
+    tensors: int = 3,
+    loss: float = 0.0,
+    late: int = 0,
+    seed: int = 1,
+) -> VirtualNetwork:
+    """Several tensors in a row, of small whole numbers so that their sums are exact."""
+    rng = np.random.default_rng(seed)
+    sources = tuple(rng.integers(-1000, 1000, ELEMENTS * chunks).astype(np.float32) for _ in range(workers))
+    conditions = NetworkConditions(
+        loss=loss, delay=link.delay, jitter=1 * US, rate=link.rate, queue=link.queue
+    )
+    tasks = (Task(BLOCKS, ELEMENTS * chunks, sources),) * tensors
+    return VirtualNetwork(
+        workers, window, PAYLOAD, tasks, conditions, seed, limit=1 << 62, patient=True, late=late
+    )
+
+
+def check_sums(run: VirtualNetwork) -> None:
+    expected = np.sum(np.stack(run.tasks[0].sources), axis=0)
+    for rank in range(run.workers):
+        for result in run.results(rank):
+            assert np.array_equal(result, expected)
+
+
+def share(run: VirtualNetwork) -> float:
+    """Of the link, after the first tensor: what one worker has to send, with the exponents of the first window."""
+    chunks = run.tasks[0].count // ELEMENTS
+    packets = chunks * (HEADER_BYTES + PAYLOAD + FRAMING) + min(chunks, run.window) * (HEADER_BYTES + FRAMING)
+    taken = run.ended[-1][0] - run.ended[0][0]
+    return (len(run.tasks) - 1) * packets * 1_000_000_000 / run.conditions.rate / taken
+
+
+def again(run: VirtualNetwork) -> float:
+    """Share of the packets after the first tensor that were sent again."""
+    chunks = run.tasks[0].count // ELEMENTS
+    packets = run.workers * (len(run.tasks) - 1) * (chunks + min(chunks, run.window))
+    return (run.ended[-1][1] - run.ended[0][1]) / packets
+
+
+@pytest.mark.parametrize(
+    ("link", "workers", "chunks", "least"),
+    [
+        (Link(1 * MBIT, 10_000_000, 50 * US), 2, 1000, 0.99),
+        (Link(10 * MBIT, 256 * KIB, 100 * US), 2, 1000, 0.99),
+        (Link(10 * MBIT, 256 * KIB, 10 * MS), 2, 1000, 0.99),
+        (Link(100 * MBIT, 64 * KIB, 100 * US), 2, 1000, 0.99),
+        (Link(100 * MBIT, 256 * KIB, 100 * US), 4, 500, 0.99),
+        (Link(100 * MBIT, 10_000_000, 100 * US), 3, 500, 0.99),
+        (Link(1 * GBIT, 64 * KIB, 50 * US), 2, 1000, 0.99),
+        (Link(1 * GBIT, 10_000_000, 50 * US), 2, 2000, 0.98),
+        (Link(10 * GBIT, 64 * KIB, 50 * US), 2, 6000, 0.98),
+        (Link(10 * GBIT, 10_000_000, 50 * US), 2, 2000, 0.93),
+        # Between tensors the exponents of the next cost a round trip: 20 of 110 ms, 200 of 1100 ms.
+        (Link(100 * MBIT, 256 * KIB, 10 * MS), 2, 1000, 0.8),
+        (Link(10 * MBIT, 256 * KIB, 100 * MS), 2, 1000, 0.8),
+    ],
+    ids=str,
+)
+def test_the_link_is_used_and_nothing_is_sent_again_for_nothing(
+    link: Link, workers: int, chunks: int, least: float
+) -> None:
+    run = network(link, workers=workers, chunks=chunks)
+    run.run()
+    check_sums(run)
+    assert (share(run) >= least, again(run) < 0.001) == (True, True), (share(run), again(run))
+
+
+@pytest.mark.parametrize(
+    ("link", "least", "most_again"),
+    [
+        # Where two seconds are few packets, the ceiling is tried as often.
+        (Link(1 * MBIT, 64 * KIB, 100 * US), 0.97, 0.02),
+        (Link(10 * MBIT, 64 * KIB, 100 * US), 0.98, 0.01),
+        (Link(1 * MBIT, TEN_PACKETS, 50 * US), 0.85, 0.4),
+        (Link(10 * MBIT, TEN_PACKETS, 10 * MS), 0.85, 0.3),
+        (Link(100 * MBIT, TEN_PACKETS, 100 * US), 0.9, 0.2),
+        (Link(1 * GBIT, TEN_PACKETS, 50 * US), 0.9, 0.2),
+        # A queue that holds a twentieth of what is on the way.
+        (Link(100 * MBIT, TEN_PACKETS, 10 * MS), 0.35, 0.1),
+    ],
+    ids=str,
+)
+def test_queues_too_short_for_a_burst(link: Link, least: float, most_again: float) -> None:
+    run = network(link)
+    run.run()
+    check_sums(run)
+    assert run.dropped > 0
+    assert (share(run) >= least, again(run) < most_again) == (True, True), (share(run), again(run))
+
+
+def test_more_slots_fill_a_long_and_fast_path() -> None:
+    # 20 ms at 1 Gbit/s are 2270 packets.
+    shares = []
+    for window in (512, 4096):
+        run = network(Link(1 * GBIT, 4_000_000, 10 * MS), window=window, chunks=5000, tensors=2)
+        run.run()
+        assert run.retransmissions == 0
+        shares.append(share(run))
+    assert shares[0] < 0.25, "a window of 512 packets a round trip"
+    assert shares[1] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("link", "workers", "loss", "least"),
+    [
+        (Link(100 * MBIT, 256 * KIB, 100 * US), 4, 0.001, 0.95),
+        (Link(100 * MBIT, 256 * KIB, 100 * US), 4, 0.01, 0.75),
+        # The last packet and its probe were lost: 10 and 20 ms of silence at the end of 18.
+        (Link(1 * GBIT, 256 * KIB, 50 * US), 2, 0.01, 0.35),
+        (Link(1 * GBIT, 256 * KIB, 50 * US), 2, 0.05, 0.5),
+        # While a trial goes on, a window of several round trips' losses shrinks to what a small backlog makes up for.
+        (Link(100 * MBIT, 256 * KIB, 10 * MS), 2, 0.01, 0.45),
+    ],
+    ids=str,
+)
+def test_random_losses_cost_little_more_than_sending_them_again(
+    link: Link, workers: int, loss: float, least: float
+) -> None:
+    run = network(link, workers=workers, loss=loss)
+    run.run()
+    check_sums(run)
+    assert run.lost > 0
+    assert share(run) >= least
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        Link(100 * MBIT, 256 * KIB, 100 * US),
+        Link(1 * GBIT, 10_000_000, 50 * US),
+        Link(100 * MBIT, 256 * KIB, 10 * MS),
+    ],
+    ids=str,
+)
+def test_a_late_rank_makes_the_others_send_a_few_packets_again(link: Link) -> None:
+    run = network(link, late=300 * MS, chunks=500, tensors=2)
+    run.run()
+    check_sums(run)
+    assert run.dropped == 0
+    # After 100 ms of silence one, and one after 200 ms more.
+    assert run.retransmissions <= 2
+    punctual = network(link, chunks=500, tensors=2)
+    punctual.run()
+    assert run.now - 300 * MS < 1.1 * punctual.now, "and the window has not suffered"
+
+
+@pytest.mark.parametrize(
+    ("link", "late"),
+    [
+        (Link(100 * MBIT, 64 * KIB, 100 * US), 0),
+        (Link(100 * MBIT, 256 * KIB, 100 * US), 0),
+        (Link(100 * MBIT, 256 * KIB, 10 * MS), 0),
+        (Link(1 * GBIT, 256 * KIB, 50 * US), 0),
+        # The second begins while the first fills the link, and never sees the queue empty.
+        (Link(100 * MBIT, 4096 * KIB, 100 * US), 50 * MS),
+    ],
+    ids=str,
+)
+def test_two_jobs_on_one_link_have_at_least_two_fifths_of_it_each(link: Link, late: int) -> None:
+    jobs = [network(link, chunks=1500), network(link, chunks=1500, seed=2, late=late)]
+    begin = [0, 0]
+    for job in jobs:
+        job.share_links(jobs[0])
+        job.start()
+    while not any(job.done() for job in jobs):
+        min(jobs, key=VirtualNetwork.next_at).step()
+        if begin == [0, 0] and all(job.ended for job in jobs):
+            begin = [job.lowest for job in jobs]
+    assert begin != [0, 0]
+    progress = [job.lowest - at for job, at in zip(jobs, begin, strict=True)]
+    assert min(progress) >= 0.4 * sum(progress), progress
+
+
+def test_jobs_on_the_same_links_have_right_sums() -> None:
+    jobs = [network(Link(100 * MBIT, 64 * KIB, 100 * US), chunks=200, seed=seed) for seed in (1, 2, 3)]
+    run_together(*jobs)
+    for job in jobs:
+        check_sums(job)
+    alone = network(Link(100 * MBIT, 64 * KIB, 100 * US), chunks=200)
+    alone.run()
+    assert max(job.now for job in jobs) > 2.5 * alone.now
