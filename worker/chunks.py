@@ -118,6 +118,13 @@ def _wanted_by(window: Window, slot: int) -> int:
 
 
 @compiled
+def _is_anothers(window: Window, slot: int) -> bool:
+    """Whether another rank alone wants the result of the slot's chunk."""
+    wanted = _wanted_by(window, slot)
+    return wanted >= 0 and wanted != window.stream[0]["rank"]
+
+
+@compiled
 def _wanted(window: Window, transfer: TransferRecord, chunk: int) -> tuple[int, int]:
     """First and one past the last of the elements of a chunk whose sums this rank wants."""
     elements = chunk_elements(window, transfer["kind"])
@@ -138,9 +145,8 @@ def is_answer(window: Window, slot: int, memory: Bytes, at: int) -> bool:
     if kind == ABSENT:
         if relative(window, slot) == 0 or chunk_kind(window, slot) == EXPONENTS:
             return False
-        wanted = _wanted_by(window, slot)
         # With the bit set there are elements, and they are another rank's.
-        return read_to_one(memory, at) == 0 or (wanted >= 0 and wanted != window.stream[0]["rank"])
+        return read_to_one(memory, at) == 0 or _is_anothers(window, slot)
     narrow = 0 < LANE_BITS[kind] < 32
     return kind == chunk_kind(window, slot) and (not narrow or 0 <= read_e1(memory, at) <= MAX_SHIFT)
 
@@ -154,10 +160,21 @@ def result_bytes(window: Window, memory: Bytes, at: int) -> int:
 @compiled
 def own_bytes(window: Window, slot: int, memory: Bytes, at: int) -> int:
     """What of a result is for this rank: of another's elements, which shared memory shows to all, the header."""
-    wanted = _wanted_by(window, slot)
-    if wanted >= 0 and wanted != window.stream[0]["rank"]:
+    return HEADER_BYTES if _is_anothers(window, slot) else result_bytes(window, memory, at)
+
+
+@compiled
+def expected_bytes(window: Window, slot: int) -> int:
+    """What the slot's result brings this rank if any rank gives elements."""
+    if window.slots[slot]["exponent"] == EXACT_EXPONENT or _is_anothers(window, slot):
         return HEADER_BYTES
-    return result_bytes(window, memory, at)
+    return _bytes_of(window, chunk_kind(window, slot))
+
+
+@compiled
+def is_empty(memory: Bytes, at: int) -> bool:
+    """Whether a result says that no rank has given elements: headers went both ways."""
+    return read_msg_type(memory, at) == ABSENT and read_to_one(memory, at) == 0
 
 
 @compiled

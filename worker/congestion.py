@@ -2,8 +2,9 @@
 
 Theory of operation
 -------------------
-Every result answers one packet of ours, so round trip and delivery rate come for free. Once a round (what was in flight when it
-began has been answered) the window is set as FAST TCP sets it (Wei et al., IEEE/ACM ToN 2006):
+Every result answers one packet of ours, so round trip and delivery rate come for free. A packet counts with its own bytes or with
+those expected of its result, whichever are more: what limits a rank that sends headers and gets elements is its downlink. Once a
+round (what was in flight when it began has been answered) the window is set as FAST TCP sets it (Wei et al., IEEE/ACM ToN 2006):
 
     window = window * shortest round trip / round trip of this round + backlog
 
@@ -158,7 +159,7 @@ def next_leave(congestion: Congestion, now: int) -> int:
 
 @compiled
 def note_sent(congestion: Congestion, window: Window, length: int, now: int) -> None:
-    """A packet of that many bytes has left."""
+    """A packet has left that counts for so many bytes."""
     state = congestion[0]
     if state["enabled"] == 0:
         return
@@ -176,15 +177,24 @@ def note_stall(congestion: Congestion, now: int) -> None:
 
 
 @compiled
-def note_result(congestion: Congestion, window: Window, slot: int, sample: int, now: int) -> None:
-    """The slot's result has come; called before the slot moves on. `sample`: the round trip in ns, 0 if unknown."""
+def note_result(congestion: Congestion, window: Window, slot: int, sample: int, moved: int, now: int) -> None:
+    """The slot's result has come; called before the slot moves on.
+
+    Args:
+        congestion: of the stream.
+        window: of the stream.
+        slot: the result's.
+        sample: the round trip in ns, 0 if unknown.
+        moved: bytes of the packet or its result, whichever are more: fewer than expected where no rank gave elements.
+        now: ns.
+    """
     state = congestion[0]
     if state["enabled"] == 0:
         return
     entry = window.slots[slot]
     state["heard"] += entry["length"]
     state["round_bytes"] += entry["length"]
-    state["rate_bytes"] += entry["length"]
+    state["rate_bytes"] += moved
     # Short packets find queues shorter than full ones make them.
     if sample > 0 and entry["length"] == state["packet"]:
         if entry["order"] >= state["round_late"] and (

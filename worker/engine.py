@@ -23,7 +23,16 @@ from switchml.protocol.jit import compiled, inlined
 from switchml.worker import congestion as congestion_control
 from switchml.worker import port as ports
 from switchml.worker import recovery as loss_recovery
-from switchml.worker.chunks import build_packet, is_answer, own_bytes, packet_bytes, result_bytes, take_result
+from switchml.worker.chunks import (
+    build_packet,
+    expected_bytes,
+    is_answer,
+    is_empty,
+    own_bytes,
+    packet_bytes,
+    result_bytes,
+    take_result,
+)
 from switchml.worker.congestion import FRAMING, Congestion
 from switchml.worker.recovery import Recovery, expire, packet_sent
 from switchml.worker.window import (
@@ -114,7 +123,8 @@ def _take(engine: Engine, memory: Bytes, at: int, length: int, now: int) -> int:
         finish(window, int(window.slots[slot]["transfer"]), MISMATCHED)
         return 0
     sample = loss_recovery.note_result(engine.recovery, window, slot, now)
-    congestion_control.note_result(engine.congestion, window, slot, sample, now)
+    moved = HEADER_BYTES + FRAMING if is_empty(memory, at) else int(window.slots[slot]["length"])
+    congestion_control.note_result(engine.congestion, window, slot, sample, moved, now)
     advance(window, slot, exponent)
     return sample
 
@@ -160,10 +170,12 @@ def _send(engine: Engine, now: int) -> int:
             counters[_PORT_FULL] += 1
             break
         build_packet(window, slot, ports.tx_memory(port), at)
-        if mark_sent(window, slot, now, length + FRAMING):
+        # A header may bring back elements, and elements a header: the link that has more to carry is the limit.
+        flight = FRAMING + max(length, expected_bytes(window, slot))
+        if mark_sent(window, slot, now, flight):
             counters[_RETRANSMISSIONS] += 1
         packet_sent(engine.recovery, window, slot, now)
-        congestion_control.note_sent(engine.congestion, window, length + FRAMING, now)
+        congestion_control.note_sent(engine.congestion, window, flight, now)
         counters[_PACKETS_SENT] += 1
         counters[_BYTES_SENT] += length
         sent += 1

@@ -76,7 +76,7 @@ class StreamRecord(TypedDict):
     lowest: Int64  # first position without a result
     sends: Int64  # packets that have left, those sent again included
     in_flight: Int64  # slots SENT
-    bytes_in_flight: Int64  # of their packets
+    bytes_in_flight: Int64  # sum of their `length`
 
 
 class SlotRecord(TypedDict):
@@ -85,7 +85,7 @@ class SlotRecord(TypedDict):
     state: UInt8
     exponent: Int16  # of the chunk it sends
     retries: Int32  # how often its packet was sent again
-    length: Int32  # bytes of the packet that left last
+    length: Int32  # bytes of the packet that left last, or those expected of its result where these are more
     position: Int64
     transfer: Int64
     sent_at: Int64  # ns
@@ -385,7 +385,7 @@ def finish(window: Window, index: int, status: int) -> None:
 
 @compiled
 def mark_sent(window: Window, slot: int, now: int, length: int) -> bool:
-    """The packet of the slot that `next_ready` named has left, of so many bytes; returns whether it was a retransmission."""
+    """The packet of the slot that `next_ready` named has left; returns whether it was a retransmission. length: the slot's."""
     stream, entry = window.stream[0], window.slots[slot]
     again = bool(entry["state"] == RESEND)
     entry["state"] = SENT

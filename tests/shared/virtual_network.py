@@ -17,7 +17,15 @@ from switchml.check.machines import SwitchMachine
 from switchml.protocol.header import HEADER_BYTES, parse_header
 from switchml.protocol.messages import FLOAT32, WIRES, size_code
 from switchml.worker import congestion as congestion_control
-from switchml.worker.chunks import build_packet, is_answer, packet_bytes, result_bytes, take_result
+from switchml.worker.chunks import (
+    build_packet,
+    expected_bytes,
+    is_answer,
+    is_empty,
+    packet_bytes,
+    result_bytes,
+    take_result,
+)
 from switchml.worker.congestion import FRAMING, Congestion, new_congestion
 from switchml.worker.kernels import NEAREST
 from switchml.worker.recovery import (
@@ -293,10 +301,11 @@ class VirtualNetwork:
             if not may_leave(state.window, slot, congestion_control.room(state.congestion, self.now)):
                 return
             length = packet_bytes(state.window, slot)
+            flight = FRAMING + max(length, expected_bytes(state.window, slot))
             build_packet(state.window, slot, state.memory, 0)
-            state.retransmissions += mark_sent(state.window, slot, self.now, length + FRAMING)
+            state.retransmissions += mark_sent(state.window, slot, self.now, flight)
             packet_sent(state.recovery, state.window, slot, self.now)
-            congestion_control.note_sent(state.congestion, state.window, length + FRAMING, self.now)
+            congestion_control.note_sent(state.congestion, state.window, flight, self.now)
             self._send(self.workers + rank, state.memory[:length].tobytes())
 
     def _at_worker(self, rank: int, packet: bytes) -> None:
@@ -308,12 +317,14 @@ class VirtualNetwork:
         memory = np.frombuffer(packet, np.uint8)
         assert is_answer(state.window, slot, memory, 0), f"seed {self.seed}: rank {rank} got another kind"
         assert len(packet) == result_bytes(state.window, memory, 0)
+        assert is_empty(memory, 0) or len(packet) == expected_bytes(state.window, slot)
         agrees = take_result(state.window, slot, header.e0, memory, 0, state.descriptor)
         assert agrees, f"seed {self.seed}: rank {rank} saw a mismatch"
         if begin_results(state.recovery, self.now):
             congestion_control.note_stall(state.congestion, self.now)
         sample = note_result(state.recovery, state.window, slot, self.now)
-        congestion_control.note_result(state.congestion, state.window, slot, sample, self.now)
+        moved = HEADER_BYTES + FRAMING if is_empty(memory, 0) else int(state.window.slots[slot]["length"])
+        congestion_control.note_result(state.congestion, state.window, slot, sample, moved, self.now)
         advance(state.window, slot, header.e0)
         if sample > 0:
             estimate(state.recovery, sample)

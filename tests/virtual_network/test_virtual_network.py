@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from virtual_network import NetworkConditions, Task, VirtualNetwork
 
-from switchml.protocol.header import build_header, parse_header
+from switchml.protocol.header import HEADER_BYTES, build_header, parse_header
 from switchml.protocol.numerics import EXACT_EXPONENT
 from switchml.protocol.slots import version_of
 from switchml.switch_emulator.slot_machine import AHEAD, COMPLETE, FIRST, STALE
+from switchml.worker.congestion import FRAMING
 from switchml.worker.kernels import block_exponent
 from switchml.worker.window import BLOCKS, WORDS
 
@@ -171,6 +172,20 @@ def test_non_finite_blocks_are_flagged_alike_and_left_alone() -> None:
         assert network.results(rank)[0][32:64].tolist() == [0.0] * 32
         assert (network.results(rank)[0][:32] == 2).all()
         assert (network.results(rank)[1] == 2).all()
+
+
+def test_who_sends_headers_does_not_flood_the_link_its_results_come_by() -> None:
+    """Ranks take turns to have anything but zeros: each sends one chunk in four and gets all. Queues hold half as much again as
+    may wait.
+    """
+    ranks, packet = 4, HEADER_BYTES + 256 + FRAMING
+    turn = np.arange(64 * 2000, dtype=np.uint32) // 64 % ranks
+    task = Task(WORDS, turn.size, tuple(np.where(turn == rank, turn + 1, 0) for rank in range(ranks)))
+    link = NetworkConditions(rate=1_250_000, queue=144 * packet)
+    network = VirtualNetwork(ranks, 1024, 256, (task,), link, seed=1)
+    network.run()
+    _check_results(network)
+    assert network.dropped == 0
 
 
 def _outcome(seed: int, paper: bool) -> tuple[bool, bool, int]:

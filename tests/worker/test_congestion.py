@@ -42,12 +42,12 @@ class Path:
             mark_sent(self.window, slot, now, length)
             note_sent(self.congestion, self.window, length, now)
 
-    def answer(self, count: int, sample: int, now: int, lost: int = 0) -> None:
+    def answer(self, count: int, sample: int, now: int, lost: int = 0, moved: int = PACKET) -> None:
         """Results of the lowest packets come together, after so many were found lost."""
         self.lost += lost
         for _ in range(count):
             slot = self.position % self.window.slots.size
-            note_result(self.congestion, self.window, slot, sample, now)
+            note_result(self.congestion, self.window, slot, sample, moved, now)
             advance(self.window, slot, 0)
             self.position += 1
         end_results(self.congestion, self.window, self.lost, now)
@@ -211,6 +211,14 @@ def test_the_rate_is_what_came_in_twenty_milliseconds_and_a_silence_does_not_cou
     assert path.state["rate"] == 4_000_000
     path.answer(10, 0, 1025 * MS)
     assert (path.state["rate"], path.state["fastest"]) == (2_400_000, 4_000_000)  # 60 kB in 25 ms
+
+
+def test_chunks_of_which_nobody_gave_elements_are_no_rate_but_room() -> None:
+    path = Path()
+    path.send(32, 0)
+    path.answer(32, 25 * MS, 25 * MS, moved=100)
+    assert path.state["rate"] == 128_000  # 3.2 kB in 25 ms
+    assert path.packets("window") == 64, "elements could have come"
 
 
 # Losses
