@@ -81,9 +81,7 @@ def test_frames_of_any_bytes() -> None:
         sent = _changed(frame, rng)
         out = switch.process(port, sent)
         assert len(out) <= _MOST_COPIES, sent.hex()
-        assert all(0 <= to < 512 and len(data) <= len(sent) + _LARGEST_ANSWER for to, data in out), (
-            sent.hex()
-        )
+        assert all(0 <= to < 512 and len(data) <= len(sent) + _LARGEST_ANSWER for to, data in out), sent.hex()
         left += len(out)
         memory = memory or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert left > 0
