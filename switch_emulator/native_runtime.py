@@ -2,9 +2,10 @@
 
 Tables are kept as they are written, and what they say about workers is brought into the pipeline's own tables after every
 change: a worker is one whose address and port are in `job_table` and, for the same job, in `sender_table`; `worker_rewrite` may
-send its results somewhere else; more entries of it in `job_table`, with other numbers, let its job's packets carry any. Registers
-and counters are the pipeline's own state. The rest of the program (addresses, stations, forwarding, replicas) is taken and has no
-effect: sockets do that work here, so every worker is reachable and no digest is ever sent.
+send its results somewhere else; `claim` says by what secret it proves its address; more entries of it in `job_table`, with other
+numbers, let its job's packets carry any. Registers and counters are the pipeline's own state. The rest of the program (addresses,
+stations, forwarding, replicas) is taken and has no effect: sockets do that work here, so every worker is reachable and no digest
+is ever sent.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from switchml.p4runtime.refusals import (
 from switchml.p4runtime.schema import Schema
 from switchml.protocol.counters import SWITCH_COUNTERS, indices
 from switchml.protocol.messages import ELEMENT_BYTES, FLOAT32, PAYLOADS
+from switchml.protocol.probes import secret_on_the_wire, ticket_of_secret
 from switchml.switch_emulator.native_target import POOL_SLOTS, EmulatorTarget
 from switchml.switch_emulator.pipeline import NO_JOB
 from switchml.switch_emulator.runtime import Device, Runtime
@@ -47,6 +49,7 @@ from switchml.switch_emulator.runtime import Device, Runtime
 _JOB_TABLE = "SwitchIngress.job_table"
 _SENDER_TABLE = "SwitchIngress.sender_table"
 _WORKER_REWRITE = "SwitchEgress.worker_rewrite"
+_CLAIM = "SwitchIngress.claim"
 _SET_WORKER = "SwitchIngress.set_worker"
 _NEEDED = (_JOB_TABLE, _SENDER_TABLE, _WORKER_REWRITE)
 _LANES = "SwitchIngress.lanes_even"
@@ -69,6 +72,7 @@ class _Membership:
     address: str
     port: int
     results: tuple[str, int]  # where its results go
+    ticket: str  # what proves its address; "" = nothing has to
 
 
 @dataclass(frozen=True)
@@ -277,6 +281,7 @@ class NativeRuntime(Runtime):
         members: dict[tuple[int, int], _Membership] = {}
         jobs: dict[int, _Layout] = {}
         senders, rewrites = self._entries[_SENDER_TABLE], self._entries[_WORKER_REWRITE]
+        claims = self._entries.get(_CLAIM, {})
         jobs_of = {key: self._arguments(entry).get("job") for key, entry in senders.items()}
         rows = self._entries[_JOB_TABLE].items()
         # Here it is one number or all: a second one for a worker makes it all for the job.
@@ -298,7 +303,10 @@ class NativeRuntime(Runtime):
             rewrite = rewrites.get((job, rank))
             where = self._arguments(rewrite) if rewrite is not None else {}
             results = (_dotted(where.get("addr", address)), where.get("udp_port", port))
-            members[job, rank] = _Membership(job, rank, _dotted(address), port, results)
+            asked = claims.get((job, rank))
+            secret = secret_on_the_wire(self._arguments(asked).get("secret", 0)) if asked is not None else 0
+            ticket = ticket_of_secret(secret) if secret else ""
+            members[job, rank] = _Membership(job, rank, _dotted(address), port, results, ticket)
         return members, jobs
 
     def _apply(self, members: Mapping[tuple[int, int], _Membership], jobs: Mapping[int, _Layout]) -> None:
@@ -318,9 +326,8 @@ class NativeRuntime(Runtime):
                 self._jobs[number] = layout
         for at, member in members.items():
             if at not in self._members:
-                self._target.admit(
-                    member.job, WorkerProgram(member.rank, "udp", member.address, member.port, "")
-                )
+                worker = WorkerProgram(member.rank, "udp", member.address, member.port, member.ticket)
+                self._target.admit(member.job, worker)
                 self._members[at] = member
                 if member.results != (member.address, member.port):
                     self._target.readdress(member.job, member.rank, *member.results)

@@ -129,6 +129,8 @@ struct meta_t {
     bit<1> paper;
     bit<8> epoch;
     bit<16> multicast_group;
+    bit<64> secret;               // of the worker's join, where its address is not proven
+    bit<64> challenge;
     // Aggregation
     bit<1> answer;                // leaves for a worker, or for all
     bit<32> index;                // of the copy in the registers

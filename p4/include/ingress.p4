@@ -109,6 +109,17 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
             REFUSE(dropped_bad_header)
         if (!job_table.apply().hit) REFUSE(dropped_wrong_job)
         if (!worker_port.apply().hit) {
+            if (claim.apply().hit) {
+                bit<64> shown = hdr.switchml.tsi ++ hdr.switchml.version ++ hdr.switchml.unused ++ hdr.switchml.slot
+                    ++ hdr.switchml.e0 ++ hdr.switchml.e1;
+                if (hdr.switchml.msg_type != MSG_PROBE || hdr.udp.length != UDP_BYTES + SWITCHML_BYTES
+                    || (shown != meta.secret && shown != meta.challenge)) REFUSE(dropped_unreachable)
+                if (shown == meta.secret) {
+                    probes_answered.count((bit<32>)meta.job_number);
+                    send_challenge();
+                    exit;
+                }
+            }
             digest<sender_digest_t>(2, {
                 meta.job_number, meta.worker, hdr.ethernet.src_addr, hdr.ipv4.src_addr, hdr.udp.src_port,
                 standard_metadata.ingress_port

@@ -62,6 +62,42 @@ table worker_port {
     size = 4096;
 }
 
+// Bytes 2 to 9 of a probe's header, in which its number is.
+action ask(bit<64> secret, bit<64> challenge) {
+    meta.secret = secret;
+    meta.challenge = challenge;
+}
+
+// Workers that have to prove their address (docs/protocol.md): only then does the control plane hear where they are.
+table claim {
+    key = {
+        meta.job_number: exact;
+        meta.worker: exact;
+    }
+    actions = { ask; NoAction; }
+    default_action = NoAction();
+    size = 4096;
+}
+
+// To where the packet came from, since the worker's address does not count yet.
+action send_challenge() {
+    turn_back();
+    hdr.ipv4.dst_addr = hdr.ipv4.src_addr;
+    hdr.ipv4.src_addr = meta.target_addr;
+    hdr.ipv4.ttl = OUR_TTL;
+    meta.ip_changed = 1;
+    bit<16> worker_port_number = hdr.udp.src_port;
+    hdr.udp.src_port = hdr.udp.dst_port;
+    hdr.udp.dst_port = worker_port_number;
+    hdr.udp.checksum = 0;
+    hdr.switchml.size = 1;
+    hdr.switchml.tsi = meta.challenge[63:32];
+    hdr.switchml.version = meta.challenge[31:31];
+    hdr.switchml.slot = meta.challenge[29:16];
+    hdr.switchml.e0 = meta.challenge[15:8];
+    hdr.switchml.e1 = meta.challenge[7:0];
+}
+
 // A loss is the default action of a table without key: unlike a register, every control plane can set it.
 action lose_ingress(bit<32> probability) {
     meta.loss = probability;

@@ -465,7 +465,7 @@ class JobTable:
 
     def _proves(self, *offers: JoinOffer) -> bool:
         """Whether the switch finds out who of these is where it says. Then a claim of another job keeps nobody out."""
-        return self._target.proves_addresses and not any(offer.any_number for offer in offers)
+        return self._target.tells_claims_apart and not any(offer.any_number for offer in offers)
 
     def _program(self, job: Job, now: float) -> list[Action]:
         """Every rank is there: gives the job its number, its slots and its group."""

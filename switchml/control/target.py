@@ -28,6 +28,7 @@ class TargetDescription:
     mac: int = 0  # of the data port; 0 = unknown
     proves_addresses: bool = False  # a UDP worker with a ticket counts once it has shown it from its address
     wires: tuple[str, ...] = (FLOAT32,)  # that it knows
+    tells_claims_apart: bool = False  # of several workers who claim an address, the one that proves it counts
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The number that a probe carries, by which a worker proves that its address is its own.
 
-The fields of a PROBE that mean nothing in it hold 63 bits, in the order of the wire. A switch sends a probe back as it came; a
-native one, to a worker whose address does not count yet, a challenge: another number, which that worker has to send.
+The fields of a PROBE that mean nothing in it hold 63 bits, in the order of the wire. A switch sends a probe back as it came;
+to a worker whose address does not count yet it sends a challenge: another number, which that worker has to send.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from switchml.protocol.jit import compiled
 from switchml.protocol.messages import PROBE
 
 _BITS = 63
+_BEFORE = 2  # bytes of the header, before the number
 _TICKET = re.compile("[0-7][0-9a-f]{15}")
 
 
@@ -56,6 +57,18 @@ def probe_header(job: int, secret: int, challenge: int = 0) -> Header:
         e0=((secret >> 8) & 0xFF) - 128,
         e1=(secret & 0xFF) - 128,
     )
+
+
+def number_on_the_wire(secret: int) -> int:
+    """The 64 bits of a probe's header that carry `secret`, as P4 programs compare them."""
+    return int.from_bytes(build_header(probe_header(0, secret))[_BEFORE:], "big")
+
+
+def secret_on_the_wire(number: int) -> int:
+    """The way back of `number_on_the_wire`."""
+    header = parse_header(bytes(_BEFORE) + number.to_bytes(HEADER_BYTES - _BEFORE, "big"))
+    upper = header.tsi << 31 | header.version << 30 | header.slot << 16
+    return upper | (header.e0 + 128) << 8 | (header.e1 + 128)
 
 
 _compiled_header = compiled(probe_header)

@@ -44,7 +44,9 @@ TARGET = TargetDescription(
 
 
 def make_table(pool_slots: int = 1024, *, proves_addresses: bool = False) -> JobTable:
-    target = dataclasses.replace(TARGET, pool_slots=pool_slots, proves_addresses=proves_addresses)
+    target = dataclasses.replace(
+        TARGET, pool_slots=pool_slots, proves_addresses=proves_addresses, tells_claims_apart=proves_addresses
+    )
     return JobTable(target, lease=LEASE, multicast_octet=17)
 
 

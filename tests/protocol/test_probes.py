@@ -12,9 +12,11 @@ from switchml.protocol.messages import PROBE, SUM
 from switchml.protocol.probes import (
     answer_to_challenge,
     new_secret,
+    number_on_the_wire,
     probe_header,
     read_secret,
     secret_of_ticket,
+    secret_on_the_wire,
     ticket_of_secret,
     write_challenge,
 )
@@ -28,6 +30,8 @@ def test_a_secret_comes_back_from_a_packet_and_from_a_ticket(secret: int) -> Non
     assert read_secret(np.frombuffer(packet, np.uint8), 0) == secret
     assert parse_header(packet)._replace(tsi=0, version=0, slot=0, e0=0, e1=0) == Header(PROBE, job_number=7)
     assert secret_of_ticket(ticket_of_secret(secret)) == secret
+    assert secret_on_the_wire(number_on_the_wire(secret)) == secret
+    assert packet[2:] == number_on_the_wire(secret).to_bytes(8, "big")
 
 
 @given(SECRETS)

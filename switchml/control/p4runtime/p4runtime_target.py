@@ -43,6 +43,7 @@ from switchml.p4runtime.p4info_files import p4info_beside, parse_p4info
 from switchml.p4runtime.refusals import NotPrimaryError, P4RuntimeError
 from switchml.protocol.counters import SWITCH_COUNTERS
 from switchml.protocol.messages import UDP_PORT_FIRST, UDP_PORT_LAST
+from switchml.protocol.probes import new_secret
 
 _log = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ class _Job:
     program: JobProgram
     epoch: int
     counters: dict[str, int]  # when it began
+    claims: list[Row]
     located: dict[int, Location] = field(default_factory=dict)  # by rank
     packets: dict[int, int] = field(default_factory=dict)  # by rank, as last looked at
     heard: dict[int, float] = field(default_factory=dict)  # by rank, when more had come
@@ -220,6 +222,7 @@ class P4RuntimeTarget(SwitchTarget):
             ip_multicast=False,
             mac=self._mac,
             wires=self._shape.wires,
+            proves_addresses=True,
         )
 
     @override
@@ -233,11 +236,14 @@ class P4RuntimeTarget(SwitchTarget):
             members = [
                 row for worker in job.workers for row in program.membership(schema, job, worker, epoch)
             ]
+            claims = [
+                program.claim(schema, job, worker, new_secret()) for worker in job.workers if worker.ticket
+            ]
             # Registered first: digests of its workers may come before the write returns.
-            self._jobs[job.job_number] = _Job(job, epoch, self._job_totals(job.job_number))
+            self._jobs[job.job_number] = _Job(job, epoch, self._job_totals(job.job_number), claims)
             self._tell_workers()
             try:
-                self._client.insert(*senders, *members)
+                self._client.insert(*claims, *senders, *members)
             except SwitchMLError as error:
                 self._forget_job(job.job_number)
                 if isinstance(error, P4RuntimeError) and error.all_have_code("RESOURCE_EXHAUSTED"):
@@ -374,6 +380,7 @@ class P4RuntimeTarget(SwitchTarget):
         rows: list[Row] = []
         for worker in workers:
             rows += program.membership(schema, job.program, worker, job.epoch)
+        rows += job.claims
         rows += [program.sender(schema, job.program, worker) for worker in workers]
         for worker in workers:
             if worker.rank in job.located:

@@ -14,6 +14,7 @@ from switchml.p4runtime.refusals import not_found
 from switchml.p4runtime.schema import Schema
 from switchml.protocol.counters import SWITCH_COUNTERS
 from switchml.protocol.messages import ELEMENT_BYTES, FLOAT32, WIRES
+from switchml.protocol.probes import number_on_the_wire, secret_of_ticket
 
 OWN_ADDRESS = "SwitchIngress.own_address"
 IS_OURS = "SwitchIngress.is_ours"
@@ -23,13 +24,15 @@ JOB_TABLE = "SwitchIngress.job_table"
 SET_WORKER = "SwitchIngress.set_worker"
 WORKER_PORT = "SwitchIngress.worker_port"
 REACHABLE = "SwitchIngress.reachable"
+CLAIM = "SwitchIngress.claim"
+ASK = "SwitchIngress.ask"
 WORKER_REWRITE = "SwitchEgress.worker_rewrite"
 TO_WORKER = "SwitchEgress.to_worker"
 STATION = "SwitchIngress.station"
 KNOWN_STATION = "SwitchIngress.known_station"
 FORWARD = "SwitchIngress.forward"
 SEND_TO = "SwitchIngress.send_to"
-TABLES = (JOB_TABLE, SENDER_TABLE, WORKER_PORT, WORKER_REWRITE, OWN_ADDRESS, STATION, FORWARD)
+TABLES = (JOB_TABLE, SENDER_TABLE, CLAIM, WORKER_PORT, WORKER_REWRITE, OWN_ADDRESS, STATION, FORWARD)
 
 STAMP = "SwitchIngress.stamp"
 USED = "SwitchIngress.used"
@@ -127,6 +130,13 @@ def membership(schema: Schema, job: JobProgram, worker: WorkerProgram, epoch: in
     numbers = range(JOB_NUMBERS) if job.any_number else [job.job_number]
     keys = [{**_sender_key(worker), "hdr.switchml.job_number": number} for number in numbers]
     return [_row(schema, JOB_TABLE, key, SET_WORKER, arguments) for key in keys]
+
+
+def claim(schema: Schema, job: JobProgram, worker: WorkerProgram, challenge: int) -> Row:
+    """This worker is told a challenge once it has shown its ticket, and its location counts once it has answered."""
+    secret = number_on_the_wire(secret_of_ticket(worker.ticket))
+    numbers = {"secret": secret, "challenge": number_on_the_wire(challenge)}
+    return _row(schema, CLAIM, _worker_key(job, worker), ASK, numbers)
 
 
 def reachable(schema: Schema, job: JobProgram, worker: WorkerProgram) -> Row:
