@@ -17,6 +17,7 @@ from switchml.bench.results import Measurement
 from switchml.bench.systems.catalogue import VARIANTS, options_of
 from switchml.bench.units import parse_rate
 from switchml.bench.verification import Verdict, element_type
+from switchml.protocol.messages import FLOAT32
 from switchml.testbed import LinkShape
 
 TIMEOUT = 300.0
@@ -52,6 +53,7 @@ def ranks(network: Network, *, window: int = 0, payload: int = 0) -> RankGroup:
         token=TOKEN,
         job=f"mininet-{os.getpid()}-{secrets.token_hex(4)}",
         payload=payload,
+        wire=FLOAT32,
         window=window,
         timeout=TIMEOUT,
     )

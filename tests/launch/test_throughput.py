@@ -75,6 +75,6 @@ def test_the_summary_names_drops_and_faults() -> None:
 
 
 def test_the_summary_says_when_nothing_is_known_or_nothing_went_through() -> None:
-    assert "did not answer" in _shown(None, exit_code=3)
+    assert "no switch answered" in _shown(None, exit_code=3)
     assert "exit code" in _shown(None, exit_code=3)
     assert "did the script ask" in _shown(Traffic({"packets_received": 0}, 4))
