@@ -19,7 +19,8 @@ What the backlog may be is found out, because it must fit into the smallest queu
     trial, still lost      a quarter again, down to four packets, as a queue may be that short. If that does not help, the path
                            loses by itself, or others fill its queues: the backlog is as before, and twice as much may be lost
                            before the next trial.
-    every few seconds      the ceiling is tried a little higher, and what may be lost is halved
+    every so often         the ceiling is tried a little higher: soon after it was found first, every two seconds once it has been
+                           found several times, and what may be lost is halved then
 
 So random losses cost no more than sending them again, and a flow that fills queues (TCP Cubic) does not push this one aside.
 
@@ -51,6 +52,8 @@ _LARGE_PACKETS = 96
 _MOST_PACKETS = 1024
 _BURST_PACKETS = 32
 _LARGE_NS = 10_000_000  # the backlog may be as much as this time brings, where that is more
+_FIRST_RETRY_NS = 200_000_000
+_RETRY_ROUNDS = 16
 _RETRY_NS = 2_000_000_000
 _MEMORY_NS = 10_000_000_000  # a shortest round trip and a highest rate are kept for one to two of these
 _RATE_NS = 20_000_000
@@ -71,6 +74,7 @@ class CongestionRecord(TypedDict):
     backlog: Int64
     ceiling: Int64
     retry_at: Int64  # when the ceiling is tried higher
+    retry_every: Int64  # ns until then: a ceiling that was found too low by mistake rises soon, one found again and again seldom
     starting: Int64  # nothing of ours has been seen to wait yet
     calm: Int64  # rounds in which a loss is still that of an earlier one
     heard: Int64  # bytes answered since losses were judged last
@@ -289,7 +293,9 @@ def _judge_losses(state: CongestionRecord, now: int) -> None:
     least = _LEAST_PACKETS * int(state["packet"])
     if state["trial_share"] > 0 and 4 * share <= state["trial_share"]:
         state["backlog"] = state["ceiling"] = 3 * int(state["backlog"])
-        state["retry_at"] = now + _RETRY_NS
+        soon = max(_FIRST_RETRY_NS, _RETRY_ROUNDS * int(state["round_trip"]))
+        state["retry_every"] = min(max(2 * int(state["retry_every"]), soon), _RETRY_NS)
+        state["retry_at"] = now + int(state["retry_every"])
         state["trial_share"] = 0
     elif state["trial_share"] > 0 and state["backlog"] <= least:
         state["backlog"] = state["trial_backlog"]
@@ -312,8 +318,9 @@ def _set_backlog(state: CongestionRecord, now: int) -> None:
             state["ceiling"] = _highest(state)
         elif now >= state["retry_at"]:
             state["ceiling"] += max(packet, int(state["ceiling"]) // 8)
-            state["tolerated"] = max(_LITTLE_LOSS, int(state["tolerated"]) // 2)
-            state["retry_at"] = now + _RETRY_NS
+            if state["retry_every"] == _RETRY_NS:
+                state["tolerated"] = max(_LITTLE_LOSS, int(state["tolerated"]) // 2)
+            state["retry_at"] = now + int(state["retry_every"])
         state["ceiling"] = min(int(state["ceiling"]), _highest(state))
         step = int(state["backlog"]) if state["starting"] != 0 else max(packet, int(state["backlog"]) // 8)
         state["backlog"] = min(int(state["backlog"]) + step, int(state["ceiling"]))

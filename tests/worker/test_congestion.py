@@ -298,10 +298,24 @@ def test_not_more_than_half_is_ever_tolerated() -> None:
     assert path.state["tolerated"] == 512
 
 
-def test_what_was_found_is_tried_again_every_two_seconds() -> None:
+def test_what_was_found_once_is_tried_again_soon() -> None:
+    """After sixteen round trips, and not before 200 ms: what was found may have been a mistake."""
     path = _trial()
     path.round(128, 10 * MS, 20 * MS)
     path.round(128, 10 * MS, 30 * MS)
+    path.round(128, 10 * MS, 229 * MS)
+    assert path.packets("ceiling") == 72
+    path.round(128, 10 * MS, 231 * MS)
+    assert path.packets("ceiling") == 81
+    assert path.state["tolerated"] == 20
+
+
+def test_what_was_found_several_times_is_tried_again_every_two_seconds() -> None:
+    path = _trial()
+    path.state["retry_every"] = 1500 * MS
+    path.round(128, 10 * MS, 20 * MS)
+    path.round(128, 10 * MS, 30 * MS)
+    assert path.state["retry_every"] == 2000 * MS
     path.state["tolerated"] = 100
     path.round(128, 10 * MS, 2029 * MS)
     assert (path.packets("ceiling"), path.packets("backlog"), path.state["tolerated"]) == (72, 72, 100)
