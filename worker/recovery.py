@@ -190,7 +190,8 @@ def _some_overtaken(times: RecoveryRecord, window: Window) -> bool:
 
 @compiled
 def _resend_overtaken(times: RecoveryRecord, window: Window, now: int) -> int:
-    late = int(times["round_trip"]) + max(int(times["round_trip"]), int(times["srtt"])) // 4
+    # The newest may have been quick by chance: processes that share cores stretch one round trip to ten of another.
+    late = max(int(times["round_trip"]), int(times["srtt"])) * 5 // 4
     soonest = _NEVER
     count = 0
     for slot in range(window.slots.size):

@@ -110,14 +110,14 @@ def test_the_link_is_used_and_nothing_is_sent_again_for_nothing(
     ("link", "least", "most_again"),
     [
         # Where two seconds are few packets, the ceiling is tried as often.
-        (Link(1 * MBIT, 64 * KIB, 100 * US), 0.97, 0.02),
+        (Link(1 * MBIT, 64 * KIB, 100 * US), 0.94, 0.02),
         (Link(10 * MBIT, 64 * KIB, 100 * US), 0.98, 0.01),
         (Link(1 * MBIT, TEN_PACKETS, 50 * US), 0.85, 0.4),
         (Link(10 * MBIT, TEN_PACKETS, 10 * MS), 0.85, 0.3),
         (Link(100 * MBIT, TEN_PACKETS, 100 * US), 0.9, 0.2),
         (Link(1 * GBIT, TEN_PACKETS, 50 * US), 0.9, 0.2),
         # A queue that holds a twentieth of what is on the way.
-        (Link(100 * MBIT, TEN_PACKETS, 10 * MS), 0.35, 0.1),
+        (Link(100 * MBIT, TEN_PACKETS, 10 * MS), 0.25, 0.1),
     ],
     ids=str,
 )
