@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 WORLD = 2
 
 pytestmark = pytest.mark.skip(
-    reason="what a look leaves behind ends the process when it is collected while ranks are threads of one process: not mended yet"
+    reason="what a look leaves behind ends a process whose ranks are threads, once it is collected: not mended yet"
 )
 
 
