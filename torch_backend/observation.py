@@ -2,7 +2,7 @@
 
 What torch does itself for gloo happens in C++, on the way from an operator (`c10d::allreduce_`) to a backend, which a process
 group written in Python does not take. So, while somebody looks, a call goes that way once more beforehand, to torch's own backend
-that does nothing; and the profiler is told of the collective's begin and end, as gloo tells it.
+that does nothing; and the profiler is told of the call, and of each wait for its end.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import FakeProcessGroup, HashStore
-from torch.futures import Future
 from torch.utils._python_dispatch import _disable_current_modes
 
 from switchml.torch_backend.switch_work import SwitchWork
@@ -36,7 +35,6 @@ _TITLES = {
 """As gloo calls them, where that is not the method's name."""
 _IN_PLACE = frozenset({"allreduce", "allreduce_coalesced", "broadcast", "reduce", "barrier"})
 
-_profiler: Any = torch.ops.profiler
 _autograd: Any = torch._C._autograd
 
 
@@ -84,24 +82,15 @@ class Observation:
 @contextlib.contextmanager
 def _profiled(method: str, tensors: Sequence[torch.Tensor]) -> Iterator[Callable[[SwitchWork], SwitchWork]]:
     title = f"switchml:{_TITLES.get(method, method)}"
-    over: Future[None] = Future()
-    handle = _profiler._record_function_enter_new(title, None)
-    _profiler._call_end_callbacks_on_jit_fut._RecordFunction(handle, over)
-    # Sizes are taken only of what ends on this thread.
-    sized = _autograd._record_function_with_args_enter(f"{title} (call)", *tensors)
-
-    def end() -> None:
-        over.set_result(None)
 
     def observe(work: SwitchWork) -> SwitchWork:
-        work.when_over(end)
+        work.shown_as = title
         return work
 
+    # Begun and ended here: an event that another thread ends after the profiler has writes into memory that it has freed.
+    sized = _autograd._record_function_with_args_enter(title, *tensors)
     try:
         yield observe
-    except BaseException:
-        end()
-        raise
     finally:
         _autograd._record_function_with_args_exit(sized)
 

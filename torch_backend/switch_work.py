@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.futures import Future
+from torch.profiler import record_function
 from typing_extensions import override
 
 from switchml.errors import CollectiveTimeoutError
@@ -75,6 +76,7 @@ class SwitchWork(KeptHandle):
         self._watched = finish is not None and notify
         self._notify = notify
         self._explain = explain
+        self.shown_as = ""  # to a profiler that has seen the call; waits are shown, too
         if self._watched:
             self._watch()
 
@@ -86,14 +88,21 @@ class SwitchWork(KeptHandle):
             CollectiveTimeoutError: `timeout` has passed. The collective itself goes on.
             WorkerClosedError: in flight in the process that this one was forked from.
         """
+        if self.shown_as and torch._C._autograd._profiler_enabled():
+            with record_function(f"{self.shown_as} (wait)"):
+                self._wait(timeout)
+        else:
+            self._wait(timeout)
+        if self._error is not None:
+            raise self._error
+        return True
+
+    def _wait(self, timeout: timedelta) -> None:
         if not self._settled:
             self._owner.check()
             self._wait_for_parts(seconds(timeout))
             self._settle()
         self._wait_for_future()
-        if self._error is not None:
-            raise self._error
-        return True
 
     @override
     @untraced
@@ -166,14 +175,6 @@ class SwitchWork(KeptHandle):
         elif watch:
             self._watch()
         return promise.future
-
-    def when_over(self, task: Callable[[], None]) -> None:
-        """Run `task` on another thread once nothing is in flight any more."""
-        parts = self._parts
-        if parts:
-            parts[-1].add_done_callback(lambda _: self._pool.submit(task))
-        else:
-            self._pool.submit(task)
 
     def _end(self, promise: Promise[list[torch.Tensor]]) -> None:
         if self._error is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import time
 from collections import Counter
 from types import SimpleNamespace
 from typing import Any
@@ -12,10 +14,6 @@ from torch.distributed.tensor.debug import CommDebugMode
 from torch.profiler import ProfilerActivity, profile
 
 WORLD = 2
-
-pytestmark = pytest.mark.skip(
-    reason="what a look leaves behind ends a process whose ranks are threads, once it is collected: not mended yet"
-)
 
 
 def call_all(group: Any, rank: int) -> list[Any]:
@@ -81,12 +79,14 @@ def test_the_profiler_shows_their_time_and_their_sizes(ranks: Any) -> None:
 
     events = ranks.run(WORLD, body)[0]
     ours = [event for event in events if event.name.startswith("switchml:")]
-    lasting = [event for event in ours if event.is_async]
-    calls = [event for event in ours if not event.is_async]
-    assert Counter(event.name for event in lasting) == TITLES
-    assert Counter(event.name.removesuffix(" (call)") for event in calls) == TITLES
+    assert not any(event.is_async for event in ours)
+    calls = [event for event in ours if not event.name.endswith(" (wait)")]
+    assert Counter(event.name for event in calls) == TITLES
+    assert Counter(event.name.removesuffix(" (wait)") for event in ours) == {
+        name: 2 * n for name, n in TITLES.items()
+    }
     assert all(event.time_range.elapsed_us() > 0 for event in ours)
-    sizes = [event.input_shapes for event in calls if event.name == "switchml:reduce_scatter (call)"]
+    sizes = [event.input_shapes for event in calls if event.name == "switchml:reduce_scatter"]
     assert sizes == [[[4]], [[2], [2]]]
     operators = Counter(event.name for event in events if event.name.startswith("c10d::"))
     assert operators == Counter({name.replace(".", "::"): 1 for name in COUNTED} | {"c10d::barrier": 1})
@@ -116,3 +116,21 @@ def test_what_goes_over_gloo_is_seen_once(ranks: Any) -> None:
         return sum(mode.get_comm_counts().values())
 
     assert ranks.run(WORLD, body) == [2, 2]
+
+
+def test_what_ends_after_the_profiler_harms_nothing(ranks: Any) -> None:
+    """Events ended by other threads once wrote into memory that the profiler had freed."""
+
+    def body(group: Any, rank: int) -> bool:
+        if rank == 1:
+            time.sleep(0.2)
+            return bool(group.allreduce([torch.ones(2)]).wait())
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+            work = group.allreduce([torch.ones(2)])
+        names = [event.name for event in profiler.events()]
+        del profiler
+        gc.collect()
+        return bool(work.wait()) and "switchml:all_reduce" in names
+
+    assert ranks.run(WORLD, body) == [True, True]
+    gc.collect()
