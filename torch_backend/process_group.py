@@ -707,3 +707,11 @@ class SwitchProcessGroup(dist.ProcessGroup):
 for _method in gloo_methods():
     if hasattr(dist.ProcessGroup, _method):  # names differ over versions
         setattr(SwitchProcessGroup, _method, _handed_to_gloo(_method))
+
+# By what names C++ looks for them from torch 2.14 on, and how Python calls them.
+for _name, _method in {
+    "recvAnysource": "recv_anysource",
+    "start_coalescing": "_start_coalescing",
+    "end_coalescing": "_end_coalescing",
+}.items():
+    setattr(SwitchProcessGroup, _name, _handed_to_gloo(_method))

@@ -136,9 +136,13 @@ ROUTES = (
     Route(_GATHERS, Path.SWITCH, _VOLUME, gathered=GATHERED_LIMIT),
     Route(("gather", "scatter"), Path.GLOO, "one rank's link is the limit either way"),
     Route(("alltoall", "all_to_all_single", "alltoall_base"), Path.GLOO, "nothing to sum on the way"),
-    Route(("send", "recv", "recv_anysource"), Path.GLOO, "between two ranks"),
+    Route(("send", "recv", "recv_anysource", "recvAnysource"), Path.GLOO, "between two ranks"),
     Route(("monitored_barrier",), Path.GLOO, "names the ranks that are missing, over send and recv"),
-    Route(("_start_coalescing", "_end_coalescing"), Path.GLOO, "torch's own refusal"),
+    Route(
+        ("_start_coalescing", "_end_coalescing", "start_coalescing", "end_coalescing"),
+        Path.GLOO,
+        "torch's own refusal",
+    ),
 )
 
 ROUTES_OF = {

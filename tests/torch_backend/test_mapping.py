@@ -301,6 +301,29 @@ def test_large_gathers_and_point_to_point_take_gloo(ranks: Any) -> None:
     assert ranks.workers[0].calls == []
 
 
+@pytest.mark.parametrize("method", ["recv_anysource", "recvAnysource"])
+def test_a_receive_from_any_rank_takes_gloo_by_either_name(ranks: Any, method: str) -> None:
+    def body(group: Any, rank: int) -> float:
+        received = torch.empty(1)
+        works = [group.send([torch.tensor([5.0 + rank])], 1 - rank, 3), getattr(group, method)([received], 3)]
+        for work in works:
+            work.wait()
+        return received.item()
+
+    assert ranks.run(2, body) == [6.0, 5.0]
+    assert ranks.workers[0].calls == []
+
+
+@pytest.mark.parametrize("prefix", ["", "_"])
+def test_coalescing_call_by_call_is_refused_as_by_gloo(ranks: Any, prefix: str) -> None:
+    def body(group: Any, rank: int) -> None:
+        for name in ("start_coalescing", "end_coalescing"):
+            with pytest.raises(RuntimeError, match="does not implement"):
+                getattr(group, prefix + name)(torch.device("cpu"))
+
+    ranks.run(2, body)
+
+
 def test_large_exact_reductions_take_gloo(ranks: Any) -> None:
     large = GATHERED_LIMIT // (2 * 8) + 1
 
