@@ -206,10 +206,8 @@ def torch_backend() -> Iterator[Finding]:
 
 def switch_and_transports(named: str, token: str, timeout: float, tls: TlsFiles) -> Iterator[Finding]:
     """A switch that answers, and an all-reduce of two workers over each transport from this host: for each switch named."""
-    from switchml.control.named_switches import parse_switches
-
     try:
-        addresses = [one.address for one in parse_switches(named)] if named else [""]
+        addresses = _addresses(named)
     except SwitchMLError as error:
         yield Finding("switch", named, str(error), False)
         return
@@ -217,6 +215,13 @@ def switch_and_transports(named: str, token: str, timeout: float, tls: TlsFiles)
         for finding in _one_switch(address, token, timeout, tls):
             several = len(addresses) > 1 and finding.name != address
             yield replace(finding, name=f"{address}: {finding.name}") if several else finding
+
+
+def _addresses(named: str) -> list[str]:
+    """Of the switches; "" stands for one that is started. Raises UsageError: an address or share is none."""
+    from switchml.control.named_switches import parse_switches
+
+    return [one.address for one in parse_switches(named)] if named else [""]
 
 
 def _one_switch(address: str, token: str, timeout: float, tls: TlsFiles) -> Iterator[Finding]:
@@ -320,8 +325,11 @@ def measured(
     switches: str, token: str, timeout: float, tls: TlsFiles, paths: list[SwitchPath]
 ) -> Iterator[Finding]:
     """The ways to the switches, with commas between them; what was measured is appended to `paths`."""
-    for named in switches.split(","):
-        address = named.partition("*")[0].strip()  # a share of tensors may follow
+    try:
+        addresses = _addresses(switches)
+    except SwitchMLError:
+        return  # `switch_and_transports` says why
+    for address in addresses:
         try:
             with _switch(address, token, tls) as (where, secret):
                 path = measure(where, secret, timeout, tls)

@@ -263,10 +263,8 @@ def _end_round(state: CongestionRecord, now: int) -> None:
 
 @compiled
 def _highest(state: CongestionRecord) -> int:
-    large = max(
-        _packets(state, _LARGE_PACKETS),
-        int(state["fastest"]) * (_LARGE_NS // 1_000_000) // 1000 // int(state["share"]),
-    )
+    # The rate is this stream's own: its part of the link's already.
+    large = max(_packets(state, _LARGE_PACKETS), int(state["fastest"]) * (_LARGE_NS // 1_000_000) // 1000)
     return min(large, _packets(state, _MOST_PACKETS))
 
 

@@ -217,6 +217,7 @@ def run(handle: int, spin_ns: int, limit_ns: int) -> int:
         found = _receive(engine)
         if found > 0:
             lay(window)
+            now = monotonic_ns(scratch)  # what leaves now has left after what has come
         sent = _send(engine, now)
         # First of all: a transfer must not be taken as finished before its exact exchange is arranged.
         if _exact_needed(window):

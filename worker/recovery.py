@@ -50,6 +50,7 @@ class RecoveryRecord(TypedDict):
     lost: Int64  # packets found overtaken, in all
     last_at: Int64  # results came last, or something left while nothing was in flight
     stalled_at: Int64  # end of the last silence longer than any round trip: packets that left before tell nothing of the path
+    sampled: Int64  # a round trip has been known since then
     first: Int64  # silence that is taken for a loss until there is a sample
     quiet_floor: Int64
     quiet: Int64  # shortest silence that is taken for a loss, as learned
@@ -103,9 +104,11 @@ def packet_sent(recovery: Recovery, window: Window, slot: int, now: int) -> None
 def begin_results(recovery: Recovery, now: int) -> bool:
     """Results have come; returns whether after a silence that no queue explains: a rank was late, or much was lost."""
     times = recovery[0]
-    stalled = times["round_trip"] > 0 and now - times["last_at"] > 2 * times["round_trip"] + _STALL_NS
+    # Where round trips have grown every one of them is such a silence: after one without a sample the next counts.
+    stalled = times["sampled"] != 0 and now - times["last_at"] > 2 * times["round_trip"] + _STALL_NS
     if stalled:
         times["stalled_at"] = now
+        times["sampled"] = 0
     times["last_at"] = now
     return bool(stalled)
 
@@ -129,6 +132,7 @@ def note_result(recovery: Recovery, window: Window, slot: int, now: int) -> int:
     if entry["sent_at"] < times["stalled_at"]:
         return 0
     sample = max(1, now - int(entry["sent_at"]))
+    times["sampled"] = 1
     if entry["order"] == times["newest"]:
         times["round_trip"] = sample
     times["shortest"] = sample if times["shortest"] == 0 else min(sample, int(times["shortest"]))

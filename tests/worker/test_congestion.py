@@ -392,6 +392,6 @@ def test_streams_on_one_link_divide_what_may_wait() -> None:
 
 
 def test_a_share_of_the_link_is_at_rest_with_its_share_of_the_backlog() -> None:
-    # A quarter of what 10 ms bring at this stream's rate, and 24 packets at least.
-    windows = _link(Path(share=4), 12_500_000, 20 * MS, 60)
-    assert windows[-1] == pytest.approx(250 + 125 // 4, abs=3)
+    # What 10 ms bring of this stream's quarter of the link, so that four together have what one alone would have.
+    windows = _link(Path(share=4), 12_500_000 // 4, 20 * MS, 60)
+    assert windows[-1] == pytest.approx((250 + 125) // 4, abs=3)

@@ -386,6 +386,19 @@ def test_packets_that_left_before_a_silence_ended_tell_nothing_of_the_path() -> 
     assert stream.times["round_trip"] == 5 * MS
 
 
+def test_round_trips_that_have_grown_for_good_are_learned() -> None:
+    """Each burst then comes back after a silence; were none of them to count, nothing would ever be known again."""
+    stream = Stream(4)
+    now, known = 0, []
+    for round_trip in (1, 1, 40, 40, 40):
+        stream.send(now * MS)
+        now += round_trip
+        waiting = stream.window.slots[stream.window.slots["state"] == SENT]
+        stream.answer(now * MS, *sorted(int(position) for position in waiting["position"]))
+        known.append(int(stream.times["round_trip"]) // MS)
+    assert known == [1, 1, 1, 40, 40]
+
+
 def test_a_pause_of_the_program_is_no_silence() -> None:
     stream = Stream(2)
     for step in range(4):
