@@ -114,7 +114,7 @@ class Plan:
             raise UsageError(f"wire {self.wire!r}: choose one of {', '.join(WIRES)}")
         if self.shape is not None and self.switch:
             raise UsageError(
-                "--switch names a switch outside; with --rate or --loss the network is built here"
+                "--switch names a switch outside; with --rate, --loss or --delay the network is built here"
             )
         for entry in self.entries:
             entry.check_usable(self.dtype, self.op, namespaces=self.shape is not None)
@@ -204,9 +204,11 @@ class Network:
             return cls(workers, (), (_LOOPBACK,) * workers, None, _LOOPBACK, "lo")
         from switchml.testbed.probe import why_unavailable
 
-        reason = why_unavailable(rate=bool(plan.shape.rate), loss=bool(plan.shape.loss))
+        reason = why_unavailable(
+            rate=bool(plan.shape.rate), loss=bool(plan.shape.loss), delay=bool(plan.shape.delay)
+        )
         if reason is not None:
-            raise UsageError(f"--rate and --loss need network namespaces: {reason}")
+            raise UsageError(f"--rate, --loss and --delay need network namespaces: {reason}")
         from switchml.testbed.star import Star, worker_address
 
         star = stack.enter_context(Star(workers, plan.shape, mtu=plan.mtu))

@@ -17,6 +17,7 @@ from switchml.bench.units import (
     parse_rate,
     parse_size,
     parse_sizes,
+    parse_time,
     show_rate,
 )
 from switchml.cli_options import SWITCH, SwitchToken, Window, Wire
@@ -75,6 +76,12 @@ Rate = Annotated[
     str,
     typer.Option(help="Workers in network namespaces on links of this rate: 100mbit, 1gbit (needs root)."),
 ]
+Delay = Annotated[
+    str,
+    typer.Option(
+        help="Round trip between a worker and the middle of those links: 20ms. Between two workers it is twice that."
+    ),
+]
 Queue = Annotated[str, typer.Option(help="Bytes that may queue for each direction of those links.")]
 Plot = Annotated[
     str, typer.Option(metavar="FILE", help="Draw what was found to this file: .png, .svg or .pdf.")
@@ -114,6 +121,7 @@ def allreduce(
     ] = 0.0,
     mtu: Annotated[int, typer.Option(help="MTU of those links.")] = 1500,
     queue: Queue = "256K",
+    delay: Delay = "",
     line_rate: Annotated[
         str, typer.Option(help="Rate of the network in use when --rate does not make it; for the limit only.")
     ] = "",
@@ -145,8 +153,13 @@ def allreduce(
     from switchml.bench.report import build_table, closing, heading
 
     shape = None
-    if rate or loss:
-        shape = LinkShape(rate=parse_rate(rate) if rate else 0, queue=parse_size(queue), loss=loss)
+    if rate or loss or delay:
+        shape = LinkShape(
+            rate=parse_rate(rate) if rate else 0,
+            queue=parse_size(queue),
+            loss=loss,
+            delay=parse_time(delay) / 2 if delay else 0.0,
+        )
     plan = Plan(
         workers=parse_counts(workers),
         sizes=parse_sizes(sizes),

@@ -59,6 +59,8 @@ def _network(plan: Plan) -> str:
     words = [show_rate(plan.shape.rate) if plan.shape.rate else "unshaped"]
     if plan.shape.loss:
         words.append(f"{plan.shape.loss:.4%} of packets lost in each direction")
+    if plan.shape.delay:
+        words.append(f"a round trip of {2e3 * plan.shape.delay:g} ms")
     return f"Network: a star of namespaces, each link {', '.join(words)}, MTU {plan.mtu}{where}"
 
 

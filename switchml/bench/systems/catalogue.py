@@ -102,7 +102,9 @@ class Entry:
         if op not in self.operations:
             raise UsageError(f"{self.name} has no {op!r}; leave it out or choose another --op")
         if namespaces and not self.in_namespaces:
-            raise UsageError(f"{self.name} works on one host only; leave it out with --rate or --loss")
+            raise UsageError(
+                f"{self.name} works on one host only; leave it out with --rate, --loss or --delay"
+            )
 
 
 def load(reference: str) -> System:
