@@ -68,6 +68,18 @@ Switches = Annotated[
         rich_help_panel=SWITCH,
     ),
 ]
+Jobs = Annotated[
+    int,
+    typer.Option(
+        help="Jobs of each system at the same time, by the same workers; each one's share is shown."
+    ),
+]
+Beside = Annotated[
+    str,
+    typer.Option(
+        help="Other traffic on the first worker's link, both ways: tcp, or with a congestion control: tcp-cubic."
+    ),
+]
 Rounds = Annotated[
     int, typer.Option(min=1, help="Rounds; in each, everything that is compared runs one batch.")
 ]
@@ -114,7 +126,12 @@ def allreduce(
         int, typer.Option(help="All-reduces in a batch; 0 = as many as fill --min-time.")
     ] = 0,
     warmup: Annotated[int, typer.Option(help="All-reduces before the rounds.")] = 3,
-    min_time: MinTime = 0.1,
+    min_time: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds that a batch lasts at least, about.  [default: 0.1; 3 with --jobs or --beside]",
+        ),
+    ] = None,
     rate: Rate = "",
     loss: Annotated[
         float, typer.Option(help="Probability that a packet is lost on a link, each way (needs root).")
@@ -128,6 +145,8 @@ def allreduce(
     switch: Switch = "",
     switches: Switches = "hub",
     token: SwitchToken = "",
+    jobs: Jobs = 1,
+    beside: Beside = "",
     timeout: Timeout = 300.0,
     json: Json = "",
     plot: Plot = "",
@@ -148,6 +167,10 @@ def allreduce(
     sudo switchml bench allreduce --workers 4 --sizes 16M --transport udp --rate 1gbit --json shaped.json --plot shaped.png
 
     sudo switchml bench allreduce --workers 4,8 --sizes 16M --rate 200mbit --switches each
+
+    sudo switchml bench allreduce --workers 4 --sizes 4M --rate 100mbit --jobs 2
+
+    sudo switchml bench allreduce --workers 4 --sizes 4M --rate 100mbit --beside tcp-cubic
     """
     from switchml.bench.allreduce import Plan, measure, steps
     from switchml.bench.report import build_table, closing, heading
@@ -171,7 +194,8 @@ def allreduce(
         rounds=rounds,
         iterations=iterations,
         warm_up=warmup,
-        min_time=min_time,
+        # Flows that share a link need some time to agree.
+        min_time=(3.0 if beside or jobs > 1 else 0.1) if min_time is None else min_time,
         payload=_payload(payload),
         window=window,
         wire=wire,
@@ -181,6 +205,8 @@ def allreduce(
         switch=switch,
         switches=switches,
         token=token,
+        jobs=jobs,
+        beside=beside,
         timeout=timeout,
     )
     plan.validate()
