@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -123,6 +123,17 @@ class Measurement:
         found["elements_per_second"] = self.elements_per_second
         found["of_limit"] = self.of_limit
         return found
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Measurement:
+        """What `as_json` made, as it was."""
+        own = {one.name: found[one.name] for one in dataclasses.fields(cls)}
+        spreads = {
+            name: {key: Spread(**spread) for key, spread in own[name].items()}
+            for name in ("shares", "ratios")
+        }
+        verdict = None if own["verdict"] is None else Verdict(**own["verdict"])
+        return cls(**{**own, **spreads, "rounds": tuple(own["rounds"]), "verdict": verdict})
 
 
 def overlap(timelines: Sequence[Sequence[float]]) -> tuple[float, list[float]]:
