@@ -94,6 +94,12 @@ VARIABLES = (
         "`0`",
     ),
     Variable(
+        "SWITCHML_MPI",
+        "",
+        "for `bench`: folders with a `bin/mpiexec` each, with colons between them, where several MPIs are compared",
+        "beside the interpreter, PATH",
+    ),
+    Variable(
         "SWITCHML_BMV2",
         "",
         "folder of BMv2's `simple_switch` and its CLI, for `switchml stf` and `bench`",

@@ -51,7 +51,9 @@ Variants = Annotated[
 ]
 Baseline = Annotated[
     str | None,
-    typer.Option(help="Baselines: gloo,mpi-shm,mpi-tcp, or none. [default: gloo where torch is installed]"),
+    typer.Option(
+        help="Baselines: gloo, ucc, mpi-shm and mpi-tcp (Open MPI), mpich, impi, mpi (under mpirun), or none. [default: gloo where torch is installed]"
+    ),
 ]
 Payload = Annotated[
     str,

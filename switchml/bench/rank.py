@@ -34,6 +34,7 @@ from switchml.bench.verification import (
     verify,
 )
 from switchml.errors import SwitchMLError
+from switchml.launchers import mpi_variable
 from switchml.protocol.messages import FLOAT32
 
 _STATUS = Path("/proc/self/status")
@@ -189,14 +190,14 @@ def _end_with(link: socket.socket) -> None:
 
 
 def main() -> None:
-    """Serve the parent whose Unix socket the first argument names; the second is the rank ("mpi" = Open MPI's number)."""
+    """Serve the parent whose Unix socket the first argument names; the second is the rank ("mpi" = the MPI's number)."""
     parent, rank = sys.argv[1:]
     link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     link.connect(parent)
     _end_with(link)
     connection = Connection(link.detach())
     connection.send(
-        rank_protocol.Hello(int(os.environ["OMPI_COMM_WORLD_RANK"] if rank == "mpi" else rank), os.getpid())
+        rank_protocol.Hello(int(os.environ[mpi_variable(os.environ)] if rank == "mpi" else rank), os.getpid())
     )
     serve(connection)
     connection.close()

@@ -289,8 +289,10 @@ def installed(entry: Entry) -> bool:
 @pytest.mark.parametrize(("dtype", "op"), [("float32", "sum"), ("int32", "max")])
 def test_real_baselines_reduce_correctly(name: str, dtype: str, op: str) -> None:
     entry = BASELINES[name]
-    if not installed(entry):
-        pytest.skip(f"{name} needs {entry.requires}")
+    try:
+        entry.check_usable(dtype, op, namespaces=False)
+    except UsageError as error:
+        pytest.skip(str(error))
     wanted = plan([entry], workers=[3], dtype=dtype, op=op, rounds=1, sizes=[400_000])
     (one,) = measure(wanted, Watcher())
     assert one.verdict is not None

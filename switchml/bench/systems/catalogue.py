@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast
 
+from switchml.bench.systems.mpi_installations import INTEL_MPI, MPICH, OPEN_MPI, Make, installation_of
 from switchml.bench.verification import ELEMENT_TYPES, OPERATIONS, Array
 from switchml.errors import UsageError
 from switchml.launchers import Launcher
@@ -66,7 +67,7 @@ class Entry:
     Attributes:
         name: what it is called.
         rank: "module:Class" of its `System`, loaded in the rank's process only.
-        launcher: how ranks are started: as plain processes, by Open MPI's mpiexec, or by an MPI that starts the benchmark.
+        launcher: how ranks are started: as plain processes, by an mpiexec, or by an MPI that starts the benchmark.
         requires: modules that must be installed.
         extra: where they come from.
         in_namespaces: whether its ranks can run in network namespaces of their own.
@@ -75,7 +76,9 @@ class Entry:
         operations: names of the reductions that it has.
         options: what its `System` is told.
         environment: variables of its ranks.
-        mpi_options: arguments of mpiexec.
+        mpi: whose mpiexec that is.
+        mpi_options: arguments of it.
+        backend: of torch's, that has to be built in.
     """
 
     name: str
@@ -89,7 +92,9 @@ class Entry:
     operations: frozenset[str]
     options: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    mpi: Make | None = None
     mpi_options: tuple[str, ...] = ()
+    backend: str = ""
 
     def check_usable(
         self, dtype: str, op: str, *, namespaces: bool, launcher: Launcher | None = None
@@ -108,6 +113,13 @@ class Entry:
         missing = [module for module in self.requires if importlib.util.find_spec(module) is None]
         if missing:
             raise UsageError(f"{self.name} needs {', '.join(missing)}: pip install 'switchml[{self.extra}]'")
+        if self.mpi is not None:
+            installation_of(self.mpi)
+        if self.backend and not _has_backend(self.backend):
+            raise UsageError(
+                f"{self.name} needs a torch that is built with {self.backend.upper()} (USE_{self.backend.upper()}=1, or NVIDIA's "
+                "container images); the wheels for CPUs have none"
+            )
         if dtype not in self.dtypes:
             raise UsageError(f"{self.name} cannot reduce {dtype}; leave it out or choose another --dtype")
         if op not in self.operations:
@@ -127,31 +139,58 @@ class Entry:
             )
 
 
+def _has_backend(name: str) -> bool:
+    """Whether the torch here can make groups of that name."""
+    import torch.distributed as dist
+
+    return dist.is_backend_available(name)
+
+
 def load(reference: str) -> System:
     """A new object of the class named "module:Class"."""
     module, _, name = reference.partition(":")
     return cast(System, getattr(importlib.import_module(module), name)())
 
 
-_MPI_COMMON = ("--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "--mca", "pml", "ob1")
+_OPEN_MPI = ("--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "--mca", "pml", "ob1")
 _WITHOUT_AVG = frozenset(OPERATIONS) - {"avg"}
 # One thread a rank, as torchrun sets it: ranks share the cores.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
-def _mpi(name: str, launcher: Literal["mpiexec", "started"], *options: str) -> Entry:
+def _mpi(
+    name: str, make: Make | None, options: tuple[str, ...] = (), environment: Mapping[str, str] | None = None
+) -> Entry:
     return Entry(
         name=name,
-        rank="switchml.bench.systems.mpi:OpenMPI",
-        launcher=launcher,
+        rank="switchml.bench.systems.mpi:MpiRank",
+        launcher="mpiexec" if make is not None else "started",
         requires=("mpi4py",),
         extra="bench",
         in_namespaces=False,
         ring=False,
         dtypes=frozenset(ELEMENT_TYPES) - {"float16", "bfloat16"},
         operations=_WITHOUT_AVG,
-        environment=_ONE_THREAD,
-        mpi_options=(*_MPI_COMMON, *options),
+        environment={**_ONE_THREAD, **(environment or {})},
+        mpi=make,
+        mpi_options=options,
+    )
+
+
+def _torch(backend: str) -> Entry:
+    return Entry(
+        name=backend,
+        rank="switchml.bench.systems.gloo:TorchBackend",
+        launcher="processes",
+        requires=("torch",),
+        extra="bench",
+        in_namespaces=True,
+        ring=True,
+        dtypes=frozenset(ELEMENT_TYPES) - {"int16"},
+        operations=_WITHOUT_AVG,
+        options={"backend": backend},
+        environment={**_ONE_THREAD, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"},
+        backend="" if backend == "gloo" else backend,
     )
 
 
@@ -174,21 +213,15 @@ def _ours(name: str, transport: str, multicast: bool | None) -> Entry:
 BASELINES = {
     entry.name: entry
     for entry in (
-        Entry(
-            name="gloo",
-            rank="switchml.bench.systems.gloo:Gloo",
-            launcher="processes",
-            requires=("torch",),
-            extra="bench",
-            in_namespaces=True,
-            ring=True,
-            dtypes=frozenset(ELEMENT_TYPES) - {"int16"},
-            operations=_WITHOUT_AVG,
-            environment={**_ONE_THREAD, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"},
+        _torch("gloo"),
+        _torch("ucc"),
+        _mpi("mpi-shm", OPEN_MPI, (*_OPEN_MPI, "--mca", "btl", "self,sm")),
+        _mpi(
+            "mpi-tcp", OPEN_MPI, (*_OPEN_MPI, "--mca", "btl", "self,tcp", "--mca", "btl_tcp_if_include", "lo")
         ),
-        _mpi("mpi-shm", "mpiexec", "--mca", "btl", "self,sm"),
-        _mpi("mpi-tcp", "mpiexec", "--mca", "btl", "self,tcp", "--mca", "btl_tcp_if_include", "lo"),
-        _mpi("mpi", "started"),
+        _mpi("mpich", MPICH),
+        _mpi("impi", INTEL_MPI, environment={"I_MPI_FABRICS": "shm", "I_MPI_PIN": "off"}),
+        _mpi("mpi", None),
     )
 }
 

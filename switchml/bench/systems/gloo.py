@@ -1,4 +1,4 @@
-"""torch.distributed's gloo: a ring over TCP, what PyTorch uses on CPUs."""
+"""A backend of torch.distributed: gloo, a ring over TCP, what PyTorch uses on CPUs; UCC where torch is built with it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _OPERATIONS = {
 _TIMEOUT = datetime.timedelta(seconds=300)
 
 
-class Gloo:
-    """One rank of a gloo group."""
+class TorchBackend:
+    """One rank of a group. Option: backend."""
 
     def open(self, place: Place) -> None:
         """Join through the place's store, or a file's, which reaches across network namespaces."""
@@ -37,7 +37,11 @@ class Gloo:
         if place.store is None:
             meeting = {"init_method": (Path(place.rendezvous) / "store").as_uri()}
         dist.init_process_group(
-            "gloo", rank=place.rank, world_size=place.world_size, timeout=_TIMEOUT, **meeting
+            place.options["backend"],
+            rank=place.rank,
+            world_size=place.world_size,
+            timeout=_TIMEOUT,
+            **meeting,
         )
         alone = place.store is None and place.interface != "lo"
         self._retransmissions = _tcp_retransmissions() if alone else None
@@ -50,11 +54,11 @@ class Gloo:
         dist.all_reduce(tensor, _OPERATIONS[op])
 
     def barrier(self) -> None:
-        """Gloo's own."""
+        """The backend's own."""
         dist.barrier()
 
     def error_bound(self) -> float:
-        """Gloo adds floating-point numbers."""
+        """Such backends add floating-point numbers."""
         return 0.0
 
     def counters(self) -> dict[str, int]:

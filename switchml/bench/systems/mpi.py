@@ -1,4 +1,4 @@
-"""Open MPI through mpi4py, over shared memory or TCP. Its ranks poll while they wait inside a call."""
+"""An MPI through mpi4py, over shared memory or TCP. Its ranks poll while they wait inside a call."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OPERATIONS = {
 }
 
 
-class OpenMPI:
+class MpiRank:
     """One rank of MPI_COMM_WORLD."""
 
     def open(self, place: Place) -> None:
