@@ -52,7 +52,8 @@ Variants = Annotated[
 Baseline = Annotated[
     str | None,
     typer.Option(
-        help="Baselines: gloo, ucc, mpi-shm and mpi-tcp (Open MPI), mpich, impi, mpi (under mpirun), or none. [default: gloo where torch is installed]"
+        help="Baselines: gloo, ucc, mpi-shm and mpi-tcp (Open MPI), mpich, impi, mpi (under mpirun), or none. "
+        "[default: gloo where torch is installed]"
     ),
 ]
 Payload = Annotated[

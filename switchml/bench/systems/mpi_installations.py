@@ -64,7 +64,7 @@ def installation_of(make: Make) -> Installation:
             return installation
     raise UsageError(
         f"{make.name} is not installed here: pip install {make.package}, or beside another MPI into a folder of its own: python "
-        f"-m venv FOLDER && FOLDER/bin/pip install {make.package}, named in SWITCHML_MPI=FOLDER (several with colons between them)"
+        f"-m venv FOLDER && FOLDER/bin/pip install {make.package}, named in SWITCHML_MPI=FOLDER (several: colons between them)"
     )
 
 
