@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from switchml.bench.collectives import COLLECTIVES
 from switchml.bench.output import check_writable, machine_facts, publish
 from switchml.bench.units import (
     parse_counts,
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from switchml.bench.systems.catalogue import Entry
 
 bench_app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+_BARRIER = 8  # bytes of the largest element: a barrier has none, but a plan has to have a size
 
 Workers = Annotated[str, typer.Option(help="Numbers of workers: 2 or 2,4,8.")]
 Sizes = Annotated[str, typer.Option(help="Sizes: FROM:TO:FACTOR, for instance 64K:64M:4, or a list 4K,16M.")]
@@ -114,8 +117,8 @@ def _bench() -> None:
     """Measure switchml next to other systems: interleaved in one run, medians with minimum and maximum."""
 
 
-@bench_app.command()
-def allreduce(
+def collective(
+    ctx: typer.Context,
     workers: Annotated[
         str,
         typer.Option(
@@ -136,9 +139,9 @@ def allreduce(
     baseline: Baseline = None,
     rounds: Rounds = 7,
     iterations: Annotated[
-        int, typer.Option(help="All-reduces in a batch; 0 = as many as fill --min-time.")
+        int, typer.Option(help="Collectives in a batch; 0 = as many as fill --min-time.")
     ] = 0,
-    warmup: Annotated[int, typer.Option(help="All-reduces before the rounds.")] = 3,
+    warmup: Annotated[int, typer.Option(help="Collectives before the rounds.")] = 3,
     min_time: Annotated[
         float | None,
         typer.Option(
@@ -164,18 +167,18 @@ def allreduce(
     json: Json = "",
     plot: Plot = "",
 ) -> None:
-    """Time all-reduces in the manner of nccl-tests, all systems interleaved.
+    """Time a collective in the manner of nccl-tests, all systems interleaved.
 
     By itself this starts the ranks on this machine. Started by torchrun, mpirun or srun, each process is a rank, and rank 0
     prints: so it measures the hosts that training will run on. There the switch is the one of --switch or SWITCHML_SWITCH, else
     every host starts one, as torch does.
 
-    For each size there are rounds. In a round every system runs one batch of all-reduces in place, in an order that rotates,
-    while the ranks of the others sleep. Time of an all-reduce: the slowest rank's batch divided by its iterations. A ratio is the
-    median of the rounds' own ratios.
+    For each size there are rounds. In a round every system runs one batch of the collective, in an order that rotates, while the
+    ranks of the others sleep. Time: the slowest rank's batch divided by its iterations. A ratio is the median of the rounds' own
+    ratios. A size is that of a rank's larger buffer: what all have together for all_gather and reduce_scatter.
 
-    #wrong counts elements outside the documented bound, on data whose sums are known: small integers in floating point must
-    come out exactly, full mantissas within the reported error of block floating point; integers must be exact.
+    #wrong counts elements outside the documented bound, on data whose result is known: small integers in floating point must
+    come out exactly, full mantissas within the reported error of block floating point; integers, and what is moved, exactly.
 
     For instance:
 
@@ -195,6 +198,9 @@ def allreduce(
     """
     from switchml.bench.allreduce import Plan
 
+    name = str(ctx.info_name)
+    if name == "barrier" and plot:
+        raise UsageError("a barrier has no sizes to draw a picture along: leave --plot out")
     started = started_by(os.environ)
     shape = None
     if started is not None and (rate or loss or delay or beside or jobs > 1 or switches != "hub"):
@@ -211,9 +217,10 @@ def allreduce(
         )
     plan = Plan(
         workers=_started_workers(workers, started),
-        sizes=parse_sizes(sizes),
+        sizes=[_BARRIER] if name == "barrier" else parse_sizes(sizes),
         dtype=dtype,
         op=op,
+        collective=name,
         variants=_variants(variants, transport, multicast),
         baselines=_baselines(baseline),
         check=check,
@@ -244,6 +251,10 @@ def allreduce(
         measured = _collectives(plan, json, plot) if started is None else _started(plan, started, json, plot)
     if any(one.verdict is not None and one.verdict.wrong for one in measured):
         raise typer.Exit(1)
+
+
+for _name, _one in COLLECTIVES.items():
+    bench_app.command(_name, short_help=f"Time {_one.words}, all systems interleaved.")(collective)
 
 
 def _collectives(plan: Plan, json: str, plot: str) -> list[Measurement]:
@@ -292,7 +303,7 @@ def _publish_collectives(
     from switchml.bench.report import build_table, closing, heading
 
     publish(
-        "allreduce",
+        plan.collective,
         json,
         heading(plan, facts, network),
         build_table(plan, measured),

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast
 
+from switchml.bench.collectives import COLLECTIVES
 from switchml.bench.systems.mpi_installations import INTEL_MPI, MPICH, OPEN_MPI, Make, installation_of
 from switchml.bench.verification import ELEMENT_TYPES, OPERATIONS, Array
 from switchml.errors import UsageError
@@ -44,6 +45,17 @@ class System(Protocol):
     def allreduce(self, buffer: Array, dtype: str, op: str) -> None:
         """Reduce the one-dimensional buffer in place over all ranks and return when it is done."""
 
+    def collective(self, name: str, given: Array, taken: Array, dtype: str, op: str) -> None:
+        """Another collective, between flat buffers; returns when it is done. Not called of trainings.
+
+        Args:
+            name: of `collectives.COLLECTIVES`, all_gather for instance.
+            given: by this rank, of as many pieces as that says.
+            taken: by it, likewise; `given` itself where the collective is in place.
+            dtype: name of the element type.
+            op: name of the reduction.
+        """
+
     def barrier(self) -> None:
         """Return when all ranks have called it."""
 
@@ -74,6 +86,7 @@ class Entry:
         ring: whether its traffic on a network is that of a ring over TCP.
         dtypes: names of the element types that it can reduce.
         operations: names of the reductions that it has.
+        collectives: names of the collectives that it has.
         options: what its `System` is told.
         environment: variables of its ranks.
         mpi: whose mpiexec that is.
@@ -90,6 +103,7 @@ class Entry:
     ring: bool
     dtypes: frozenset[str]
     operations: frozenset[str]
+    collectives: frozenset[str] = frozenset(COLLECTIVES)
     options: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     mpi: Make | None = None
@@ -97,7 +111,13 @@ class Entry:
     backend: str = ""
 
     def check_usable(
-        self, dtype: str, op: str, *, namespaces: bool, launcher: Launcher | None = None
+        self,
+        dtype: str,
+        op: str,
+        *,
+        namespaces: bool,
+        launcher: Launcher | None = None,
+        collective: str = "allreduce",
     ) -> None:
         """Whether this system can take part.
 
@@ -106,6 +126,7 @@ class Entry:
             op: how.
             namespaces: its ranks are in network namespaces of their own.
             launcher: what has started the ranks; None = they are still to be started.
+            collective: that it has to carry out.
 
         Raises:
             UsageError: it cannot; says why.
@@ -122,6 +143,8 @@ class Entry:
             )
         if dtype not in self.dtypes:
             raise UsageError(f"{self.name} cannot reduce {dtype}; leave it out or choose another --dtype")
+        if collective not in self.collectives:
+            raise UsageError(f"{self.name} has no {collective}; leave it out (ours: --variants none)")
         if op not in self.operations:
             raise UsageError(f"{self.name} has no {op!r}; leave it out or choose another --op")
         if self.launcher == "started" and (launcher is None or not launcher.mpi):
@@ -205,6 +228,7 @@ def _ours(name: str, transport: str, multicast: bool | None) -> Entry:
         ring=False,
         dtypes=frozenset(ELEMENT_TYPES),
         operations=frozenset(OPERATIONS),
+        collectives=frozenset(COLLECTIVES) - {"all_to_all"},
         environment=_ONE_THREAD,
         options={"transport": transport, "multicast": multicast},
     )

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from switchml.bench.collectives import ROOT
 from switchml.bench.systems.catalogue import Place
 from switchml.bench.verification import Array
+from switchml.errors import UsageError
 
 _OPERATIONS = {
     "sum": dist.ReduceOp.SUM,
@@ -22,6 +24,9 @@ _OPERATIONS = {
     "bor": dist.ReduceOp.BOR,
     "bxor": dist.ReduceOp.BXOR,
 }
+# Torch 2.13 has renamed them.
+_all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+_reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
 _TIMEOUT = datetime.timedelta(seconds=300)
 
 
@@ -48,10 +53,24 @@ class TorchBackend:
 
     def allreduce(self, buffer: Array, dtype: str, op: str) -> None:
         """Reduce in place."""
-        tensor = torch.from_numpy(buffer)
-        if dtype == "bfloat16":
-            tensor = tensor.view(torch.bfloat16)
-        dist.all_reduce(tensor, _OPERATIONS[op])
+        dist.all_reduce(_tensor(buffer, dtype), _OPERATIONS[op])
+
+    def collective(self, name: str, given: Array, taken: Array, dtype: str, op: str) -> None:
+        """See `System`."""
+        source, target = _tensor(given, dtype), _tensor(taken, dtype)
+        match name:
+            case "broadcast":
+                dist.broadcast(source, ROOT)
+            case "reduce":
+                dist.reduce(source, ROOT, _OPERATIONS[op])
+            case "all_gather":
+                _all_gather(target, source)
+            case "reduce_scatter":
+                _reduce_scatter(target, source, _OPERATIONS[op])
+            case "all_to_all":
+                dist.all_to_all_single(target, source)
+            case _:
+                raise UsageError(f"there is no {name} here")
 
     def barrier(self) -> None:
         """The backend's own."""
@@ -75,6 +94,11 @@ class TorchBackend:
     def close(self) -> None:
         """Leave the group."""
         dist.destroy_process_group()
+
+
+def _tensor(array: Array, dtype: str) -> torch.Tensor:
+    tensor = torch.from_numpy(array)
+    return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
 
 
 def _tcp_retransmissions() -> int:

@@ -10,6 +10,7 @@ mpi4py.rc.threads = False  # the cheapest locking: one thread calls MPI
 
 from mpi4py import MPI  # noqa: E402 - after the setting above
 
+from switchml.bench.collectives import ROOT  # noqa: E402
 from switchml.bench.systems.catalogue import Place  # noqa: E402
 from switchml.bench.verification import Array  # noqa: E402
 from switchml.errors import UsageError  # noqa: E402
@@ -42,6 +43,24 @@ class MpiRank:
     def allreduce(self, buffer: Array, dtype: str, op: str) -> None:
         """Reduce in place."""
         self._world.Allreduce(MPI.IN_PLACE, buffer, _OPERATIONS[op])
+
+    def collective(self, name: str, given: Array, taken: Array, dtype: str, op: str) -> None:
+        """See `System`."""
+        world = self._world
+        match name:
+            case "broadcast":
+                world.Bcast(given, ROOT)
+            case "reduce":
+                own = MPI.IN_PLACE if world.rank == ROOT else given
+                world.Reduce(own, given if world.rank == ROOT else None, _OPERATIONS[op], ROOT)
+            case "all_gather":
+                world.Allgather(given, taken)
+            case "reduce_scatter":
+                world.Reduce_scatter_block(given, taken, _OPERATIONS[op])
+            case "all_to_all":
+                world.Alltoall(given, taken)
+            case _:
+                raise UsageError(f"there is no {name} here")
 
     def barrier(self) -> None:
         """MPI's own."""
