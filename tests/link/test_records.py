@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from switchml.aggregation.slot_machine import Pool, new_pool
 from switchml.link.datagrams import Datagrams, Iovec, MessageHeader, SocketAddress, open_datagrams
 from switchml.link.records import (
     Int8,
@@ -27,7 +28,6 @@ from switchml.protocol.counters import SWITCH_COUNTERS
 from switchml.protocol.jit import compiled
 from switchml.switch_emulator.faults import Faults, new_faults
 from switchml.switch_emulator.pipeline import MAX_JOBS, Switch, SwitchRecord
-from switchml.switch_emulator.slot_machine import Pool, new_pool
 from switchml.switch_emulator.tables import Tables, new_tables
 from switchml.worker.congestion import new_congestion
 from switchml.worker.engine import Engine
