@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import secrets
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from switchml.bench.results import Measurement, interleaved, with_ratios
 from switchml.bench.systems.catalogue import Entry, options_of
 from switchml.bench.verification import ElementType, Verdict, batch_limit, check_operation, element_type
 from switchml.errors import UsageError
+from switchml.launchers import Launcher
 from switchml.protocol.messages import FLOAT32, WIRES, wire_lanes
 from switchml.testbed.namespace import Namespace
 from switchml.testbed.shape import LinkShape
@@ -58,6 +60,8 @@ class Plan:
         switches: where these are, of `SWITCHES`.
         token: that switch's join token.
         timeout: seconds that a batch may take.
+        launcher: what started the ranks; None = this process does.
+        a_host: ranks on a host, for the limit only.
     """
 
     workers: list[int]
@@ -81,6 +85,8 @@ class Plan:
     switches: str = "hub"
     token: str = ""
     timeout: float = 300.0
+    launcher: Launcher | None = None
+    a_host: int = 1
 
     @property
     def entries(self) -> list[Entry]:
@@ -117,8 +123,27 @@ class Plan:
                 "--switch names a switch outside; with --rate or --loss the network is built here"
             )
         for entry in self.entries:
-            entry.check_usable(self.dtype, self.op, namespaces=self.shape is not None)
+            entry.check_usable(self.dtype, self.op, namespaces=self.shape is not None, launcher=self.launcher)
         return kind
+
+
+class Group(Protocol):
+    """The ranks of a system, joined; see `RankGroup`."""
+
+    facts: dict[str, Any]
+
+    def ask(self, command: Any, timeout: float) -> list[Any]:
+        """The answers to a command, by rank."""
+
+    def counters(self, timeout: float) -> dict[str, int]:
+        """Summed over ranks."""
+
+
+class Starter(Protocol):
+    """What starts the ranks of a system."""
+
+    def start(self, entry: Entry, plan: Plan, stack: contextlib.ExitStack) -> Group:
+        """The ranks, joined; `stack` ends them."""
 
 
 class Observer(Protocol):
@@ -141,7 +166,7 @@ class _Lane:
     """A system with its group and what was found so far at the size at hand."""
 
     entry: Entry
-    group: RankGroup
+    group: Group
     iterations: int = 1
     refill: int = 1
     verdict: Verdict | None = None
@@ -149,10 +174,15 @@ class _Lane:
     rounds: list[float] = dataclasses.field(default_factory=list)
 
 
-def measure(plan: Plan, observer: Observer) -> Iterator[Measurement]:
+def measure(plan: Plan, observer: Observer, starter: Starter | None = None) -> Iterator[Measurement]:
     """Measurements in the order of workers, sizes and systems, each yielded once its size is done.
 
     Whatever was started is ended in every case.
+
+    Args:
+        plan: what to measure.
+        observer: told how the run goes on.
+        starter: of the ranks; None = they are started here, on the plan's network.
 
     Raises:
         UsageError: the plan cannot be carried out.
@@ -162,7 +192,7 @@ def measure(plan: Plan, observer: Observer) -> Iterator[Measurement]:
     kind = plan.validate()
     for workers in plan.workers:
         with contextlib.ExitStack() as stack:
-            network = Network.build(plan, workers, stack)
+            network = starter or Network.build(plan, workers, stack)
             lanes = []
             for entry in plan.entries:
                 observer.phase(f"{workers} workers: starting {entry.name}")
@@ -222,16 +252,8 @@ class Network:
         options = dict(entry.options)
         if "transport" in entry.options:
             address, token = self._switches(plan, stack)
-            options = options_of(
-                entry,
-                switch=address,
-                token=token,
-                job=f"bench-{entry.name}-{os.getpid()}-{secrets.token_hex(4)}",
-                payload=plan.payload,
-                window=plan.window,
-                wire=plan.wire,
-                timeout=plan.timeout,
-            )
+            job = f"bench-{entry.name}-{os.getpid()}-{secrets.token_hex(4)}"
+            options = job_options(entry, plan, address, token, job)
         group = RankGroup(entry, self.workers, options, namespaces=self.namespaces, interface=self.interface)
         return stack.enter_context(group)
 
@@ -252,6 +274,28 @@ class Network:
             stack.callback(emulator.close, 1.0)
             addresses.append(f"{emulator.address}*1")  # alike, as all hosts are: nothing to measure
         return ",".join(addresses), token
+
+
+def job_options(entry: Entry, plan: Plan, switch: Any, token: str, job: str) -> dict[str, Any]:
+    """Options of one of our systems.
+
+    Args:
+        entry: the system.
+        plan: what is measured.
+        switch: as for `Worker.join`.
+        token: of the switches that have none of their own.
+        job: the job's name.
+    """
+    return options_of(
+        entry,
+        switch=switch,
+        token=token,
+        job=job,
+        payload=plan.payload,
+        window=plan.window,
+        wire=plan.wire,
+        timeout=plan.timeout,
+    )
 
 
 def _measure_size(
@@ -321,7 +365,8 @@ def _limit(plan: Plan, entry: Entry, workers: int, facts: dict[str, Any]) -> flo
     framing = SHAPED if shaped else WIRE
     if not rate:
         return None
+    limit = ring_limit(rate, workers, plan.mtu, framing) if entry.ring else math.inf
     if "payload" in facts:
         lanes = wire_lanes(plan.wire) if plan.dtype == FLOAT32 and plan.op in ("sum", "avg") else 1
-        return lanes * spread_limit(rate, facts["payload"], plan.switches, workers, framing)
-    return ring_limit(rate, workers, plan.mtu, framing) if entry.ring else None
+        limit = lanes * spread_limit(rate, facts["payload"], plan.switches, workers, framing, plan.a_host)
+    return limit if math.isfinite(limit) else None

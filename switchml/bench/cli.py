@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,12 +22,15 @@ from switchml.bench.units import (
 )
 from switchml.cli_options import SWITCH, SwitchToken, Window, Wire
 from switchml.errors import UsageError
+from switchml.launchers import Started, started_by
 from switchml.progress import progress_bar
 from switchml.protocol.messages import FLOAT32
 from switchml.termination import orderly_end
 from switchml.testbed.shape import LinkShape
 
 if TYPE_CHECKING:
+    from switchml.bench.allreduce import Plan
+    from switchml.bench.results import Measurement
     from switchml.bench.systems.catalogue import Entry
 
 bench_app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -90,7 +94,13 @@ def _bench() -> None:
 
 @bench_app.command()
 def allreduce(
-    workers: Workers = "2",
+    workers: Annotated[
+        str,
+        typer.Option(
+            help="Numbers of workers: 2 or 2,4,8. [default: 2; under a launcher: its ranks]",
+            show_default=False,
+        ),
+    ] = "",
     sizes: Sizes = "64K:64M:4",
     dtype: Dtype = "float32",
     op: Op = "sum",
@@ -126,6 +136,10 @@ def allreduce(
 ) -> None:
     """Time all-reduces in the manner of nccl-tests, all systems interleaved.
 
+    By itself this starts the ranks on this machine. Started by torchrun, mpirun or srun, each process is a rank, and rank 0
+    prints: so it measures the hosts that training will run on. There the switch is the one of --switch or SWITCHML_SWITCH, else
+    every host starts one, as torch does.
+
     For each size there are rounds. In a round every system runs one batch of all-reduces in place, in an order that rotates,
     while the ranks of the others sleep. Time of an all-reduce: the slowest rank's batch divided by its iterations. A ratio is the
     median of the rounds' own ratios.
@@ -140,15 +154,24 @@ def allreduce(
     sudo switchml bench allreduce --workers 4 --sizes 16M --transport udp --rate 1gbit --json shaped.json --plot shaped.png
 
     sudo switchml bench allreduce --workers 4,8 --sizes 16M --rate 200mbit --switches each
-    """
-    from switchml.bench.allreduce import Plan, measure, steps
-    from switchml.bench.report import build_table, closing, heading
 
+    torchrun --nnodes 4 --node-rank 0 --nproc-per-node 1 --master-addr 10.0.0.1 --no-python switchml bench allreduce --sizes 16M
+
+    mpirun -n 4 --hostfile hosts switchml bench allreduce --baseline gloo,mpi
+    """
+    from switchml.bench.allreduce import Plan
+
+    started = started_by(os.environ)
     shape = None
+    if started is not None and (rate or loss or switches != "hub"):
+        raise UsageError(
+            f"{started.launcher.name} started this as a rank, on a network that is there: --rate, --loss and --switches are for "
+            "one that is built here"
+        )
     if rate or loss:
         shape = LinkShape(rate=parse_rate(rate) if rate else 0, queue=parse_size(queue), loss=loss)
     plan = Plan(
-        workers=parse_counts(workers),
+        workers=_started_workers(workers, started),
         sizes=parse_sizes(sizes),
         dtype=dtype,
         op=op,
@@ -169,29 +192,78 @@ def allreduce(
         switches=switches,
         token=token,
         timeout=timeout,
+        launcher=None if started is None else started.launcher,
     )
     plan.validate()
-    check_writable(json)
-    check_writable(plot)
+    if started is None or started.rank == 0:
+        check_writable(json)
+        check_writable(plot)
+    with orderly_end():
+        measured = _collectives(plan, json, plot) if started is None else _started(plan, started, json, plot)
+    if any(one.verdict is not None and one.verdict.wrong for one in measured):
+        raise typer.Exit(1)
+
+
+def _collectives(plan: Plan, json: str, plot: str) -> list[Measurement]:
+    """Measured and published, with ranks that are started here."""
+    from switchml.bench.allreduce import measure, steps
+
     facts = machine_facts()
-    with orderly_end(), progress_bar(steps(plan)) as bar:
+    with progress_bar(steps(plan)) as bar:
         measured = list(measure(plan, bar))
+    _publish_collectives(plan, measured, facts, json, plot)
+    return measured
+
+
+def _started(plan: Plan, started: Started, json: str, plot: str) -> list[Measurement]:
+    """The same, as one of the ranks that a launcher started."""
+    if importlib.util.find_spec("torch") is None:
+        raise UsageError(
+            f"the ranks that {started.launcher.name} starts meet in torch's store: pip install 'switchml[torch]'"
+        )
+    from switchml.bench.allreduce import measure, steps
+    from switchml.bench.launched import LaunchedNetwork, together
+    from switchml.torch_backend.options import Options
+
+    facts = machine_facts()
+    options = Options()
+    options.switch, options.token = plan.switch or options.switch, plan.token or options.token
+    with together(started, plan.timeout) as meeting:
+        meeting.agree(_described(plan), plan.timeout)
+        plan = dataclasses.replace(plan, switches="hub" if options.switch else "each", a_host=meeting.a_host)
+        network = LaunchedNetwork(meeting, options)
+        with progress_bar(steps(plan), shown=started.rank == 0) as bar:
+            measured = list(measure(plan, bar, network))
+        if started.rank == 0:
+            _publish_collectives(plan, measured, facts, json, plot, network.words)
+    return measured
+
+
+def _publish_collectives(
+    plan: Plan,
+    measured: list[Measurement],
+    facts: dict[str, str | int | float],
+    json: str,
+    plot: str,
+    network: str = "",
+) -> None:
+    from switchml.bench.report import build_table, closing, heading
+
     publish(
         "allreduce",
         json,
-        heading(plan, facts),
+        heading(plan, facts, network),
         build_table(plan, measured),
         closing(plan, measured),
         results=[one.as_json() for one in measured],
         machine=facts,
         plan=_described(plan),
+        **({"network": network} if network else {}),
     )
     if plot:
         from switchml.bench.plots import draw
 
         draw(measured, [entry.name for entry in plan.baselines], Path(plot))
-    if any(one.verdict is not None and one.verdict.wrong for one in measured):
-        raise typer.Exit(1)
 
 
 @bench_app.command()
@@ -456,6 +528,19 @@ def packets(
         raise typer.Exit(1)
 
 
+def _started_workers(text: str, started: Started | None) -> list[int]:
+    """--workers, where it can be chosen.
+
+    Raises:
+        UsageError: it cannot, and something else was.
+    """
+    if started is None:
+        return parse_counts(text or "2")
+    if text and parse_counts(text) != [started.size]:
+        raise UsageError(f"{started.launcher.name} started {started.size} ranks: leave --workers {text} out")
+    return [started.size]
+
+
 def _variants(names: str, transport: str, multicast: bool | None) -> list[Entry]:
     from switchml.bench.systems.catalogue import VARIANTS, find, variants_of
 
@@ -480,6 +565,7 @@ def _described(plan: Any) -> dict[str, Any]:
     """The plan as JSON, with names for systems and without the token."""
     described: dict[str, Any] = dataclasses.asdict(plan)
     described.pop("token")
+    described["launcher"] = plan.launcher and plan.launcher.name
     described["variants"] = [entry.name for entry in plan.variants]
     described["baselines"] = [entry.name for entry in plan.baselines]
     return described

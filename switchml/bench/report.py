@@ -29,12 +29,12 @@ retrans: packets sent again during the rounds, all ranks. #wrong: elements out o
 vs X: X's time over this system's, median of the rounds' own ratios [minimum maximum]; above 1 this system is faster."""
 
 
-def heading(plan: Plan, facts: dict[str, Any]) -> list[str]:
-    """Lines above the table: machine, network, baselines."""
+def heading(plan: Plan, facts: dict[str, Any], network: str = "") -> list[str]:
+    """Lines above the table: machine, network (in words of its own where it is not the plan's), baselines."""
     lines = [
         f"switchml {facts['switchml']}, {facts['processor']}, {facts['cores']} cores, Linux {facts['kernel']}, "
         f"TCP {facts['tcp_congestion_control']}",
-        _network(plan),
+        f"Network: {network}" if network else _network(plan),
     ]
     if facts["load_average"] > 0.5 * facts["cores"]:
         lines.append(
@@ -105,6 +105,8 @@ def closing(plan: Plan, measured: list[Measurement]) -> list[str]:
     shaped = plan.shape is not None and plan.shape.rate > 0
     rate = plan.shape.rate if plan.shape is not None and shaped else plan.line_rate
     if not rate:
+        if plan.launcher is not None:
+            return ["The links' rate is not known: --line-rate 10gbit shows how near to their limit this is."]
         return [
             "No link rate is known here: the limit is this machine's own copying and scheduling. --rate shapes links."
         ]
@@ -124,8 +126,8 @@ def closing(plan: Plan, measured: list[Measurement]) -> list[str]:
             )
         )
     for workers in plan.workers:
-        if workers > 1 and payloads and plan.switches != "hub":
-            often = passes(plan.switches, workers)
+        often = passes(plan.switches, workers, plan.a_host)
+        if often and payloads and (plan.switches != "hub" or plan.a_host > 1):
             lines.append(
                 f"With {SWITCHES[plan.switches]}, {workers} workers: a tensor passes the busiest link {often:g} times each way, "
                 f"so the limit is that goodput / {often:g}."
