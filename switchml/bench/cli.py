@@ -18,6 +18,7 @@ from switchml.bench.units import (
     parse_rate,
     parse_size,
     parse_sizes,
+    parse_time,
     show_rate,
 )
 from switchml.cli_options import SWITCH, SwitchToken, Window, Wire
@@ -71,6 +72,18 @@ Switches = Annotated[
         rich_help_panel=SWITCH,
     ),
 ]
+Jobs = Annotated[
+    int,
+    typer.Option(
+        help="Jobs of each system at the same time, by the same workers; each one's share is shown."
+    ),
+]
+Beside = Annotated[
+    str,
+    typer.Option(
+        help="Other traffic on the first worker's link, both ways: tcp, or with a congestion control: tcp-cubic."
+    ),
+]
 Rounds = Annotated[
     int, typer.Option(min=1, help="Rounds; in each, everything that is compared runs one batch.")
 ]
@@ -78,6 +91,12 @@ MinTime = Annotated[float, typer.Option(help="Seconds that a batch lasts at leas
 Rate = Annotated[
     str,
     typer.Option(help="Workers in network namespaces on links of this rate: 100mbit, 1gbit (needs root)."),
+]
+Delay = Annotated[
+    str,
+    typer.Option(
+        help="Round trip between a worker and the middle of those links: 20ms. Between two workers it is twice that."
+    ),
 ]
 Queue = Annotated[str, typer.Option(help="Bytes that may queue for each direction of those links.")]
 Plot = Annotated[
@@ -117,19 +136,27 @@ def allreduce(
         int, typer.Option(help="All-reduces in a batch; 0 = as many as fill --min-time.")
     ] = 0,
     warmup: Annotated[int, typer.Option(help="All-reduces before the rounds.")] = 3,
-    min_time: MinTime = 0.1,
+    min_time: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds that a batch lasts at least, about.  [default: 0.1; 3 with --jobs or --beside]",
+        ),
+    ] = None,
     rate: Rate = "",
     loss: Annotated[
         float, typer.Option(help="Probability that a packet is lost on a link, each way (needs root).")
     ] = 0.0,
     mtu: Annotated[int, typer.Option(help="MTU of those links.")] = 1500,
     queue: Queue = "256K",
+    delay: Delay = "",
     line_rate: Annotated[
         str, typer.Option(help="Rate of the network in use when --rate does not make it; for the limit only.")
     ] = "",
     switch: Switch = "",
     switches: Switches = "hub",
     token: SwitchToken = "",
+    jobs: Jobs = 1,
+    beside: Beside = "",
     timeout: Timeout = 300.0,
     json: Json = "",
     plot: Plot = "",
@@ -155,6 +182,10 @@ def allreduce(
 
     sudo switchml bench allreduce --workers 4,8 --sizes 16M --rate 200mbit --switches each
 
+    sudo switchml bench allreduce --workers 4 --sizes 4M --rate 100mbit --jobs 2
+
+    sudo switchml bench allreduce --workers 4 --sizes 4M --rate 100mbit --beside tcp-cubic
+
     torchrun --nnodes 4 --node-rank 0 --nproc-per-node 1 --master-addr 10.0.0.1 --no-python switchml bench allreduce --sizes 16M
 
     mpirun -n 4 --hostfile hosts switchml bench allreduce --baseline gloo,mpi
@@ -163,13 +194,18 @@ def allreduce(
 
     started = started_by(os.environ)
     shape = None
-    if started is not None and (rate or loss or switches != "hub"):
+    if started is not None and (rate or loss or delay or beside or jobs != 1 or switches != "hub"):
         raise UsageError(
-            f"{started.launcher.name} started this as a rank, on a network that is there: --rate, --loss and --switches are for "
-            "one that is built here"
+            f"{started.launcher.name} started this as a rank, on a network that is there: --rate, --loss, --delay, --beside, "
+            "--jobs and --switches are for one that is built here"
         )
-    if rate or loss:
-        shape = LinkShape(rate=parse_rate(rate) if rate else 0, queue=parse_size(queue), loss=loss)
+    if rate or loss or delay:
+        shape = LinkShape(
+            rate=parse_rate(rate) if rate else 0,
+            queue=parse_size(queue),
+            loss=loss,
+            delay=parse_time(delay) / 2 if delay else 0.0,
+        )
     plan = Plan(
         workers=_started_workers(workers, started),
         sizes=parse_sizes(sizes),
@@ -181,7 +217,8 @@ def allreduce(
         rounds=rounds,
         iterations=iterations,
         warm_up=warmup,
-        min_time=min_time,
+        # Flows that share a link need some time to agree.
+        min_time=(3.0 if beside or jobs > 1 else 0.1) if min_time is None else min_time,
         payload=_payload(payload),
         window=window,
         wire=wire,
@@ -191,6 +228,8 @@ def allreduce(
         switch=switch,
         switches=switches,
         token=token,
+        jobs=jobs,
+        beside=beside,
         timeout=timeout,
         launcher=None if started is None else started.launcher,
     )

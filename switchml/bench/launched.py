@@ -271,7 +271,7 @@ class LaunchedNetwork:
             return f"{text}; switch at {self.switches}"
         return f"{text}; {'a switch on each' if hosts > 1 else 'one switch'}, started for this run: {self.switches}"
 
-    def start(self, entry: Entry, plan: Plan, stack: contextlib.ExitStack) -> LaunchedGroup:
+    def start_jobs(self, entry: Entry, plan: Plan, stack: contextlib.ExitStack) -> list[LaunchedGroup]:
         """This rank of a system, joined. `stack` ends it, and the switches that are started for ours.
 
         Raises:
@@ -290,7 +290,7 @@ class LaunchedNetwork:
         rank = Place(started.rank, started.size, "", self._interface(), options, store)
         group = LaunchedGroup(entry, rank, self._meeting, plan.timeout)
         stack.push(lambda kind, *_: group.close() if kind is None else None)
-        return group
+        return [group]
 
     def _place(self, name: str, timeout: float) -> Placement:
         started = self._meeting.started

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from switchml.bench.limits import SHAPED, SWITCHES, WIRE, goodput_limit, passes, ring_limit
+from switchml.bench.limits import SHAPED, SWITCHES, WIRE, goodput_limit, passes, ring_limit, tcp_goodput_limit
 from switchml.bench.results import Measurement, Spread
 from switchml.bench.units import show_rate, show_size
 from switchml.protocol.messages import FLOAT32, wire_lanes
@@ -59,6 +59,8 @@ def _network(plan: Plan) -> str:
     words = [show_rate(plan.shape.rate) if plan.shape.rate else "unshaped"]
     if plan.shape.loss:
         words.append(f"{plan.shape.loss:.4%} of packets lost in each direction")
+    if plan.shape.delay:
+        words.append(f"a round trip of {2e3 * plan.shape.delay:g} ms")
     return f"Network: a star of namespaces, each link {', '.join(words)}, MTU {plan.mtu}{where}"
 
 
@@ -68,12 +70,14 @@ def build_table(plan: Plan, measured: list[Measurement]) -> Table:
     several = len(plan.workers) > 1
     limited = any(one.limit is not None for one in measured)
     baselines = [entry.name for entry in plan.baselines]
+    shared = list(dict.fromkeys(name for one in measured for name in one.shares))
     columns = ["size\n(B)", "count", "type", "redop", *(["workers"] if several else [])]
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("system", no_wrap=True)
     heads = ["time\n(ms)", "[min max]", "algbw\n(GB/s)", "busbw\n(GB/s)", "ATE/s\n(M)"]
     heads += ["of limit\n(%)"] if limited else []
+    heads += [f"{'' if name.startswith('tcp') else 'of '}{name}\n(%)" for name in shared]
     heads += ["retrans", "#wrong", *(f"vs {name}" for name in baselines)]
     for name in heads:
         table.add_column(name, justify="right", no_wrap=True)
@@ -93,6 +97,7 @@ def build_table(plan: Plan, measured: list[Measurement]) -> Table:
         row += [_figure(one.algbw / 1e9), _figure(one.busbw / 1e9), _figure(one.elements_per_second / 1e6)]
         if limited:
             row.append("-" if one.of_limit is None else f"{100 * one.of_limit:.1f}")
+        row += [_spread(one.shares[name], 100.0, 1) if name in one.shares else "" for name in shared]
         row += [str(one.counters.get("retransmissions", "-")), _wrong(one)]
         row += [_ratio(one.ratios.get(name)) for name in baselines]
         table.add_row(*row)
@@ -124,6 +129,11 @@ def closing(plan: Plan, measured: list[Measurement]) -> list[str]:
                 if plan.wire == FLOAT32
                 else f" Times {wire_lanes(plan.wire)} for float32 on the wire {plan.wire}."
             )
+        )
+    if plan.beside:
+        tcp = tcp_goodput_limit(rate, plan.mtu, framing) / 1e9
+        lines.append(
+            f"{plan.beside} up, down: the bulk flow's goodput on the first worker's link, of {tcp:.4g} GB/s that TCP can have."
         )
     for workers in plan.workers:
         often = passes(plan.switches, workers, plan.a_host)

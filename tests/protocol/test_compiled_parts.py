@@ -163,5 +163,5 @@ def test_an_array_is_not_given_to_python() -> None:
     words = np.arange(5)
     assert inside(words) == 1
     for function in (rest, both):
-        with pytest.raises(Exception, match="return.* array"):
+        with pytest.raises(Exception, match=r"return.* array"):
             function(words)

@@ -122,7 +122,9 @@ class Entry:
                 "whose mpirun all of this runs"
             )
         if namespaces and not self.in_namespaces:
-            raise UsageError(f"{self.name} works on one host only; leave it out with --rate or --loss")
+            raise UsageError(
+                f"{self.name} works on one host only; leave it out with --rate, --loss or --delay"
+            )
 
 
 def load(reference: str) -> System:
