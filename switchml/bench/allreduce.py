@@ -172,7 +172,7 @@ class Starter(Protocol):
     """What starts the ranks of a system."""
 
     def start_jobs(self, entry: Entry, plan: Plan, stack: contextlib.ExitStack) -> Sequence[Group]:
-        """The ranks, joined, of as many jobs as the plan says; `stack` ends them."""
+        """The ranks of as many jobs as the plan says, joined; `stack` ends them."""
 
 
 class Observer(Protocol):
@@ -300,16 +300,13 @@ class Network:
         options = dict(entry.options)
         if "transport" in entry.options:
             address, token = self._switches(plan, stack)
-            options = job_options(entry, plan, address, token, "")
         groups = []
         for _ in range(plan.jobs):
-            job = f"bench-{entry.name}-{os.getpid()}-{secrets.token_hex(4)}"
+            if "transport" in entry.options:
+                job = f"bench-{entry.name}-{os.getpid()}-{secrets.token_hex(4)}"
+                options = job_options(entry, plan, address, token, job)
             group = RankGroup(
-                entry,
-                self.workers,
-                {**options, "job": job},
-                namespaces=self.namespaces,
-                interface=self.interface,
+                entry, self.workers, options, namespaces=self.namespaces, interface=self.interface
             )
             groups.append(stack.enter_context(group))
         return groups
@@ -394,8 +391,7 @@ def _measure_size(
 def _run_together(team: Team, timeout: float) -> None:
     """A round of several jobs: what counts is the time in which all of them run."""
     commands = [rank_protocol.Timeline(max(_LEAST_TOGETHER, lane.iterations), lane.refill) for lane in team]
-    # Ranks that a launcher started are one job's.
-    groups = [lane.group for lane in team if isinstance(lane.group, RankGroup)]
+    groups = [lane.group for lane in team if isinstance(lane.group, RankGroup)]  # started here, all of them
     for group, command in zip(groups, commands, strict=True):
         group.begin(command)
     answers = [group.end(command, timeout) for group, command in zip(groups, commands, strict=True)]

@@ -203,7 +203,7 @@ def collective(
         raise UsageError("a barrier has no sizes to draw a picture along: leave --plot out")
     started = started_by(os.environ)
     shape = None
-    if started is not None and (rate or loss or delay or beside or jobs > 1 or switches != "hub"):
+    if started is not None and (rate or loss or delay or beside or jobs != 1 or switches != "hub"):
         raise UsageError(
             f"{started.launcher.name} started this as a rank, on a network that is there: --rate, --loss, --delay, --beside, "
             "--jobs and --switches are for one that is built here"

@@ -272,7 +272,7 @@ class LaunchedNetwork:
         return f"{text}; {'a switch on each' if hosts > 1 else 'one switch'}, started for this run: {self.switches}"
 
     def start_jobs(self, entry: Entry, plan: Plan, stack: contextlib.ExitStack) -> list[LaunchedGroup]:
-        """This rank of a system, joined; one job. `stack` ends it, and the switches that are started for ours.
+        """This rank of a system, joined. `stack` ends it, and the switches that are started for ours.
 
         Raises:
             BenchError: a rank did not join.

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _MARKERS = "osD^vPX"
 _GROUP_WIDTH = 0.8
+_RATIOS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.2, 1.5, 2, 3, 4, 5, 7, 10, 20, 50, 100)
 
 
 class _Axis(NamedTuple):
@@ -127,11 +128,15 @@ def _draw(
 
 
 def _times(axes: Axes, series: Series, style: dict[str, Any]) -> None:
+    def text(value: float, _: Any) -> str:
+        low, high = axes.get_ylim()
+        return f"{value:g}" if high < 5 * low or f"{value:e}"[0] in "125" else ""
+
     _spreads(axes, [(place, _scaled(one.time, 1e3)) for place, one in series], style)
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "25" else "")
-    axes.grid(True, which="major", alpha=0.3)
+    axes.yaxis.set_major_formatter(text)
+    axes.yaxis.set_minor_formatter(text)
+    axes.grid(True, which="both", alpha=0.3)
 
 
 def _scaled(spread: Spread, factor: float) -> Spread:
@@ -165,8 +170,11 @@ def _limit(axes: Axes, here: Series) -> None:
 def _ratios(axes: Axes, series: Series, reference: str, style: dict[str, Any]) -> None:
     pairs = [(place, one.ratios[reference]) for place, one in series if reference in one.ratios]
     _spreads(axes, pairs, style)
-    axes.set_yscale("log", base=2)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    marks = [ratio for ratio in _RATIOS if low <= ratio <= high]
+    axes.set_yticks(marks, [f"{ratio:g}" for ratio in marks])
+    axes.minorticks_off()
     axes.grid(True, which="major", alpha=0.3)
 
 

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from switchml.link.memory import bytes_at
 from switchml.testbed import LinkShape, TestbedError, why_unavailable
 from switchml.testbed.delay_line import FRAME_BYTES, Lines, new_lines, oldest, put, room, take
 
@@ -34,9 +33,9 @@ def one_line(size: int) -> tuple[Lines, np.ndarray]:
     return new_lines([(3, 4)], 0.5, rings), rings
 
 
-def frame_at(lines: Lines, at: int) -> tuple[int, int, int]:
+def frame_at(rings: np.ndarray, at: int) -> tuple[int, int, int]:
     """Length, due time and first byte of the frame behind that label."""
-    label = bytes_at(int(lines.memory[0]) + at, LABEL + 1)
+    label = rings[0, at : at + LABEL + 1]
     length, due = label[:LABEL].view(np.int64)
     return int(length), int(due), int(label[LABEL])
 
@@ -58,12 +57,11 @@ def test_a_ring_gives_back_what_was_put_in_until_it_is_full(seed: int) -> None:
             wrapped += at < before
             before = at
             length = rng.choice((1, 60, 1500, FRAME_BYTES, rng.randrange(1, FRAME_BYTES)))
-            frame = bytes_at(int(lines.memory[0]) + at + LABEL, length)
-            frame[:] = number % 256
+            rings[0, at + LABEL : at + LABEL + length] = number % 256
             put(lines, 0, length, number)
             expected.append((length, number, number % 256))
         if expected and (at < 0 or rng.random() < 0.4):
-            assert frame_at(lines, oldest(lines, 0)) == expected.popleft()
+            assert frame_at(rings, oldest(lines, 0)) == expected.popleft()
             take(lines, 0)
         assert lines.lines[0]["frames"] == len(expected)
     assert full > 10
