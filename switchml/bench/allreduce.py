@@ -23,11 +23,11 @@ from functools import partial
 from typing import Any, Protocol
 
 from switchml.bench import rank_protocol
-from switchml.bench.collectives import COLLECTIVES
 from switchml.bench.limits import SHAPED, SWITCHES, WIRE, ring_limit, spread_limit, tcp_goodput_limit
 from switchml.bench.rank_group import RankGroup
 from switchml.bench.results import Measurement, Spread, interleaved, overlap, with_ratios
 from switchml.bench.systems.catalogue import Entry, options_of
+from switchml.bench.timed_collectives import COLLECTIVES
 from switchml.bench.verification import ElementType, Verdict, batch_limit, check_operation, element_type
 from switchml.errors import BenchError, UsageError
 from switchml.launchers import Launcher

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from switchml.bench.collectives import COLLECTIVES
 from switchml.bench.output import check_writable, machine_facts, publish
+from switchml.bench.timed_collectives import COLLECTIVES
 from switchml.bench.units import (
     parse_counts,
     parse_names,

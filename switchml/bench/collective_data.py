@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from switchml.bench.collectives import ROOT, Collective
+from switchml.bench.timed_collectives import ROOT, Collective
 from switchml.bench.verification import Array, ElementType, Expected, fill, table, to_float64
 
 # By how much the table of a rank is turned from piece to piece: what lands in the wrong one shows.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from switchml.bench.collectives import COLLECTIVES
 from switchml.bench.results import Measurement, Spread
+from switchml.bench.timed_collectives import COLLECTIVES
 from switchml.bench.units import show_size
 
 if TYPE_CHECKING:

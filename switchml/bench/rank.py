@@ -24,9 +24,9 @@ import numpy as np
 
 from switchml.bench import rank_protocol
 from switchml.bench.collective_data import expected_pieces, fill_given
-from switchml.bench.collectives import COLLECTIVES
 from switchml.bench.rank_protocol import MemoryReading, Resident
 from switchml.bench.systems.catalogue import Place, System, load
+from switchml.bench.timed_collectives import COLLECTIVES
 from switchml.bench.verification import (
     PERIOD,
     Array,

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from switchml.bench.collectives import COLLECTIVES
 from switchml.bench.limits import SHAPED, SWITCHES, WIRE, goodput_limit, passes, ring_limit, tcp_goodput_limit
 from switchml.bench.results import Measurement, Spread
+from switchml.bench.timed_collectives import COLLECTIVES
 from switchml.bench.units import show_rate, show_size
 from switchml.protocol.messages import FLOAT32, wire_lanes
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from switchml.bench.collectives import COLLECTIVES
+from switchml.bench.timed_collectives import COLLECTIVES
 from switchml.bench.verification import Verdict
 
 _T = TypeVar("_T")

@@ -14,8 +14,8 @@ from switchml.bench import rank_protocol
 from switchml.bench.allreduce import Network, Plan, measure
 from switchml.bench.cli import bench_app
 from switchml.bench.collective_data import expected_pieces, fill_given
-from switchml.bench.collectives import COLLECTIVES, ROOT, Collective
 from switchml.bench.systems.catalogue import BASELINES, VARIANTS, Entry
+from switchml.bench.timed_collectives import COLLECTIVES, ROOT, Collective
 from switchml.bench.verification import ELEMENT_TYPES, PERIOD, Verdict, table, to_float64, verify
 from switchml.errors import UsageError
 

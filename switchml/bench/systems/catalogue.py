@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast
 
-from switchml.bench.collectives import COLLECTIVES
 from switchml.bench.systems.mpi_installations import INTEL_MPI, MPICH, OPEN_MPI, Make, installation_of
+from switchml.bench.timed_collectives import COLLECTIVES
 from switchml.bench.verification import ELEMENT_TYPES, OPERATIONS, Array
 from switchml.errors import UsageError
 from switchml.launchers import Launcher
@@ -49,7 +49,7 @@ class System(Protocol):
         """Another collective, between flat buffers; returns when it is done. Not called of trainings.
 
         Args:
-            name: of `collectives.COLLECTIVES`, all_gather for instance.
+            name: of `timed_collectives.COLLECTIVES`, all_gather for instance.
             given: by this rank, of as many pieces as that says.
             taken: by it, likewise; `given` itself where the collective is in place.
             dtype: name of the element type.

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from switchml.bench.collectives import ROOT
 from switchml.bench.systems.catalogue import Place
+from switchml.bench.timed_collectives import ROOT
 from switchml.bench.verification import Array
 from switchml.errors import UsageError
 

@@ -10,8 +10,8 @@ mpi4py.rc.threads = False  # the cheapest locking: one thread calls MPI
 
 from mpi4py import MPI  # noqa: E402 - after the setting above
 
-from switchml.bench.collectives import ROOT  # noqa: E402
 from switchml.bench.systems.catalogue import Place  # noqa: E402
+from switchml.bench.timed_collectives import ROOT  # noqa: E402
 from switchml.bench.verification import Array  # noqa: E402
 from switchml.errors import UsageError  # noqa: E402
 

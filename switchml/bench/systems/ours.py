@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from switchml.bench.collectives import ROOT
 from switchml.bench.systems.catalogue import Place
+from switchml.bench.timed_collectives import ROOT
 from switchml.bench.verification import Array
 from switchml.errors import BenchError, UsageError
 from switchml.worker import Worker
