@@ -86,12 +86,12 @@ class Entry:
         ring: whether its traffic on a network is that of a ring over TCP.
         dtypes: names of the element types that it can reduce.
         operations: names of the reductions that it has.
-        collectives: names of the collectives that it has.
         options: what its `System` is told.
         environment: variables of its ranks.
         mpi: whose mpiexec that is.
         mpi_options: arguments of it.
         backend: of torch's, that has to be built in.
+        collectives: names of the collectives that it has.
     """
 
     name: str
@@ -103,12 +103,12 @@ class Entry:
     ring: bool
     dtypes: frozenset[str]
     operations: frozenset[str]
-    collectives: frozenset[str] = frozenset(COLLECTIVES)
     options: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     mpi: Make | None = None
     mpi_options: tuple[str, ...] = ()
     backend: str = ""
+    collectives: frozenset[str] = frozenset(COLLECTIVES)
 
     def check_usable(
         self,
