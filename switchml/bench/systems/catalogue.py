@@ -134,13 +134,6 @@ class Entry:
         missing = [module for module in self.requires if importlib.util.find_spec(module) is None]
         if missing:
             raise UsageError(f"{self.name} needs {', '.join(missing)}: pip install 'switchml[{self.extra}]'")
-        if self.mpi is not None:
-            installation_of(self.mpi)
-        if self.backend and not _has_backend(self.backend):
-            raise UsageError(
-                f"{self.name} needs a torch that is built with {self.backend.upper()} (USE_{self.backend.upper()}=1, or NVIDIA's "
-                "container images); the wheels for CPUs have none"
-            )
         if dtype not in self.dtypes:
             raise UsageError(f"{self.name} cannot reduce {dtype}; leave it out or choose another --dtype")
         if collective not in self.collectives:
@@ -159,6 +152,13 @@ class Entry:
         if namespaces and not self.in_namespaces:
             raise UsageError(
                 f"{self.name} works on one host only; leave it out with --rate, --loss or --delay"
+            )
+        if self.mpi is not None:
+            installation_of(self.mpi)
+        if self.backend and not _has_backend(self.backend):
+            raise UsageError(
+                f"{self.name} needs a torch that is built with {self.backend.upper()} (USE_{self.backend.upper()}=1, or NVIDIA's "
+                "container images); the wheels for CPUs have none"
             )
 
 
