@@ -50,7 +50,10 @@ Multicast = Annotated[
     bool | None, typer.Option("--multicast/--no-multicast", help="Results by IP multicast or not (with udp).")
 ]
 Variants = Annotated[
-    str, typer.Option(help="Several of ours in one run: auto, shm, udp, udp-multicast, udp-unicast; none.")
+    str,
+    typer.Option(
+        help="Several of ours in one run: auto, shm, udp, udp-multicast, udp-unicast, torch (through torch.distributed); none."
+    ),
 ]
 Baseline = Annotated[
     str | None,

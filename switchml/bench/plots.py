@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _MARKERS = "osD^vPX"
 _GROUP_WIDTH = 0.8
 _RATIOS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.2, 1.5, 2, 3, 4, 5, 7, 10, 20, 50, 100)
+# From one end of the axis to the other: fewer marks than that, or their names would lie on each other.
+_WIDE_RATIOS, _WIDE = (0.001, 0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 1000), 30
 
 
 class _Axis(NamedTuple):
@@ -172,7 +174,8 @@ def _ratios(axes: Axes, series: Series, reference: str, style: dict[str, Any]) -
     _spreads(axes, pairs, style)
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    marks = [ratio for ratio in _RATIOS if low <= ratio <= high]
+    named = _RATIOS if high < _WIDE * low else _WIDE_RATIOS
+    marks = [ratio for ratio in named if low <= ratio <= high]
     axes.set_yticks(marks, [f"{ratio:g}" for ratio in marks])
     axes.minorticks_off()
     axes.grid(True, which="major", alpha=0.3)

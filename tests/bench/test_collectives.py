@@ -139,6 +139,11 @@ def test_our_library() -> None:
     carried_out(VARIANTS["auto"], [*cases, ("barrier", "float32")])
 
 
+def test_through_torch() -> None:
+    pytest.importorskip("torch", reason="torch is in the extra `torch`")
+    carried_out(VARIANTS["torch"], [(name, "float32") for name in COLLECTIVES])
+
+
 @pytest.mark.parametrize("system", ["gloo", "mpi-shm", "mpich", "impi"])
 def test_baselines(system: str) -> None:
     try:

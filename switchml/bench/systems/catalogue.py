@@ -257,6 +257,19 @@ VARIANTS = {
         _ours("udp", "udp", None),
         _ours("udp-multicast", "udp", True),
         _ours("udp-unicast", "udp", False),
+        Entry(
+            name="torch",
+            rank="switchml.bench.systems.torch_switchml:TorchSwitchML",
+            launcher="processes",
+            requires=("torch",),
+            extra="torch",
+            in_namespaces=True,
+            ring=False,
+            dtypes=frozenset(ELEMENT_TYPES),
+            operations=frozenset(OPERATIONS),
+            options={"backend": "switchml", "transport": "auto"},
+            environment=_ONE_THREAD,
+        ),
     )
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,13 @@ _VARIABLES = {
 }
 
 
+def tell_backend(options: Mapping[str, Any]) -> None:
+    """Set the variables that the backend reads; switches with tokens of their own are left out, and it finds or starts some."""
+    for name, variable in _VARIABLES.items():
+        if isinstance(options.get(name), str | int):
+            os.environ[variable] = str(options[name])
+
+
 def layers_of(parameters: int) -> int:
     """Layers of WIDTH x WIDTH that come nearest to that many parameters; at least one."""
     return max(1, round(parameters / _LAYER))
@@ -45,9 +53,7 @@ class DdpTraining:
     def open(self, place: Place) -> None:
         """Join the group through a file store, and wrap the model."""
         options = place.options
-        for name, variable in _VARIABLES.items():
-            if name in options:
-                os.environ[variable] = str(options[name])
+        tell_backend(options)
         os.environ["GLOO_SOCKET_IFNAME"] = place.interface
         torch.set_num_threads(1)
         torch.manual_seed(0)

@@ -17,6 +17,7 @@ from switchml.errors import UsageError
 
 _OPERATIONS = {
     "sum": dist.ReduceOp.SUM,
+    "avg": dist.ReduceOp.AVG,
     "prod": dist.ReduceOp.PRODUCT,
     "min": dist.ReduceOp.MIN,
     "max": dist.ReduceOp.MAX,
@@ -38,43 +39,44 @@ class TorchBackend:
         if place.interface:
             os.environ["GLOO_SOCKET_IFNAME"] = place.interface
         torch.set_num_threads(1)
+        self._group: dist.ProcessGroup | None = None
         meeting: dict[str, Any] = {"store": place.store}
         if place.store is None:
             meeting = {"init_method": (Path(place.rendezvous) / "store").as_uri()}
-        dist.init_process_group(
-            place.options["backend"],
-            rank=place.rank,
-            world_size=place.world_size,
-            timeout=_TIMEOUT,
-            **meeting,
-        )
+        backend = place.options["backend"]
+        if dist.is_initialized():  # by another system in this process, which a launcher started
+            self._group = dist.new_group(backend=backend, timeout=_TIMEOUT)
+        else:
+            dist.init_process_group(
+                backend, rank=place.rank, world_size=place.world_size, timeout=_TIMEOUT, **meeting
+            )
         alone = place.store is None and place.interface != "lo"
         self._retransmissions = _tcp_retransmissions() if alone else None
 
     def allreduce(self, buffer: Array, dtype: str, op: str) -> None:
         """Reduce in place."""
-        dist.all_reduce(_tensor(buffer, dtype), _OPERATIONS[op])
+        dist.all_reduce(_tensor(buffer, dtype), _OPERATIONS[op], self._group)
 
     def collective(self, name: str, given: Array, taken: Array, dtype: str, op: str) -> None:
         """See `System`."""
-        source, target = _tensor(given, dtype), _tensor(taken, dtype)
+        source, target, group = _tensor(given, dtype), _tensor(taken, dtype), self._group
         match name:
             case "broadcast":
-                dist.broadcast(source, ROOT)
+                dist.broadcast(source, ROOT, group)
             case "reduce":
-                dist.reduce(source, ROOT, _OPERATIONS[op])
+                dist.reduce(source, ROOT, _OPERATIONS[op], group)
             case "all_gather":
-                _all_gather(target, source)
+                _all_gather(target, source, group)
             case "reduce_scatter":
-                _reduce_scatter(target, source, _OPERATIONS[op])
+                _reduce_scatter(target, source, _OPERATIONS[op], group)
             case "all_to_all":
-                dist.all_to_all_single(target, source)
+                dist.all_to_all_single(target, source, group=group)
             case _:
                 raise UsageError(f"there is no {name} here")
 
     def barrier(self) -> None:
         """The backend's own."""
-        dist.barrier()
+        dist.barrier(self._group)
 
     def error_bound(self) -> float:
         """Such backends add floating-point numbers."""
@@ -93,7 +95,7 @@ class TorchBackend:
 
     def close(self) -> None:
         """Leave the group."""
-        dist.destroy_process_group()
+        dist.destroy_process_group(self._group)
 
 
 def _tensor(array: Array, dtype: str) -> torch.Tensor:
