@@ -215,7 +215,9 @@ def test_calls_go_on_beside_their_caller(on_switch: Any) -> None:
             assert [future.wait()[0] is tensor for future, tensor in zip(futures, tensors[::2], strict=True)]
             for index, tensor in enumerate(tensors):
                 assert (tensor == 2 * (turn + index) + 1).all()
-        assert min(counts) < 40
+            # What is noted of calls goes when they are over and another one comes.
+            assert group.barrier(opts=blocking(BarrierOptions)).wait()
+        assert min(counts) <= 45  # 85 the long way
 
     on_switch(body)
 
@@ -375,4 +377,4 @@ def test_a_small_collective_takes_few_steps(on_switch: Any) -> None:
         return fewest
 
     for fewest in on_switch(body):
-        assert {name: count for name, count in fewest.items() if count > 70} == {}
+        assert {name: count for name, count in fewest.items() if count > 60} == {}
