@@ -214,6 +214,11 @@ class Membership:
         """The place on the switches; None before joining, and in a group of one rank."""
         return self._placement
 
+    @property
+    def carrier(self) -> Collectives | None:
+        """What `worker` would give, where it is there already and calls may go to it."""
+        return None if self._disagreement is not None else self._worker
+
     def worker(self) -> Collectives:
         """What carries the group's collectives. The first call begins to join the job, beside the caller.
 

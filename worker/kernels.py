@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from switchml.link.memory import array_at
 from switchml.protocol.byteorder import swap_bytes
 from switchml.protocol.jit import compiled, inlined
 from switchml.protocol.numerics import exponent_of_magnitude, lane_scale_exponent, scale_exponent
@@ -194,3 +195,34 @@ def narrow_bfloat16(words: Words, out: npt.NDArray[np.uint16]) -> None:
             out[i] = (bits >> 16) | 0x40
         else:
             out[i] = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) & 0xFFFF
+
+
+@compiled
+def add_rows(rows: int, stride: int, workers: int, count: int, out: int, divisor: int) -> None:
+    """Add float32 rows in their order, and divide the sums.
+
+    Args:
+        rows: address of the first one's first element.
+        stride: elements from one row's first to the next one's.
+        workers: how many.
+        count: elements of each that are wanted.
+        out: address for as many results; apart from the rows.
+        divisor: 1 leaves them as they are.
+    """
+    total, first = array_at(out, count, np.float32), array_at(rows, count, np.float32)
+    for i in range(count):
+        total[i] = first[i]
+    for row in range(1, workers):
+        values = array_at(rows + 4 * row * stride, count, np.float32)
+        for i in range(count):
+            total[i] += values[i]
+    if divisor != 1:
+        divide(out, count, divisor)
+
+
+@compiled
+def divide(address: int, count: int, divisor: int) -> None:
+    """Divide float32 values in place."""
+    values, by = array_at(address, count, np.float32), np.float32(divisor)
+    for i in range(count):
+        values[i] /= by
