@@ -34,6 +34,7 @@ class Path(Enum):
     """How a call travels."""
 
     SWITCH = "switch"
+    ROWS = "switch, row by row"
     GLOO = "gloo"
 
 
@@ -41,6 +42,7 @@ class Tensors(Enum):
     """A class of calls, by dtype and operation."""
 
     ANY = "any"
+    SPARSE = "sparse (COO), SUM"
     SUMMED = "SUM, AVG of float32, float16, bfloat16, complex64, complex32; SUM of int32, int16, int8, uint8"
     UNKNOWN_TO_GLOO = "other operations on int16"
     OTHER = "other dtypes and operations"
@@ -53,6 +55,8 @@ class Tensors(Enum):
             operation: the worker's name of it; None where nothing is reduced.
         """
         match self:
+            case Tensors.SPARSE:
+                return operation == "sum" and all(tensor.layout is torch.sparse_coo for tensor in tensors)
             case Tensors.SUMMED:
                 summed = _SUMMED.get(operation or "", frozenset())
                 return all(tensor.dtype in summed for tensor in tensors)
@@ -81,7 +85,7 @@ class Route:
         gathered: bytes of one rank's input times the world size up to which the switch is taken, gloo above; None = any
             size.
 
-    Whatever `path` says, tensors that are not dense (sparse layouts) take gloo.
+    Tensors that are not dense (sparse layouts) take gloo where no row is about them.
     """
 
     methods: tuple[str, ...]
@@ -110,6 +114,12 @@ _GATHERS = (
 _VOLUME = "every rank sends its own bytes and gets those of all: worth it where latency rules"
 
 ROUTES = (
+    Route(
+        ("allreduce",),
+        Path.ROWS,
+        "in proportion to the rows; coalesced, and bitwise equal on every rank",
+        Tensors.SPARSE,
+    ),
     Route(
         ("allreduce", "allreduce_coalesced"),
         Path.SWITCH,
@@ -161,7 +171,8 @@ def choose(method: str, tensors: Sequence[torch.Tensor], operation: str | None, 
         world_size: ranks of the group.
     """
     if any(tensor.layout is not torch.strided for tensor in tensors):
-        return Path.GLOO
+        sparse = (route.path for route in ROUTES_OF[method] if route.tensors is Tensors.SPARSE)
+        return next(sparse, Path.GLOO) if Tensors.SPARSE.has(tensors, operation) else Path.GLOO
     route = next(route for route in ROUTES_OF[method] if route.tensors.has(tensors, operation))
     if route.gathered is None:
         return route.path

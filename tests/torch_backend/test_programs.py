@@ -55,6 +55,7 @@ TRAINING = {
     "compiled": 1e-6,
     "unused_parameters": 1e-4,
     "static_graph": 1e-6,
+    "sparse_gradients": 1e-6,
     "half_precision": 2e-2,
     "found_inf": None,
     "joined": None,
