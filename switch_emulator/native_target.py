@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from typing_extensions import override
 
+from switchml.aggregation.slot_machine import MAX_WORKERS, clear_slots, is_seen, new_pool
 from switchml.control.address import interface_of, listen_error
 from switchml.control.ranges import RangeAllocator
 from switchml.control.target import JobProgram, SlotReading, SwitchTarget, TargetDescription, WorkerProgram
@@ -31,7 +32,6 @@ from switchml.protocol.probes import new_secret, secret_of_ticket
 from switchml.switch_emulator.fabric import Fabric, MemoryServer, Region
 from switchml.switch_emulator.faults import Faults, new_faults
 from switchml.switch_emulator.pipeline import Switch, SwitchRecord, run
-from switchml.switch_emulator.slot_machine import MAX_WORKERS, clear_slots, is_seen, new_pool
 from switchml.switch_emulator.tables import (
     MAX_JOBS,
     MAX_SENDERS,

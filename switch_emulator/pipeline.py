@@ -7,6 +7,20 @@ from typing import Annotated, NamedTuple, TypedDict, cast
 import numpy as np
 import numpy.typing as npt
 
+from switchml.aggregation.slot_machine import (
+    AHEAD,
+    COMPLETE,
+    DUPLICATE,
+    MAX_WORKERS,
+    MISFIT,
+    RETRANSMIT,
+    STALE,
+    Pool,
+    admit,
+    admit_paper,
+    apply,
+    apply_lanes,
+)
 from switchml.link import datagrams, libc, ring
 from switchml.link.datagrams import Datagrams
 from switchml.link.memory import copy_bytes, fence, load_acquire, store_release
@@ -33,20 +47,6 @@ from switchml.protocol.probes import read_secret, write_challenge
 from switchml.protocol.slots import slot_of, version_of
 from switchml.switch_emulator import faults as fault_injection
 from switchml.switch_emulator.faults import HELD_BYTES, Faults
-from switchml.switch_emulator.slot_machine import (
-    AHEAD,
-    COMPLETE,
-    DUPLICATE,
-    MAX_WORKERS,
-    MISFIT,
-    RETRANSMIT,
-    STALE,
-    Pool,
-    admit,
-    admit_paper,
-    apply,
-    apply_lanes,
-)
 from switchml.switch_emulator.tables import (
     MAX_JOBS,
     Job,

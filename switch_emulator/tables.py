@@ -7,12 +7,12 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 import numpy.typing as npt
 
+from switchml.aggregation.slot_machine import MAX_WORKERS
 from switchml.link.datagrams import SocketAddress
 from switchml.link.records import Int64, Records, new_records
 from switchml.link.ring import RingLayout, ring_layout
 from switchml.protocol.header import MAX_JOB_NUMBER
 from switchml.protocol.jit import compiled
-from switchml.switch_emulator.slot_machine import MAX_WORKERS
 
 MAX_JOBS = MAX_JOB_NUMBER + 1
 MAX_SENDERS = 4096

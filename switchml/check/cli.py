@@ -268,8 +268,8 @@ def described(finding: Finding) -> list[str]:
 
 
 def _sentence(step: Step) -> str:
+    from switchml.aggregation import slot_machine
     from switchml.protocol.header import parse_header
-    from switchml.switch_emulator import slot_machine
 
     if not step.packet:
         return f"worker {step.rank} sends again"

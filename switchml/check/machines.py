@@ -11,11 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from switchml.protocol.header import HEADER_BYTES, parse_header
-from switchml.protocol.header_access import set_exponents, set_kind
-from switchml.protocol.messages import ABSENT, ELEMENT_BYTES, FLOAT32, LANE_BITS, size_code, wire_lanes
-from switchml.protocol.slots import TSI_MASK, slot_of, version_of
-from switchml.switch_emulator.slot_machine import (
+from switchml.aggregation.slot_machine import (
     AHEAD,
     COMPLETE,
     DUPLICATE,
@@ -28,6 +24,10 @@ from switchml.switch_emulator.slot_machine import (
     apply_lanes,
     new_pool,
 )
+from switchml.protocol.header import HEADER_BYTES, parse_header
+from switchml.protocol.header_access import set_exponents, set_kind
+from switchml.protocol.messages import ABSENT, ELEMENT_BYTES, FLOAT32, LANE_BITS, size_code, wire_lanes
+from switchml.protocol.slots import TSI_MASK, slot_of, version_of
 from switchml.worker.chunks import (
     SIGNATURE_WORDS,
     block_of,

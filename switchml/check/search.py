@@ -27,9 +27,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from switchml.aggregation.slot_machine import AHEAD
 from switchml.check.machines import SwitchMachine, Tensor, WorkerMachine, WrongResultError, word_tensors
 from switchml.errors import UsageError
-from switchml.switch_emulator.slot_machine import AHEAD
 from switchml.worker.window import WORDS
 
 _REPORT_EVERY = 1 << 14

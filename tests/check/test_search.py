@@ -8,12 +8,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from switchml.check import machines
-from switchml.check.search import Configuration, Finding, Search
-from switchml.cli import app
-from switchml.errors import UsageError
-from switchml.switch_emulator import slot_machine
-from switchml.switch_emulator.slot_machine import (
+from switchml.aggregation import slot_machine
+from switchml.aggregation.slot_machine import (
     ADDED,
     AHEAD,
     COMPLETE,
@@ -23,6 +19,10 @@ from switchml.switch_emulator.slot_machine import (
     RETRANSMIT,
     STALE,
 )
+from switchml.check import machines
+from switchml.check.search import Configuration, Finding, Search
+from switchml.cli import app
+from switchml.errors import UsageError
 from switchml.worker.window import BLOCKS, WORDS
 
 

@@ -15,6 +15,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from switchml.aggregation.slot_machine import (
+    AHEAD,
+    COMPLETE,
+    DUPLICATE,
+    MISFIT,
+    RETRANSMIT,
+    STALE,
+    admit,
+    admit_paper,
+    apply,
+    apply_lanes,
+    clear_slots,
+    new_pool,
+)
 from switchml.p4runtime.entries import ActionCall, CounterValue, Match, Replica, TableEntry
 from switchml.protocol.header import HEADER_BYTES, RESERVED, build_header, parse_header
 from switchml.protocol.messages import (
@@ -29,20 +43,6 @@ from switchml.protocol.messages import (
     size_code,
 )
 from switchml.switch_emulator.ports.ethernet import HEADERS_BYTES, checksum
-from switchml.switch_emulator.slot_machine import (
-    AHEAD,
-    COMPLETE,
-    DUPLICATE,
-    MISFIT,
-    RETRANSMIT,
-    STALE,
-    admit,
-    admit_paper,
-    apply,
-    apply_lanes,
-    clear_slots,
-    new_pool,
-)
 
 SLOTS = 1024
 NO_JOB = 256

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from switchml.control.control_messages import Departure, JoinOffer
+from switchml.control.control_messages import Departure, JoinOffer, Resent
 from switchml.control.jobs import (
     Action,
     AddJob,
@@ -737,3 +737,28 @@ class Jobs(RuleBasedStateMachine):
 
 
 TestJobs = Jobs.TestCase
+
+
+def test_what_workers_send_again_adds_up_and_stays_when_they_leave() -> None:
+    table = make_table()
+    join_all(table)
+    start_all(table)
+    table.heartbeat("a0", 1.0, Resent(5, 2))
+    table.heartbeat("a0", 2.0, Resent(7, 2))
+    table.heartbeat("a1", 2.0, Resent(10, 0))
+    table.heartbeat("a1", 3.0)
+    (job,) = table.jobs
+    assert {rank: member.resent for rank, member in job.members.items()} == {
+        0: Resent(7, 2),
+        1: Resent(10, 0),
+    }
+    table.leave("a0", 4.0, resent=Resent(8, 3))
+    table.leave("a1", 4.0)
+    assert table.resent == Resent(18, 3)
+    # Nobody is believed so much that the sum could not be told any more.
+    join_all(table)
+    start_all(table)
+    table.heartbeat("a0", 5.0, Resent(2**64 - 1, 1))
+    table.heartbeat("a0", 6.0, Resent(0, 0))
+    table.heartbeat("a0", 7.0, Resent(2**64 - 1, 0))
+    assert table.resent == Resent(2**63 - 1, 4)

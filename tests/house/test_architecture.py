@@ -90,11 +90,11 @@ def test_imports_go_down_the_picture(graph: grimp.ImportGraph) -> None:
 
 def test_an_import_against_the_order_is_found(graph: grimp.ImportGraph) -> None:
     planted = grimp.build_graph("switchml", cache_dir=None)
-    planted.add_import(importer="switchml.worker.window", imported="switchml.switch_emulator.slot_machine")
+    planted.add_import(importer="switchml.worker.window", imported="switchml.switch_emulator.tables")
     planted.add_import(importer="switchml.protocol.header", imported="switchml.link.ring")
     assert sorted(against_the_order(planted, layers(PAGE))) == [
         "switchml.protocol.header imports switchml.link.ring",
-        "switchml.worker.window imports switchml.switch_emulator.slot_machine",
+        "switchml.worker.window imports switchml.switch_emulator.tables",
     ]
 
 

@@ -54,7 +54,7 @@ def test_the_stamp_of_the_switch_covers_what_its_loop_calls() -> None:
     assert {
         "protocol/header.py",
         "protocol/byteorder.py",
-        "switch_emulator/slot_machine.py",
+        "aggregation/slot_machine.py",
         "link/libc.py",
     } <= reached
     assert not any(name.startswith(("bench/", "torch_backend/")) for name in reached)

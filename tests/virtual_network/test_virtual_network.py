@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from virtual_network import NetworkConditions, Task, VirtualNetwork
 
+from switchml.aggregation.slot_machine import AHEAD, COMPLETE, FIRST, STALE
 from switchml.protocol.header import HEADER_BYTES, build_header, parse_header
 from switchml.protocol.numerics import EXACT_EXPONENT
 from switchml.protocol.slots import version_of
-from switchml.switch_emulator.slot_machine import AHEAD, COMPLETE, FIRST, STALE
 from switchml.worker.congestion import FRAMING
 from switchml.worker.kernels import block_exponent
 from switchml.worker.window import BLOCKS, WORDS

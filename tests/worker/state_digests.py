@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from virtual_network import NetworkConditions, Task, VirtualNetwork
 
+from switchml.aggregation import slot_machine
 from switchml.protocol.header import HEADER_BYTES, MAX_WINDOW, Header, parse_header
 from switchml.protocol.header_access import pack_header
 from switchml.protocol.jit import DISABLED
 from switchml.protocol.messages import ABSENT, EXPONENTS, SUM
 from switchml.protocol.numerics import exponent_of_magnitude, headroom, scale_exponent
 from switchml.protocol.slots import slot_of, tsi_distance, version_of
-from switchml.switch_emulator import slot_machine
 from switchml.worker import kernels
 from switchml.worker.window import BLOCKS, WORDS, match, overdue_transfer
 

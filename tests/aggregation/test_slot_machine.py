@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from switchml.protocol.messages import ABSENT, EXPONENTS, SUM
-from switchml.switch_emulator.slot_machine import (
+from switchml.aggregation.slot_machine import (
     ADDED,
     AHEAD,
     COMPLETE,
@@ -29,6 +28,7 @@ from switchml.switch_emulator.slot_machine import (
     is_seen,
     new_pool,
 )
+from switchml.protocol.messages import ABSENT, EXPONENTS, SUM
 
 _NAMES = {
     FRESH: "fresh", ADDED: "added", RETRANSMIT: "retransmit", DUPLICATE: "duplicate", STALE: "stale", MISFIT: "misfit",

@@ -35,12 +35,7 @@ from typing import Annotated, Any, NamedTuple, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from switchml.link.records import Int8, Records, UInt8, UInt16, UInt32, new_records
-from switchml.protocol.byteorder import copy_swapped
-from switchml.protocol.jit import compiled
-from switchml.protocol.messages import ABSENT, EXPONENTS
-from switchml.protocol.slots import tsi_distance
-from switchml.switch_emulator.aggregate import (
+from switchml.aggregation.aggregate import (
     add,
     add_and_emit,
     add_lanes,
@@ -49,6 +44,11 @@ from switchml.switch_emulator.aggregate import (
     take_and_emit,
     take_lanes,
 )
+from switchml.link.records import Int8, Records, UInt8, UInt16, UInt32, new_records
+from switchml.protocol.byteorder import copy_swapped
+from switchml.protocol.jit import compiled
+from switchml.protocol.messages import ABSENT, EXPONENTS
+from switchml.protocol.slots import tsi_distance
 
 MAX_WORKERS = 256
 _SEEN_WORDS = MAX_WORKERS // 64
