@@ -119,6 +119,16 @@ def test_sharding_and_checkpoints(sharded: list[Any], case: str) -> None:
     assert max(first["distance"], second["distance"]) <= SHARDED[case]
 
 
+def test_a_sharded_training_of_four_ranks_has_gloo_s_losses(launcher: Any, tmp_path: Path) -> None:
+    """And its gradients go over the switch, but for each rank's own part."""
+    for report in launcher.run("sharded.py", 4, str(tmp_path), "fsdp2_losses"):
+        ours, by_gloo = report["fsdp2_losses"]["losses"]
+        assert ours == pytest.approx(by_gloo, rel=1e-5)
+        sent, by_others = report["fsdp2_losses"]["sent"]
+        assert sent > len(ours) * 0.75 * report["fsdp2_losses"]["gradients"]
+        assert by_others == 0
+
+
 @pytest.fixture(scope="module")
 def failures(launcher: Any) -> list[Any]:
     cases = ("mismatch", "path_mismatch", "missing_rank", "missing_backward", "impatient_wait")
