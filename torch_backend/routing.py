@@ -29,8 +29,8 @@ fast as gloo up to this, even at four times as much, half as fast at sixteen tim
 here, computed from the latencies and the bytes that each side moves.
 
 That holds although every rank sends its own bytes once: a ring brings each rank those of the others, the switch its own as
-well. All-gathers of 4 MiB by four workers (`switchml bench sharding`, this limit lifted, a busy machine): 215 ms on 200 Mbit/s and 18 ms on
-loopback, over gloo 151 and 13; by two 211 and 23, over gloo 136 and 11.
+well. All-gathers of 4 MiB by four workers (`switchml bench sharding`, this limit lifted, a busy machine): 215 ms on 200 Mbit/s
+and 18 ms on loopback, over gloo 151 and 13; by two 211 and 23, over gloo 136 and 11.
 """
 
 
