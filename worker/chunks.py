@@ -12,7 +12,7 @@ from switchml.protocol.byteorder import copy_swapped, swap_bytes
 from switchml.protocol.header import HEADER_BYTES, Header
 from switchml.protocol.header_access import pack_header, read_e1, read_msg_type, read_to_one
 from switchml.protocol.jit import compiled, inlined
-from switchml.protocol.messages import ABSENT, EXPONENTS, LANE_BITS, SUM
+from switchml.protocol.messages import ABSENT, ELEMENT_BYTES, EXPONENTS, LANE_BITS, MAX_PAYLOAD, SUM
 from switchml.protocol.numerics import EXACT_EXPONENT, MAX_SHIFT, UNKNOWN_EXPONENT
 from switchml.protocol.slots import TSI_MASK, slot_of, version_of
 from switchml.worker.kernels import (
@@ -30,6 +30,8 @@ Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint32]
 
 SIGNATURE_WORDS = 4
+
+_ZEROS = np.zeros(MAX_PAYLOAD // ELEMENT_BYTES, np.uint32)
 
 RUN = 16
 """Chunks of one rank's part in a row, before another's take their turn."""
@@ -265,7 +267,7 @@ def _take_nothing(window: Window, slot: int, first: int, last: int) -> None:
     if not _is_own(window, slot):
         out[:] = np.uint32(0)
     else:
-        _add_own(window, slot, first, np.zeros(out.size, np.uint32), out)
+        _add_own(window, slot, first, _ZEROS[: out.size], out)
 
 
 @inlined
