@@ -8,17 +8,18 @@ import numpy as np
 import numpy.typing as npt
 
 from switchml.link.memory import array_at, bytes_at
-from switchml.protocol.byteorder import copy_swapped
+from switchml.protocol.byteorder import copy_swapped, swap_bytes
 from switchml.protocol.header import HEADER_BYTES, Header
 from switchml.protocol.header_access import pack_header, read_e1, read_msg_type, read_to_one
 from switchml.protocol.jit import compiled, inlined
-from switchml.protocol.messages import ABSENT, EXPONENTS, LANE_BITS, SUM
+from switchml.protocol.messages import ABSENT, ELEMENT_BYTES, EXPONENTS, LANE_BITS, MAX_PAYLOAD, SUM
 from switchml.protocol.numerics import EXACT_EXPONENT, MAX_SHIFT, UNKNOWN_EXPONENT
 from switchml.protocol.slots import TSI_MASK, slot_of, version_of
 from switchml.worker.kernels import (
     bits_exponent,
     dequantize,
     dequantize_lanes,
+    dequantize_onto,
     quantize,
     quantize_lanes,
     subtract_lanes,
@@ -29,6 +30,11 @@ Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint32]
 
 SIGNATURE_WORDS = 4
+
+_ZEROS = np.zeros(MAX_PAYLOAD // ELEMENT_BYTES, np.uint32)
+
+RUN = 16
+"""Chunks of one rank's part in a row, before another's take their turn."""
 
 
 @inlined
@@ -59,15 +65,17 @@ def chunk_kind(window: Window, slot: int) -> int:
 
 @compiled
 def packet_kind(window: Window, slot: int) -> int:
-    """Message type of the packet the slot sends: the chunk's, or ABSENT where all its elements are 0."""
+    """Message type of the packet the slot sends: the chunk's, or ABSENT where all its elements are 0 or needed nowhere else."""
     kind = chunk_kind(window, slot)
     place = relative(window, slot)
     if place == 0 or kind == EXPONENTS:
         return kind
+    if _is_own(window, slot):
+        return ABSENT
     entry = window.slots[slot]
     transfer = window.transfers[entry["transfer"] % RING]
     elements = chunk_elements(window, transfer["kind"])
-    chunk = place - 1 - int(transfer["prologue"])
+    chunk = block_of(window, transfer, place - 1 - int(transfer["prologue"]))
     begin, length = chunk * elements, _chunk_length(transfer, chunk, elements)
     if transfer["kind"] == BLOCKS:
         exact = entry["exponent"] == EXACT_EXPONENT
@@ -76,6 +84,27 @@ def packet_kind(window: Window, slot: int) -> int:
         first, last = _given(transfer, begin, length)
         empty = _all_zero(_words(transfer["source"], first - int(transfer["first"]), max(0, last - first)))
     return ABSENT if empty else kind
+
+
+@compiled
+def block_of(window: Window, transfer: TransferRecord, chunk: int) -> int:
+    """Which stretch of the elements the chunk carries, counted in chunks.
+
+    Where ranks want a part each, the parts take turns: who wants a chunk sends a header of it and gets the elements, so in one
+    part after the other each link would be idle one way in turn. Runs of a part are long enough to leave in one system call.
+    """
+    rows, chunks, part = int(window.stream[0]["workers"]), int(transfer["chunks"]), int(transfer["part"])
+    length = -(-chunks // rows)
+    last = chunks - (rows - 1) * length  # in the last row, which may be shorter
+    if part == 0 or part >= transfer["count"] or last < RUN:
+        return chunk
+    dealt = last // RUN * RUN  # of each row
+    if chunk < rows * dealt:
+        turn, place = chunk // RUN, chunk % RUN
+        return turn % rows * length + turn // rows * RUN + place
+    rest = chunk - rows * dealt
+    row = rest // (length - dealt) if length > dealt else 0
+    return row * dealt + dealt + rest
 
 
 @compiled
@@ -112,6 +141,7 @@ def _wanted_by(window: Window, slot: int) -> int:
     if part == 0 or chunk < 0:
         return -1
     elements = chunk_elements(window, transfer["kind"])
+    chunk = block_of(window, transfer, chunk)
     begin = int(transfer["origin"]) + chunk * elements
     first, last = begin // part, (begin + _chunk_length(transfer, chunk, elements) - 1) // part
     return first if first == last else -1
@@ -122,6 +152,15 @@ def _is_anothers(window: Window, slot: int) -> bool:
     """Whether another rank alone wants the result of the slot's chunk."""
     wanted = _wanted_by(window, slot)
     return wanted >= 0 and wanted != window.stream[0]["rank"]
+
+
+@compiled
+def _is_own(window: Window, slot: int) -> bool:
+    """Whether this rank alone wants the result of the slot's chunk: its own elements are added here, and need not travel.
+
+    Not those of narrow lanes: the switch shifts whole sums, and bits must be those of an all-reduce.
+    """
+    return _wanted_by(window, slot) == window.stream[0]["rank"] and LANE_BITS[chunk_kind(window, slot)] == 32
 
 
 @compiled
@@ -221,6 +260,51 @@ def _fill_block(window: Window, slot: int, chunk: int, payload: Bytes) -> None:
 
 
 @inlined
+def _take_nothing(window: Window, slot: int, first: int, last: int) -> None:
+    """The result of elements first to last - 1, to which no other rank gave any."""
+    transfer = window.transfers[window.slots[slot]["transfer"] % RING]
+    out = _words(transfer["destination"], first - _skipped(window, transfer), last - first)
+    if not _is_own(window, slot):
+        out[:] = np.uint32(0)
+    else:
+        _add_own(window, slot, first, _ZEROS[: out.size], out)
+
+
+@inlined
+def _take_words(window: Window, slot: int, chunk: int, first: int, last: int, payload: Words) -> None:
+    """The way back of `_fill_words`, of the words first to last - 1."""
+    transfer = window.transfers[window.slots[slot]["transfer"] % RING]
+    begin = chunk * payload.size
+    mine = payload[first - begin : last - begin]
+    out = _words(transfer["destination"], first - _skipped(window, transfer), last - first)
+    if _is_own(window, slot):
+        _add_own(window, slot, first, mine, out)
+    else:
+        copy_swapped(mine, out)
+
+
+@inlined
+def _add_own(window: Window, slot: int, first: int, sums: Words, out: Words) -> None:
+    """Sums of the other ranks, in network order, with this rank's own elements, which may lie where they go."""
+    entry = window.slots[slot]
+    transfer = window.transfers[entry["transfer"] % RING]
+    if transfer["kind"] == BLOCKS:
+        own = _floats(transfer["source"], first, out.size)
+        dequantize_onto(
+            sums, own, out.view(np.float32), int(entry["exponent"]), int(window.stream[0]["workers"])
+        )
+        return
+    given, end = _given(transfer, first, out.size)
+    given = min(given - first, out.size)
+    end = max(given, end - first)
+    words = _words(transfer["source"], first + given - int(transfer["first"]), end - given)
+    copy_swapped(sums[:given], out[:given])
+    for i in range(given, end):
+        out[i] = np.uint32((int(swap_bytes(sums[i])) + int(words[i - given])) & 0xFFFFFFFF)
+    copy_swapped(sums[end:], out[end:])
+
+
+@inlined
 def _take_block(
     window: Window, slot: int, chunk: int, first: int, last: int, shift: int, payload: Bytes
 ) -> None:
@@ -232,6 +316,9 @@ def _take_block(
     out = _floats(transfer["destination"], first - _skipped(window, transfer), last - first)
     bits = LANE_BITS[stream["block_kind"]]
     mine = payload[(first - begin) * bits // 8 : (last - begin) * bits // 8]
+    if _is_own(window, slot):
+        _add_own(window, slot, first, mine.view(np.uint32), out.view(np.uint32))
+        return
     if bits == 32:
         dequantize(mine.view(np.uint32), out, exponent, int(stream["workers"]))
         return
@@ -264,7 +351,7 @@ def build_packet(window: Window, slot: int, memory: Bytes, at: int) -> None:
     exponent = UNKNOWN_EXPONENT
     blocks = transfer["kind"] == BLOCKS
     if blocks and 1 <= place <= transfer["chunks"]:
-        ahead = place - 1
+        ahead = block_of(window, transfer, place - 1)
         exponent = bits_exponent(
             _words(transfer["source"], ahead * elements, _chunk_length(transfer, ahead, elements))
         )
@@ -272,7 +359,7 @@ def build_packet(window: Window, slot: int, memory: Bytes, at: int) -> None:
     wanted = _wanted_by(window, slot)
     if LANE_BITS[kind] > 0:
         payload = memory[at + HEADER_BYTES : at + HEADER_BYTES + 4 * int(stream["elements"])]
-        chunk = place - 1 - prologue
+        chunk = block_of(window, transfer, place - 1 - prologue)
         if place == 0:
             _fill_descriptor(window, transfer, payload.view(np.uint32))
         elif blocks:
@@ -335,25 +422,21 @@ def take_result(window: Window, slot: int, exponent: int, memory: Bytes, at: int
     place = relative(window, slot)
     prologue = int(transfer["prologue"])
     if transfer["kind"] == BLOCKS and exponent == EXACT_EXPONENT and 1 <= place <= transfer["chunks"]:
-        bytes_at(transfer["flags"], int(transfer["chunks"]))[place - 1] = 1
+        bytes_at(transfer["flags"], int(transfer["chunks"]))[block_of(window, transfer, place - 1)] = 1
     if 1 <= place <= prologue:
         return True
-    elements = int(window.stream[0]["elements"])
     payload = memory[at + HEADER_BYTES : at + result_bytes(window, memory, at)]
     if place == 0:
         copy_swapped(payload.view(np.uint32), descriptor)
         return _descriptor_agrees(window, transfer, descriptor)
-    chunk = place - 1 - prologue
+    chunk = block_of(window, transfer, place - 1 - prologue)
     first, last = _wanted(window, transfer, chunk)
     if first == last or (transfer["kind"] == BLOCKS and entry["exponent"] == EXACT_EXPONENT):
         return True
     if read_msg_type(memory, at) == ABSENT:
-        skipped = _skipped(window, transfer)
-        _words(transfer["destination"], first - skipped, last - first)[:] = np.uint32(0)
+        _take_nothing(window, slot, first, last)
     elif transfer["kind"] == WORDS:
-        skipped = _skipped(window, transfer)
-        mine = payload.view(np.uint32)[first - chunk * elements : last - chunk * elements]
-        copy_swapped(mine, _words(transfer["destination"], first - skipped, last - first))
+        _take_words(window, slot, chunk, first, last, payload.view(np.uint32))
     else:
         _take_block(window, slot, chunk, first, last, read_e1(memory, at), payload)
     return True

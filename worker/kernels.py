@@ -75,6 +75,16 @@ def dequantize(sums: Words, out: Floats, exponent: int, workers: int) -> None:
         out[i] = np.float32(np.int32(swap_bytes(sums[i]))) * scale
 
 
+@inlined
+def dequantize_onto(sums: Words, own: Floats, out: Floats, exponent: int, workers: int) -> None:
+    """As `dequantize` of the sums with what `quantize` makes of `own`: the same bits. `own` may be `out`."""
+    scale = power_of_two(scale_exponent(exponent, workers))
+    unit = power_of_two(-scale_exponent(exponent, workers))
+    for i in range(out.size):
+        mine = np.int32(np.rint(own[i] * scale))
+        out[i] = np.float32(np.int32(np.int32(swap_bytes(sums[i])) + mine)) * unit
+
+
 # Narrow lanes: uint8, or uint16 in network order, as two's complement. The question for the width is the same for all of a loop.
 
 
