@@ -18,7 +18,8 @@ from switchml.link.records import table_of
 from switchml.protocol.counters import WORKER_COUNTERS, indices
 from switchml.worker.chunks import names_ranks
 from switchml.worker.collectives import ExactBlocks, Pipeline
-from switchml.worker.engine import EXACT_NEEDED, Engine, run
+from switchml.worker.engine import EXACT_NEEDED, Engine
+from switchml.worker.in_memory import MemoryEngine
 from switchml.worker.signature import Signature, explain_mismatch
 from switchml.worker.transfer import Listed, Source, Transfer
 from switchml.worker.window import (
@@ -45,16 +46,24 @@ class Stream:
     """Brings transfers through an engine.
 
     Args:
-        engine: whose loop is run.
+        engine: what the loop works on.
+        loop: `engine.run`, or `in_memory.run_in_memory`, as the engine is.
         wake: ends the loop's sleep.
         explain: says why a chunk's position has no result; may take a while.
         spin_ns: how long the engine looks again before it sleeps.
     """
 
     def __init__(
-        self, engine: Engine, wake: Callable[[], None], explain: Callable[[int], str], *, spin_ns: int
+        self,
+        engine: Engine | MemoryEngine,
+        loop: Callable[[int, int, int], int],
+        wake: Callable[[], None],
+        explain: Callable[[int], str],
+        *,
+        spin_ns: int,
     ) -> None:
         self._engine = engine
+        self._loop = loop
         self._handle = table_of(engine)
         self._wake = wake
         self._explain = explain
@@ -157,7 +166,7 @@ class Stream:
                     if deadline is None
                     else min(_LOOK_NS, max(1, int((deadline - time.monotonic()) * 1e9)))
                 )
-                reason = run(self._handle.ctypes.data, self._spin_ns, limit)
+                reason = self._loop(self._handle.ctypes.data, self._spin_ns, limit)
                 if reason == EXACT_NEEDED:
                     self._arrange_exact()
                 self._reap()

@@ -14,7 +14,7 @@ from switchml.errors import UsageError
 from switchml.protocol.messages import WIRES
 
 LOOPBACK = "127.0.0.1"
-TRANSPORTS = ("auto", "udp", "shm")
+TRANSPORTS = ("auto", "udp", "shm", "memory")
 
 
 @dataclass(frozen=True)

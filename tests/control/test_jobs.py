@@ -178,7 +178,7 @@ def test_ranks_agree_on_the_world_size() -> None:
         ({"window": 100}, UsageError, "power of two"),
         ({"window": 1 << 15}, UsageError, "power of two"),
         ({"window": 2048}, PoolExhaustedError, "1024 slots in all"),
-        ({"transport": "rdma"}, UsageError, "use udp or shm"),
+        ({"transport": "rdma"}, UsageError, "use one of auto, udp, shm, memory"),
         ({"transport": "shm"}, UsageError, "ticket"),
         ({"address": "somewhere"}, UsageError, "dotted IPv4"),
         ({"address": "239.0.0.1"}, UsageError, "no packet"),
