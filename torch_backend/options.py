@@ -6,12 +6,11 @@ import os
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from switchml.control.target import TRANSPORTS
 from switchml.control.tls import TlsFiles
 from switchml.errors import UsageError
 from switchml.protocol.messages import FLOAT32, WIRES
 from switchml.variables import report_misspelt
-
-TRANSPORTS = ("auto", "udp", "shm", "memory")
 
 
 def _text(variable: str, default: str = "") -> str:
