@@ -218,6 +218,7 @@ class ShmConnection(Connection):
         self._doorbell = -1
         self._longs = np.zeros(8, np.int64)
         self._slots: SharedSlots | None = None
+        self._rank = 0
 
     @override
     def attach(
@@ -252,7 +253,7 @@ class ShmConnection(Connection):
         finally:
             os.close(descriptors[0])
         self.kind = "memory"
-        self._slots = shared_slots(memory, layout)
+        self._slots, self._rank = shared_slots(memory, layout), rank
         return self._slots
 
     def _enter(self, count: int) -> tuple[list[int], dict[str, int]]:
@@ -280,7 +281,7 @@ class ShmConnection(Connection):
     @override
     def wake(self) -> None:
         if self._slots is not None:
-            ring_bell(self._slots.longs)
+            ring_bell(self._slots.longs, self._rank)
         else:
             _wake_sleepers(self._longs.ctypes.data)
 

@@ -77,7 +77,7 @@ _DUPLICATE, _MISFIT = _THEIRS["dropped_duplicate"], _THEIRS["dropped_wrong_size"
 _BURST = 32
 _LOOKS = 3
 """Chunks that are not complete yet, or slots that others hold, before the rest is taken to be so too."""
-_MAX_SLEEP_NS = 5_000_000
+_MAX_SLEEP_NS = 50_000_000
 _HELD_SLEEP_NS = 100_000
 """Nobody rings when a slot is given back: it is held for a microsecond, unless its owner was stopped."""
 
@@ -267,28 +267,35 @@ def _next_is_held(engine: MemoryEngine) -> bool:
 
 
 @inlined
-def _has_come(engine: MemoryEngine) -> bool:
-    """Whether the first result that is waited for is there."""
-    window = engine.window
+def _worth_waking(window: Window) -> int:
+    """The position to be woken for: half a window after the first that is waited for, so that one wake-up serves many chunks.
+
+    It is one that this rank has brought, so the others can complete it whatever this rank does; and of the same transfer, because
+    they may call the next one only when they have this one.
+    """
     stream = window.stream[0]
-    position, width = int(stream["lowest"]), int(stream["window"])
-    slot = slot_of(position, width)
-    return bool(
-        window.slots[slot]["position"] == position
-        and window.slots[slot]["state"] == SENT
-        and is_complete(engine.slots, slot, version_of(position, width), position)
-    )
+    lowest, width = int(stream["lowest"]), int(stream["window"])
+    transfer = window.slots[slot_of(lowest, width)]["transfer"]
+    for position in range(lowest + width // 2, lowest, -1):
+        entry = window.slots[slot_of(position, width)]
+        if entry["position"] == position and entry["state"] == SENT and entry["transfer"] == transfer:
+            return position
+    return lowest
 
 
 @inlined
 def _sleep(engine: MemoryEngine, timeout_ns: int) -> None:
+    window, slots = engine.window, engine.slots
     if _next_is_held(engine):
         libc.pause(min(timeout_ns, _HELD_SLEEP_NS), engine.scratch)
         return
-    bell = lie_down(engine.slots)
-    if not _has_come(engine) and load_acquire(engine.flag, 0) == 0:
-        sleep(engine.slots, bell, timeout_ns, engine.scratch)
-    get_up(engine.slots)
+    rank, position = int(window.stream[0]["rank"]), _worth_waking(window)
+    bell = lie_down(slots, rank, position)
+    width = int(window.stream[0]["window"])
+    come = is_complete(slots, slot_of(position, width), version_of(position, width), position)
+    if not come and load_acquire(engine.flag, 0) == 0:
+        sleep(slots, rank, bell, timeout_ns, engine.scratch)
+    get_up(slots, rank)
 
 
 @compiled
@@ -321,8 +328,8 @@ def run_in_memory(handle: int, spin_ns: int, limit_ns: int) -> int:
         if late >= 0:
             finish(window, late, TIMED_OUT)
             return FINISHED
+        # Without giving up the core: on a busy machine it would not come back for milliseconds. Who sleeps is woken at once.
         if now - quiet_since < spin_ns:
-            libc.sched_yield()
             continue
         deadline = int(window.transfers[stream["head"] % RING]["deadline"])
         _sleep(engine, max(1, min(deadline - now, limit - now, _MAX_SLEEP_NS)))

@@ -62,7 +62,7 @@ def prepare_engine() -> None:
     """Compile the worker's loop, or load it. `Worker.join` does it too, before its timeout begins."""
     prepare(run, "worker's engine", 0, 0, 0)
     prepare(run_in_memory, "worker's engine in memory", 0, 0, 0)
-    prepare(ring_bell, "worker's engine in memory", np.zeros(1, np.int64))
+    prepare(ring_bell, "worker's engine in memory", np.zeros(1, np.int64), 0)
     prepare_pulse()
 
 

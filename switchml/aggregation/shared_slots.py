@@ -11,15 +11,16 @@ copy's sums. What is new is that several processes do so at once, and that any o
     completed  Who completes a chunk writes its position + 1 beside the lock, after the sums. Whoever reads it there may read the
                sums, without a lock: the copy is used again only after all workers have brought the chunk a window later, which
                each does after it has taken this one.
-    bell       Who has nothing to do says that it sleeps, looks once more and sleeps until the bell's number changes
-               (`sleep`). Who completes a chunk rings where somebody sleeps.
+    bell       Who has nothing to do says which chunk it wants to be woken for, looks once more and sleeps until its bell's number
+               changes. Who completes chunks rings for those who want one that is complete.
 
 The memory belongs to one job and is never used for another (docs/security.md), so a worker that is continued long after its job
 has ended writes where nobody reads. Layout, in lines of 64 bytes:
 
-    line 0          the bell; its low 32 bits are the futex
-    line 1          workers asleep
-    per worker      a line: when it was last heard; then its share of the switch's counters
+    line 0          workers asleep
+    per worker      a line: its bell, of which the low 32 bits are the futex, and the position it wants + 1
+                    a line: when it was last heard
+                    its share of the switch's counters
     per slot        a line: lock, completed of either copy
     per slot        four SlotCopy, of which two are used, so that slots do not share lines
     per copy        sums
@@ -40,6 +41,7 @@ from switchml.link.ring import LINE, PAGE
 from switchml.protocol.counters import SWITCH_COUNTERS
 from switchml.protocol.jit import compiled
 from switchml.protocol.messages import ELEMENT_BYTES
+from switchml.protocol.slots import slot_of, version_of
 
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint32]
@@ -52,11 +54,12 @@ COPIES_A_SLOT = 4
 """SlotCopy a slot; those of versions 0 and 1 are used."""
 
 _LONGS_A_LINE = LINE // 8
-_BELL = 0
-_ASLEEP = _LONGS_A_LINE
-_WORKERS = 2 * _LONGS_A_LINE
-_COUNTERS_AT = _LONGS_A_LINE
-_LONGS_A_WORKER = (1 + -(-len(SWITCH_COUNTERS) // _LONGS_A_LINE)) * _LONGS_A_LINE
+_ASLEEP = 0
+_WORKERS = _LONGS_A_LINE
+_WANTED_AT = 1
+_HEARD_AT = _LONGS_A_LINE
+_COUNTERS_AT = 2 * _LONGS_A_LINE
+_LONGS_A_WORKER = (2 + -(-len(SWITCH_COUNTERS) // _LONGS_A_LINE)) * _LONGS_A_LINE
 
 
 class SharedLayout(NamedTuple):
@@ -74,7 +77,7 @@ class SharedLayout(NamedTuple):
 
     @property
     def _slots_at(self) -> int:
-        return 2 * LINE + self.workers * 8 * _LONGS_A_WORKER
+        return LINE + self.workers * 8 * _LONGS_A_WORKER
 
     @property
     def _copies_at(self) -> int:
@@ -96,6 +99,7 @@ class SharedSlots(NamedTuple):
 
     Attributes:
         workers: of the job.
+        window: its slots.
         room: int32 sums of a slot's copy.
         longs: all of the memory before the copies.
         copies: `copy_index` says which is whose.
@@ -103,6 +107,7 @@ class SharedSlots(NamedTuple):
     """
 
     workers: int
+    window: int
     room: int
     longs: Longs
     copies: Records[SlotCopy]
@@ -115,6 +120,7 @@ def shared_slots(memory: Bytes, layout: SharedLayout) -> SharedSlots:
     sums = memory[layout._sums_at : layout._sums_at + 2 * layout.window * layout.room * ELEMENT_BYTES]
     return SharedSlots(
         layout.workers,
+        layout.window,
         layout.room,
         memory[: layout._copies_at].view(np.int64),
         copies.view(_COPY),
@@ -135,6 +141,11 @@ def copy_index(slot: int, version: int) -> int:
 def sums_at(slots: SharedSlots, slot: int, version: int) -> int:
     """The first sum of a copy, in `sums`."""
     return (2 * slot + version) * slots.room
+
+
+@compiled
+def _worker(worker: int) -> int:
+    return _WORKERS + worker * _LONGS_A_WORKER
 
 
 @compiled
@@ -175,57 +186,76 @@ def is_complete(slots: SharedSlots, slot: int, version: int, position: int) -> b
 @compiled
 def note_heard(slots: SharedSlots, worker: int, now: int) -> None:
     """The worker lives; ns of CLOCK_MONOTONIC."""
-    slots.longs[_WORKERS + worker * _LONGS_A_WORKER] = now
+    slots.longs[_worker(worker) + _HEARD_AT] = now
 
 
 @compiled
 def last_heard(slots: SharedSlots, worker: int) -> int:
     """When `note_heard` was last called; 0: never."""
-    return int(slots.longs[_WORKERS + worker * _LONGS_A_WORKER])
+    return int(slots.longs[_worker(worker) + _HEARD_AT])
 
 
 @compiled
 def count(slots: SharedSlots, worker: int, counter: int, number: int) -> None:
     """Add to the worker's share of a counter, by its index in SWITCH_COUNTERS."""
-    slots.longs[_WORKERS + worker * _LONGS_A_WORKER + _COUNTERS_AT + counter] += number
+    slots.longs[_worker(worker) + _COUNTERS_AT + counter] += number
 
 
 def counted(slots: SharedSlots) -> Longs:
     """The counters of all workers together, in the order of SWITCH_COUNTERS."""
-    shares = slots.longs[_WORKERS : _WORKERS + slots.workers * _LONGS_A_WORKER].reshape(slots.workers, -1)
+    shares = slots.longs[_WORKERS : _worker(slots.workers)].reshape(slots.workers, -1)
     total: Longs = shares[:, _COUNTERS_AT : _COUNTERS_AT + len(SWITCH_COUNTERS)].sum(axis=0)
     return total
 
 
 @compiled
-def ring_bell(longs: Longs) -> None:
-    """Wake whoever sleeps, or is about to. longs: of the slots."""
-    fetch_add(longs, _BELL, 1)
-    libc.futex_wake_all(longs.ctypes.data)
+def ring_bell(longs: Longs, worker: int) -> None:
+    """Wake a worker that sleeps, or is about to. longs: of the slots."""
+    bell = _worker(worker)
+    fetch_add(longs, bell, 1)
+    libc.futex_wake_all(longs[bell:].ctypes.data)
 
 
 @compiled
 def ring_for_sleepers(slots: SharedSlots) -> None:
-    """After a change that sleepers may wait for."""
+    """After chunks have become complete: wake the workers that want one of these."""
     fence()
-    if load_acquire(slots.longs, _ASLEEP) > 0:
-        ring_bell(slots.longs)
+    if load_acquire(slots.longs, _ASLEEP) == 0:
+        return
+    for worker in range(slots.workers):
+        at = _worker(worker) + _WANTED_AT
+        wanted = load_acquire(slots.longs, at)
+        if wanted == 0:
+            continue
+        position = wanted - 1
+        slot, version = slot_of(position, slots.window), version_of(position, slots.window)
+        # Of several who find it complete, one rings.
+        if is_complete(slots, slot, version, position) and compare_and_swap(slots.longs, at, wanted, 0):
+            ring_bell(slots.longs, worker)
 
 
 @compiled
-def lie_down(slots: SharedSlots) -> int:
-    """Say that one is going to sleep; then look once more, and `sleep` or `get_up`. Returns the bell's number."""
+def lie_down(slots: SharedSlots, worker: int, position: int) -> int:
+    """Say for which chunk this worker wants to be woken; then look once more, and `sleep` or `get_up`.
+
+    Returns:
+        The number of its bell.
+    """
     fetch_add(slots.longs, _ASLEEP, 1)
-    return int(load_acquire(slots.longs, _BELL))
+    bell = load_acquire(slots.longs, _worker(worker))
+    store_release(slots.longs, _worker(worker) + _WANTED_AT, position + 1)
+    fence()
+    return int(bell)
 
 
 @compiled
-def sleep(slots: SharedSlots, bell: int, timeout_ns: int, scratch: Longs) -> None:
-    """Sleep until the bell's number is another, or the time is over."""
-    libc.futex_wait(slots.longs.ctypes.data, bell, timeout_ns, scratch)
+def sleep(slots: SharedSlots, worker: int, bell: int, timeout_ns: int, scratch: Longs) -> None:
+    """Sleep until the number of the worker's bell is another, or the time is over."""
+    libc.futex_wait(slots.longs[_worker(worker) :].ctypes.data, bell, timeout_ns, scratch)
 
 
 @compiled
-def get_up(slots: SharedSlots) -> None:
+def get_up(slots: SharedSlots, worker: int) -> None:
     """The end of what `lie_down` began."""
+    store_release(slots.longs, _worker(worker) + _WANTED_AT, 0)
     fetch_add(slots.longs, _ASLEEP, -1)

@@ -12,7 +12,7 @@ DEFAULT_WINDOW = 512
 TRANSPORTS = ("auto", "udp", "shm", "memory")
 """What a worker may be asked to take: packets by UDP or through shared memory, or the slot machine in memory itself."""
 
-_BYTES_IN_MEMORY = 256 << 10
+_BYTES_IN_MEMORY = 512 << 10
 
 
 @dataclass(frozen=True)

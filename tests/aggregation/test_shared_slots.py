@@ -110,18 +110,23 @@ def test_the_lock_keeps_threads_apart(slots: SharedSlots) -> None:
 
 
 def test_who_sleeps_is_woken_and_who_is_about_to_does_not_sleep(slots: SharedSlots) -> None:
+    """Worker 1 wants the chunk at position 6: slot 2, version 1."""
     scratch = np.zeros(4, np.int64)
     ring_for_sleepers(slots)
-    bell = lie_down(slots)
-    assert bell == 0  # nobody slept, so nobody rang
+    bell = lie_down(slots, 1, 6)
+    complete(slots, 2, 0, 2)
+    ring_for_sleepers(slots)
     before = monotonic_ns(scratch)
-    sleep(slots, bell, 20_000_000, scratch)
+    sleep(slots, 1, bell, 20_000_000, scratch)  # nobody has rung yet
     assert monotonic_ns(scratch) - before >= 20_000_000
-    sleeper = threading.Thread(target=sleep, args=(slots, bell, 60_000_000_000, np.zeros(4, np.int64)))
+    sleeper = threading.Thread(target=sleep, args=(slots, 1, bell, 60_000_000_000, np.zeros(4, np.int64)))
     sleeper.start()
+    complete(slots, 2, 1, 6)
     ring_for_sleepers(slots)  # before it sleeps or after
     sleeper.join(30)
     assert not sleeper.is_alive()
-    get_up(slots)
-    ring_for_sleepers(slots)
-    assert lie_down(slots) == bell + 1
+    ring_for_sleepers(slots)  # it has been woken
+    get_up(slots, 1)
+    ring_for_sleepers(slots)  # it does not sleep
+    assert lie_down(slots, 1, 10) == bell + 1
+    assert lie_down(slots, 0, 6) == 0  # a bell of its own

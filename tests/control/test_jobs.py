@@ -762,7 +762,7 @@ def test_a_job_is_in_memory_where_all_ranks_can(
     [program] = programs(actions)
     memory = "memory" in expected
     assert tuple(worker.transport for worker in program.workers) == expected
-    assert (program.in_memory, program.window) == (memory, 64 if memory else 512)
+    assert (program.in_memory, program.window) == (memory, 128 if memory else 512)
     assert {action.layout.in_memory for action in actions if isinstance(action, Joined)} == {memory}
 
 
