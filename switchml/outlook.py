@@ -20,6 +20,8 @@ _IP_AND_UDP = 28
 _FULL = 0.8
 _BUSY = 0.85
 _LOSSY = 0.001
+# Share of the packets from which it is worth a word that they were sent again.
+_COPIES = 0.01
 
 
 class Limit(StrEnum):
@@ -153,6 +155,40 @@ def outlook(paths: Sequence[SwitchPath], workers: int) -> Outlook:
         third = "one switch a host, or a switch with a faster link, would help"
     sentence = f"{first}; {second}; {third or 'no setting that we know of would help'}."
     return Outlook(workers, slowest.limit, goodput, ring, equal, sentence[0].upper() + sentence[1:])
+
+
+def on_copies(packets: int, sent_again: int, needless: int) -> str:
+    """What packets that were sent again tell, in a sentence; "" for a few.
+
+    Args:
+        packets: that came to the switches.
+        sent_again: those that workers sent again.
+        needless: of them, copies of what had come: a switch dropped them, or a worker got its result twice. A loss on one
+            worker's way makes the others send such copies, too, since they miss the same result.
+    """
+    if not sent_again or sent_again < _COPIES * packets:
+        return ""
+    needed = max(0, sent_again - needless)
+    text = f"{sent_again:,} packets, {sent_again / max(packets, sent_again):.1%}, were sent again"
+    if needed >= _LOSSY * packets:
+        return (
+            f"{text}, {needed:,} of them because the network had lost packets or results; `switchml doctor` tells on which way "
+            "they are lost."
+        )
+    return (
+        f"{text} for nothing, since the first had arrived: results were late and not lost, because they wait in a queue on the "
+        "way, or for a rank that is late."
+    )
+
+
+def on_the_link(workers: float) -> str:
+    """What it means that so many workers of other hosts send over one link to a switch, in a sentence; "" for nothing."""
+    if workers <= 1:
+        return ""
+    return (
+        f"The packets of {workers:g} workers on other hosts pass one link to the switch: unless it is {workers:g} times as fast "
+        "as theirs it limits the job, and a switch on each host (none named) does better."
+    )
 
 
 def rate(bits: float) -> str:

@@ -27,12 +27,16 @@ class Bar:
 
 
 @contextlib.contextmanager
-def progress_bar(total: int) -> Iterator[Bar]:
-    """A bar of `total` steps that disappears at the end."""
+def progress_bar(total: int, *, shown: bool = True) -> Iterator[Bar]:
+    """A bar of `total` steps that disappears at the end; not `shown` it only takes what it is told."""
     columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     # Twice a second: the display must not take the processor from the work, which may be a measurement.
     console = Console(file=sys.stderr)
     with Progress(
-        *columns, console=console, transient=True, refresh_per_second=2, disable=not console.is_terminal
+        *columns,
+        console=console,
+        transient=True,
+        refresh_per_second=2,
+        disable=not (shown and console.is_terminal),
     ) as progress:
         yield Bar(progress, total)

@@ -22,7 +22,8 @@ from switchml.cli_options import (
     TlsKey,
 )
 from switchml.control.control_messages import DEFAULT_CONTROL_PORT, JobStatus, MemberStatus, SwitchStatus
-from switchml.protocol.counters import SWITCH_COUNTERS
+from switchml.outlook import on_copies, on_the_link
+from switchml.protocol.counters import SWITCH_COUNTERS, copies_dropped
 
 
 def status(
@@ -63,6 +64,8 @@ def status(
         for address, answer in answers.items():
             for table in tables(address, answer):
                 console.print(table)
+            for sentence in sentences(answer, len(answers)):
+                console.print(sentence, soft_wrap=True, markup=False, highlight=False)
 
 
 def tables(address: str, answer: SwitchStatus) -> Iterable[Table]:
@@ -85,7 +88,9 @@ def tables(address: str, answer: SwitchStatus) -> Iterable[Table]:
     if answer.jobs:
         yield jobs
 
-    workers = _table("workers", "job", "rank", "state", "transport", "heartbeat", "last packet")
+    workers = _table(
+        "workers", "job", "rank", "state", "transport", "heartbeat", "last packet", "sent again", "twice"
+    )
     for job in answer.jobs:
         for member in job.members:
             workers.add_row(job.name, *_member_cells(member))
@@ -104,6 +109,25 @@ def tables(address: str, answer: SwitchStatus) -> Iterable[Table]:
             counters.add_row(name, *(f"{job.counters.get(name, 0):,}" for job in answer.jobs), f"{total:,}")
     if counters.row_count:
         yield counters
+
+
+def sentences(answer: SwitchStatus, switches: int = 1) -> Iterable[str]:
+    """What is worth a word of each running job.
+
+    Args:
+        answer: a switch's.
+        switches: over which the jobs are dealt, as far as is known.
+    """
+    for job in answer.jobs:
+        counted = job.counters
+        sent_again = sum(member.sent_again for member in job.members)
+        needless = sum(member.arrived_twice for member in job.members)
+        needless += copies_dropped(counted)
+        told = (
+            on_copies(counted.get("packets_received", 0), sent_again, needless),
+            on_the_link(answer.sharing(job) / switches),
+        )
+        yield from (f"{job.name}: {sentence}" for sentence in told if sentence)
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -129,7 +153,15 @@ def _job_cells(job: JobStatus) -> tuple[str, ...]:
 
 def _member_cells(member: MemberStatus) -> tuple[str, ...]:
     transport = f"udp {member.address}:{member.port}" if member.transport == "udp" else member.transport
-    return str(member.rank), member.state, transport, _ago(member.heartbeat), _ago(member.packet)
+    return (
+        str(member.rank),
+        member.state,
+        transport,
+        _ago(member.heartbeat),
+        _ago(member.packet),
+        f"{member.sent_again:,}",
+        f"{member.arrived_twice:,}",
+    )
 
 
 def _ago(seconds: float | None) -> str:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 _AGAIN_SECONDS = 0.1
@@ -31,6 +31,13 @@ def listen(
     return {number: signal.signal(number, handler) for number in heard}
 
 
+def _within(frame: FrameType | None, code: CodeType) -> bool:
+    """Whether the frame runs that code, or is called by it."""
+    while frame is not None and frame.f_code is not code:
+        frame = frame.f_back
+    return frame is not None
+
+
 @contextlib.contextmanager
 def orderly_end() -> Iterator[None]:
     """Let SIGTERM end the block by `SystemExit(143)`; once: the clean-up that follows is not disturbed by another one.
@@ -40,6 +47,7 @@ def orderly_end() -> Iterator[None]:
     # One handler that raises is not enough. A signal between the interpreter's last look and a call that blocks is seen only
     # when the call returns, and an exception raised inside a finalizer or a callback from C is dropped. The interpreter
     # writes every signal's number to the wake-up descriptor at once; a thread there sends it again until it has been taken.
+    # In the hook for dropped exceptions nothing is raised: that would be dropped without a word.
     main = threading.get_ident()
     inside, told, late = True, False, False
 
@@ -47,7 +55,7 @@ def orderly_end() -> Iterator[None]:
         nonlocal told, late
         if not inside:
             late = True
-        elif not told:
+        elif not told and not _within(frame, dropped.__code__):
             told = True
             raise _Told(128 + number)
 

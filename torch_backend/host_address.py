@@ -12,7 +12,7 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -152,8 +152,19 @@ def _machine() -> str:
         return socket.gethostname()
 
 
+def interface_of(address: str) -> str:
+    """The name of the interface that has this address; "" for none here."""
+    return next((name for name, network in _interfaces() if str(network.ip) == address), "")
+
+
 def _networks() -> tuple[str, ...]:
-    found = []
+    found = [network.with_prefixlen for _, network in _interfaces() if _is_of_a_network(str(network.ip))]
+    default = local_address_towards(_ELSEWHERE)
+    return tuple(sorted(found, key=lambda network: network.partition("/")[0] != default))
+
+
+def _interfaces() -> Iterator[tuple[str, ipaddress.IPv4Interface]]:
+    """Those that have an IPv4 address, with their network."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
 
         def ask(request: int, name: str) -> str:
@@ -164,8 +175,5 @@ def _networks() -> tuple[str, ...]:
             try:
                 address, mask = ask(_SIOCGIFADDR, name), ask(_SIOCGIFNETMASK, name)
             except OSError:
-                continue  # it has no IPv4 address
-            if _is_of_a_network(address):
-                found.append(ipaddress.IPv4Interface(f"{address}/{mask}").with_prefixlen)
-    default = local_address_towards(_ELSEWHERE)
-    return tuple(sorted(found, key=lambda network: network.partition("/")[0] != default))
+                continue
+            yield name, ipaddress.IPv4Interface(f"{address}/{mask}")

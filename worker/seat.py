@@ -11,7 +11,7 @@ import numpy as np
 
 from switchml.aggregation.shared_slots import SharedLayout, SharedSlots
 from switchml.control.client import ControlClient
-from switchml.control.control_messages import JobLayout, JoinOffer
+from switchml.control.control_messages import JobLayout, JoinOffer, Resent
 from switchml.control.heartbeat import Departures
 from switchml.control.target import TRANSPORTS, TargetDescription
 from switchml.errors import JobAbortedError, JoinError, SwitchMLError, UsageError
@@ -197,11 +197,15 @@ class Seat:
                 JobAbortedError(f"job {self._offer.job!r} at {self._client.address} ended early: {reason}")
             )
 
-        self._client.start_heartbeats(ended, on_left, finished)
+        self._client.start_heartbeats(ended, on_left, finished, self._resent)
 
     def counters(self) -> dict[str, int]:
         """Counters of this stream by name (protocol/counters.py)."""
         return named(WORKER_COUNTERS, self._counters)
+
+    def _resent(self) -> Resent:
+        counters = self.counters()
+        return Resent(counters["retransmissions"], counters["dropped_duplicate"] + counters["dropped_stale"])
 
     def leave(self, error: SwitchMLError, reason: str = "") -> None:
         """Leave the job here; works in flight fail with `error`, the others are told `reason`. Idempotent."""

@@ -9,25 +9,11 @@ from __future__ import annotations
 
 import os
 import runpy
-import socket
 import sys
 
 from mpi4py import MPI
 
-
-def master(world: MPI.Intracomm, node: MPI.Intracomm) -> tuple[str, int]:
-    """Where rank 0 listens: its address, and a port that is free there now. Same result on all ranks."""
-    place: tuple[str, int] | None = None
-    if world.rank == 0:
-        host = "127.0.0.1" if node.size == world.size else socket.gethostbyname(socket.gethostname())
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            place = (
-                os.environ.get("MASTER_ADDR", host),
-                int(os.environ.get("MASTER_PORT", probe.getsockname()[1])),
-            )
-    shared: tuple[str, int] = world.bcast(place)
-    return shared
+from switchml.launchers import mpi_meeting_place
 
 
 def main() -> None:
@@ -36,7 +22,7 @@ def main() -> None:
         sys.exit("mpi_rank.py SCRIPT [ARGS]...: name the training script")
     world = MPI.COMM_WORLD
     node = world.Split_type(MPI.COMM_TYPE_SHARED)
-    host, port = master(world, node)
+    host, port = mpi_meeting_place(world, os.environ)
     os.environ.update(
         RANK=str(world.rank),
         WORLD_SIZE=str(world.size),

@@ -5,31 +5,38 @@ round to round, so that what the machine does meanwhile falls on all alike. Whil
 the others sleep on a pipe. A batch: every rank fills its tensor, passes the system's barrier, then reduces in
 place many times in a row; the time of an iteration is the slowest rank's loop divided by their number. (A sum in
 place grows; before it could overflow the tensor is filled anew and the barrier passed again, untimed.)
+
+Several jobs of a system (`Plan.jobs`) run their batches at the same time; what counts is the time in which all of them run.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import secrets
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
 from switchml.bench import rank_protocol
-from switchml.bench.limits import SHAPED, SWITCHES, WIRE, ring_limit, spread_limit
+from switchml.bench.limits import SHAPED, SWITCHES, WIRE, ring_limit, spread_limit, tcp_goodput_limit
 from switchml.bench.rank_group import RankGroup
-from switchml.bench.results import Measurement, interleaved, with_ratios
+from switchml.bench.results import Measurement, Spread, interleaved, overlap, with_ratios
 from switchml.bench.systems.catalogue import Entry, options_of
 from switchml.bench.verification import ElementType, Verdict, batch_limit, check_operation, element_type
-from switchml.errors import UsageError
+from switchml.errors import BenchError, UsageError
+from switchml.launchers import Launcher
 from switchml.protocol.messages import FLOAT32, WIRES, wire_lanes
+from switchml.testbed.bulk_flow import BulkFlow
 from switchml.testbed.namespace import Namespace
 from switchml.testbed.shape import LinkShape
 
 _LOOPBACK = "127.0.0.1"
+_LEAST_TOGETHER = 3  # all-reduces in a batch of several jobs: what one does alone in the end does not count
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,11 @@ class Plan:
         switch: control address of a running switch; "" = emulators are started for each of our systems.
         switches: where these are, of `SWITCHES`.
         token: that switch's join token.
+        jobs: of each system, at the same time, by the same workers.
+        beside: a bulk flow of TCP each way on the first worker's link: "tcp", or "tcp-" and a congestion control; "" = none.
         timeout: seconds that a batch may take.
+        launcher: what started the ranks; None = this process does.
+        a_host: ranks on a host, for the limit only.
     """
 
     workers: list[int]
@@ -80,7 +91,11 @@ class Plan:
     switch: str = ""
     switches: str = "hub"
     token: str = ""
+    jobs: int = 1
+    beside: str = ""
     timeout: float = 300.0
+    launcher: Launcher | None = None
+    a_host: int = 1
 
     @property
     def entries(self) -> list[Entry]:
@@ -114,11 +129,36 @@ class Plan:
             raise UsageError(f"wire {self.wire!r}: choose one of {', '.join(WIRES)}")
         if self.shape is not None and self.switch:
             raise UsageError(
-                "--switch names a switch outside; with --rate or --loss the network is built here"
+                "--switch names a switch outside; with --rate, --loss or --delay the network is built here"
             )
+        if self.jobs < 1:
+            raise UsageError(f"--jobs {self.jobs}: at least one")
+        if self.beside and self.beside.partition("-")[0] != "tcp":
+            raise UsageError(f"--beside {self.beside!r}: write tcp, or a congestion control as in tcp-cubic")
+        if self.beside and (self.shape is None or not self.shape.rate):
+            raise UsageError("--beside needs links to share: give a --rate")
         for entry in self.entries:
-            entry.check_usable(self.dtype, self.op, namespaces=self.shape is not None)
+            entry.check_usable(self.dtype, self.op, namespaces=self.shape is not None, launcher=self.launcher)
         return kind
+
+
+class Group(Protocol):
+    """The ranks of a system, joined; see `RankGroup`."""
+
+    facts: dict[str, Any]
+
+    def ask(self, command: Any, timeout: float) -> list[Any]:
+        """The answers to a command, by rank."""
+
+    def counters(self, timeout: float) -> dict[str, int]:
+        """Summed over ranks."""
+
+
+class Starter(Protocol):
+    """What starts the ranks of a system."""
+
+    def start_jobs(self, entry: Entry, plan: Plan, stack: contextlib.ExitStack) -> Sequence[Group]:
+        """The ranks of as many jobs as the plan says, joined; `stack` ends them."""
 
 
 class Observer(Protocol):
@@ -133,26 +173,37 @@ class Observer(Protocol):
 
 def steps(plan: Plan) -> int:
     """How many times an observer's `step` is called."""
-    return len(plan.workers) * len(plan.entries) * (1 + len(plan.sizes) * (1 + plan.rounds))
+    return len(plan.workers) * len(plan.entries) * (1 + len(plan.sizes) * (plan.jobs + plan.rounds))
 
 
 @dataclass
 class _Lane:
-    """A system with its group and what was found so far at the size at hand."""
+    """A job of a system with its group and what was found so far at the size at hand."""
 
+    name: str
     entry: Entry
-    group: RankGroup
+    group: Group
     iterations: int = 1
     refill: int = 1
     verdict: Verdict | None = None
     before: dict[str, int] = dataclasses.field(default_factory=dict)
     rounds: list[float] = dataclasses.field(default_factory=list)
+    shares: dict[str, list[float]] = dataclasses.field(default_factory=dict)
 
 
-def measure(plan: Plan, observer: Observer) -> Iterator[Measurement]:
+Team = list[_Lane]
+"""Jobs that run at the same time: all of one system."""
+
+
+def measure(plan: Plan, observer: Observer, starter: Starter | None = None) -> Iterator[Measurement]:
     """Measurements in the order of workers, sizes and systems, each yielded once its size is done.
 
     Whatever was started is ended in every case.
+
+    Args:
+        plan: what to measure.
+        observer: told how the run goes on.
+        starter: of the ranks; None = they are started here, on the plan's network.
 
     Raises:
         UsageError: the plan cannot be carried out.
@@ -162,15 +213,23 @@ def measure(plan: Plan, observer: Observer) -> Iterator[Measurement]:
     kind = plan.validate()
     for workers in plan.workers:
         with contextlib.ExitStack() as stack:
-            network = Network.build(plan, workers, stack)
-            lanes = []
+            network = starter or Network.build(plan, workers, stack)
+            teams: list[Team] = []
             for entry in plan.entries:
                 observer.phase(f"{workers} workers: starting {entry.name}")
-                lanes.append(_Lane(entry, network.start(entry, plan, stack)))
+                groups = network.start_jobs(entry, plan, stack)
+                names = [
+                    f"{entry.name} job {number + 1}" if plan.jobs > 1 else entry.name
+                    for number in range(plan.jobs)
+                ]
+                teams.append([_Lane(name, entry, group) for name, group in zip(names, groups, strict=True)])
                 observer.step()
+            flow = network.start_flow(plan, stack) if plan.beside and isinstance(network, Network) else None
             for size in plan.sizes:
-                _measure_size(plan, kind, workers, size // kind.itemsize, lanes, observer)
-                yield from _report(plan, kind, workers, size // kind.itemsize, lanes)
+                _measure_size(plan, kind, workers, size // kind.itemsize, teams, flow, observer)
+                yield from _report(
+                    plan, kind, workers, size // kind.itemsize, [lane for team in teams for lane in team]
+                )
 
 
 @dataclass(frozen=True)
@@ -204,9 +263,11 @@ class Network:
             return cls(workers, (), (_LOOPBACK,) * workers, None, _LOOPBACK, "lo")
         from switchml.testbed.probe import why_unavailable
 
-        reason = why_unavailable(rate=bool(plan.shape.rate), loss=bool(plan.shape.loss))
+        reason = why_unavailable(
+            rate=bool(plan.shape.rate), loss=bool(plan.shape.loss), delay=bool(plan.shape.delay)
+        )
         if reason is not None:
-            raise UsageError(f"--rate and --loss need network namespaces: {reason}")
+            raise UsageError(f"--rate, --loss and --delay need network namespaces: {reason}")
         from switchml.testbed.star import Star, worker_address
 
         star = stack.enter_context(Star(workers, plan.shape, mtu=plan.mtu))
@@ -219,21 +280,33 @@ class Network:
         Raises:
             BenchError: they did not start.
         """
+        return self.start_jobs(entry, dataclasses.replace(plan, jobs=1), stack)[0]
+
+    def start_jobs(self, entry: Entry, plan: Plan, stack: contextlib.ExitStack) -> list[RankGroup]:
+        """As `start`, as many jobs as the plan says, at the same switches."""
         options = dict(entry.options)
         if "transport" in entry.options:
             address, token = self._switches(plan, stack)
-            options = options_of(
-                entry,
-                switch=address,
-                token=token,
-                job=f"bench-{entry.name}-{os.getpid()}-{secrets.token_hex(4)}",
-                payload=plan.payload,
-                window=plan.window,
-                wire=plan.wire,
-                timeout=plan.timeout,
+        groups = []
+        for _ in range(plan.jobs):
+            if "transport" in entry.options:
+                job = f"bench-{entry.name}-{os.getpid()}-{secrets.token_hex(4)}"
+                options = job_options(entry, plan, address, token, job)
+            group = RankGroup(
+                entry, self.workers, options, namespaces=self.namespaces, interface=self.interface
             )
-        group = RankGroup(entry, self.workers, options, namespaces=self.namespaces, interface=self.interface)
-        return stack.enter_context(group)
+            groups.append(stack.enter_context(group))
+        return groups
+
+    def start_flow(self, plan: Plan, stack: contextlib.ExitStack) -> BulkFlow:
+        """Bulk traffic of TCP between the first worker and the middle, both ways. `stack` ends it.
+
+        Raises:
+            TestbedError: the kernel has no such congestion control.
+        """
+        assert self.hub is not None
+        control = plan.beside.partition("-")[2]
+        return stack.enter_context(BulkFlow(self.namespaces[0], self.hub, self.host, control))
 
     def _switches(self, plan: Plan, stack: contextlib.ExitStack) -> tuple[str, str]:
         """Addresses and token of the switches."""
@@ -254,17 +327,82 @@ class Network:
         return ",".join(addresses), token
 
 
+def job_options(entry: Entry, plan: Plan, switch: Any, token: str, job: str) -> dict[str, Any]:
+    """Options of one of our systems.
+
+    Args:
+        entry: the system.
+        plan: what is measured.
+        switch: as for `Worker.join`.
+        token: of the switches that have none of their own.
+        job: the job's name.
+    """
+    return options_of(
+        entry,
+        switch=switch,
+        token=token,
+        job=job,
+        payload=plan.payload,
+        window=plan.window,
+        wire=plan.wire,
+        timeout=plan.timeout,
+    )
+
+
 def _measure_size(
-    plan: Plan, kind: ElementType, workers: int, count: int, lanes: list[_Lane], observer: Observer
+    plan: Plan,
+    kind: ElementType,
+    workers: int,
+    count: int,
+    teams: list[Team],
+    flow: BulkFlow | None,
+    observer: Observer,
 ) -> None:
-    for lane in lanes:
-        observer.phase(f"{workers} workers, {count} x {kind.name}: warming up {lane.entry.name}")
-        _warm_up(plan, kind, workers, count, lane)
+    for team in teams:
+        for lane in team:
+            observer.phase(f"{workers} workers, {count} x {kind.name}: warming up {lane.name}")
+            _warm_up(plan, kind, workers, count, lane)
+            observer.step()
+    for number, team in interleaved(teams, plan.rounds):
+        observer.phase(f"{workers} workers, {count} x {kind.name}: round {number}, {team[0].entry.name}")
+        began, before = time.monotonic(), flow.received if flow is not None else ()
+        if len(team) == 1:
+            team[0].rounds.append(_batch(team[0], plan.timeout))
+        else:
+            _run_together(team, plan.timeout)
+        if flow is not None:
+            _note_flow(plan, team, before, flow.received, time.monotonic() - began)
         observer.step()
-    for number, lane in interleaved(lanes, plan.rounds):
-        observer.phase(f"{workers} workers, {count} x {kind.name}: round {number}, {lane.entry.name}")
-        lane.rounds.append(_batch(lane, plan.timeout))
-        observer.step()
+
+
+def _run_together(team: Team, timeout: float) -> None:
+    """A round of several jobs: what counts is the time in which all of them run."""
+    commands = [rank_protocol.Timeline(max(_LEAST_TOGETHER, lane.iterations), lane.refill) for lane in team]
+    groups = [lane.group for lane in team if isinstance(lane.group, RankGroup)]  # started here, all of them
+    for group, command in zip(groups, commands, strict=True):
+        group.begin(command)
+    answers = [group.end(command, timeout) for group, command in zip(groups, commands, strict=True)]
+    # A reduction is done when the slowest rank has it.
+    try:
+        seconds, done = overlap([[max(moments) for moments in zip(*ranks, strict=True)] for ranks in answers])
+    except ValueError as error:
+        raise BenchError(
+            f"{team[0].entry.name}: {error}; give more --iterations or larger --sizes"
+        ) from error
+    for lane, reductions in zip(team, done, strict=True):
+        lane.rounds.append(seconds / reductions)
+        lane.shares.setdefault("all jobs", []).append(reductions / sum(done))
+
+
+def _note_flow(
+    plan: Plan, team: Team, before: tuple[int, ...], after: tuple[int, ...], seconds: float
+) -> None:
+    """TCP's part of what it could have of the link."""
+    assert plan.shape is not None
+    limit = tcp_goodput_limit(plan.shape.rate, plan.mtu, SHAPED)
+    for lane in team:
+        for name, old, new in zip((f"{plan.beside} up", f"{plan.beside} down"), before, after, strict=True):
+            lane.shares.setdefault(name, []).append((new - old) / seconds / limit)
 
 
 def _warm_up(plan: Plan, kind: ElementType, workers: int, count: int, lane: _Lane) -> None:
@@ -283,7 +421,7 @@ def _warm_up(plan: Plan, kind: ElementType, workers: int, count: int, lane: _Lan
         seconds = _batch(lane, plan.timeout)
     lane.iterations = plan.iterations or max(1, round(plan.min_time / max(seconds, 1e-6)))
     lane.before = group.counters(plan.timeout)
-    lane.rounds = []
+    lane.rounds, lane.shares = [], {}
 
 
 def _batch(lane: _Lane, timeout: float) -> float:
@@ -298,7 +436,7 @@ def _report(plan: Plan, kind: ElementType, workers: int, count: int, lanes: list
         after = lane.group.counters(plan.timeout)
         measured.append(
             Measurement(
-                system=lane.entry.name,
+                system=lane.name,
                 workers=workers,
                 size=count * kind.itemsize,
                 count=count,
@@ -310,6 +448,7 @@ def _report(plan: Plan, kind: ElementType, workers: int, count: int, lanes: list
                 counters={name: value - lane.before.get(name, 0) for name, value in after.items()},
                 facts=lane.group.facts,
                 limit=_limit(plan, lane.entry, workers, lane.group.facts),
+                shares={name: Spread.of(values) for name, values in lane.shares.items()},
             )
         )
     return with_ratios(measured, [entry.name for entry in plan.baselines])
@@ -321,7 +460,8 @@ def _limit(plan: Plan, entry: Entry, workers: int, facts: dict[str, Any]) -> flo
     framing = SHAPED if shaped else WIRE
     if not rate:
         return None
+    limit = ring_limit(rate, workers, plan.mtu, framing) if entry.ring else math.inf
     if "payload" in facts:
         lanes = wire_lanes(plan.wire) if plan.dtype == FLOAT32 and plan.op in ("sum", "avg") else 1
-        return lanes * spread_limit(rate, facts["payload"], plan.switches, workers, framing)
-    return ring_limit(rate, workers, plan.mtu, framing) if entry.ring else None
+        limit = lanes * spread_limit(rate, facts["payload"], plan.switches, workers, framing, plan.a_host)
+    return limit if math.isfinite(limit) else None

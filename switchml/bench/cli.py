@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,16 +18,20 @@ from switchml.bench.units import (
     parse_rate,
     parse_size,
     parse_sizes,
+    parse_time,
     show_rate,
 )
 from switchml.cli_options import SWITCH, SwitchToken, Window, Wire
 from switchml.errors import UsageError
+from switchml.launchers import Started, started_by
 from switchml.progress import progress_bar
 from switchml.protocol.messages import FLOAT32
 from switchml.termination import orderly_end
 from switchml.testbed.shape import LinkShape
 
 if TYPE_CHECKING:
+    from switchml.bench.allreduce import Plan
+    from switchml.bench.results import Measurement
     from switchml.bench.systems.catalogue import Entry
 
 bench_app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -70,6 +75,18 @@ Switches = Annotated[
         rich_help_panel=SWITCH,
     ),
 ]
+Jobs = Annotated[
+    int,
+    typer.Option(
+        help="Jobs of each system at the same time, by the same workers; each one's share is shown."
+    ),
+]
+Beside = Annotated[
+    str,
+    typer.Option(
+        help="Other traffic on the first worker's link, both ways: tcp, or with a congestion control: tcp-cubic."
+    ),
+]
 Rounds = Annotated[
     int, typer.Option(min=1, help="Rounds; in each, everything that is compared runs one batch.")
 ]
@@ -77,6 +94,12 @@ MinTime = Annotated[float, typer.Option(help="Seconds that a batch lasts at leas
 Rate = Annotated[
     str,
     typer.Option(help="Workers in network namespaces on links of this rate: 100mbit, 1gbit (needs root)."),
+]
+Delay = Annotated[
+    str,
+    typer.Option(
+        help="Round trip between a worker and the middle of those links: 20ms. Between two workers it is twice that."
+    ),
 ]
 Queue = Annotated[str, typer.Option(help="Bytes that may queue for each direction of those links.")]
 Plot = Annotated[
@@ -93,7 +116,13 @@ def _bench() -> None:
 
 @bench_app.command()
 def allreduce(
-    workers: Workers = "2",
+    workers: Annotated[
+        str,
+        typer.Option(
+            help="Numbers of workers: 2 or 2,4,8. [default: 2; under a launcher: its ranks]",
+            show_default=False,
+        ),
+    ] = "",
     sizes: Sizes = "64K:64M:4",
     dtype: Dtype = "float32",
     op: Op = "sum",
@@ -110,24 +139,36 @@ def allreduce(
         int, typer.Option(help="All-reduces in a batch; 0 = as many as fill --min-time.")
     ] = 0,
     warmup: Annotated[int, typer.Option(help="All-reduces before the rounds.")] = 3,
-    min_time: MinTime = 0.1,
+    min_time: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds that a batch lasts at least, about.  [default: 0.1; 3 with --jobs or --beside]",
+        ),
+    ] = None,
     rate: Rate = "",
     loss: Annotated[
         float, typer.Option(help="Probability that a packet is lost on a link, each way (needs root).")
     ] = 0.0,
     mtu: Annotated[int, typer.Option(help="MTU of those links.")] = 1500,
     queue: Queue = "256K",
+    delay: Delay = "",
     line_rate: Annotated[
         str, typer.Option(help="Rate of the network in use when --rate does not make it; for the limit only.")
     ] = "",
     switch: Switch = "",
     switches: Switches = "hub",
     token: SwitchToken = "",
+    jobs: Jobs = 1,
+    beside: Beside = "",
     timeout: Timeout = 300.0,
     json: Json = "",
     plot: Plot = "",
 ) -> None:
     """Time all-reduces in the manner of nccl-tests, all systems interleaved.
+
+    By itself this starts the ranks on this machine. Started by torchrun, mpirun or srun, each process is a rank, and rank 0
+    prints: so it measures the hosts that training will run on. There the switch is the one of --switch or SWITCHML_SWITCH, else
+    every host starts one, as torch does.
 
     For each size there are rounds. In a round every system runs one batch of all-reduces in place, in an order that rotates,
     while the ranks of the others sleep. Time of an all-reduce: the slowest rank's batch divided by its iterations. A ratio is the
@@ -143,15 +184,33 @@ def allreduce(
     sudo switchml bench allreduce --workers 4 --sizes 16M --transport udp --rate 1gbit --json shaped.json --plot shaped.png
 
     sudo switchml bench allreduce --workers 4,8 --sizes 16M --rate 200mbit --switches each
-    """
-    from switchml.bench.allreduce import Plan, measure, steps
-    from switchml.bench.report import build_table, closing, heading
 
+    sudo switchml bench allreduce --workers 4 --sizes 4M --rate 100mbit --jobs 2
+
+    sudo switchml bench allreduce --workers 4 --sizes 4M --rate 100mbit --beside tcp-cubic
+
+    torchrun --nnodes 4 --node-rank 0 --nproc-per-node 1 --master-addr 10.0.0.1 --no-python switchml bench allreduce --sizes 16M
+
+    mpirun -n 4 --hostfile hosts switchml bench allreduce --baseline gloo,mpi
+    """
+    from switchml.bench.allreduce import Plan
+
+    started = started_by(os.environ)
     shape = None
-    if rate or loss:
-        shape = LinkShape(rate=parse_rate(rate) if rate else 0, queue=parse_size(queue), loss=loss)
+    if started is not None and (rate or loss or delay or beside or jobs != 1 or switches != "hub"):
+        raise UsageError(
+            f"{started.launcher.name} started this as a rank, on a network that is there: --rate, --loss, --delay, --beside, "
+            "--jobs and --switches are for one that is built here"
+        )
+    if rate or loss or delay:
+        shape = LinkShape(
+            rate=parse_rate(rate) if rate else 0,
+            queue=parse_size(queue),
+            loss=loss,
+            delay=parse_time(delay) / 2 if delay else 0.0,
+        )
     plan = Plan(
-        workers=parse_counts(workers),
+        workers=_started_workers(workers, started),
         sizes=parse_sizes(sizes),
         dtype=dtype,
         op=op,
@@ -161,7 +220,8 @@ def allreduce(
         rounds=rounds,
         iterations=iterations,
         warm_up=warmup,
-        min_time=min_time,
+        # Flows that share a link need some time to agree.
+        min_time=(3.0 if beside or jobs > 1 else 0.1) if min_time is None else min_time,
         payload=_payload(payload),
         window=window,
         wire=wire,
@@ -171,30 +231,81 @@ def allreduce(
         switch=switch,
         switches=switches,
         token=token,
+        jobs=jobs,
+        beside=beside,
         timeout=timeout,
+        launcher=None if started is None else started.launcher,
     )
     plan.validate()
-    check_writable(json)
-    check_writable(plot)
+    if started is None or started.rank == 0:
+        check_writable(json)
+        check_writable(plot)
+    with orderly_end():
+        measured = _collectives(plan, json, plot) if started is None else _started(plan, started, json, plot)
+    if any(one.verdict is not None and one.verdict.wrong for one in measured):
+        raise typer.Exit(1)
+
+
+def _collectives(plan: Plan, json: str, plot: str) -> list[Measurement]:
+    """Measured and published, with ranks that are started here."""
+    from switchml.bench.allreduce import measure, steps
+
     facts = machine_facts()
-    with orderly_end(), progress_bar(steps(plan)) as bar:
+    with progress_bar(steps(plan)) as bar:
         measured = list(measure(plan, bar))
+    _publish_collectives(plan, measured, facts, json, plot)
+    return measured
+
+
+def _started(plan: Plan, started: Started, json: str, plot: str) -> list[Measurement]:
+    """The same, as one of the ranks that a launcher started."""
+    if importlib.util.find_spec("torch") is None:
+        raise UsageError(
+            f"the ranks that {started.launcher.name} starts meet in torch's store: pip install 'switchml[torch]'"
+        )
+    from switchml.bench.allreduce import measure, steps
+    from switchml.bench.launched import LaunchedNetwork, together
+    from switchml.torch_backend.options import Options
+
+    facts = machine_facts()
+    options = Options()
+    options.switch, options.token = plan.switch or options.switch, plan.token or options.token
+    with together(started, plan.timeout) as meeting:
+        meeting.agree(_described(plan), plan.timeout)
+        plan = dataclasses.replace(plan, switches="hub" if options.switch else "each", a_host=meeting.a_host)
+        network = LaunchedNetwork(meeting, options)
+        with progress_bar(steps(plan), shown=started.rank == 0) as bar:
+            measured = list(measure(plan, bar, network))
+        if started.rank == 0:
+            _publish_collectives(plan, measured, facts, json, plot, network.words)
+    return measured
+
+
+def _publish_collectives(
+    plan: Plan,
+    measured: list[Measurement],
+    facts: dict[str, str | int | float],
+    json: str,
+    plot: str,
+    network: str = "",
+) -> None:
+    from switchml.bench.report import build_table, closing, heading
+
     publish(
         "allreduce",
         json,
-        heading(plan, facts),
+        heading(plan, facts, network),
         build_table(plan, measured),
         closing(plan, measured),
         results=[one.as_json() for one in measured],
         machine=facts,
         plan=_described(plan),
+        **({"network": network} if network else {}),
     )
     if plot:
         from switchml.bench.plots import draw
 
         draw(measured, [entry.name for entry in plan.baselines], Path(plot))
-    if any(one.verdict is not None and one.verdict.wrong for one in measured):
-        raise typer.Exit(1)
 
 
 @bench_app.command()
@@ -459,6 +570,19 @@ def packets(
         raise typer.Exit(1)
 
 
+def _started_workers(text: str, started: Started | None) -> list[int]:
+    """--workers, where it can be chosen.
+
+    Raises:
+        UsageError: it cannot, and something else was.
+    """
+    if started is None:
+        return parse_counts(text or "2")
+    if text and parse_counts(text) != [started.size]:
+        raise UsageError(f"{started.launcher.name} started {started.size} ranks: leave --workers {text} out")
+    return [started.size]
+
+
 def _variants(names: str, transport: str, multicast: bool | None) -> list[Entry]:
     from switchml.bench.systems.catalogue import VARIANTS, find, variants_of
 
@@ -483,6 +607,7 @@ def _described(plan: Any) -> dict[str, Any]:
     """The plan as JSON, with names for systems and without the token."""
     described: dict[str, Any] = dataclasses.asdict(plan)
     described.pop("token")
+    described["launcher"] = plan.launcher and plan.launcher.name
     described["variants"] = [entry.name for entry in plan.variants]
     described["baselines"] = [entry.name for entry in plan.baselines]
     return described

@@ -43,20 +43,23 @@ def goodput_limit(rate: int, payload: int, framing: Framing = WIRE) -> float:
     return rate / 8 * payload / packet
 
 
-def passes(switches: str, workers: int) -> float:
+def passes(switches: str, workers: int, a_host: int = 1) -> float:
     """How often a tensor passes the busiest link, in one direction.
 
     Args:
         switches: where they are, of `SWITCHES`.
-        workers: their number, a host each.
+        workers: their number.
+        a_host: workers on each host.
     """
-    others = workers - 1
-    return {"hub": 1.0, "one": float(others), "each": 2 * others / workers}[switches]
+    others = workers - a_host
+    return {"hub": float(a_host), "one": float(others), "each": 2 * a_host * others / workers}[switches]
 
 
-def spread_limit(rate: int, payload: int, switches: str, workers: int, framing: Framing = WIRE) -> float:
+def spread_limit(
+    rate: int, payload: int, switches: str, workers: int, framing: Framing = WIRE, a_host: int = 1
+) -> float:
     """Limit of the algbw, in bytes a second, of aggregation by such switches. Arguments as for `passes` and `goodput_limit`."""
-    often = passes(switches, workers)
+    often = passes(switches, workers, a_host)
     return goodput_limit(rate, payload, framing) / often if often else float("inf")
 
 

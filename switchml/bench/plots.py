@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from switchml.bench.results import Measurement
+from switchml.bench.results import Measurement, Spread
 from switchml.bench.units import show_size
 
 if TYPE_CHECKING:
@@ -15,6 +15,19 @@ if TYPE_CHECKING:
 
 _MARKERS = "osD^vPX"
 _GROUP_WIDTH = 0.8
+_RATIOS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.2, 1.5, 2, 3, 4, 5, 7, 10, 20, 50, 100)
+
+
+class _Axis(NamedTuple):
+    """What lies along the bottom of a picture: its name, where its marks are and what they say."""
+
+    label: str
+    marks: dict[float, str]
+    base: int  # of the logarithm; 0: marks at equal distances
+
+
+Series = list[tuple[float, Measurement]]
+"""Measurements with their places on the axis."""
 
 
 def draw(measured: list[Measurement], baselines: list[str], path: Path, *, conditions: str = "") -> None:
@@ -26,12 +39,45 @@ def draw(measured: list[Measurement], baselines: list[str], path: Path, *, condi
         path: where the picture goes; the format follows from the suffix.
         conditions: what the title says of the network.
     """
+    columns = {}
+    for number in sorted({one.workers for one in measured}):
+        series = [(float(one.size), one) for one in measured if one.workers == number]
+        axis = _Axis("size of the tensor (B)", {size: show_size(round(size)) for size, _ in series}, 2)
+        columns[f"{number} worker{'s' if number != 1 else ''}"] = (axis, series)
+    _draw(columns, baselines, path, conditions)
+
+
+def draw_along(
+    label: str,
+    runs: dict[str, list[Measurement]],
+    baselines: list[str],
+    path: Path,
+    *,
+    conditions: str = "",
+) -> None:
+    """As `draw`, in one column, along something that differs from run to run.
+
+    Args:
+        label: what differs.
+        runs: by its value in words, in order.
+        baselines: names of the systems that are drawn dashed.
+        path: where the picture goes; the format follows from the suffix.
+        conditions: what the title says of the network.
+    """
+    axis = _Axis(label, {float(place): text for place, text in enumerate(runs)}, 0)
+    series = [(float(place), one) for place, measured in enumerate(runs.values()) for one in measured]
+    _draw({"": (axis, series)}, baselines, path, conditions)
+
+
+def _draw(
+    columns: dict[str, tuple[_Axis, Series]], baselines: list[str], path: Path, conditions: str
+) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    workers = sorted({one.workers for one in measured})
+    measured = [one for _, series in columns.values() for _, one in series]
     systems = list(dict.fromkeys(one.system for one in measured))
     reference = next((name for name in baselines if any(one.system == name for one in measured)), None)
     colours = {name: f"C{number}" for number, name in enumerate(systems)}
@@ -39,25 +85,28 @@ def draw(measured: list[Measurement], baselines: list[str], path: Path, *, condi
     rows = 2 if reference is not None else 1
     figure, grid = pyplot.subplots(
         rows,
-        len(workers),
-        figsize=(max(7.6, 2.2 + 4.2 * len(workers)), 3.4 * rows + 0.6),
+        len(columns),
+        figsize=(max(7.6, 2.2 + 4.2 * len(columns)), 3.4 * rows + 0.6),
         squeeze=False,
         sharex="col",
         sharey="row",
         layout="constrained",
     )
-    for column, number in enumerate(workers):
-        here = [one for one in measured if one.workers == number]
+    for column, (name, (axis, here)) in enumerate(columns.items()):
         top: Axes = grid[0][column]
-        top.set_title(f"{number} worker{'s' if number != 1 else ''}")
-        _limit(top, [one for one in here if one.system not in baselines])
+        top.set_title(name)
+        _limit(top, [(place, one) for place, one in here if one.system not in baselines])
         for system in systems:
             style = {"color": colours[system], "marker": markers[system], "label": system}
             style["linestyle"] = "--" if system in baselines else "-"
-            _times(top, [one for one in here if one.system == system], style)
+            own = [(place, one) for place, one in here if one.system == system]
+            _times(top, own, style)
             if reference is not None:
-                _ratios(grid[1][column], [one for one in here if one.system == system], reference, style)
-        _size_axis(grid[-1][column], sorted({one.size for one in here}))
+                _ratios(grid[1][column], own, reference, style)
+        for axes in grid[:, column]:
+            if axis.base:
+                axes.set_xscale("log", base=axis.base)
+        _name_axis(grid[-1][column], axis)
         if reference is not None:
             grid[1][column].axhline(1.0, color=colours[reference], linewidth=1.0, linestyle="--")
     grid[0][0].set_ylabel("time of one all-reduce (ms)")
@@ -76,23 +125,35 @@ def draw(measured: list[Measurement], baselines: list[str], path: Path, *, condi
     pyplot.close(figure)
 
 
-def _times(axes: Axes, series: list[Measurement], style: dict[str, Any]) -> None:
-    sizes = [one.size for one in series]
-    axes.plot(sizes, [one.time.median * 1e3 for one in series], markersize=4, **style)
-    low, high = [one.time.minimum * 1e3 for one in series], [one.time.maximum * 1e3 for one in series]
-    if len(series) > 1:
-        axes.fill_between(sizes, low, high, color=style["color"], alpha=0.18, linewidth=0)
-    else:  # no band can be seen at a single point
-        axes.vlines(sizes, low, high, color=style["color"], alpha=0.5)
-    axes.set_xscale("log", base=2)
+def _times(axes: Axes, series: Series, style: dict[str, Any]) -> None:
+    def text(value: float, _: Any) -> str:
+        low, high = axes.get_ylim()
+        return f"{value:g}" if high < 5 * low or f"{value:e}"[0] in "125" else ""
+
+    _spreads(axes, [(place, _scaled(one.time, 1e3)) for place, one in series], style)
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.grid(True, which="major", alpha=0.3)
+    axes.yaxis.set_major_formatter(text)
+    axes.yaxis.set_minor_formatter(text)
+    axes.grid(True, which="both", alpha=0.3)
 
 
-def _limit(axes: Axes, here: list[Measurement]) -> None:
+def _scaled(spread: Spread, factor: float) -> Spread:
+    return Spread(spread.median * factor, spread.minimum * factor, spread.maximum * factor)
+
+
+def _spreads(axes: Axes, spreads: list[tuple[float, Spread]], style: dict[str, Any]) -> None:
+    places = [place for place, _ in spreads]
+    axes.plot(places, [one.median for _, one in spreads], markersize=4, **style)
+    low, high = [one.minimum for _, one in spreads], [one.maximum for _, one in spreads]
+    if len(spreads) > 1:
+        axes.fill_between(places, low, high, color=style["color"], alpha=0.18, linewidth=0)
+    else:  # no band can be seen at a single point
+        axes.vlines(places, low, high, color=style["color"], alpha=0.5)
+
+
+def _limit(axes: Axes, here: Series) -> None:
     """The time below which the links' rate lets nobody pass, where it is known."""
-    times = {one.size: one.size / one.limit * 1e3 for one in here if one.limit is not None}
+    times = {place: one.size / one.limit * 1e3 for place, one in here if one.limit is not None}
     if times:
         axes.plot(
             list(times),
@@ -104,21 +165,20 @@ def _limit(axes: Axes, here: list[Measurement]) -> None:
         )
 
 
-def _ratios(axes: Axes, series: list[Measurement], reference: str, style: dict[str, Any]) -> None:
-    pairs = [(one.size, one.ratios[reference]) for one in series if reference in one.ratios]
-    sizes = [size for size, _ in pairs]
-    axes.plot(sizes, [ratio.median for _, ratio in pairs], markersize=4, **style)
-    low, high = [ratio.minimum for _, ratio in pairs], [ratio.maximum for _, ratio in pairs]
-    axes.fill_between(sizes, low, high, color=style["color"], alpha=0.18, linewidth=0)
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log", base=2)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+def _ratios(axes: Axes, series: Series, reference: str, style: dict[str, Any]) -> None:
+    pairs = [(place, one.ratios[reference]) for place, one in series if reference in one.ratios]
+    _spreads(axes, pairs, style)
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    marks = [ratio for ratio in _RATIOS if low <= ratio <= high]
+    axes.set_yticks(marks, [f"{ratio:g}" for ratio in marks])
+    axes.minorticks_off()
     axes.grid(True, which="major", alpha=0.3)
 
 
-def _size_axis(axes: Axes, sizes: list[int]) -> None:
-    axes.set_xlabel("size of the tensor (B)")
-    axes.set_xticks(sizes, [show_size(size) for size in sizes], rotation=45)
+def _name_axis(axes: Axes, axis: _Axis) -> None:
+    axes.set_xlabel(axis.label)
+    axes.set_xticks(list(axis.marks), list(axis.marks.values()), rotation=45 if axis.base else 0)
     axes.minorticks_off()
 
 

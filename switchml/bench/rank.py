@@ -75,6 +75,8 @@ class Rank:
                 return self._prepare(count, dtype, op)
             case rank_protocol.Batch(iterations, refill):
                 return self._batch(iterations, refill)
+            case rank_protocol.Timeline(iterations, refill):
+                return self._timeline(iterations, refill)
             case rank_protocol.Check():
                 return self._check()
             case rank_protocol.Counters():
@@ -104,6 +106,17 @@ class Rank:
             seconds += time.perf_counter() - started
             iterations -= refill
         return seconds
+
+    def _timeline(self, iterations: int, refill: int) -> list[float]:
+        moments: list[float] = []
+        for number in range(iterations):
+            if number % refill == 0:
+                fill(self._buffer, self._timed)
+                self._system.barrier()
+            moments = moments or [time.monotonic()]
+            self._system.allreduce(self._buffer, self._dtype, self._op)
+            moments.append(time.monotonic())
+        return moments
 
     def _check(self) -> Verdict:
         kind = element_type(self._dtype)

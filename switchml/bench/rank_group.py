@@ -156,8 +156,20 @@ class RankGroup(Closing):
         Raises:
             BenchError: a rank fails, dies or does not answer in time.
         """
+        self.begin(command)
+        return self.end(command, timeout)
+
+    def begin(self, command: Any) -> None:
+        """The first half of `ask`, which does not wait: until `end`, other groups can be asked as well.
+
+        Raises:
+            BenchError: a rank has died.
+        """
         for rank, connection in self._connections.items():
             self._send(rank, connection, command)
+
+    def end(self, command: Any, timeout: float) -> list[Any]:
+        """The second half of `ask`. Arguments, answers and errors as there."""
         return self._collect(time.monotonic() + timeout, type(command).__name__)
 
     def counters(self, timeout: float) -> dict[str, int]:

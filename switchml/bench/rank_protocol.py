@@ -54,6 +54,14 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Timeline:
+    """As `Batch`. Answer: seconds of the system's monotonic clock, at the beginning and after each reduction."""
+
+    iterations: int
+    refill: int
+
+
+@dataclass(frozen=True)
 class Check:
     """Reduce tensors of known sums once each and compare. Answer: a `Verdict`."""
 

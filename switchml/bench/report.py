@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from switchml.bench.limits import SHAPED, SWITCHES, WIRE, goodput_limit, passes, ring_limit
+from switchml.bench.limits import SHAPED, SWITCHES, WIRE, goodput_limit, passes, ring_limit, tcp_goodput_limit
 from switchml.bench.results import Measurement, Spread
 from switchml.bench.units import show_rate, show_size
 from switchml.protocol.messages import FLOAT32, wire_lanes
@@ -29,12 +29,12 @@ retrans: packets sent again during the rounds, all ranks. #wrong: elements out o
 vs X: X's time over this system's, median of the rounds' own ratios [minimum maximum]; above 1 this system is faster."""
 
 
-def heading(plan: Plan, facts: dict[str, Any]) -> list[str]:
-    """Lines above the table: machine, network, baselines."""
+def heading(plan: Plan, facts: dict[str, Any], network: str = "") -> list[str]:
+    """Lines above the table: machine, network (in words of its own where it is not the plan's), baselines."""
     lines = [
         f"switchml {facts['switchml']}, {facts['processor']}, {facts['cores']} cores, Linux {facts['kernel']}, "
         f"TCP {facts['tcp_congestion_control']}",
-        _network(plan),
+        f"Network: {network}" if network else _network(plan),
     ]
     if facts["load_average"] > 0.5 * facts["cores"]:
         lines.append(
@@ -59,6 +59,8 @@ def _network(plan: Plan) -> str:
     words = [show_rate(plan.shape.rate) if plan.shape.rate else "unshaped"]
     if plan.shape.loss:
         words.append(f"{plan.shape.loss:.4%} of packets lost in each direction")
+    if plan.shape.delay:
+        words.append(f"a round trip of {2e3 * plan.shape.delay:g} ms")
     return f"Network: a star of namespaces, each link {', '.join(words)}, MTU {plan.mtu}{where}"
 
 
@@ -68,12 +70,14 @@ def build_table(plan: Plan, measured: list[Measurement]) -> Table:
     several = len(plan.workers) > 1
     limited = any(one.limit is not None for one in measured)
     baselines = [entry.name for entry in plan.baselines]
+    shared = list(dict.fromkeys(name for one in measured for name in one.shares))
     columns = ["size\n(B)", "count", "type", "redop", *(["workers"] if several else [])]
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("system", no_wrap=True)
     heads = ["time\n(ms)", "[min max]", "algbw\n(GB/s)", "busbw\n(GB/s)", "ATE/s\n(M)"]
     heads += ["of limit\n(%)"] if limited else []
+    heads += [f"{'' if name.startswith('tcp') else 'of '}{name}\n(%)" for name in shared]
     heads += ["retrans", "#wrong", *(f"vs {name}" for name in baselines)]
     for name in heads:
         table.add_column(name, justify="right", no_wrap=True)
@@ -93,6 +97,7 @@ def build_table(plan: Plan, measured: list[Measurement]) -> Table:
         row += [_figure(one.algbw / 1e9), _figure(one.busbw / 1e9), _figure(one.elements_per_second / 1e6)]
         if limited:
             row.append("-" if one.of_limit is None else f"{100 * one.of_limit:.1f}")
+        row += [_spread(one.shares[name], 100.0, 1) if name in one.shares else "" for name in shared]
         row += [str(one.counters.get("retransmissions", "-")), _wrong(one)]
         row += [_ratio(one.ratios.get(name)) for name in baselines]
         table.add_row(*row)
@@ -105,6 +110,8 @@ def closing(plan: Plan, measured: list[Measurement]) -> list[str]:
     shaped = plan.shape is not None and plan.shape.rate > 0
     rate = plan.shape.rate if plan.shape is not None and shaped else plan.line_rate
     if not rate:
+        if plan.launcher is not None:
+            return ["The links' rate is not known: --line-rate 10gbit shows how near to their limit this is."]
         return [
             "No link rate is known here: the limit is this machine's own copying and scheduling. --rate shapes links."
         ]
@@ -123,9 +130,14 @@ def closing(plan: Plan, measured: list[Measurement]) -> list[str]:
                 else f" Times {wire_lanes(plan.wire)} for float32 on the wire {plan.wire}."
             )
         )
+    if plan.beside:
+        tcp = tcp_goodput_limit(rate, plan.mtu, framing) / 1e9
+        lines.append(
+            f"{plan.beside} up, down: the bulk flow's goodput on the first worker's link, of {tcp:.4g} GB/s that TCP can have."
+        )
     for workers in plan.workers:
-        if workers > 1 and payloads and plan.switches != "hub":
-            often = passes(plan.switches, workers)
+        often = passes(plan.switches, workers, plan.a_host)
+        if often and payloads and (plan.switches != "hub" or plan.a_host > 1):
             lines.append(
                 f"With {SWITCHES[plan.switches]}, {workers} workers: a tensor passes the busiest link {often:g} times each way, "
                 f"so the limit is that goodput / {often:g}."

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -69,6 +70,7 @@ class Measurement:
         counters: what the system counted during the rounds, summed over ranks.
         facts: what the system says of itself.
         limit: bytes a second that the algbw cannot pass on this network; None when no rate is known.
+        shares: what it left to others, or has of what it shares with them, by their name; parts of 1.
         ratios: by baseline, its time divided by this system's, round by round: above 1 this system is faster.
     """
 
@@ -84,6 +86,7 @@ class Measurement:
     counters: dict[str, int]
     facts: dict[str, Any]
     limit: float | None
+    shares: dict[str, Spread] = field(default_factory=dict)
     ratios: dict[str, Spread] = field(default_factory=dict)
 
     @property
@@ -120,6 +123,42 @@ class Measurement:
         found["elements_per_second"] = self.elements_per_second
         found["of_limit"] = self.of_limit
         return found
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Measurement:
+        """What `as_json` made, as it was."""
+        own = {one.name: found[one.name] for one in dataclasses.fields(cls)}
+        spreads = {
+            name: {key: Spread(**spread) for key, spread in own[name].items()}
+            for name in ("shares", "ratios")
+        }
+        verdict = None if own["verdict"] is None else Verdict(**own["verdict"])
+        return cls(**{**own, **spreads, "rounds": tuple(own["rounds"]), "verdict": verdict})
+
+
+def overlap(timelines: Sequence[Sequence[float]]) -> tuple[float, list[float]]:
+    """How far each of several jobs came while all of them ran.
+
+    Args:
+        timelines: of each job, when it began and when each of its all-reduces was done.
+
+    Returns:
+        Seconds in which all ran, and the all-reduces of each in that time, the unfinished one in parts.
+
+    Raises:
+        ValueError: they did not run at the same time.
+    """
+    begin, end = max(line[0] for line in timelines), min(line[-1] for line in timelines)
+    if end <= begin:
+        raise ValueError("the jobs did not run at the same time")
+    return end - begin, [_done(line, end) - _done(line, begin) for line in timelines]
+
+
+def _done(timeline: Sequence[float], at: float) -> float:
+    """All-reduces that were done at a moment between a job's first and last."""
+    number = min(max(bisect.bisect_right(timeline, at) - 1, 0), len(timeline) - 2)
+    begin, end = timeline[number], timeline[number + 1]
+    return number + (at - begin) / (end - begin)
 
 
 def with_ratios(measured: list[Measurement], baselines: list[str]) -> list[Measurement]:

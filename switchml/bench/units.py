@@ -9,6 +9,8 @@ from switchml.errors import UsageError
 _BINARY = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _DECIMAL = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?)(?:I?B)?", re.IGNORECASE)
+_SECONDS = {"US": 1e-6, "MS": 1e-3, "S": 1.0}
+_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(US|MS|S)", re.IGNORECASE)
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?)(?:BIT(?:/S)?|BPS)?", re.IGNORECASE)
 
 
@@ -64,6 +66,18 @@ def parse_rate(text: str) -> int:
     if rate <= 0:
         raise UsageError(f"{text!r}: a rate must be positive")
     return rate
+
+
+def parse_time(text: str) -> float:
+    """Seconds as in 20ms, 500us or 0.1s.
+
+    Raises:
+        UsageError: it is none, or not positive.
+    """
+    match = _TIME.fullmatch(text.strip())
+    if match is None or not float(match[1]):
+        raise UsageError(f"{text!r} is not a time: write 20ms, 500us or 0.1s")
+    return float(match[1]) * _SECONDS[match[2].upper()]
 
 
 def parse_parameters(text: str) -> int:

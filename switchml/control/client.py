@@ -16,7 +16,7 @@ import grpc
 from switchml.closing import Closing
 from switchml.control import switch_pb2 as pb
 from switchml.control.address import join_address, parse_address, resolve_ipv4
-from switchml.control.control_messages import JobLayout, JoinOffer, SlotReport, SwitchStatus
+from switchml.control.control_messages import JobLayout, JoinOffer, Resent, SlotReport, SwitchStatus
 from switchml.control.convert import (
     departures_from_pb,
     layout_from_pb,
@@ -106,6 +106,7 @@ class ControlClient(Closing):
         self._heartbeats: Heartbeats | None = None
         self._lifeline: Lifeline | None = None
         self._progress: Callable[[], int] | None = None
+        self._resent: Callable[[], Resent] = Resent
         self._closed = False
         self._lock = threading.Lock()
         self.address = join_address(self._host, port)
@@ -213,6 +214,7 @@ class ControlClient(Closing):
         on_abort: Callable[[str], None],
         on_left: Callable[[Departures], None] | None = None,
         progress: Callable[[], int] | None = None,
+        resent: Callable[[], Resent] = Resent,
     ) -> None:
         """Have the end of the job, and ranks that leave, reported.
 
@@ -222,11 +224,12 @@ class ControlClient(Closing):
             on_abort: called once with the reason, when the job ends early or the switch stops answering for a whole lease.
             on_left: called whenever more ranks have left in order, with all that have.
             progress: how many collectives this rank has finished; the others are told when it leaves.
+            resent: what this rank has sent again, for those who ask the switch.
         """
         self._membership()
         if self._heartbeats is None:
             raise UsageError("heartbeats begin with a join")
-        self._progress = progress
+        self._progress, self._resent = progress, resent
         self._heartbeats.report_to(on_abort, on_left)
 
     def slot(self, tsi: int) -> SlotReport:
@@ -256,7 +259,12 @@ class ControlClient(Closing):
             return
         if session:
             calls = None if self._progress is None else self._progress()
-            request = pb.LeaveRequest(session=session, calls=calls, reason=reason[:_LONGEST_REASON])
+            request = pb.LeaveRequest(
+                session=session,
+                calls=calls,
+                reason=reason[:_LONGEST_REASON],
+                **dataclasses.asdict(self._resent()),
+            )
             with contextlib.suppress(Exception):
                 self._call(self._stub.Leave, request, _LEAVE / 2)
         if heartbeats is not None:
@@ -283,9 +291,8 @@ class ControlClient(Closing):
         session = self._session
         if not session:
             return {}
-        return departures_from_pb(
-            self._call(self._stub.Heartbeat, pb.HeartbeatRequest(session=session), timeout)
-        )
+        request = pb.HeartbeatRequest(session=session, **dataclasses.asdict(self._resent()))
+        return departures_from_pb(self._call(self._stub.Heartbeat, request, timeout))
 
     def _severed(self) -> bool:
         lifeline = self._lifeline

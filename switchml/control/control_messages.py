@@ -12,6 +12,8 @@ SMALLEST_DEFAULT_WINDOW = 16
 LEASE = 30.0
 """Seconds that a worker may be silent while nothing shows that it has died, unless another lease is asked for."""
 
+_MOST = 2**63 - 1  # what a worker says is not to be believed blindly
+
 
 @dataclass(frozen=True)
 class JoinOffer:
@@ -68,6 +70,21 @@ class SlotReport:
 
 
 @dataclass(frozen=True)
+class Resent:
+    """What went over the network more than once, as workers count it."""
+
+    sent_again: int = 0  # packets
+    arrived_twice: int = 0  # results that had come before
+
+    def grown(self, before: Resent, now: Resent) -> Resent:
+        """With what one worker has said more `now` than `before`."""
+        return Resent(
+            min(_MOST, self.sent_again + max(0, now.sent_again - before.sent_again)),
+            min(_MOST, self.arrived_twice + max(0, now.arrived_twice - before.arrived_twice)),
+        )
+
+
+@dataclass(frozen=True)
 class MemberStatus:
     """One rank of a job."""
 
@@ -78,6 +95,8 @@ class MemberStatus:
     state: str  # "joined", "ready" or "left"
     heartbeat: float | None  # seconds since the last one; None while the rank waits for others to join
     packet: float | None  # seconds since the last packet; None = never
+    sent_again: int = 0  # as in Resent, as it last said
+    arrived_twice: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,6 +118,13 @@ class JobStatus:
     counters: dict[str, int]
     age: float  # seconds since the first rank joined
     wire: str = FLOAT32
+
+    def over_the_link(self, switch: str) -> int:
+        """Members whose packets come over the link of the switch at that address: by UDP, from other hosts."""
+        return sum(
+            member.transport == "udp" and member.address != switch and not member.address.startswith("127.")
+            for member in self.members
+        )
 
 
 @dataclass(frozen=True)
@@ -123,3 +149,9 @@ class SwitchStatus:
     free_slots: int
     lease: float  # seconds
     uptime: float = field(compare=False)  # seconds
+    sent_again: int = 0  # as in Resent: of all workers, those that have left too
+    arrived_twice: int = 0
+
+    def sharing(self, job: JobStatus) -> int:
+        """How many workers of a job send over one link to the switch; 0 for one in hardware, which has a port for each."""
+        return job.over_the_link(self.target.host) if self.target.shm_socket else 0

@@ -5,6 +5,7 @@ It owns the token, the clock and a lock, and starts no thread: whoever serves it
 
 from __future__ import annotations
 
+import dataclasses
 import hmac
 import ipaddress
 import logging
@@ -19,6 +20,7 @@ from switchml.control.control_messages import (
     JobStatus,
     JoinOffer,
     MemberStatus,
+    Resent,
     SlotReport,
     SwitchStatus,
 )
@@ -158,8 +160,12 @@ class Controller:
         """Have `tell` called with sessions whose next heartbeat brings news; it must not block or call back."""
         self._tell = tell
 
-    def heartbeat(self, session: str) -> Mapping[int, Departure]:
+    def heartbeat(self, session: str, resent: Resent | None = None) -> Mapping[int, Departure]:
         """Renew the lease.
+
+        Args:
+            session: the membership.
+            resent: what the rank says of itself; None = nothing.
 
         Returns:
             By rank, how those left who have.
@@ -168,7 +174,7 @@ class Controller:
             JobAbortedError: the job has ended.
         """
         with self._lock:
-            return self._table.heartbeat(session, self._clock())
+            return self._table.heartbeat(session, self._clock(), resent)
 
     def attached(self, session: str) -> None:
         """The session's lifeline has come, or shows life."""
@@ -185,17 +191,20 @@ class Controller:
         with self._lock:
             return self._table.sessions()
 
-    def leave(self, session: str, calls: int | None = None, reason: str = "") -> None:
+    def leave(
+        self, session: str, calls: int | None = None, reason: str = "", resent: Resent | None = None
+    ) -> None:
         """Ends a membership, known or not; a call of its own that still waits is refused.
 
         Args:
             session: the membership.
             calls: collectives that the rank has finished, for the others; None = unknown.
             reason: why it leaves, if not because all is done.
+            resent: as for `heartbeat`.
         """
         with self._lock:
             self._reply(Refused(session, WorkerClosedError("the worker has left")))
-            self._carry_out(self._table.leave(session, self._clock(), Departure(calls, reason)))
+            self._carry_out(self._table.leave(session, self._clock(), Departure(calls, reason), resent))
 
     def disconnect(self, session: str) -> None:
         """The client of a waiting `join` or `ready` has gone away: it gets no reply."""
@@ -259,6 +268,7 @@ class Controller:
                 free_slots=self._table.free_slots,
                 lease=self._table.lease,
                 uptime=now - self._begun,
+                **dataclasses.asdict(self._table.resent),
             )
 
     def suspend(self, reason: str) -> None:
@@ -377,6 +387,7 @@ class Controller:
                 state=member.state,
                 heartbeat=now - member.heard if job.program and not member.left else None,
                 packet=heard[rank],
+                **dataclasses.asdict(member.resent),
             )
 
 

@@ -16,6 +16,7 @@ from switchml.control.control_messages import (
     JobStatus,
     JoinOffer,
     MemberStatus,
+    Resent,
     SlotReport,
     SwitchStatus,
 )
@@ -97,6 +98,11 @@ def departures_to_pb(departures: Mapping[int, Departure]) -> pb.HeartbeatReply:
 def departures_from_pb(message: pb.HeartbeatReply) -> dict[int, Departure]:
     """The way back of `departures_to_pb`."""
     return {each.rank: _value(Departure, each) for each in message.departures}
+
+
+def resent_from_pb(message: pb.HeartbeatRequest | pb.LeaveRequest) -> Resent:
+    """What a worker says of itself."""
+    return _value(Resent, message)
 
 
 def slot_to_pb(report: SlotReport) -> pb.SlotReply:

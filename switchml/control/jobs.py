@@ -31,6 +31,7 @@ from switchml.control.control_messages import (
     EndedJob,
     JobLayout,
     JoinOffer,
+    Resent,
 )
 from switchml.control.offer import check_offer, check_same_layout, check_timeout, resolved_payload
 from switchml.control.ranges import RangeAllocator
@@ -135,6 +136,7 @@ class Member:
     peer: str = ""  # the host it calls from; "" = this process
     alive: bool = False  # heard since all have joined
     departure: Departure | None = None  # None = it has not left
+    resent: Resent = field(default_factory=Resent)  # as it last said
     connected: bool = False  # its lifeline stands
     lost: float | None = None  # since when it does not any more; None = it does, or there never was one
 
@@ -209,6 +211,7 @@ class JobTable:
         self._ended: deque[_Ended] = deque(maxlen=_ENDED_SHOWN)
         self._untold: set[str] = set()  # of the orphans, those who can still be expected to ask
         self._news: set[str] = set()
+        self.resent = Resent()  # of all workers, those that have left too
         self._last_number = 0
         self._last_event = 0.0
 
@@ -265,8 +268,13 @@ class JobTable:
         member.vote, member.timeout, member.deadline = multicast, timeout, now + timeout
         return self._start(job) if all(each.vote is not None for each in job.members.values()) else []
 
-    def heartbeat(self, session: str, now: float) -> Mapping[int, Departure]:
+    def heartbeat(self, session: str, now: float, resent: Resent | None = None) -> Mapping[int, Departure]:
         """Renew the lease.
+
+        Args:
+            session: of the rank.
+            now: the time.
+            resent: what it says of itself; None = nothing.
 
         Returns:
             By rank, how those left who have.
@@ -277,7 +285,13 @@ class JobTable:
         self._observe(now)
         job, member = self._member(session)
         member.heard, member.lost, member.alive = now, None, True
+        self._note(member, resent)
         return job.departures()
+
+    def _note(self, member: Member, resent: Resent | None) -> None:
+        if resent is not None:
+            self.resent = self.resent.grown(member.resent, resent)
+            member.resent = resent
 
     def attached(self, session: str, now: float) -> None:
         """The session's lifeline has come, or shows life."""
@@ -294,9 +308,13 @@ class JobTable:
             member.lost, member.connected = now, False
         self._untold.discard(session)
 
-    def leave(self, session: str, now: float, departure: Departure = _LEFT) -> list[Action]:
-        """A rank leaves, in order. Unknown sessions are forgotten ones: nothing to do."""
+    def leave(
+        self, session: str, now: float, departure: Departure = _LEFT, resent: Resent | None = None
+    ) -> list[Action]:
+        """A rank leaves, in order. Unknown sessions are forgotten ones: nothing to do. `resent`: as for `heartbeat`."""
         self._observe(now)
+        if session in self._members:
+            self._note(self._members[session][1], resent)
         self._orphans.pop(session, None)
         self._untold.discard(session)
         return self._withdraw(session, now, "left", departure) if session in self._members else []

@@ -18,6 +18,7 @@ from switchml.control.convert import (
     departures_to_pb,
     layout_to_pb,
     offer_from_pb,
+    resent_from_pb,
     slot_to_pb,
     status_to_pb,
     target_to_pb,
@@ -161,12 +162,12 @@ class _Service:
 
     @guarded
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.HeartbeatReply:
-        return departures_to_pb(self.controller.heartbeat(request.session))
+        return departures_to_pb(self.controller.heartbeat(request.session, resent_from_pb(request)))
 
     @guarded
     async def Leave(self, request: pb.LeaveRequest, context: Context) -> pb.LeaveReply:
         calls = request.calls if request.HasField("calls") else None
-        self.controller.leave(request.session, calls, request.reason)
+        self.controller.leave(request.session, calls, request.reason, resent_from_pb(request))
         return pb.LeaveReply()
 
     @guarded

@@ -239,13 +239,21 @@ class HeartbeatRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     SESSION_FIELD_NUMBER: builtins.int
+    SENT_AGAIN_FIELD_NUMBER: builtins.int
+    ARRIVED_TWICE_FIELD_NUMBER: builtins.int
     session: builtins.str
+    sent_again: builtins.int
+    """packets, so far"""
+    arrived_twice: builtins.int
+    """results that had come before"""
     def __init__(
         self,
         *,
         session: builtins.str = ...,
+        sent_again: builtins.int = ...,
+        arrived_twice: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing_extensions.Literal["session", b"session"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["arrived_twice", b"arrived_twice", "sent_again", b"sent_again", "session", b"session"]) -> None: ...
 
 global___HeartbeatRequest = HeartbeatRequest
 
@@ -298,19 +306,26 @@ class LeaveRequest(google.protobuf.message.Message):
     SESSION_FIELD_NUMBER: builtins.int
     CALLS_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
+    SENT_AGAIN_FIELD_NUMBER: builtins.int
+    ARRIVED_TWICE_FIELD_NUMBER: builtins.int
     session: builtins.str
     calls: builtins.int
     """as in Departure"""
     reason: builtins.str
+    sent_again: builtins.int
+    """as in HeartbeatRequest"""
+    arrived_twice: builtins.int
     def __init__(
         self,
         *,
         session: builtins.str = ...,
         calls: builtins.int | None = ...,
         reason: builtins.str = ...,
+        sent_again: builtins.int = ...,
+        arrived_twice: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing_extensions.Literal["_calls", b"_calls", "calls", b"calls"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing_extensions.Literal["_calls", b"_calls", "calls", b"calls", "reason", b"reason", "session", b"session"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["_calls", b"_calls", "arrived_twice", b"arrived_twice", "calls", b"calls", "reason", b"reason", "sent_again", b"sent_again", "session", b"session"]) -> None: ...
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_calls", b"_calls"]) -> typing_extensions.Literal["calls"] | None: ...
 
 global___LeaveRequest = LeaveRequest
@@ -414,6 +429,8 @@ class Member(google.protobuf.message.Message):
     STATE_FIELD_NUMBER: builtins.int
     HEARTBEAT_FIELD_NUMBER: builtins.int
     PACKET_FIELD_NUMBER: builtins.int
+    SENT_AGAIN_FIELD_NUMBER: builtins.int
+    ARRIVED_TWICE_FIELD_NUMBER: builtins.int
     rank: builtins.int
     transport: builtins.str
     address: builtins.str
@@ -424,6 +441,9 @@ class Member(google.protobuf.message.Message):
     """seconds since the last one"""
     packet: builtins.float
     """seconds since the last packet"""
+    sent_again: builtins.int
+    """as it last said"""
+    arrived_twice: builtins.int
     def __init__(
         self,
         *,
@@ -434,9 +454,11 @@ class Member(google.protobuf.message.Message):
         state: builtins.str = ...,
         heartbeat: builtins.float | None = ...,
         packet: builtins.float | None = ...,
+        sent_again: builtins.int = ...,
+        arrived_twice: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing_extensions.Literal["_heartbeat", b"_heartbeat", "_packet", b"_packet", "heartbeat", b"heartbeat", "packet", b"packet"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing_extensions.Literal["_heartbeat", b"_heartbeat", "_packet", b"_packet", "address", b"address", "heartbeat", b"heartbeat", "packet", b"packet", "port", b"port", "rank", b"rank", "state", b"state", "transport", b"transport"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["_heartbeat", b"_heartbeat", "_packet", b"_packet", "address", b"address", "arrived_twice", b"arrived_twice", "heartbeat", b"heartbeat", "packet", b"packet", "port", b"port", "rank", b"rank", "sent_again", b"sent_again", "state", b"state", "transport", b"transport"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_heartbeat", b"_heartbeat"]) -> typing_extensions.Literal["heartbeat"] | None: ...
     @typing.overload
@@ -578,6 +600,8 @@ class StatusReply(google.protobuf.message.Message):
     FREE_SLOTS_FIELD_NUMBER: builtins.int
     LEASE_FIELD_NUMBER: builtins.int
     UPTIME_FIELD_NUMBER: builtins.int
+    SENT_AGAIN_FIELD_NUMBER: builtins.int
+    ARRIVED_TWICE_FIELD_NUMBER: builtins.int
     @property
     def target(self) -> global___DiscoverReply: ...
     @property
@@ -590,6 +614,9 @@ class StatusReply(google.protobuf.message.Message):
     free_slots: builtins.int
     lease: builtins.float
     uptime: builtins.float
+    sent_again: builtins.int
+    """what all workers have said, those that have left too"""
+    arrived_twice: builtins.int
     def __init__(
         self,
         *,
@@ -600,8 +627,10 @@ class StatusReply(google.protobuf.message.Message):
         free_slots: builtins.int = ...,
         lease: builtins.float = ...,
         uptime: builtins.float = ...,
+        sent_again: builtins.int = ...,
+        arrived_twice: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing_extensions.Literal["target", b"target"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing_extensions.Literal["counters", b"counters", "ended", b"ended", "free_slots", b"free_slots", "jobs", b"jobs", "lease", b"lease", "target", b"target", "uptime", b"uptime"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["arrived_twice", b"arrived_twice", "counters", b"counters", "ended", b"ended", "free_slots", b"free_slots", "jobs", b"jobs", "lease", b"lease", "sent_again", b"sent_again", "target", b"target", "uptime", b"uptime"]) -> None: ...
 
 global___StatusReply = StatusReply

@@ -22,7 +22,7 @@ from switchml.control.named_switches import parse_switches
 from switchml.errors import SwitchMLError
 from switchml.launch.plan import LOOPBACK, Faults, RunPlan
 from switchml.launch.screen import Progress, summary
-from switchml.launch.throughput import Meter, Traffic
+from switchml.launch.throughput import ARRIVED_TWICE, SENT_AGAIN, Meter, Traffic
 from switchml.launch.training import Training
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ class Account:
                 "active_seconds": traffic.active,
                 "elements_per_second": traffic.elements_per_second,
                 "counters": traffic.named(""),
+                "sent_again": traffic.counters.get(SENT_AGAIN, 0),
+                "sentences": traffic.sentences,
             },
         }
 
@@ -97,6 +99,8 @@ def carry_out(plan: RunPlan, *, account_file: Path | None = None) -> int:
         summary(account.traffic, workers=plan.world_size, seconds=seconds, exit_code=exit_code),
         soft_wrap=True,
     )
+    for sentence in readings.traffic.sentences if readings.traffic is not None else []:
+        console.print(sentence, soft_wrap=True, markup=False, highlight=False)
     if account_file is not None:
         account_file.write_text(json.dumps(account.as_json(), indent=2) + "\n")
     return exit_code
@@ -147,12 +151,12 @@ class _Readings(Closing):
 
     def take(self) -> Traffic:
         with contextlib.suppress(SwitchMLError):
-            counters = self._ask()
+            counters, sharing = self._ask()
             now = time.monotonic()
             if self._meter is None:
                 self._meter = Meter(counters, now, self._world_size)
             else:
-                return self._meter.read(counters, now)
+                return self._meter.read(counters, now, sharing)
         return self.traffic or Traffic({}, self._world_size)
 
     @override
@@ -160,15 +164,21 @@ class _Readings(Closing):
         for client in self._clients.values():
             client.close()
 
-    def _ask(self) -> dict[str, int]:
+    def _ask(self) -> tuple[dict[str, int], float]:
+        """Counters, and workers on the link to a switch."""
         # gRPC is loaded once the training runs: a fork with its threads around is not safe.
         from switchml.control.client import ControlClient
 
         total: Counter[str] = Counter()
-        for one in parse_switches(self._address):
+        sharing = [0.0]
+        switches = parse_switches(self._address)
+        for one in switches:
             if one.address not in self._clients:
                 self._clients[one.address] = ControlClient(
                     one.address, token=self._token, timeout=_ANSWER, tls=self._tls.client()
                 )
-            total.update(self._clients[one.address].status().counters)
-        return total
+            answer = self._clients[one.address].status()
+            total.update(answer.counters)
+            total.update({SENT_AGAIN: answer.sent_again, ARRIVED_TWICE: answer.arrived_twice})
+            sharing += [answer.sharing(job) / len(switches) for job in answer.jobs]
+        return total, max(sharing)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from switchml.protocol.counters import SWITCH_COUNTERS
+from switchml.outlook import on_copies, on_the_link
+from switchml.protocol.counters import SWITCH_COUNTERS, copies_dropped
 
 RETRANSMITTED = ("results_retransmitted", "dropped_duplicate")
 """What a switch does with a worker's retransmission: send the result again, or wait for the others."""
+SENT_AGAIN, ARRIVED_TWICE = "workers_sent_again", "workers_arrived_twice"
+"""What workers have told the switch of themselves (`Resent`), beside its own counters."""
 
 
 @dataclass(frozen=True)
@@ -19,12 +22,14 @@ class Traffic:
         world_size: number of workers.
         active: seconds in which sums were made, in steps of the readings' distance.
         packet_rate: packets a second into the switch, at the last reading.
+        sharing: workers that send over one link to a switch.
     """
 
     counters: dict[str, int]
     world_size: int
     active: float = 0.0
-    packet_rate: float = 0.0  # packets a second into the switch, at the last reading
+    packet_rate: float = 0.0
+    sharing: float = 0.0
 
     @property
     def bytes(self) -> int:
@@ -35,6 +40,13 @@ class Traffic:
     def retransmissions(self) -> int:
         """Packets that workers sent again, as far as the switch can tell."""
         return sum(self.counters.get(name, 0) for name in RETRANSMITTED)
+
+    @property
+    def sentences(self) -> list[str]:
+        """What is worth a word."""
+        needless = self.counters.get(ARRIVED_TWICE, 0) + copies_dropped(self.counters)
+        told = on_copies(self.counters.get("packets_received", 0), self.counters.get(SENT_AGAIN, 0), needless)
+        return [sentence for sentence in (told, on_the_link(self.sharing)) if sentence]
 
     @property
     def elements(self) -> int:
@@ -61,8 +73,8 @@ class Meter:
         self._at = now
         self.traffic = Traffic({}, world_size)
 
-    def read(self, counters: dict[str, int], now: float) -> Traffic:
-        """Takes a reading, at `now` seconds; returns the traffic up to it."""
+    def read(self, counters: dict[str, int], now: float, sharing: float = 0.0) -> Traffic:
+        """Takes a reading, at `now` seconds, with `sharing` workers on a link; returns the traffic up to it."""
         elapsed = max(now - self._at, 1e-9)
         added = _grown("elements_added", self._latest, counters)
         packets = _grown("packets_received", self._latest, counters)
@@ -72,6 +84,7 @@ class Meter:
             world_size=self.traffic.world_size,
             active=self.traffic.active + (elapsed if added else 0.0),
             packet_rate=packets / elapsed,
+            sharing=max(sharing, self.traffic.sharing),
         )
         return self.traffic
 

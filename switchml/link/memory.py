@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
-from numba.np.arrayobj import populate_array
 
 from switchml.protocol.jit import DISABLED, compiled, inlined
 
-_populate: Any = populate_array  # numba has no types
+_pack_array: Any = cgutils.pack_array  # numba has no types
 
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint32]
@@ -25,14 +26,28 @@ Longs = npt.NDArray[np.int64]
 
 def build_array(context: Any, builder: Any, array_type: Any, address: Any, shape: list[Any]) -> Any:
     """For intrinsics: the array of a type and shape that lies at an address, in C order."""
-    array = context.make_array(array_type)(context, builder)
+    kind: Any = context.get_value_type(array_type)
+    parts = context.data_model_manager[array_type]
     size = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(array_type.dtype)))
-    strides = [size]
+    strides, items = [size], shape[0]
     for length in shape[:0:-1]:
         strides.insert(0, builder.mul(strides[0], length))
-    data = builder.inttoptr(address, array.data.type)
-    _populate(array, data=data, shape=shape, strides=strides, itemsize=size, meminfo=None)
-    return array._getvalue()
+        items = builder.mul(items, length)
+    # One value, not stores into memory: there are hundreds in a function, and the optimiser has them to take out again.
+    array = ir.Constant(kind, ir.Undefined)
+    for name, value in {
+        "meminfo": None,
+        "parent": None,
+        "nitems": items,
+        "itemsize": size,
+        "data": builder.inttoptr(address, kind.elements[parts.get_field_position("data")]),
+        "shape": _pack_array(builder, shape),
+        "strides": _pack_array(builder, strides),
+    }.items():
+        place = parts.get_field_position(name)
+        part = ir.Constant(kind.elements[place], None) if value is None else value
+        array = builder.insert_value(array, part, place)
+    return array
 
 
 if DISABLED:

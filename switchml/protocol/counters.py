@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 
@@ -61,3 +62,11 @@ def indices(table: tuple[Counter, ...]) -> dict[str, int]:
 def named(table: tuple[Counter, ...], values: object) -> dict[str, int]:
     """Counter values by name; `values` is an integer array in the table's order."""
     return {counter.name: int(value) for counter, value in zip(table, values, strict=True)}  # type: ignore[call-overload]
+
+
+def copies_dropped(counters: Mapping[str, int]) -> int:
+    """Packets that a switch had no use for, since it had them already; those that it doubled on purpose are left out."""
+    dropped, stale, doubled = (
+        counters.get(name, 0) for name in ("dropped_duplicate", "dropped_stale", "fault_duplicated")
+    )
+    return dropped + stale - doubled

@@ -141,7 +141,8 @@ def cache_folder(function: Any) -> str | None:
 def _compiled(function: Any, **options: Any) -> Any:
     if DISABLED:
         return function
-    options = {"nopython": True, "nogil": True, "error_model": "numpy", **options}
+    # _nrt: nobody counts references (compiled_parts.py).
+    options = {"nopython": True, "nogil": True, "error_model": "numpy", "_nrt": False, **options}
     compiled_function: Any = PartDispatcher(function, targetoptions=options)
     with contextlib.suppress(RuntimeError):  # no folder to be had: compile in every process
         compiled_function._cache = _Cache(function)  # type: ignore[no-untyped-call]

@@ -15,6 +15,8 @@ from switchml.errors import TestbedError
 from switchml.testbed.shape import LEAST_QUEUE_BYTES, LinkShape
 
 _LOSS_STEPS = 1_000_000
+_ON_THE_WAY = 1_000_000  # packets that netem may hold
+_LOOPBACK = 1  # its index, in every namespace
 
 _NFPROTO_NETDEV = 5
 _NFT_REGISTER = 8
@@ -26,21 +28,38 @@ _NF_ACCEPT = 1
 
 
 def shape_egress(route: IPRoute, index: int, shape: LinkShape) -> None:
-    """Delay and limit what leaves interface `index`."""
+    """Delay and limit what leaves interface `index`.
+
+    Raises:
+        TestbedError: a delay is asked for and the kernel has no netem.
+    """
     parent: dict[str, Any] = {}
-    if shape.rate:
-        # A train counts as one packet: where it is as long as the queue, all of it is dropped or nothing.
-        burst = max(LEAST_QUEUE_BYTES, min(shape.burst, shape.queue // 4))
-        route.tc("add", "tbf", index, 0x1_0000, rate=shape.rate // 8, burst=burst, limit=shape.queue)
-        parent = {"parent": 0x1_0001}
     if shape.delay:
-        packets = max(1000, shape.queue // 64)
+        # Outside, so that the queue inside keeps its length: what is on the way does not count to it.
         try:
-            route.tc("add", "netem", index, 0x2_0000, delay=round(shape.delay * 1e6), limit=packets, **parent)
+            route.tc("add", "netem", index, 0x2_0000, delay=round(shape.delay * 1e6), limit=_ON_THE_WAY)
         except NetlinkError as error:
             raise TestbedError(
                 f"a delay needs the kernel module sch_netem, which is missing here ({error}); leave it out"
             ) from error
+        parent = {"parent": 0x2_0001}
+    if shape.rate:
+        # A train counts as one packet: where it is as long as the queue, all of it is dropped or nothing.
+        burst = max(LEAST_QUEUE_BYTES, min(shape.burst, shape.queue // 4))
+        route.tc(
+            "add", "tbf", index, 0x1_0000, rate=shape.rate // 8, burst=burst, limit=shape.queue, **parent
+        )
+
+
+def has_netem() -> bool:
+    """Whether this kernel can delay packets."""
+    with IPRoute() as route:
+        try:
+            route.tc("add", "netem", _LOOPBACK, 0x2_0000, delay=1)
+        except NetlinkError:
+            return False
+        route.tc("del", "netem", _LOOPBACK, 0x2_0000)
+        return True
 
 
 def drop_at_random(interface: str, probability: float) -> None:

@@ -23,7 +23,7 @@ class LinkShape:
             flattered by burst / bytes. Below `TRAIN_BYTES` segmentation trains are cut. At most a quarter of the queue.
         queue: bytes that may wait; what comes on top is dropped. A port of a switch has 64 KiB to some MiB.
         loss: probability that a packet entering an interface is dropped (each direction on its own).
-        delay: seconds added to each direction; needs the kernel's netem.
+        delay: seconds added to each direction. A star without the kernel's netem needs TAP interfaces for it (delay_line.py).
 
     Raises:
         TestbedError: a value cannot be used.

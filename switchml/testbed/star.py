@@ -4,14 +4,17 @@
     worker namespace:  eth0 (10.83.0.1 + rank) -- its port          one a worker
 
 Frames between workers (gloo, MPI) and frames of the switch's process cross the same links: each is shaped at
-the worker's end towards the hub and at the hub's end towards the worker. The bridge floods multicast to all
-ports, so one packet that the switch sends to a group reaches every worker through its own shaped port.
+the worker's end towards the hub and at the hub's end towards the worker. Delay is the kernel's netem or, where it has none, the
+work of a thread that carries frames between TAP interfaces, which then stand where the ends of veth pairs do. The bridge floods
+multicast to all ports, so one packet that the switch sends to a group reaches every worker through its own shaped port.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -21,14 +24,17 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from switchml.closing import Closing
 from switchml.errors import TestbedError
-from switchml.testbed.link import drop_at_random, shape_egress
+from switchml.testbed.delay_line import DelayLines
+from switchml.testbed.link import drop_at_random, has_netem, shape_egress
 from switchml.testbed.namespace import Namespace
 from switchml.testbed.shape import LinkShape
+from switchml.testbed.tap import open_tap
 
 BRIDGE = "br0"
 WORKER_INTERFACE = "eth0"
 MAX_WORKERS = 200
 CARRIER_SECONDS = 10.0
+_TAP_FRAMES = 10_000  # may wait for the thread that carries them: at 1 Gbit/s a tenth of a second
 _NUD_PERMANENT = 0x80
 _FORWARDING = 3
 
@@ -80,7 +86,17 @@ class Star(Closing):
             raise
 
     def _wire(self) -> None:
+        self._shaping = self.shape
+        if self.shape.delay and not self.hub.call(has_netem):
+            self._shaping = dataclasses.replace(self.shape, delay=0.0)
         self.hub.call(self._make_hub)
+        if self._shaping != self.shape:
+            try:
+                self._lay_delay_lines()
+            except TestbedError as error:
+                raise TestbedError(
+                    f"a delay needs the kernel module sch_netem or TAP interfaces, and there is neither: {error}"
+                ) from error
         for rank, worker in enumerate(self.workers):
             worker.call(self._make_worker, rank)
             self.hub.call(self._make_port, rank)
@@ -100,9 +116,24 @@ class Star(Closing):
             self._raise_link(route, index)
             for rank in range(len(self.workers)):
                 _pin_neighbour(route, index, worker_address(rank), rank + 1)
-            for rank, worker in enumerate(self.workers):
+            for rank, worker in enumerate(self.workers if self._shaping == self.shape else ()):
                 peer = {"ifname": WORKER_INTERFACE, "net_ns_fd": worker.fd, "mtu": self.mtu}
                 route.link("add", ifname=f"port{rank}", kind="veth", mtu=self.mtu, peer=peer)
+
+    def _lay_delay_lines(self) -> None:
+        pairs = []
+        for rank, worker in enumerate(self.workers):
+            ends = ((worker, WORKER_INTERFACE), (self.hub, f"port{rank}"))
+            near, far = (namespace.call(self._make_end, name) for namespace, name in ends)
+            pairs.append((near, far))
+        self._stack.enter_context(DelayLines(pairs, self.shape.delay, self.shape.rate))
+
+    def _make_end(self, name: str) -> int:
+        descriptor = open_tap(name)
+        self._stack.callback(os.close, descriptor)
+        with IPRoute() as route:
+            route.link("set", index=_index(route, name), mtu=self.mtu, txqlen=_TAP_FRAMES)
+        return descriptor
 
     def _make_worker(self, rank: int) -> None:
         _quiet()
@@ -116,7 +147,7 @@ class Star(Closing):
                 if other != rank:
                     _pin_neighbour(route, index, worker_address(other), other + 1)
             route.route("add", dst="224.0.0.0/4", oif=index)
-            shape_egress(route, index, self.shape)
+            shape_egress(route, index, self._shaping)
         if self.shape.loss:
             drop_at_random(WORKER_INTERFACE, self.shape.loss)
 
@@ -125,7 +156,7 @@ class Star(Closing):
             index = _index(route, f"port{rank}")
             route.link("set", index=index, master=_index(route, BRIDGE), **self._offload())
             self._raise_link(route, index)
-            shape_egress(route, index, self.shape)
+            shape_egress(route, index, self._shaping)
         if self.shape.loss:
             drop_at_random(f"port{rank}", self.shape.loss)
 
@@ -171,9 +202,11 @@ def _await_carrier(names: list[str], deadline: float) -> None:
 
 
 def _passes_frames(link: Any) -> bool:
-    if link.get_attr("IFLA_OPERSTATE") != "UP":
-        return False
     info = link.get_attr("IFLA_LINKINFO")
+    kind = info.get_attr("IFLA_INFO_KIND") if info is not None else ""
+    # A TAP interface has its carrier from the beginning, and the kernel never says that it is up.
+    if link.get_attr("IFLA_OPERSTATE") != "UP" and not (kind == "tun" and link.get_attr("IFLA_CARRIER")):
+        return False
     port = info.get_attr("IFLA_INFO_SLAVE_DATA") if info is not None else None
     return port is None or port.get_attr("IFLA_BRPORT_STATE") == _FORWARDING
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from switchml.bench.allreduce import Plan, measure, steps
 from switchml.bench.limits import SHAPED, goodput_limit, ring_limit, spread_limit
 from switchml.bench.report import build_table, closing, heading
-from switchml.bench.results import Measurement, Spread, with_ratios
+from switchml.bench.results import Measurement, Spread, overlap, with_ratios
 from switchml.bench.systems.catalogue import BASELINES, VARIANTS, Entry, find, variants_of
 from switchml.bench.verification import Verdict
 from switchml.errors import BenchError, UsageError
@@ -81,6 +81,67 @@ def test_wrong_sums_and_retransmissions_reach_the_result(fake: Callable[..., Ent
     assert unchecked.verdict is None
 
 
+def test_several_jobs_of_a_system_are_asked_at_once_and_reported_one_by_one(
+    fake: Callable[..., Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def compared(timelines: list[list[float]]) -> tuple[float, list[float]]:
+        seen.append(timelines)
+        return 6.0, [1.0, 3.0]
+
+    monkeypatch.setattr("switchml.bench.allreduce.overlap", compared)
+    watcher = Watcher()
+    wanted = plan([fake("a"), fake("b")], jobs=2, iterations=20)
+    measured = list(measure(wanted, watcher))
+    assert watcher.steps == steps(wanted)
+    assert len(seen) == 3 * 2
+    for first, second in seen:
+        assert len(first) == len(second) == 21
+        assert first == sorted(first)
+    assert [one.system for one in measured] == ["a job 1", "a job 2", "b job 1", "b job 2"]
+    assert [one.shares["all jobs"].median for one in measured] == [0.25, 0.75] * 2
+    assert [one.time.median for one in measured] == [6.0, 2.0] * 2
+    assert "of all jobs" in shown(wanted, measured)
+
+
+def test_jobs_that_did_not_run_together_are_an_error(
+    fake: Callable[..., Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "switchml.bench.allreduce.overlap", lambda timelines: overlap([[0.0, 1.0], [2.0, 3.0]])
+    )
+    with pytest.raises(BenchError, match="did not run at the same time; give more --iterations"):
+        list(measure(plan([fake()], jobs=2, iterations=1), Watcher()))
+
+
+def test_the_time_of_several_jobs_is_that_in_which_all_run() -> None:
+    seconds, done = overlap([[0.0, 1.0, 2.0, 3.0, 4.0], [0.5, 2.5, 4.5]])
+    assert seconds == 3.5
+    assert done == pytest.approx([3.5, 1.75])
+    assert overlap([[0.0, 10.0], [4.0, 5.0, 6.0]]) == (2.0, pytest.approx([0.2, 2.0]))
+    with pytest.raises(ValueError, match="same time"):
+        overlap([[0.0, 1.0], [1.0, 2.0]])
+
+
+@pytest.mark.namespaces
+def test_other_traffic_on_the_link_is_reported_beside_ours() -> None:
+    reason = why_unavailable()
+    if reason is not None:
+        pytest.skip(f"no testbed here: {reason}")
+    shape = LinkShape(rate=50_000_000)
+    settings = {"rounds": 2, "sizes": [1 << 20], "iterations": 2, "beside": "tcp-reno"}
+    wanted = plan([], variants=[VARIANTS["udp"]], shape=shape, **settings)
+    (one,) = measure(wanted, Watcher())
+    assert set(one.shares) == {"tcp-reno up", "tcp-reno down"}
+    for share in one.shares.values():
+        assert 0 < share.median < 1 + 8 * (shape.burst + shape.queue) / shape.rate / one.time.minimum
+    assert one.verdict is not None
+    assert one.verdict.wrong == 0
+    assert "tcp-reno down" in shown(wanted, [one])
+    assert any("tcp-reno up, down" in line for line in closing(wanted, [one]))
+
+
 def test_a_failure_in_the_middle_ends_everything(fake: Callable[..., Entry]) -> None:
     with pytest.raises(BenchError, match="lost rank 1"):
         list(measure(plan([fake("good"), fake("bad", fault="die")]), Watcher()))
@@ -96,6 +157,10 @@ def test_a_failure_in_the_middle_ends_everything(fake: Callable[..., Entry]) -> 
         ({"baselines": []}, "nothing to measure"),
         ({"shape": LinkShape(rate=10**9), "switch": "127.0.0.1:1"}, "--switch"),
         ({"switches": "some"}, "hub, one, each"),
+        ({"jobs": 0}, "at least one"),
+        ({"beside": "udp", "shape": LinkShape(rate=10**9)}, "write tcp"),
+        ({"beside": "tcp"}, "give a --rate"),
+        ({"beside": "tcp", "shape": LinkShape(loss=0.1)}, "give a --rate"),
         ({"switches": "each", "switch": "127.0.0.1:1"}, "--switches places"),
         ({"baselines": [BASELINES["mpi-shm"]], "shape": LinkShape(rate=10**9)}, "one host"),
         ({"variants": [VARIANTS["shm"]], "shape": LinkShape(rate=10**9)}, "one host"),
@@ -220,7 +285,7 @@ def installed(entry: Entry) -> bool:
     return all(importlib.util.find_spec(module) is not None for module in entry.requires)
 
 
-@pytest.mark.parametrize("name", list(BASELINES))
+@pytest.mark.parametrize("name", [name for name, entry in BASELINES.items() if entry.launcher != "started"])
 @pytest.mark.parametrize(("dtype", "op"), [("float32", "sum"), ("int32", "max")])
 def test_real_baselines_reduce_correctly(name: str, dtype: str, op: str) -> None:
     entry = BASELINES[name]

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from switchml.bench import cli
 from switchml.bench.cli import bench_app
 from switchml.bench.import_time import measure_import
-from switchml.bench.plots import draw
+from switchml.bench.plots import draw, draw_along
 from switchml.bench.rank import reset_peak, resident
 from switchml.bench.results import Measurement, with_ratios
 from switchml.bench.systems.catalogue import Entry
@@ -137,6 +137,21 @@ def test_a_picture_of_one_size_without_baseline(tmp_path: Path) -> None:
     one = Measurement("udp", 2, 4096, 1024, "float32", "sum", 1, (1.0, 2.0), None, {}, {}, None)
     draw(with_ratios([one], []), [], tmp_path / "one.svg")
     assert "<svg" in (tmp_path / "one.svg").read_text()
+
+
+def test_a_picture_along_what_differs_from_run_to_run(tmp_path: Path) -> None:
+    def run(seconds: float) -> list[Measurement]:
+        ours, base = (
+            Measurement(name, 2, 4096, 1024, "float32", "sum", 1, (time, 2 * time), None, {}, {}, 1e9)
+            for name, time in (("udp", seconds), ("gloo", 3 * seconds))
+        )
+        return with_ratios([ours, base], ["gloo"])
+
+    runs = {"none": run(0.1), "20 ms": run(0.2)}
+    draw_along("round trip", runs, ["gloo"], tmp_path / "along.svg", conditions="links of 100 Mbit/s")
+    assert "<svg" in (tmp_path / "along.svg").read_text()
+    for one in (one for measured in runs.values() for one in measured):
+        assert Measurement.from_json(json.loads(json.dumps(one.as_json()))) == one
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from switchml.bench.units import (
     parse_rate,
     parse_size,
     parse_sizes,
+    parse_time,
     show_rate,
     show_size,
 )
@@ -27,6 +28,14 @@ from switchml.errors import UsageError
 )
 def test_sizes_are_powers_of_1024(text: str, size: int) -> None:
     assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("20ms", 0.02), ("500 us", 0.0005), ("0.5S", 0.5)])
+def test_times_have_a_unit(text: str, seconds: float) -> None:
+    assert parse_time(text) == pytest.approx(seconds)
+    for wrong in (text.rstrip("msuS "), "0ms", "-" + text, "1m"):
+        with pytest.raises(UsageError):
+            parse_time(wrong)
 
 
 @given(st.integers(1, 1 << 40))

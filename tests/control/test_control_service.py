@@ -26,7 +26,7 @@ import pytest
 
 from switchml.control.address import listen_error
 from switchml.control.client import ControlClient
-from switchml.control.control_messages import Departure, JobLayout, JoinOffer
+from switchml.control.control_messages import Departure, JobLayout, JoinOffer, Resent
 from switchml.control.controller import Controller
 from switchml.control.convert import offer_to_pb
 from switchml.control.heartbeat import Departures
@@ -335,6 +335,18 @@ def test_a_lifeline_that_is_cut_is_made_anew(
     time.sleep(0.5)  # longer than one that does not come back is waited for
     assert reasons == []
     assert client.status().jobs[0].state == "running"
+
+
+def test_what_a_worker_has_sent_again_is_known_at_the_switch_when_it_has_left(
+    controller: Controller, connect: Callable[[], ControlClient]
+) -> None:
+    clients = [connect(), connect()]
+    join_together(clients)
+    clients[0].start_heartbeats(lambda _: None, resent=lambda: Resent(30, 4))
+    clients[0].leave()
+    status = clients[1].status()
+    assert (status.sent_again, status.arrived_twice) == (30, 4)
+    assert controller.status().sent_again == 30
 
 
 def test_a_data_port_with_the_number_of_the_control_port(make_target: Callable[..., Any]) -> None:
@@ -709,7 +721,7 @@ def test_thousands_of_half_made_joins_end_no_job(target: Any, monkeypatch: pytes
             beats: list[str] = []
             beat = controller.heartbeat
             monkeypatch.setattr(
-                controller, "heartbeat", lambda session: beats.append(session) or beat(session)
+                controller, "heartbeat", lambda session, said: beats.append(session) or beat(session, said)
             )
             wait_until(lambda: len(beats) >= 1 or bool(aborted))
             assert not aborted

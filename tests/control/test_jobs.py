@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from switchml.control.control_messages import Departure, JoinOffer
+from switchml.control.control_messages import Departure, JoinOffer, Resent
 from switchml.control.jobs import (
     Action,
     AddJob,
@@ -776,3 +776,28 @@ def test_who_demands_memory_is_told_why_there_is_none(first: str) -> None:
         table.join("b0", offer(0, job="b", transport="memory", ticket="t", paper=True), 60.0, 0.0)
     with pytest.raises(UsageError, match="faults on purpose"):
         make_table().join("a0", offer(0, transport="memory", ticket="t"), 60.0, 0.0)
+
+
+def test_what_workers_send_again_adds_up_and_stays_when_they_leave() -> None:
+    table = make_table()
+    join_all(table)
+    start_all(table)
+    table.heartbeat("a0", 1.0, Resent(5, 2))
+    table.heartbeat("a0", 2.0, Resent(7, 2))
+    table.heartbeat("a1", 2.0, Resent(10, 0))
+    table.heartbeat("a1", 3.0)
+    (job,) = table.jobs
+    assert {rank: member.resent for rank, member in job.members.items()} == {
+        0: Resent(7, 2),
+        1: Resent(10, 0),
+    }
+    table.leave("a0", 4.0, resent=Resent(8, 3))
+    table.leave("a1", 4.0)
+    assert table.resent == Resent(18, 3)
+    # Nobody is believed so much that the sum could not be told any more.
+    join_all(table)
+    start_all(table)
+    table.heartbeat("a0", 5.0, Resent(2**64 - 1, 1))
+    table.heartbeat("a0", 6.0, Resent(0, 0))
+    table.heartbeat("a0", 7.0, Resent(2**64 - 1, 0))
+    assert table.resent == Resent(2**63 - 1, 4)

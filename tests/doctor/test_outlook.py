@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from switchml.outlook import Limit, SwitchPath, outlook, rate
+from switchml.outlook import Limit, SwitchPath, on_copies, on_the_link, outlook, rate
 from switchml.testbed import why_unavailable
 
 REASON = why_unavailable()
@@ -55,6 +55,43 @@ def test_a_software_switch_shares_its_link() -> None:
         "ring where its link carries 368 Mbit/s, and 0.38 times where it is like this host's; one switch a host, or a switch "
         "with a faster link, would help."
     )
+
+
+@pytest.mark.parametrize(
+    ("packets", "sent_again", "needless", "words"),
+    [
+        (0, 0, 0, ""),
+        (100_000, 900, 900, ""),
+        # All of them came: nothing was lost.
+        (
+            353_772,
+            15_648,
+            15_648,
+            "15,648 packets, 4.4%, were sent again for nothing, since the first had arrived",
+        ),
+        (100_000, 2_000, 1_950, "late and not lost"),
+        # A doubled packet more than was sent again.
+        (100_000, 2_000, 2_001, "late and not lost"),
+        # Each loss of one of four workers makes the others send a copy each.
+        (
+            100_000,
+            4_000,
+            3_000,
+            "4,000 packets, 4.0%, were sent again, 1,000 of them because the network had lost",
+        ),
+        (100, 200, 0, "200 packets, 100.0%, were sent again, 200 of them"),
+    ],
+)
+def test_what_copies_tell(packets: int, sent_again: int, needless: int, words: str) -> None:
+    told = on_copies(packets, sent_again, needless)
+    assert words in told
+    assert bool(words) == bool(told)
+
+
+def test_workers_that_share_a_link_to_a_switch() -> None:
+    assert on_the_link(0) == on_the_link(1) == ""
+    assert "The packets of 8 workers on other hosts pass one link" in on_the_link(8)
+    assert "unless it is 2.5 times as fast as theirs" in on_the_link(2.5)
 
 
 def test_several_switches_share_the_load_and_the_slowest_counts() -> None:

@@ -17,7 +17,7 @@ import switchml
 from switchml.cli import COMMANDS, load
 from switchml.control.control_messages import EndedJob, JobStatus, MemberStatus, SwitchStatus
 from switchml.control.target import TargetDescription
-from switchml.status import tables
+from switchml.status import sentences, tables
 
 SWITCHML = str(Path(sys.executable).with_name("switchml"))
 
@@ -129,7 +129,7 @@ def test_status_of_several_switches() -> None:
 
 def test_status_shows_jobs_workers_and_counters() -> None:
     members = (
-        MemberStatus(0, "udp", "10.0.0.1", 4711, "ready", 0.5, 1.25),
+        MemberStatus(0, "udp", "10.0.0.1", 4711, "ready", 0.5, 1.25, sent_again=70_001, arrived_twice=9),
         MemberStatus(1, "shm", "", 0, "joined", None, None),
     )
     job = JobStatus(
@@ -164,7 +164,33 @@ def test_status_shows_jobs_workers_and_counters() -> None:
     text = capture.get()
     for words in (
         "switch 10.0.0.9:50551", "16128 of 16384 free", "512-767", "multicast to 239.1.2.3:5000", "udp 10.0.0.1:4711",
-        "1.2 s ago", "never", "rank 2 has not been heard", "chunks_completed", "1,234",
+        "1.2 s ago", "never", "70,001", "rank 2 has not been heard", "chunks_completed", "1,234",
     ):  # fmt: skip
         assert words in text
     assert "dropped_stale" not in text
+
+
+def _status(members: int, counters: dict[str, int], *, shm: str = "socket", **of_each: Any) -> SwitchStatus:
+    """A job "a" whose workers are on hosts of their own, but for one on the switch's."""
+    there = [
+        MemberStatus(rank, "udp", f"10.0.0.{rank + 1}", 4711, "ready", 0.5, 1.2, **of_each)
+        for rank in range(members)
+    ]
+    job = JobStatus(
+        "a", 1, members, "running", 0, 512, 1024, False, "", 0, False, tuple(there), counters, 12.0
+    )
+    target = TargetDescription("10.0.0.1", 48864, shm, 16384, 16384, 256)
+    return SwitchStatus(target, (job,), (), {}, 16384, 10.0, 99.0)
+
+
+def test_status_says_what_was_sent_for_nothing_and_whose_link_is_shared() -> None:
+    counters = {"packets_received": 10_000, "dropped_duplicate": 600, "dropped_stale": 150}
+    copies, shared = sentences(_status(4, counters, sent_again=200, arrived_twice=25))
+    assert copies.startswith("a: 800 packets, 8.0%, were sent again for nothing")
+    assert shared.startswith("a: The packets of 3 workers on other hosts pass one link")
+    # A switch on each of four hosts: three quarters of what a worker sends.
+    assert list(sentences(_status(4, counters), 4)) == []
+    # One in hardware has a port for each worker.
+    assert list(sentences(_status(4, counters, shm=""))) == []
+    (lost,) = sentences(_status(2, counters, sent_again=500))
+    assert "a: 1,000 packets, 10.0%, were sent again, 250 of them because the network had lost" in lost

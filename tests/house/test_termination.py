@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from types import FrameType
 
 import pytest
 
@@ -52,6 +53,30 @@ def test_an_exception_that_a_finalizer_drops_is_raised_again() -> None:
 
     with pytest.raises(SystemExit):
         work()
+
+
+def test_a_signal_while_a_dropped_exception_is_taken_up_is_heard_later() -> None:
+    class Told:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    def again(frame: FrameType, event: str, what: object) -> None:
+        if event == "return" and frame.f_code.co_name == "dropped":
+            signal.raise_signal(signal.SIGTERM)
+
+    @orderly_end()
+    def work() -> None:
+        told = Told()
+        sys.setprofile(again)
+        del told
+        sys.setprofile(None)
+        time.sleep(50)
+
+    try:
+        with pytest.raises(SystemExit):
+            work()
+    finally:
+        sys.setprofile(None)
 
 
 def test_clean_up_is_not_disturbed() -> None:

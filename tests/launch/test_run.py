@@ -101,13 +101,16 @@ def test_several_nodes_need_no_switch(tmp_path: Path) -> None:
 
 def test_faults_are_made_and_named(tmp_path: Path) -> None:
     body = ALLREDUCE.replace(
-        "dist.all_reduce(tensor)", "dist.all_reduce(torch.ones(200_000)); dist.all_reduce(tensor)"
+        "dist.all_reduce(tensor)", "dist.all_reduce(torch.ones(1_000_000)); dist.all_reduce(tensor)"
     )
+    account = tmp_path / "account.json"
     words = [
         SWITCHML,
         "run",
         "-n",
         "2",
+        "--json",
+        str(account),
         "--loss",
         "0.02",
         "--duplicate",
@@ -120,6 +123,11 @@ def test_faults_are_made_and_named(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "on purpose lost" in done.stderr
     assert "on purpose duplicated" in done.stderr
+    # Some forty packets and as many results of two thousand each.
+    traffic = json.loads(account.read_text())["traffic"]
+    assert traffic["sent_again"] > 0
+    assert any("the network had lost packets" in sentence for sentence in traffic["sentences"])
+    assert traffic["sentences"][0] in done.stderr
 
 
 def test_a_training_that_fails_fails_the_run(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from switchml.launch.screen import summary
-from switchml.launch.throughput import Meter, Traffic
+from switchml.launch.throughput import ARRIVED_TWICE, SENT_AGAIN, Meter, Traffic
 
 
 def test_only_what_came_after_the_first_reading_counts() -> None:
@@ -38,6 +38,27 @@ def test_counters_are_named_in_the_order_of_the_table() -> None:
     )
     assert list(traffic.named("dropped_").items()) == [("dropped_duplicate", 1), ("dropped_stale", 3)]
     assert traffic.named("fault_") == {"fault_lost": 2}
+
+
+def test_what_workers_sent_again_is_judged() -> None:
+    counters = {"packets_received": 10_000, "dropped_duplicate": 300, "dropped_stale": 50, SENT_AGAIN: 500}
+    late = Traffic({**counters, ARRIVED_TWICE: 150}, 2, sharing=8)
+    assert [sentence.partition(":")[0] for sentence in late.sentences] == [
+        "500 packets, 5.0%, were sent again for nothing, since the first had arrived",
+        "The packets of 8 workers on other hosts pass one link to the switch",
+    ]
+    (lost,) = Traffic({**counters, ARRIVED_TWICE: 50}, 2).sentences
+    assert "100 of them because the network had lost" in lost
+    # Those that the switch doubled on purpose were not sent again.
+    (doubled,) = Traffic({**counters, ARRIVED_TWICE: 150, "fault_duplicated": 200}, 2).sentences
+    assert "200 of them because the network had lost" in doubled
+    assert Traffic({**counters, SENT_AGAIN: 99}, 2).sentences == []
+
+
+def test_a_link_that_was_shared_once_is_remembered() -> None:
+    meter = Meter({}, 0.0, world_size=8)
+    assert meter.read({}, 1.0, 8.0).sharing == 8.0
+    assert meter.read({}, 2.0, 0.0).sharing == 8.0  # the job has ended
 
 
 def _shown(traffic: Traffic | None, exit_code: int = 0) -> str:

@@ -154,3 +154,14 @@ def test_what_python_calls_is_kept_with_its_parts(tmp_path: Path) -> None:
     assert run() == ["42", "0", "negative"]
     assert run() == ["42", "1", "negative"]
     assert {path.name.split("-")[0] for path in cache.rglob("*.nbi")} == {"parts.outer"}
+
+
+def test_an_array_is_not_given_to_python() -> None:
+    rest = compiled(lambda words: words[1:])
+    both = compiled(lambda words: (words[1:], 2))
+    inside = compiled(lambda words: rest(words)[0])
+    words = np.arange(5)
+    assert inside(words) == 1
+    for function in (rest, both):
+        with pytest.raises(Exception, match=r"return.* array"):
+            function(words)

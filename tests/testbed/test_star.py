@@ -22,7 +22,9 @@ needs_root = pytest.mark.skipif(REASON is not None, reason=f"no testbed here: {R
 pytestmark = [pytest.mark.timeout(60), pytest.mark.namespaces]
 
 if REASON is None:
-    from switchml.testbed.link import shape_egress
+    from pyroute2 import IPRoute
+
+    from switchml.testbed.link import has_netem, shape_egress
     from switchml.testbed.star import Star, worker_address
 
 UDP_SEGMENT = 103
@@ -176,31 +178,29 @@ def test_loss_is_near_what_was_asked_and_hits_single_packets_of_a_train() -> Non
 
 
 @needs_root
-def test_delay_is_refused_where_the_kernel_has_no_netem() -> None:
-    shape = LinkShape(rate=10**9, delay=0.02)
-    reason = refusal(shape)
-    if reason:
-        assert "sch_netem" in reason
-        return
-    with Star(1, shape) as star:
-        echo = star.workers[0].call(udp, worker_address(0), 6004)
-        probe = star.hub.call(udp, star.hub_address)
-        started = time.monotonic()
-        probe.sendto(b"x", (worker_address(0), 6004))
-        _, back = echo.recvfrom(10)
-        echo.sendto(b"y", back)
-        probe.recv(10)
-        assert time.monotonic() - started >= 0.04
-        echo.close()
-        probe.close()
+def test_an_interface_is_not_delayed_where_the_kernel_has_no_netem() -> None:
+    def delay_loopback() -> None:
+        with IPRoute() as route:
+            shape_egress(route, 1, LinkShape(delay=0.02))
+
+    with Namespace() as namespace:
+        if namespace.call(has_netem):
+            namespace.call(delay_loopback)
+        else:
+            with pytest.raises(TestbedError, match="sch_netem"):
+                namespace.call(delay_loopback)
 
 
-def refusal(shape: LinkShape) -> str:
-    try:
-        Star(1, shape).close()
-    except TestbedError as error:
-        return str(error)
-    return ""
+@needs_root
+def test_a_queue_is_as_long_with_netem_around_it() -> None:
+    made: list[tuple[object, ...]] = []
+
+    class Route:
+        def tc(self, *arguments: object, **keywords: object) -> None:
+            made.append((arguments[1], keywords.get("parent"), keywords["limit"]))
+
+    shape_egress(Route(), 7, LinkShape(rate=10**8, delay=0.01))  # type: ignore[arg-type]
+    assert made == [("netem", None, 1_000_000), ("tbf", 0x2_0001, 262144)]
 
 
 @needs_root

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, cast
 from switchml.bench.verification import ELEMENT_TYPES, OPERATIONS, Array
 from switchml.control.target import TRANSPORTS
 from switchml.errors import UsageError
+from switchml.launchers import Launcher
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Place:
         rendezvous: a folder that all ranks of the group share.
         interface: the network interface that leads to the other ranks.
         options: of the system.
+        store: torch's, of ranks that a launcher started and that share no folder.
     """
 
     rank: int
@@ -30,6 +32,7 @@ class Place:
     rendezvous: str
     interface: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    store: Any = None
 
 
 class System(Protocol):
@@ -64,7 +67,7 @@ class Entry:
     Attributes:
         name: what it is called.
         rank: "module:Class" of its `System`, loaded in the rank's process only.
-        launcher: how ranks are started: as plain processes or by Open MPI's mpiexec.
+        launcher: how ranks are started: as plain processes, by Open MPI's mpiexec, or by an MPI that starts the benchmark.
         requires: modules that must be installed.
         extra: where they come from.
         in_namespaces: whether its ranks can run in network namespaces of their own.
@@ -78,7 +81,7 @@ class Entry:
 
     name: str
     rank: str
-    launcher: Literal["processes", "mpiexec"]
+    launcher: Literal["processes", "mpiexec", "started"]
     requires: tuple[str, ...]
     extra: str
     in_namespaces: bool
@@ -89,8 +92,16 @@ class Entry:
     environment: Mapping[str, str] = field(default_factory=dict)
     mpi_options: tuple[str, ...] = ()
 
-    def check_usable(self, dtype: str, op: str, *, namespaces: bool) -> None:
+    def check_usable(
+        self, dtype: str, op: str, *, namespaces: bool, launcher: Launcher | None = None
+    ) -> None:
         """Whether this system can take part.
+
+        Args:
+            dtype: that it has to reduce.
+            op: how.
+            namespaces: its ranks are in network namespaces of their own.
+            launcher: what has started the ranks; None = they are still to be started.
 
         Raises:
             UsageError: it cannot; says why.
@@ -102,8 +113,19 @@ class Entry:
             raise UsageError(f"{self.name} cannot reduce {dtype}; leave it out or choose another --dtype")
         if op not in self.operations:
             raise UsageError(f"{self.name} has no {op!r}; leave it out or choose another --op")
+        if self.launcher == "started" and (launcher is None or not launcher.mpi):
+            raise UsageError(
+                f"{self.name} is the MPI that starts this benchmark: mpirun -n 4 switchml bench ..."
+            )
+        if self.launcher == "mpiexec" and launcher is not None:
+            raise UsageError(
+                f"{self.name} starts ranks of its own, and {launcher.name} has started these: leave it out; mpi is the MPI under "
+                "whose mpirun all of this runs"
+            )
         if namespaces and not self.in_namespaces:
-            raise UsageError(f"{self.name} works on one host only; leave it out with --rate or --loss")
+            raise UsageError(
+                f"{self.name} works on one host only; leave it out with --rate, --loss or --delay"
+            )
 
 
 def load(reference: str) -> System:
@@ -118,11 +140,11 @@ _WITHOUT_AVG = frozenset(OPERATIONS) - {"avg"}
 _ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
-def _mpi(name: str, *options: str) -> Entry:
+def _mpi(name: str, launcher: Literal["mpiexec", "started"], *options: str) -> Entry:
     return Entry(
         name=name,
         rank="switchml.bench.systems.mpi:OpenMPI",
-        launcher="mpiexec",
+        launcher=launcher,
         requires=("mpi4py",),
         extra="bench",
         in_namespaces=False,
@@ -165,8 +187,9 @@ BASELINES = {
             operations=_WITHOUT_AVG,
             environment={**_ONE_THREAD, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"},
         ),
-        _mpi("mpi-shm", "--mca", "btl", "self,sm"),
-        _mpi("mpi-tcp", "--mca", "btl", "self,tcp", "--mca", "btl_tcp_if_include", "lo"),
+        _mpi("mpi-shm", "mpiexec", "--mca", "btl", "self,sm"),
+        _mpi("mpi-tcp", "mpiexec", "--mca", "btl", "self,tcp", "--mca", "btl_tcp_if_include", "lo"),
+        _mpi("mpi", "started"),
     )
 }
 

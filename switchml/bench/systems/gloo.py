@@ -29,14 +29,18 @@ class Gloo:
     """One rank of a gloo group."""
 
     def open(self, place: Place) -> None:
-        """Join through a file store, which reaches across network namespaces."""
-        os.environ["GLOO_SOCKET_IFNAME"] = place.interface
+        """Join through the place's store, or a file's, which reaches across network namespaces."""
+        if place.interface:
+            os.environ["GLOO_SOCKET_IFNAME"] = place.interface
         torch.set_num_threads(1)
-        meeting = (Path(place.rendezvous) / "store").as_uri()
+        meeting: dict[str, Any] = {"store": place.store}
+        if place.store is None:
+            meeting = {"init_method": (Path(place.rendezvous) / "store").as_uri()}
         dist.init_process_group(
-            "gloo", init_method=meeting, rank=place.rank, world_size=place.world_size, timeout=_TIMEOUT
+            "gloo", rank=place.rank, world_size=place.world_size, timeout=_TIMEOUT, **meeting
         )
-        self._retransmissions = _tcp_retransmissions() if place.interface != "lo" else None
+        alone = place.store is None and place.interface != "lo"
+        self._retransmissions = _tcp_retransmissions() if alone else None
 
     def allreduce(self, buffer: Array, dtype: str, op: str) -> None:
         """Reduce in place."""
