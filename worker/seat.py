@@ -114,7 +114,7 @@ class Seat:
                 window, new_recovery(), congestion, way.handle, self._counters, descriptor, flag, scratch
             )
             loop = run
-        if self.transport == "memory" and offer.world_size > len(os.sched_getaffinity(0)):
+        if self.transport == "memory" and offer.world_size * share > len(os.sched_getaffinity(0)):
             spin_ns = 0  # whoever is waited for needs the core
         self.stream = Stream(engine, loop, connection.wake, self._explain, spin_ns=spin_ns)
 

@@ -62,6 +62,9 @@ _COUNTERS_AT = 2 * _LONGS_A_LINE
 _LONGS_A_WORKER = (2 + -(-len(SWITCH_COUNTERS) // _LONGS_A_LINE)) * _LONGS_A_LINE
 
 
+_MOST = 1 << 48
+
+
 class SharedLayout(NamedTuple):
     """Sizes of one job's memory, the same at the switch and at every worker.
 
@@ -202,10 +205,10 @@ def count(slots: SharedSlots, worker: int, counter: int, number: int) -> None:
 
 
 def counted(slots: SharedSlots) -> Longs:
-    """The counters of all workers together, in the order of SWITCH_COUNTERS."""
+    """The counters of all workers together, in the order of SWITCH_COUNTERS; in range whatever is written there."""
     shares = slots.longs[_WORKERS : _worker(slots.workers)].reshape(slots.workers, -1)
     total: Longs = shares[:, _COUNTERS_AT : _COUNTERS_AT + len(SWITCH_COUNTERS)].sum(axis=0)
-    return total
+    return total.clip(0, _MOST)
 
 
 @compiled

@@ -70,6 +70,12 @@ def test_nothing_overlaps(slots: SharedSlots) -> None:
             assert np.all(slots.sums[first : first + 32] == 100 * slot + version)
 
 
+def test_nonsense_in_a_workers_counters_stays_a_number_that_a_status_can_tell(slots: SharedSlots) -> None:
+    count(slots, 0, 0, -5)
+    count(slots, 1, 1, np.iinfo(np.int64).max)
+    assert counted(slots)[:2].tolist() == [0, 1 << 48]
+
+
 def test_what_two_slots_lock_and_count_lies_on_lines_of_its_own(slots: SharedSlots) -> None:
     for array in (slots.longs, slots.copies, slots.sums):
         assert array.ctypes.data % 64 == slots.longs.ctypes.data % 64
