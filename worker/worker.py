@@ -58,11 +58,13 @@ _SPIN_NS = 50_000
 _LAST_WORDS = 1.0  # seconds in which the other switches may say why a job cannot be
 
 
-def prepare_engine() -> None:
-    """Compile the worker's loop, or load it. `Worker.join` does it too, before its timeout begins."""
-    prepare(run, "worker's engine", 0, 0, 0)
-    prepare(run_in_memory, "worker's engine in memory", 0, 0, 0)
-    prepare(ring_bell, "worker's engine in memory", np.zeros(1, np.int64), 0)
+def prepare_engine(transport: str = "auto") -> None:
+    """Compile the loops that a worker of that transport may need, or load them. `Worker.join` does so before its time begins."""
+    if transport != "memory":
+        prepare(run, "worker's engine", 0, 0, 0)
+    if transport in ("auto", "memory"):
+        prepare(run_in_memory, "worker's engine in memory", 0, 0, 0)
+        prepare(ring_bell, "worker's engine in memory", np.zeros(1, np.int64), 0)
     prepare_pulse()
 
 
@@ -199,7 +201,7 @@ class Worker(Collectives):
         """
         report_misspelt()
         switches = parse_switches(switch) if isinstance(switch, str) else checked(switch)
-        prepare_engine()
+        prepare_engine(transport)
         deadline = time.monotonic() + join_timeout
         if token is None:
             token = os.environ.get("SWITCHML_TOKEN", "")
