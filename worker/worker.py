@@ -276,6 +276,10 @@ class Worker(Collectives):
                 )
                 for index in range(len(self._seats))
             ]
+            # All of them first: who went at the first that differs could leave another rank waiting at the next switch.
+            for work in works:
+                with contextlib.suppress(CollectiveMismatchError):
+                    work.wait()
             for work in works:
                 work.wait()
         except CollectiveMismatchError as error:

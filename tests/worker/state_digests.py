@@ -120,7 +120,7 @@ def memory_steps(seed: int) -> Iterator[str]:
         seed,
         wire=("float32", "int16", "int8")[seed % 3],
     )
-    for step in range(400):
+    for step in range(60):
         done = network.turn(step * step % network.workers)
         yield f"{int(done)} {_digest(network.slots.copies.view(np.uint8), network.slots.sums, network.slots.longs)}"
     network.run()
