@@ -46,7 +46,7 @@ class Said(NamedTuple):
     def __str__(self) -> str:
         what = f"{self.elements} x {self.dtype}" if self.dtype else ""
         reduced = f", {self.operation}" if self.operation else ""
-        return f"{self.method}({what}{reduced}), which goes over {'the ' * (self.path is Path.SWITCH)}{self.path.value}"
+        return f"{self.method}({what}{reduced}), which goes over {'the ' * (self.path is not Path.GLOO)}{self.path.value}"
 
 
 def said(method: str, path: Path, tensors: Sequence[torch.Tensor], operation: str | None) -> Said:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -28,6 +29,7 @@ from switchml.torch_backend.observation import Observation
 from switchml.torch_backend.options import Options
 from switchml.torch_backend.reduction import CallOptions, call_options, operation
 from switchml.torch_backend.routing import Path, choose, gloo_methods, taken_by_gloo
+from switchml.torch_backend.row_sums import RowSums
 from switchml.torch_backend.short_way import ShortWay
 from switchml.torch_backend.switch_work import Finish, SwitchWork
 from switchml.torch_backend.tensors import (
@@ -116,6 +118,10 @@ def _switched(
             if path is Path.SWITCH:  # what goes to gloo shows itself
                 with self._observation.of(method, args, kwargs, tensors) as observe:
                     work = observe(function(self, membership.worker, *args, **named))
+            elif path is Path.ROWS:
+                options = call_options(given.get("opts"), given.get("timeout"))
+                with self._observation.of(method, args, kwargs, tensors) as observe:
+                    work = observe(self._by_rows(method, tensors, options))
             elif taken_by_gloo(method, tensors, outputs, membership.world_size):
                 work = self._by_gloo(method, args, kwargs)
             else:
@@ -201,13 +207,18 @@ class SwitchProcessGroup(dist.ProcessGroup):
     """
 
     def __init__(
-        self, membership: Membership, store: Store, open_device: Callable[[], DeviceCollectives] | None = None
+        self,
+        membership: Membership,
+        store: Store,
+        join_rows: Callable[[], Membership],
+        open_device: Callable[[], DeviceCollectives] | None = None,
     ) -> None:
         """Of one rank.
 
         Args:
             membership: closed with the group.
             store: the group's.
+            join_rows: called by all ranks at their first sum of sparse tensors: joins the job for them.
             open_device: called by all ranks at their first collective of tensors on a GPU.
         """
         # With the store as a third argument torch refuses Python subclasses.
@@ -222,6 +233,8 @@ class SwitchProcessGroup(dist.ProcessGroup):
         self._observation = Observation(membership.rank, membership.world_size)
         self._open_device = open_device
         self._device: DeviceCollectives | None = None
+        self._join_rows = join_rows
+        self._rows: RowSums | None = None
         self._finalizer = weakref.finalize(self, membership.close)
         self._finalizer.atexit = False  # memberships see to the end of the program themselves
 
@@ -281,7 +294,10 @@ class SwitchProcessGroup(dist.ProcessGroup):
 
     def switch_counters(self) -> dict[str, int]:
         """This rank's packets, bytes and retransmissions on the switch; see `switchml.worker.Worker.counters`."""
-        return self._membership.counters()
+        total = Counter(self._membership.counters())
+        if self._rows is not None:
+            total.update(self._rows.counters())
+        return dict(total)
 
     @property
     def switch_address(self) -> str:
@@ -303,6 +319,8 @@ class SwitchProcessGroup(dist.ProcessGroup):
         device, self._device = self._device, None
         if device is not None:
             device.close()
+        if self._rows is not None:
+            self._rows.close()
         self._finalizer()
         self._kept.clear()
 
@@ -312,6 +330,8 @@ class SwitchProcessGroup(dist.ProcessGroup):
         device, self._device = self._device, None
         if device is not None:
             threading.Thread(target=device.close, name="switchml-device-close", daemon=True).start()
+        if self._rows is not None:
+            self._rows.close(timeout=0.0, linger=False)
         self._membership.close(timeout=0.0, linger=False)
         self._kept.clear()
 
@@ -512,6 +532,21 @@ class SwitchProcessGroup(dist.ProcessGroup):
         given = (*args, *kwargs.values())
         call = call_options(next((one for one in given if hasattr(one, "asyncOp")), None))
         return self._work(method, [part], list(tensors_in(given[0])), call)
+
+    def _by_rows(self, method: str, tensors: list[torch.Tensor], call: CallOptions) -> SwitchWork:
+        if self._rows is None:
+            self._rows = RowSums(self._join_rows)
+            self._membership.others.append(self._rows)
+            weakref.finalize(self, self._rows.close).atexit = False
+        _check_alike(method, tensors)
+        part, result = self._rows.allreduce(tensors, self._deadline(call))
+
+        def finish(_: Sequence[Array]) -> None:
+            with torch.no_grad():
+                for tensor in tensors:
+                    tensor.copy_(result())
+
+        return self._work(method, [part], tensors, call, finish)
 
     def _deadline(self, call: CallOptions) -> float:
         return self._membership.timeout if call.timeout is None else call.timeout

@@ -17,10 +17,12 @@ from switchml.bench.units import (
     parse_names,
     parse_parameters,
     parse_rate,
+    parse_shares,
     parse_size,
     parse_sizes,
     parse_time,
     show_rate,
+    show_size,
 )
 from switchml.cli_options import SWITCH, SwitchToken, Window, Wire
 from switchml.errors import UsageError
@@ -45,14 +47,15 @@ Dtype = Annotated[
     str, typer.Option(help="Element type: float32, float64, float16, bfloat16, int8 to int64, uint8.")
 ]
 Op = Annotated[str, typer.Option(help="Reduction: sum, avg, prod, min, max, band, bor, bxor.")]
-Transport = Annotated[str, typer.Option(help="Ours: auto, udp, shm, or all.")]
+Transport = Annotated[str, typer.Option(help="Ours: auto, udp, shm, memory, or all.")]
 Multicast = Annotated[
     bool | None, typer.Option("--multicast/--no-multicast", help="Results by IP multicast or not (with udp).")
 ]
 Variants = Annotated[
     str,
     typer.Option(
-        help="Several of ours in one run: auto, shm, udp, udp-multicast, udp-unicast, torch (through torch.distributed); none."
+        help="Several of ours in one run: auto, memory, shm, udp, udp-multicast, udp-unicast, torch (through torch.distributed); "
+        "none."
     ),
 ]
 Baseline = Annotated[
@@ -62,6 +65,7 @@ Baseline = Annotated[
         "[default: gloo where torch is installed]"
     ),
 ]
+TorchBaseline = Annotated[str, typer.Option("--baseline", help="gloo or none.")]
 Payload = Annotated[
     str,
     typer.Option(help="Bytes of elements in a packet; 0: the switch's default.", rich_help_panel=SWITCH),
@@ -185,7 +189,7 @@ def collective(
 
     For instance:
 
-    switchml bench allreduce --workers 2,4,8 --sizes 4K,16M,64M --variants shm,udp-multicast,udp-unicast --baseline gloo,mpi-shm
+    switchml bench allreduce --workers 2,4,8 --sizes 4K,16M,64M --variants memory,shm,udp-multicast --baseline gloo,mpi-shm
 
     sudo switchml bench allreduce --workers 4 --sizes 16M --transport udp --rate 1gbit --json shaped.json --plot shaped.png
 
@@ -391,7 +395,7 @@ def ddp(
     parameters: Annotated[str, typer.Option(help="Parameters of the model, about: 25M.")] = "25M",
     batch: Annotated[int, typer.Option(min=1, help="Samples a rank and step.")] = 8,
     transport: Transport = "auto",
-    baseline: Annotated[str, typer.Option(help="gloo or none.")] = "gloo",
+    baseline: TorchBaseline = "gloo",
     rounds: Rounds = 7,
     steps: Annotated[int, typer.Option(min=1, help="Training steps in a batch.")] = 4,
     rate: Rate = "",
@@ -410,49 +414,247 @@ def ddp(
     pass.
     """
     from switchml.bench.allreduce import Plan
-    from switchml.bench.limits import SWITCHES
     from switchml.bench.report import training_table
     from switchml.bench.systems.ddp import layers_of, size_of
-    from switchml.bench.training_step import measure_training, training_entry
+    from switchml.bench.training_step import measure_training, total_steps, training_entry
 
     check_writable(json)
-    bare = _variants("", transport, None)
-    if len(bare) != 1:
-        raise UsageError("--transport all: choose one of auto, udp, shm")
-    unknown = set(parse_names(baseline)) - {"gloo"}
-    if unknown:
-        raise UsageError(f"baseline {', '.join(unknown)}: choose gloo or none")
+    bare, backends = _bare(transport), _backends(baseline)
     wanted = parse_parameters(parameters)
-    backends = ["switchml", *parse_names(baseline)]
     plan = Plan(
         workers=parse_counts(workers),
         sizes=[size_of(wanted)],
         dtype="float32",
         op="sum",
-        variants=[*(training_entry(name, wanted, batch, timeout, bare[0]) for name in backends), *bare],
+        variants=[*(training_entry(name, wanted, batch, timeout, bare) for name in backends), bare],
         baselines=[],
         rounds=rounds,
         warm_up=2,
         payload=_payload(payload),
         window=window,
         wire=wire,
-        shape=LinkShape(rate=parse_rate(rate), queue=parse_size(queue)) if rate else None,
+        shape=_shape(rate, queue),
         switches=switches,
         timeout=timeout,
     )
-    total = len(plan.workers) * len(plan.entries) * (1 + rounds)
-    with orderly_end(), progress_bar(total) as bar:
+    with orderly_end(), progress_bar(total_steps(plan)) as bar:
         found = measure_training(plan, steps, bar)
-    links = f"links of {show_rate(plan.shape.rate)}" if plan.shape else "loopback"
     above = [
         f"{layers_of(wanted)} layers, {size_of(wanted) // 4:,} parameters, {size_of(wanted) / 1e6:.1f} MB of gradients, "
-        f"batch {batch} a rank, {links}, {SWITCHES[switches]}; {rounds} rounds of {steps} steps, median [minimum maximum]"
+        f"batch {batch} a rank, {_links(plan)}; {rounds} rounds of {steps} steps, median [minimum maximum]"
     ]
     publish(
         "ddp",
         json,
         above,
         training_table(found),
+        results=[one.as_json() for one in found],
+        plan=_described(plan),
+    )
+
+
+@bench_app.command()
+def fsdp(
+    workers: Workers = "4",
+    parameters: Annotated[str, typer.Option(help="Parameters of the model, about: 20M.")] = "20M",
+    batch: Annotated[int, typer.Option(min=1, help="Samples a rank and step.")] = 2,
+    transport: Transport = "auto",
+    baseline: TorchBaseline = "gloo",
+    rounds: Rounds = 7,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps in a batch.")] = 1,
+    rate: Rate = "",
+    queue: Queue = "256K",
+    switches: Switches = "hub",
+    payload: Payload = "0",
+    window: Window = 0,
+    wire: Wire = FLOAT32,
+    timeout: Timeout = 300.0,
+    json: Json = "",
+) -> None:
+    """Time a training step with FSDP2 (torch's fully_shard) over switchml and over gloo, interleaved.
+
+    The model is that of `switchml bench ddp`, each layer sharded. A step gathers every layer's parameters twice, and reduces and
+    scatters its gradients once.
+    """
+    from switchml.bench.allreduce import Plan
+    from switchml.bench.report import training_table
+    from switchml.bench.systems.ddp import layers_of, size_of
+    from switchml.bench.training_step import measure_training, torch_entry, total_steps
+
+    check_writable(json)
+    wanted, bare = parse_parameters(parameters), _bare(transport)
+    options = {"parameters": wanted, "batch": batch}
+    rank = "switchml.bench.systems.sharded_step:ShardedTraining"
+    plan = Plan(
+        workers=parse_counts(workers),
+        sizes=[size_of(wanted)],
+        dtype="float32",
+        op="sum",
+        variants=[torch_entry("step", rank, name, options, timeout, bare) for name in _backends(baseline)],
+        baselines=[],
+        rounds=rounds,
+        warm_up=1,
+        payload=_payload(payload),
+        window=window,
+        wire=wire,
+        shape=_shape(rate, queue),
+        switches=switches,
+        timeout=timeout,
+    )
+    with orderly_end(), progress_bar(total_steps(plan)) as bar:
+        found = measure_training(plan, steps, bar)
+    above = [
+        f"FSDP2, {layers_of(wanted)} layers, {size_of(wanted) // 4:,} parameters, {size_of(wanted) / 1e6:.1f} MB, batch {batch} "
+        f"a rank, {_links(plan)}; {rounds} rounds of {steps} steps, median [minimum maximum]"
+    ]
+    publish(
+        "fsdp",
+        json,
+        above,
+        training_table(found),
+        results=[one.as_json() for one in found],
+        plan=_described(plan),
+    )
+
+
+@bench_app.command()
+def embedding(
+    workers: Workers = "4",
+    rows: Annotated[int, typer.Option(min=1, help="Rows of the embedding.")] = 200_000,
+    columns: Annotated[int, typer.Option(min=1, help="Columns of the embedding, float32.")] = 64,
+    density: Annotated[
+        str, typer.Option(help="Shares of the rows that a rank looks up: 0.001,0.01,1.")
+    ] = "0.001,0.01,1",
+    transport: Transport = "auto",
+    baseline: TorchBaseline = "gloo",
+    rounds: Rounds = 7,
+    min_time: MinTime = 0.3,
+    rate: Rate = "",
+    queue: Queue = "256K",
+    switches: Switches = "hub",
+    payload: Payload = "0",
+    window: Window = 0,
+    wire: Wire = FLOAT32,
+    timeout: Timeout = 300.0,
+    json: Json = "",
+) -> None:
+    """Time all-reduces of an embedding's gradient, sparse and dense, over switchml and over gloo, all interleaved.
+
+    Each rank has looked up rows of its own, at random. sparse: the gradient of nn.Embedding(sparse=True). dense: the same with
+    all its rows of zeros.
+    """
+    from switchml.bench.allreduce import Plan
+    from switchml.bench.report import calls_table
+    from switchml.bench.training_step import measure_training, torch_entry, total_steps
+
+    check_writable(json)
+    bare = _bare(transport)
+    counts = [max(1, round(share * rows)) for share in parse_shares(density)]
+    rank = "switchml.bench.systems.torch_calls:EmbeddingGradients"
+    plan = Plan(
+        workers=parse_counts(workers),
+        sizes=[4 * count for count in counts],
+        dtype="float32",
+        op="sum",
+        variants=[
+            torch_entry(
+                what,
+                rank,
+                name,
+                {"rows": rows, "columns": columns, "sparse": what == "sparse"},
+                timeout,
+                bare,
+            )
+            for name in _backends(baseline)
+            for what in ("sparse", "dense")
+        ],
+        baselines=[],
+        rounds=rounds,
+        warm_up=1,
+        min_time=min_time,
+        payload=_payload(payload),
+        window=window,
+        wire=wire,
+        shape=_shape(rate, queue),
+        switches=switches,
+        timeout=timeout,
+    )
+    with orderly_end(), progress_bar(total_steps(plan)) as bar:
+        found = measure_training(plan, 0, bar)
+    above = [
+        f"Gradient of an embedding of {rows:,} x {columns} float32, {_links(plan)}; {rounds} rounds, median [minimum maximum]",
+        "tensor: rows that a rank has. X / this: X's time over this one's, median of the rounds' own ratios",
+    ]
+    publish(
+        "embedding",
+        json,
+        above,
+        calls_table(found, lambda size: f"{size // 4:,}", "dense over switchml"),
+        results=[{**one.as_json(), "rows": one.size // 4} for one in found],
+        plan=_described(plan),
+    )
+
+
+@bench_app.command()
+def sharding(
+    workers: Workers = "4",
+    sizes: Sizes = "16M",
+    transport: Transport = "auto",
+    baseline: TorchBaseline = "gloo",
+    rounds: Rounds = 7,
+    min_time: MinTime = 0.3,
+    rate: Rate = "",
+    queue: Queue = "256K",
+    switches: Switches = "hub",
+    payload: Payload = "0",
+    window: Window = 0,
+    wire: Wire = FLOAT32,
+    timeout: Timeout = 300.0,
+    json: Json = "",
+) -> None:
+    """Time what FSDP and ZeRO live on: all-gathers, reduce-scatters, and both at the same time, interleaved with gloo.
+
+    A size is that of the whole tensor, float32.
+    """
+    from switchml.bench.allreduce import Plan
+    from switchml.bench.report import calls_table
+    from switchml.bench.training_step import measure_training, torch_entry, total_steps
+
+    check_writable(json)
+    bare = _bare(transport)
+    rank = "switchml.bench.systems.torch_calls:ShardedTensors"
+    plan = Plan(
+        workers=parse_counts(workers),
+        sizes=parse_sizes(sizes),
+        dtype="float32",
+        op="sum",
+        variants=[
+            torch_entry(call, rank, name, {"call": call}, timeout, bare)
+            for name in _backends(baseline)
+            for call in ("all-gather", "reduce-scatter", "both")
+        ],
+        baselines=[],
+        rounds=rounds,
+        warm_up=1,
+        min_time=min_time,
+        payload=_payload(payload),
+        window=window,
+        wire=wire,
+        shape=_shape(rate, queue),
+        switches=switches,
+        timeout=timeout,
+    )
+    with orderly_end(), progress_bar(total_steps(plan)) as bar:
+        found = measure_training(plan, 0, bar)
+    above = [
+        f"{_links(plan)}; {rounds} rounds, median [minimum maximum]",
+        "tensor: bytes of all ranks' parts. gloo / this: gloo's time over this one's, median of the rounds' own ratios",
+    ]
+    publish(
+        "sharding",
+        json,
+        above,
+        calls_table(found, show_size),
         results=[one.as_json() for one in found],
         plan=_described(plan),
     )
@@ -602,6 +804,42 @@ def _variants(names: str, transport: str, multicast: bool | None) -> list[Entry]
 
     chosen = parse_names(names) if names else variants_of(transport, multicast)
     return find(chosen, VARIANTS, "variant")
+
+
+def _bare(transport: str) -> Entry:
+    """The one variant of a transport.
+
+    Raises:
+        UsageError: there are several.
+    """
+    bare = _variants("", transport, None)
+    if len(bare) != 1:
+        raise UsageError("--transport all: choose one of auto, udp, shm, memory")
+    return bare[0]
+
+
+def _backends(baseline: str) -> list[str]:
+    """Backends of torch.distributed, ours first.
+
+    Raises:
+        UsageError: an unknown one.
+    """
+    unknown = set(parse_names(baseline)) - {"gloo"}
+    if unknown:
+        raise UsageError(f"baseline {', '.join(unknown)}: choose gloo or none")
+    return ["switchml", *parse_names(baseline)]
+
+
+def _shape(rate: str, queue: str) -> LinkShape | None:
+    return LinkShape(rate=parse_rate(rate), queue=parse_size(queue)) if rate else None
+
+
+def _links(plan: Any) -> str:
+    """The network, in words."""
+    from switchml.bench.limits import SWITCHES
+
+    links = f"links of {show_rate(plan.shape.rate)}" if plan.shape else "loopback"
+    return f"{links}, {SWITCHES[plan.switches]}"
 
 
 def _baselines(names: str | None) -> list[Entry]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -267,6 +267,32 @@ def training_table(found: list[StepTimes]) -> Table:
             for one in found
         ),
     )
+
+
+def calls_table(found: list[StepTimes], tensor: Callable[[int], str], *beside: str) -> Table:
+    """A row a call and tensor: milliseconds, and the times of the same call over gloo, and of others, over its own.
+
+    Args:
+        found: times of calls named "what over backend".
+        tensor: what a tensor of that many bytes is called.
+        beside: names of the others.
+    """
+
+    def over(one: StepTimes, name: str) -> str:
+        return _spread(one.against[name], 1.0, 2) if name in one.against else ""
+
+    rows = (
+        (
+            one.system,
+            str(one.workers),
+            tensor(one.size),
+            _spread(one.time, 1e3, 1),
+            *(over(one, name) for name in (f"{one.system.split(' over ')[0]} over gloo", *beside)),
+        )
+        for one in found
+    )
+    heads = ("gloo / this", *(f"{name} / this" for name in beside))
+    return _table(("call", "workers", "tensor", "ms", *heads), rows)
 
 
 def packet_table(found: list[PacketRate], reference: str) -> Table:
