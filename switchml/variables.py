@@ -58,7 +58,7 @@ VARIABLES = (
     Variable(
         "SWITCHML_TRANSPORT",
         "transport",
-        "`auto` (shared memory where switch and rank share a host, else UDP), `udp` or `shm`",
+        "`auto` (the switch in memory where it and all ranks share a host, else packets), `udp`, `shm` or `memory`",
         "`auto`",
     ),
     Variable(

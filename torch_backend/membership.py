@@ -341,7 +341,7 @@ class Membership:
         timeout = self.timeout
         with telling(lambda: compiling(self._joining)):
             if self._open_worker is join_switch:
-                prepare_engine()
+                prepare_engine(self._options.transport)
             placement = find_switches(
                 self._joining,
                 self.rank,

@@ -38,12 +38,14 @@ RUN = 16
 
 
 @inlined
-def _floats(address: int, first: int, count: int) -> Any:
+def floats_at(address: int, first: int, count: int) -> Any:
+    """`count` float32 from the `first` on of an array at an address."""
     return array_at(address + 4 * first, count, np.float32)
 
 
 @inlined
-def _words(address: int, first: int, count: int) -> Any:
+def words_at(address: int, first: int, count: int) -> Any:
+    """Likewise, uint32."""
     return array_at(address + 4 * first, count, np.uint32)
 
 
@@ -65,24 +67,28 @@ def chunk_kind(window: Window, slot: int) -> int:
 
 @compiled
 def packet_kind(window: Window, slot: int) -> int:
-    """Message type of the packet the slot sends: the chunk's, or ABSENT where all its elements are 0 or needed nowhere else."""
+    """Message type of the packet the slot sends: `given_kind`, or ABSENT where the elements are needed nowhere else."""
+    return ABSENT if _is_own(window, slot) else given_kind(window, slot)
+
+
+@compiled
+def given_kind(window: Window, slot: int) -> int:
+    """Message type of what this rank gives to the slot's chunk: the chunk's, or ABSENT where all its elements are 0."""
     kind = chunk_kind(window, slot)
     place = relative(window, slot)
     if place == 0 or kind == EXPONENTS:
         return kind
-    if _is_own(window, slot):
-        return ABSENT
     entry = window.slots[slot]
     transfer = window.transfers[entry["transfer"] % RING]
     elements = chunk_elements(window, transfer["kind"])
     chunk = block_of(window, transfer, place - 1 - int(transfer["prologue"]))
-    begin, length = chunk * elements, _chunk_length(transfer, chunk, elements)
+    begin, length = chunk * elements, chunk_length(transfer, chunk, elements)
     if transfer["kind"] == BLOCKS:
         exact = entry["exponent"] == EXACT_EXPONENT
-        empty = exact or _all_zero(_floats(transfer["source"], begin, length))
+        empty = exact or _all_zero(floats_at(transfer["source"], begin, length))
     else:
-        first, last = _given(transfer, begin, length)
-        empty = _all_zero(_words(transfer["source"], first - int(transfer["first"]), max(0, last - first)))
+        first, last = given_words(transfer, begin, length)
+        empty = _all_zero(words_at(transfer["source"], first - int(transfer["first"]), max(0, last - first)))
     return ABSENT if empty else kind
 
 
@@ -110,11 +116,12 @@ def block_of(window: Window, transfer: TransferRecord, chunk: int) -> int:
 @compiled
 def packet_bytes(window: Window, slot: int) -> int:
     """Length of the packet the slot sends."""
-    return _bytes_of(window, packet_kind(window, slot))
+    return bytes_of(window, packet_kind(window, slot))
 
 
 @compiled
-def _bytes_of(window: Window, kind: int) -> int:
+def bytes_of(window: Window, kind: int) -> int:
+    """Length of a packet of that type."""
     return HEADER_BYTES + 4 * int(window.stream[0]["elements"]) if LANE_BITS[kind] > 0 else HEADER_BYTES
 
 
@@ -127,13 +134,13 @@ def _all_zero(values: Any) -> bool:
 
 
 @compiled
-def _given(transfer: TransferRecord, begin: int, length: int) -> tuple[int, int]:
+def given_words(transfer: TransferRecord, begin: int, length: int) -> tuple[int, int]:
     """WORDS: first and one past the last of this rank's words among `length` from `begin`."""
     return max(begin, int(transfer["first"])), min(begin + length, int(transfer["last"]))
 
 
 @compiled
-def _wanted_by(window: Window, slot: int) -> int:
+def wanted_by(window: Window, slot: int) -> int:
     """The rank that alone wants the result of the slot's chunk, or -1 where all do, or several."""
     transfer = window.transfers[window.slots[slot]["transfer"] % RING]
     part = int(transfer["part"])
@@ -143,14 +150,14 @@ def _wanted_by(window: Window, slot: int) -> int:
     elements = chunk_elements(window, transfer["kind"])
     chunk = block_of(window, transfer, chunk)
     begin = int(transfer["origin"]) + chunk * elements
-    first, last = begin // part, (begin + _chunk_length(transfer, chunk, elements) - 1) // part
+    first, last = begin // part, (begin + chunk_length(transfer, chunk, elements) - 1) // part
     return first if first == last else -1
 
 
 @compiled
-def _is_anothers(window: Window, slot: int) -> bool:
+def is_anothers(window: Window, slot: int) -> bool:
     """Whether another rank alone wants the result of the slot's chunk."""
-    wanted = _wanted_by(window, slot)
+    wanted = wanted_by(window, slot)
     return wanted >= 0 and wanted != window.stream[0]["rank"]
 
 
@@ -160,15 +167,15 @@ def _is_own(window: Window, slot: int) -> bool:
 
     Not those of narrow lanes: the switch shifts whole sums, and bits must be those of an all-reduce.
     """
-    return _wanted_by(window, slot) == window.stream[0]["rank"] and LANE_BITS[chunk_kind(window, slot)] == 32
+    return wanted_by(window, slot) == window.stream[0]["rank"] and LANE_BITS[chunk_kind(window, slot)] == 32
 
 
 @compiled
-def _wanted(window: Window, transfer: TransferRecord, chunk: int) -> tuple[int, int]:
+def wanted_elements(window: Window, transfer: TransferRecord, chunk: int) -> tuple[int, int]:
     """First and one past the last of the elements of a chunk whose sums this rank wants."""
     elements = chunk_elements(window, transfer["kind"])
     begin = chunk * elements
-    end = begin + _chunk_length(transfer, chunk, elements)
+    end = begin + chunk_length(transfer, chunk, elements)
     part = int(transfer["part"])
     if part == 0:
         return begin, end
@@ -185,7 +192,7 @@ def is_answer(window: Window, slot: int, memory: Bytes, at: int) -> bool:
         if relative(window, slot) == 0 or chunk_kind(window, slot) == EXPONENTS:
             return False
         # With the bit set there are elements, and they are another rank's.
-        return read_to_one(memory, at) == 0 or _is_anothers(window, slot)
+        return read_to_one(memory, at) == 0 or is_anothers(window, slot)
     narrow = 0 < LANE_BITS[kind] < 32
     return kind == chunk_kind(window, slot) and (not narrow or 0 <= read_e1(memory, at) <= MAX_SHIFT)
 
@@ -193,21 +200,21 @@ def is_answer(window: Window, slot: int, memory: Bytes, at: int) -> bool:
 @compiled
 def result_bytes(window: Window, memory: Bytes, at: int) -> int:
     """Length of a result, by its type."""
-    return _bytes_of(window, read_msg_type(memory, at))
+    return bytes_of(window, read_msg_type(memory, at))
 
 
 @compiled
 def own_bytes(window: Window, slot: int, memory: Bytes, at: int) -> int:
     """What of a result is for this rank: of another's elements, which shared memory shows to all, the header."""
-    return HEADER_BYTES if _is_anothers(window, slot) else result_bytes(window, memory, at)
+    return HEADER_BYTES if is_anothers(window, slot) else result_bytes(window, memory, at)
 
 
 @compiled
 def expected_bytes(window: Window, slot: int) -> int:
     """What the slot's result brings this rank if any rank gives elements."""
-    if window.slots[slot]["exponent"] == EXACT_EXPONENT or _is_anothers(window, slot):
+    if window.slots[slot]["exponent"] == EXACT_EXPONENT or is_anothers(window, slot):
         return HEADER_BYTES
-    return _bytes_of(window, chunk_kind(window, slot))
+    return bytes_of(window, chunk_kind(window, slot))
 
 
 @compiled
@@ -228,17 +235,18 @@ def _fill_descriptor(window: Window, transfer: TransferRecord, payload: Words) -
 def _fill_words(transfer: TransferRecord, chunk: int, payload: Words) -> None:
     """This rank's words of the chunk, zeros elsewhere."""
     begin = chunk * payload.size
-    first, last = _given(transfer, begin, payload.size)
+    first, last = given_words(transfer, begin, payload.size)
     payload[: first - begin] = np.uint32(0)
     copy_swapped(
-        _words(transfer["source"], first - int(transfer["first"]), last - first),
+        words_at(transfer["source"], first - int(transfer["first"]), last - first),
         payload[first - begin : last - begin],
     )
     payload[last - begin :] = np.uint32(0)
 
 
 @compiled
-def _chunk_length(transfer: TransferRecord, chunk: int, elements: int) -> int:
+def chunk_length(transfer: TransferRecord, chunk: int, elements: int) -> int:
+    """Elements of a chunk of a transfer whose full chunks have `elements`."""
     return min(elements, int(transfer["count"]) - chunk * elements)
 
 
@@ -248,7 +256,7 @@ def _fill_block(window: Window, slot: int, chunk: int, payload: Bytes) -> None:
     stream, entry = window.stream[0], window.slots[slot]
     transfer = window.transfers[entry["transfer"] % RING]
     elements, exponent = chunk_elements(window, BLOCKS), int(entry["exponent"])
-    block = _floats(transfer["source"], chunk * elements, _chunk_length(transfer, chunk, elements))
+    block = floats_at(transfer["source"], chunk * elements, chunk_length(transfer, chunk, elements))
     first = int(transfer["first"]) + chunk * elements
     bits = LANE_BITS[stream["block_kind"]]
     if bits == 32:
@@ -263,7 +271,7 @@ def _fill_block(window: Window, slot: int, chunk: int, payload: Bytes) -> None:
 def _take_nothing(window: Window, slot: int, first: int, last: int) -> None:
     """The result of elements first to last - 1, to which no other rank gave any."""
     transfer = window.transfers[window.slots[slot]["transfer"] % RING]
-    out = _words(transfer["destination"], first - _skipped(window, transfer), last - first)
+    out = words_at(transfer["destination"], first - skipped_before(window, transfer), last - first)
     if not _is_own(window, slot):
         out[:] = np.uint32(0)
     else:
@@ -276,7 +284,7 @@ def _take_words(window: Window, slot: int, chunk: int, first: int, last: int, pa
     transfer = window.transfers[window.slots[slot]["transfer"] % RING]
     begin = chunk * payload.size
     mine = payload[first - begin : last - begin]
-    out = _words(transfer["destination"], first - _skipped(window, transfer), last - first)
+    out = words_at(transfer["destination"], first - skipped_before(window, transfer), last - first)
     if _is_own(window, slot):
         _add_own(window, slot, first, mine, out)
     else:
@@ -289,15 +297,15 @@ def _add_own(window: Window, slot: int, first: int, sums: Words, out: Words) -> 
     entry = window.slots[slot]
     transfer = window.transfers[entry["transfer"] % RING]
     if transfer["kind"] == BLOCKS:
-        own = _floats(transfer["source"], first, out.size)
+        own = floats_at(transfer["source"], first, out.size)
         dequantize_onto(
             sums, own, out.view(np.float32), int(entry["exponent"]), int(window.stream[0]["workers"])
         )
         return
-    given, end = _given(transfer, first, out.size)
+    given, end = given_words(transfer, first, out.size)
     given = min(given - first, out.size)
     end = max(given, end - first)
-    words = _words(transfer["source"], first + given - int(transfer["first"]), end - given)
+    words = words_at(transfer["source"], first + given - int(transfer["first"]), end - given)
     copy_swapped(sums[:given], out[:given])
     for i in range(given, end):
         out[i] = np.uint32((int(swap_bytes(sums[i])) + int(words[i - given])) & 0xFFFFFFFF)
@@ -313,7 +321,7 @@ def _take_block(
     transfer = window.transfers[entry["transfer"] % RING]
     elements, exponent = chunk_elements(window, BLOCKS), int(entry["exponent"])
     begin = chunk * elements
-    out = _floats(transfer["destination"], first - _skipped(window, transfer), last - first)
+    out = floats_at(transfer["destination"], first - skipped_before(window, transfer), last - first)
     bits = LANE_BITS[stream["block_kind"]]
     mine = payload[(first - begin) * bits // 8 : (last - begin) * bits // 8]
     if _is_own(window, slot):
@@ -323,7 +331,7 @@ def _take_block(
         dequantize(mine.view(np.uint32), out, exponent, int(stream["workers"]))
         return
     if transfer["feedback"] != 0:
-        source = _floats(transfer["source"], begin, _chunk_length(transfer, chunk, elements))
+        source = floats_at(transfer["source"], begin, chunk_length(transfer, chunk, elements))
         subtract_lanes(source, bits, exponent, int(transfer["seed"]), int(transfer["first"]) + begin)
     if bits == 16:
         dequantize_lanes(mine.view(np.uint16), out, exponent, shift)
@@ -332,10 +340,23 @@ def _take_block(
 
 
 @compiled
-def _skipped(window: Window, transfer: TransferRecord) -> int:
+def skipped_before(window: Window, transfer: TransferRecord) -> int:
     """Elements before the first that this rank wants."""
     mine = int(window.stream[0]["rank"]) * int(transfer["part"])
     return max(0, mine - int(transfer["origin"]))
+
+
+@compiled
+def exponent_ahead(window: Window, slot: int) -> int:
+    """The exponent that the slot's packet carries for a later chunk of its transfer, or UNKNOWN_EXPONENT."""
+    transfer = window.transfers[window.slots[slot]["transfer"] % RING]
+    place = relative(window, slot)
+    if transfer["kind"] != BLOCKS or not 1 <= place <= transfer["chunks"]:
+        return UNKNOWN_EXPONENT
+    elements, ahead = chunk_elements(window, BLOCKS), block_of(window, transfer, place - 1)
+    return bits_exponent(
+        words_at(transfer["source"], ahead * elements, chunk_length(transfer, ahead, elements))
+    )
 
 
 @compiled
@@ -344,19 +365,13 @@ def build_packet(window: Window, slot: int, memory: Bytes, at: int) -> None:
     stream = window.stream[0]
     entry = window.slots[slot]
     transfer = window.transfers[entry["transfer"] % RING]
-    elements = chunk_elements(window, transfer["kind"])
     position = int(entry["position"])
     place = relative(window, slot)
     prologue = int(transfer["prologue"])
-    exponent = UNKNOWN_EXPONENT
     blocks = transfer["kind"] == BLOCKS
-    if blocks and 1 <= place <= transfer["chunks"]:
-        ahead = block_of(window, transfer, place - 1)
-        exponent = bits_exponent(
-            _words(transfer["source"], ahead * elements, _chunk_length(transfer, ahead, elements))
-        )
+    exponent = exponent_ahead(window, slot)
     kind = packet_kind(window, slot)
-    wanted = _wanted_by(window, slot)
+    wanted = wanted_by(window, slot)
     if LANE_BITS[kind] > 0:
         payload = memory[at + HEADER_BYTES : at + HEADER_BYTES + 4 * int(stream["elements"])]
         chunk = block_of(window, transfer, place - 1 - prologue)
@@ -386,7 +401,7 @@ def build_packet(window: Window, slot: int, memory: Bytes, at: int) -> None:
 
 
 @compiled
-def _descriptor_agrees(window: Window, transfer: TransferRecord, received: Words) -> bool:
+def descriptor_agrees(window: Window, transfer: TransferRecord, received: Words) -> bool:
     """Whether every rank means this transfer; `received` in the machine's byte order."""
     stream = window.stream[0]
     workers = int(stream["workers"])
@@ -400,6 +415,13 @@ def _descriptor_agrees(window: Window, transfer: TransferRecord, received: Words
                 agrees and int(received[index]) == (int(transfer["signature"][index]) * workers) & 0xFFFFFFFF
             )
     return agrees
+
+
+@compiled
+def flag_exact(window: Window, transfer: TransferRecord, place: int, exponent: int) -> None:
+    """Note whether the exponent that came with the result at `place` has its chunk exchanged exactly."""
+    if transfer["kind"] == BLOCKS and exponent == EXACT_EXPONENT and 1 <= place <= transfer["chunks"]:
+        bytes_at(transfer["flags"], int(transfer["chunks"]))[block_of(window, transfer, place - 1)] = 1
 
 
 @compiled
@@ -421,16 +443,15 @@ def take_result(window: Window, slot: int, exponent: int, memory: Bytes, at: int
     transfer = window.transfers[entry["transfer"] % RING]
     place = relative(window, slot)
     prologue = int(transfer["prologue"])
-    if transfer["kind"] == BLOCKS and exponent == EXACT_EXPONENT and 1 <= place <= transfer["chunks"]:
-        bytes_at(transfer["flags"], int(transfer["chunks"]))[block_of(window, transfer, place - 1)] = 1
+    flag_exact(window, transfer, place, exponent)
     if 1 <= place <= prologue:
         return True
     payload = memory[at + HEADER_BYTES : at + result_bytes(window, memory, at)]
     if place == 0:
         copy_swapped(payload.view(np.uint32), descriptor)
-        return _descriptor_agrees(window, transfer, descriptor)
+        return descriptor_agrees(window, transfer, descriptor)
     chunk = block_of(window, transfer, place - 1 - prologue)
-    first, last = _wanted(window, transfer, chunk)
+    first, last = wanted_elements(window, transfer, chunk)
     if first == last or (transfer["kind"] == BLOCKS and entry["exponent"] == EXACT_EXPONENT):
         return True
     if read_msg_type(memory, at) == ABSENT:

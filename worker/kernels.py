@@ -17,6 +17,7 @@ from switchml.protocol.numerics import exponent_of_magnitude, lane_scale_exponen
 
 Floats = npt.NDArray[np.float32]
 Words = npt.NDArray[np.uint32]
+Sums = npt.NDArray[np.int32]
 
 NEAREST = -1
 """In place of a seed: rounding to nearest, ties to even."""
@@ -83,6 +84,26 @@ def dequantize_onto(sums: Words, own: Floats, out: Floats, exponent: int, worker
     for i in range(out.size):
         mine = np.int32(np.rint(own[i] * scale))
         out[i] = np.float32(np.int32(np.int32(swap_bytes(sums[i])) + mine)) * unit
+
+
+@inlined
+def quantize_into(block: Floats, sums: Sums, exponent: int, workers: int, adds: bool) -> None:
+    """As `quantize`, into the sums of a slot: in their place, or `adds` to them. As many as the block has."""
+    scale = power_of_two(scale_exponent(exponent, workers))
+    if adds:
+        for i in range(block.size):
+            sums[i] += np.int32(np.rint(block[i] * scale))
+    else:
+        for i in range(block.size):
+            sums[i] = np.int32(np.rint(block[i] * scale))
+
+
+@inlined
+def dequantize_from(sums: Sums, out: Floats, exponent: int, workers: int) -> None:
+    """As `dequantize`, from the sums of a slot."""
+    scale = power_of_two(-scale_exponent(exponent, workers))
+    for i in range(out.size):
+        out[i] = np.float32(sums[i]) * scale
 
 
 # Narrow lanes: uint8, or uint16 in network order, as two's complement. The question for the width is the same for all of a loop.

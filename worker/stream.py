@@ -19,8 +19,9 @@ from switchml.link.records import table_of
 from switchml.protocol.counters import WORKER_COUNTERS, indices
 from switchml.worker.chunks import names_ranks
 from switchml.worker.collectives import ExactBlocks, Pipeline
-from switchml.worker.engine import EXACT_NEEDED, FINISHED, Engine, run
+from switchml.worker.engine import EXACT_NEEDED, FINISHED, Engine
 from switchml.worker.entry import NOT_OVER, enter, leave
+from switchml.worker.in_memory import MemoryEngine
 from switchml.worker.signature import Signature, explain_mismatch
 from switchml.worker.transfer import Listed, Ready, Source, Transfer
 from switchml.worker.window import (
@@ -47,7 +48,8 @@ class Stream:
     """Brings transfers through an engine.
 
     Args:
-        engine: whose loop is run.
+        engine: what the loop works on.
+        loop: `engine.run`, or `in_memory.run_in_memory`, as the engine is.
         wake: ends the loop's sleep.
         explain: says why a chunk's position has no result; may take a while.
         spin_ns: how long the engine looks again before it sleeps.
@@ -57,10 +59,16 @@ class Stream:
     """
 
     def __init__(
-        self, engine: Engine, wake: Callable[[], None], explain: Callable[[int], str], *, spin_ns: int
+        self,
+        engine: Engine | MemoryEngine,
+        loop: Callable[[int, int, int], int],
+        wake: Callable[[], None],
+        explain: Callable[[int], str],
+        *,
+        spin_ns: int,
     ) -> None:
         self._engine = engine
-        self._loop = run
+        self._loop = loop
         self._table = table_of(engine)
         self._handle: int = self._table.ctypes.data
         self._wake = wake

@@ -18,6 +18,7 @@ from types import TracebackType
 import numpy as np
 from typing_extensions import override
 
+from switchml.aggregation.shared_slots import ring_bell
 from switchml.control.client import ControlClient
 from switchml.control.control_messages import JoinOffer
 from switchml.control.exits import in_a_line
@@ -43,6 +44,7 @@ from switchml.worker.collectives import (
 from switchml.worker.dealing import deal
 from switchml.worker.engine import run
 from switchml.worker.entry import prepare_entry
+from switchml.worker.in_memory import run_in_memory
 from switchml.worker.owner import Owner
 from switchml.worker.prepared import PreparedPlans
 from switchml.worker.pulse import prepare_pulse
@@ -59,9 +61,13 @@ _SPIN_NS = 50_000
 _LAST_WORDS = 1.0  # seconds in which the other switches may say why a job cannot be
 
 
-def prepare_engine() -> None:
-    """Compile the worker's loop, or load it. `Worker.join` does it too, before its timeout begins."""
-    prepare(run, "worker's engine", 0, 0, 0)
+def prepare_engine(transport: str = "auto") -> None:
+    """Compile the loops that a worker of that transport may need, or load them. `Worker.join` does so before its time begins."""
+    if transport != "memory":
+        prepare(run, "worker's engine", 0, 0, 0)
+    if transport in ("auto", "memory"):
+        prepare(run_in_memory, "worker's engine in memory", 0, 0, 0)
+        prepare(ring_bell, "worker's engine in memory", np.zeros(1, np.int64), 0)
     prepare_entry()
     prepare_pulse()
 
@@ -115,7 +121,7 @@ class Worker(Collectives):
         rank: 0 to world_size - 1.
         world_size: ranks of the job.
         job: its name.
-        transport: "udp", "shm", or both with a plus between them.
+        transport: "udp", "shm" or "memory"; of several switches, all that there are, with a plus between them.
         multicast: whether results come by multicast, from every switch.
         payload: bytes a packet.
         window: slots, at the switch that has fewest.
@@ -188,7 +194,9 @@ class Worker(Collectives):
             job: its name.
             rank: 0 to world_size - 1.
             world_size: ranks of the job.
-            transport: "udp", "shm", or "auto", which takes shared memory where worker and switch share a host.
+            transport: "udp": packets; "shm": packets through shared memory, where worker and switch share a host; "memory": there
+                the workers run the slot machine themselves, on memory that all share; "auto" takes the last of these that all
+                ranks of the job and the switch can.
             payload: bytes a packet, at all switches; 0 takes the switches' own, where that is the same.
             window: slots; 0 takes the switch's.
             wire: what float32 sums (and those of float16 and bfloat16) travel as: "float32" (as int32), or rounded into lanes of
@@ -207,7 +215,7 @@ class Worker(Collectives):
         """
         report_misspelt()
         switches = parse_switches(switch) if isinstance(switch, str) else checked(switch)
-        prepare_engine()
+        prepare_engine(transport)
         deadline = time.monotonic() + join_timeout
         if token is None:
             token = os.environ.get("SWITCHML_TOKEN", "")
@@ -268,6 +276,10 @@ class Worker(Collectives):
                 )
                 for index in range(len(self._seats))
             ]
+            # All of them first: who went at the first that differs could leave another rank waiting at the next switch.
+            for work in works:
+                with contextlib.suppress(CollectiveMismatchError):
+                    work.wait()
             for work in works:
                 work.wait()
         except CollectiveMismatchError as error:

@@ -47,12 +47,15 @@ Dtype = Annotated[
     str, typer.Option(help="Element type: float32, float64, float16, bfloat16, int8 to int64, uint8.")
 ]
 Op = Annotated[str, typer.Option(help="Reduction: sum, avg, prod, min, max, band, bor, bxor.")]
-Transport = Annotated[str, typer.Option(help="Ours: auto, udp, shm, or all.")]
+Transport = Annotated[str, typer.Option(help="Ours: auto, udp, shm, memory, or all.")]
 Multicast = Annotated[
     bool | None, typer.Option("--multicast/--no-multicast", help="Results by IP multicast or not (with udp).")
 ]
 Variants = Annotated[
-    str, typer.Option(help="Several of ours in one run: auto, shm, udp, udp-multicast, udp-unicast; none.")
+    str,
+    typer.Option(
+        help="Several of ours in one run: auto, memory, shm, udp, udp-multicast, udp-unicast; none."
+    ),
 ]
 Baseline = Annotated[
     str | None,
@@ -185,7 +188,7 @@ def collective(
 
     For instance:
 
-    switchml bench allreduce --workers 2,4,8 --sizes 4K,16M,64M --variants shm,udp-multicast,udp-unicast --baseline gloo,mpi-shm
+    switchml bench allreduce --workers 2,4,8 --sizes 4K,16M,64M --variants memory,shm,udp-multicast --baseline gloo,mpi-shm
 
     sudo switchml bench allreduce --workers 4 --sizes 16M --transport udp --rate 1gbit --json shaped.json --plot shaped.png
 
@@ -810,7 +813,7 @@ def _bare(transport: str) -> Entry:
     """
     bare = _variants("", transport, None)
     if len(bare) != 1:
-        raise UsageError("--transport all: choose one of auto, udp, shm")
+        raise UsageError("--transport all: choose one of auto, udp, shm, memory")
     return bare[0]
 
 

@@ -301,7 +301,7 @@ def test_rank_0_says_how_the_job_reaches_its_switch(launcher: Any, switch: Any, 
         assert len(lines) == int(said and number == 0)
         for line in lines:
             assert re.search(
-                rf"switch at {switch.address}: shm, payload 1024 bytes, window \d+, wire int8$", line
+                rf"switch at {switch.address}: memory, payload 1024 bytes, window \d+, wire int8$", line
             )
         assert rank.stderr.count("is SWITCHML_WINDOW meant?") == 1
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, cast
 from switchml.bench.systems.mpi_installations import INTEL_MPI, MPICH, OPEN_MPI, Make, installation_of
 from switchml.bench.timed_collectives import COLLECTIVES
 from switchml.bench.verification import ELEMENT_TYPES, OPERATIONS, Array
+from switchml.control.target import TRANSPORTS
 from switchml.errors import UsageError
 from switchml.launchers import Launcher
 
@@ -224,7 +225,7 @@ def _ours(name: str, transport: str, multicast: bool | None) -> Entry:
         launcher="processes",
         requires=(),
         extra="",
-        in_namespaces=transport != "shm",
+        in_namespaces=transport not in ("memory", "shm"),
         ring=False,
         dtypes=frozenset(ELEMENT_TYPES),
         operations=frozenset(OPERATIONS),
@@ -253,6 +254,7 @@ VARIANTS = {
     entry.name: entry
     for entry in (
         _ours("auto", "auto", None),
+        _ours("memory", "memory", None),
         _ours("shm", "shm", None),
         _ours("udp", "udp", None),
         _ours("udp-multicast", "udp", True),
@@ -287,14 +289,14 @@ def variants_of(transport: str, multicast: bool | None) -> list[str]:
         UsageError: there is no such transport, or it has no multicast.
     """
     if transport == "all":
-        return ["shm", "udp-multicast", "udp-unicast"]
+        return ["memory", "shm", "udp-multicast", "udp-unicast"]
     if transport == "udp" and multicast is not None:
         return ["udp-multicast" if multicast else "udp-unicast"]
-    if transport in ("auto", "shm", "udp"):
+    if transport in TRANSPORTS:
         if multicast is not None:
             raise UsageError("--multicast and --no-multicast belong to --transport udp")
         return [transport]
-    raise UsageError(f"transport {transport!r}: choose auto, udp, shm or all")
+    raise UsageError(f"transport {transport!r}: choose {', '.join(TRANSPORTS)} or all")
 
 
 def options_of(entry: Entry, **more: Any) -> dict[str, Any]:
