@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from queue import SimpleQueue
 
 import numpy as np
 
@@ -80,7 +81,8 @@ class Stream:
         self._in_flight: dict[int, Transfer] = {}
         self._awaiting_exact: dict[Transfer, int] = {}
         self._driving = threading.Lock()
-        self._work_left = threading.Event()
+        # A token where there may be work for the thread, which takes all there are: an event costs its caller more.
+        self._work_left: SimpleQueue[None] = SimpleQueue()
         self._error: SwitchMLError | None = None
         self._stopping = False
         self._thread = threading.Thread(target=self._serve, name="switchml-stream", daemon=True)
@@ -103,7 +105,7 @@ class Stream:
         if self._driving.locked():
             self._wake()
         if notify:
-            self._work_left.set()
+            self._work_left.put(None)
 
     def until(self, work: Work, timeout: float | None) -> bool:
         """See `work.Progress`."""
@@ -118,7 +120,7 @@ class Stream:
                 finally:
                     self._driving.release()
                 if self._in_flight or self._sources or self._submitted:
-                    self._work_left.set()
+                    self._work_left.put(None)
             else:
                 work.wait_event(_HANDOVER_SECONDS if left is None else min(left, _HANDOVER_SECONDS))
         return True
@@ -134,7 +136,7 @@ class Stream:
             self._error = error
         self._engine.flag[0] = 1
         self._wake()
-        self._work_left.set()
+        self._work_left.put(None)
 
     def close(self, error: SwitchMLError, timeout: float = 5.0) -> None:
         """Abort and end the stream's thread."""
@@ -145,8 +147,9 @@ class Stream:
 
     def _serve(self) -> None:
         while not self._stopping:
-            self._work_left.wait()
-            self._work_left.clear()
+            self._work_left.get()
+            while not self._work_left.empty():
+                self._work_left.get()
             with self._driving:
                 self._drive(None, None)
         with self._driving:
