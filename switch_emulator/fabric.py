@@ -1,4 +1,4 @@
-"""The switch's shared memory and the server that hands it out: a memfd and an eventfd, sent over an abstract Unix socket.
+"""The switch's shared memory and the server that hands it out: memfds and an eventfd, sent over an abstract Unix socket.
 
 Abstract sockets belong to a network namespace, so who can connect is on the same host as far as the network
 goes; nothing is left in the file system, whatever happens to the switch.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import mmap
 import os
@@ -35,7 +36,7 @@ _OUT_OF_DESCRIPTORS = 0.05
 
 
 class Region(NamedTuple):
-    """A worker's part of the shared memory, as sent to it."""
+    """The job's rings in the shared memory, as told to a worker."""
 
     offset: int
     length: int
@@ -76,6 +77,53 @@ class Fabric:
         os.close(self.fd)
 
 
+class Place(NamedTuple):
+    """A job's memory with its slots, as told to a worker."""
+
+    length: int
+    worker: int
+    format: int  # see aggregation/shared_slots.py
+
+
+class Handout(NamedTuple):
+    """What a worker gets.
+
+    Attributes:
+        told: of the memory.
+        descriptors: the memory's, and that of the doorbell where there is one.
+    """
+
+    told: Region | Place
+    descriptors: tuple[int, ...]
+
+
+class JobMemory:
+    """Memory of one job alone, zeroed. Nobody can change its length, so whoever maps it can rely on that.
+
+    What a worker still writes after `close` reaches nobody: no other job has ever this memory.
+
+    Attributes:
+        fd: of the memory.
+        memory: uint8, all of it.
+    """
+
+    def __init__(self, length: int) -> None:
+        self.fd = os.memfd_create("switchml-job", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(self.fd, length)
+            fcntl.fcntl(
+                self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+            )
+            self.memory: npt.NDArray[np.uint8] = np.frombuffer(mmap.mmap(self.fd, length), np.uint8)
+        except BaseException:
+            os.close(self.fd)
+            raise
+
+    def close(self) -> None:
+        """Let it go; it is freed when nobody maps it any more."""
+        os.close(self.fd)
+
+
 class MemoryServer:
     """Listens on the abstract socket and hands the memory to workers that show their ticket, of this user and of root.
 
@@ -83,15 +131,13 @@ class MemoryServer:
     others are cut off at once, and nobody waits for anybody.
 
     Args:
-        fabric: what is handed out.
-        attach: the region of a ticket's worker, or None.
+        attach: what the ticket's worker gets, or None.
         users: whom it listens to; None = this process's user and root.
     """
 
     def __init__(
-        self, fabric: Fabric, attach: Callable[[str], Region | None], *, users: Sequence[int] | None = None
+        self, attach: Callable[[str], Handout | None], *, users: Sequence[int] | None = None
     ) -> None:
-        self._fabric = fabric
         self._attach = attach
         self._users = (os.geteuid(), 0) if users is None else tuple(users)
         self.name = f"switchml-{secrets.token_hex(12)}"
@@ -148,13 +194,11 @@ class MemoryServer:
         connection.close()
 
     def _answer(self, connection: socket.socket) -> None:
-        region = self._attach(connection.recv(256).decode(errors="replace"))
-        if region is None:
+        handout = self._attach(connection.recv(256).decode(errors="replace"))
+        if handout is None:
             connection.send(b"{}")
             return
-        socket.send_fds(
-            connection, [json.dumps(region._asdict()).encode()], [self._fabric.fd, self._fabric.doorbell]
-        )
+        socket.send_fds(connection, [json.dumps(handout.told._asdict()).encode()], handout.descriptors)
 
     def close(self) -> None:
         """End its thread."""

@@ -11,11 +11,20 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from typing_extensions import override
 
+from switchml.aggregation.shared_slots import (
+    FORMAT,
+    SharedLayout,
+    SharedSlots,
+    copy_index,
+    counted,
+    last_heard,
+    shared_slots,
+)
 from switchml.aggregation.slot_machine import MAX_WORKERS, clear_slots, is_seen, new_pool
 from switchml.control.address import interface_of, listen_error
 from switchml.control.ranges import RangeAllocator
@@ -29,7 +38,7 @@ from switchml.protocol.counters import SWITCH_COUNTERS, named
 from switchml.protocol.messages import ELEMENT_BYTES, MAX_PAYLOAD, WIRES, size_code, wire_lanes
 from switchml.protocol.prepare import prepare
 from switchml.protocol.probes import new_secret, secret_of_ticket
-from switchml.switch_emulator.fabric import Fabric, MemoryServer, Region
+from switchml.switch_emulator.fabric import Fabric, Handout, JobMemory, MemoryServer, Place, Region
 from switchml.switch_emulator.faults import Faults, new_faults
 from switchml.switch_emulator.pipeline import Switch, SwitchRecord, run
 from switchml.switch_emulator.tables import (
@@ -76,6 +85,13 @@ def _listen(host: str, port: int) -> socket.socket:
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(host))
     sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 1)
     return sock
+
+
+class _InMemory(NamedTuple):
+    """A job whose workers run the slot machine themselves."""
+
+    memory: JobMemory
+    slots: SharedSlots
 
 
 class EmulatorTarget(SwitchTarget):
@@ -126,19 +142,22 @@ class EmulatorTarget(SwitchTarget):
         self._elements = RangeAllocator(_POOL_ELEMENTS)
         self._sums: dict[int, int] = {}
         self._jobs: dict[int, JobProgram] = {}
+        self._in_memory: dict[int, _InMemory] = {}
         self._tickets: dict[str, int] = {}
+        self._memory_tickets: dict[str, tuple[int, int]] = {}
         self._commands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._stopping = False
         self._broken: BaseException | None = None
         self._thread = threading.Thread(target=self._loop, name="switchml-pipeline", daemon=True)
         self._thread.start()
-        self._memory_server = MemoryServer(self._fabric, self._attach)
+        self._memory_server = MemoryServer(self._attach)
 
     @override
     def describe(self) -> TargetDescription:
         description = TargetDescription(
             self._host, self._port, self._memory_server.name, POOL_SLOTS, MAX_PAYLOAD, MAX_WORKERS,
             mac=hardware_address(self._host), proves_addresses=True, tells_claims_apart=True, wires=tuple(WIRES),
+            in_memory=self._switch.faults.settings[0]["active"] == 0,
         )  # fmt: skip
         if self._host.startswith("127."):
             return replace(description, default_payload=_LOOPBACK_PAYLOAD, default_window=_LOOPBACK_WINDOW)
@@ -146,7 +165,7 @@ class EmulatorTarget(SwitchTarget):
 
     @override
     def add_job(self, job: JobProgram) -> None:
-        self.between_packets(lambda: self._add_job(job))
+        self.between_packets(lambda: self._add_job_in_memory(job) if job.in_memory else self._add_job(job))
 
     @override
     def set_multicast(self, job_number: int, enabled: bool) -> None:
@@ -162,10 +181,11 @@ class EmulatorTarget(SwitchTarget):
     @override
     def read_slot(self, job_number: int, slot: int, version: int) -> SlotReading:
         job = self._jobs[job_number]
-        index = 2 * (job.pool_base + slot) + version
+        slots, index = self._switch.pool.slots, 2 * (job.pool_base + slot) + version
+        if job.in_memory:
+            slots, index = self._in_memory[job_number].slots.copies, copy_index(slot, version)
 
         def read() -> SlotReading:
-            slots = self._switch.pool.slots
             seen = frozenset(worker.rank for worker in job.workers if is_seen(slots, index, worker.rank))
             return SlotReading(int(slots[index]["stamp"]), bool(slots[index]["used"]), seen)
 
@@ -173,21 +193,28 @@ class EmulatorTarget(SwitchTarget):
 
     @override
     def last_heard(self, job_number: int) -> list[float | None]:
-        tables = self._switch.tables
+        tables, job = self._switch.tables, self._in_memory.get(job_number)
         now = monotonic_ns(np.zeros(4, np.int64))
         heard: list[float | None] = []
         for rank in range(len(self._jobs[job_number].workers)):
-            at = int(tables.senders[member(tables, job_number, rank)]["last_heard"])
+            if job is None:
+                at = int(tables.senders[member(tables, job_number, rank)]["last_heard"])
+            else:
+                at = last_heard(job.slots, rank)
             heard.append(None if at == 0 else max(0.0, (now - at) / 1e9))
         return heard
 
     @override
     def counters(self) -> dict[str, int]:
-        return named(SWITCH_COUNTERS, self._switch.counters.sum(axis=0) + self._ended)
+        in_memory = sum(counted(job.slots) for job in list(self._in_memory.values()))
+        return named(SWITCH_COUNTERS, self._switch.counters.sum(axis=0) + self._ended + in_memory)
 
     @override
     def job_counters(self, job_number: int) -> dict[str, int]:
-        return named(SWITCH_COUNTERS, self._switch.counters[job_number])
+        job = self._in_memory.get(job_number)
+        return named(
+            SWITCH_COUNTERS, self._switch.counters[job_number] if job is None else counted(job.slots)
+        )
 
     def close(self) -> None:
         """End the loop and free what it held. Idempotent."""
@@ -283,19 +310,37 @@ class EmulatorTarget(SwitchTarget):
         self._list_workers(number)
         self._switch.counters[number] = 0
 
-    def _reserve(self, program: JobProgram, world_size: int) -> None:
-        """A job's memory and its entry, with no workers yet."""
-        number, elements = program.job_number, program.payload // ELEMENT_BYTES
-        tables = self._switch.tables
+    def _add_job_in_memory(self, program: JobProgram) -> None:
+        self._check_apart(program)
+        room = program.payload // ELEMENT_BYTES * wire_lanes(program.wire)
+        layout = SharedLayout(len(program.workers), program.window, room)
+        try:
+            memory = JobMemory(layout.total_bytes)
+        except OSError as error:
+            raise PoolExhaustedError(
+                f"the switch gets no memory for {program.window} slots ({error.strerror}): wait for other jobs to end"
+            ) from error
+        self._in_memory[program.job_number] = _InMemory(memory, shared_slots(memory.memory, layout))
+        for worker in program.workers:
+            self._memory_tickets[worker.ticket] = program.job_number, worker.rank
+        self._jobs[program.job_number] = program
+
+    def _check_apart(self, program: JobProgram) -> None:
         for other in self._jobs.values():
             apart = (
                 program.pool_base + program.window <= other.pool_base
                 or other.pool_base + other.window <= program.pool_base
             )
-            if other.job_number == number or not apart:
+            if other.job_number == program.job_number or not apart:
                 raise PoolExhaustedError(
                     f"job {other.job_number} has this number or these slots already: two controllers must not share a switch"
                 )
+
+    def _reserve(self, program: JobProgram, world_size: int) -> None:
+        """A job's memory and its entry, with no workers yet."""
+        self._check_apart(program)
+        number, elements = program.job_number, program.payload // ELEMENT_BYTES
+        tables = self._switch.tables
         room = elements * wire_lanes(program.wire)
         sums = self._elements.allocate(2 * program.window * room)
         if sums is None:
@@ -369,8 +414,12 @@ class EmulatorTarget(SwitchTarget):
         tables.jobs[number]["udp_workers"] = by_udp.size
         index_senders(tables)
 
-    def _attach(self, ticket: str) -> Region | None:
-        def attach() -> Region | None:
+    def _attach(self, ticket: str) -> Handout | None:
+        def attach() -> Handout | None:
+            number, rank = self._memory_tickets.pop(ticket, (0, 0))
+            if number:
+                memory = self._in_memory[number].memory
+                return Handout(Place(memory.memory.size, rank, FORMAT), (memory.fd,))
             index = self._tickets.pop(ticket, None)
             if index is None:
                 return None
@@ -379,14 +428,21 @@ class EmulatorTarget(SwitchTarget):
             sender["attached"] = 1
             index_senders(tables)
             job = tables.jobs[sender["job"]]
-            return Region(
+            region = Region(
                 int(job["region"]), int(job["region_bytes"]), int(sender["worker"]), int(job["copies"])
             )
+            return Handout(region, (self._fabric.fd, self._fabric.doorbell))
 
         return self.between_packets(attach)
 
     def _remove_job(self, number: int) -> None:
-        if number in self._jobs:
+        if number in self._in_memory:
+            del self._jobs[number]
+            job = self._in_memory.pop(number)
+            self._ended += counted(job.slots)
+            self._memory_tickets = {t: of for t, of in self._memory_tickets.items() if of[0] != number}
+            job.memory.close()
+        elif number in self._jobs:
             self._release(number)
             self._ended += self._switch.counters[number]
             self._switch.counters[number] = 0

@@ -87,6 +87,18 @@ def started_by(environment: Mapping[str, str]) -> Started | None:
     return None
 
 
+def mpi_variable(environment: Mapping[str, str]) -> str:
+    """The variable that numbers the ranks of the MPI that started this process, whatever else did before it.
+
+    Raises:
+        UsageError: none did.
+    """
+    for launcher in LAUNCHERS:
+        if launcher.mpi and launcher.rank in environment:
+            return launcher.rank
+    raise UsageError("no MPI has started this process: mpiexec does")
+
+
 def meeting_place(started: Started, environment: Mapping[str, str]) -> tuple[str, int]:
     """Address and port at which rank 0 waits for the others, the same on all ranks.
 

@@ -58,7 +58,7 @@ VARIABLES = (
     Variable(
         "SWITCHML_TRANSPORT",
         "transport",
-        "`auto` (shared memory where switch and rank share a host, else UDP), `udp` or `shm`",
+        "`auto` (the switch in memory where it and all ranks share a host, else packets), `udp`, `shm` or `memory`",
         "`auto`",
     ),
     Variable(
@@ -92,6 +92,12 @@ VARIABLES = (
         "",
         "`1`: rank 0 does not say at the start which switch the job is on, and how",
         "`0`",
+    ),
+    Variable(
+        "SWITCHML_MPI",
+        "",
+        "for `bench`: folders with a `bin/mpiexec` each, with colons between them, where several MPIs are compared",
+        "beside the interpreter, PATH",
     ),
     Variable(
         "SWITCHML_BMV2",

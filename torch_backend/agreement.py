@@ -12,9 +12,10 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch._C._distributed_c10d import Store
 
 from switchml.errors import CollectiveMismatchError, SwitchMLError
@@ -45,7 +46,13 @@ class Said(NamedTuple):
     def __str__(self) -> str:
         what = f"{self.elements} x {self.dtype}" if self.dtype else ""
         reduced = f", {self.operation}" if self.operation else ""
-        return f"{self.method}({what}{reduced}), which goes over {'the ' * (self.path is Path.SWITCH)}{self.path.value}"
+        return f"{self.method}({what}{reduced}), which goes over {'the ' * (self.path is not Path.GLOO)}{self.path.value}"
+
+
+def said(method: str, path: Path, tensors: Sequence[torch.Tensor], operation: str | None) -> Said:
+    """What a call with these inputs says."""
+    dtype = str(tensors[0].dtype) if tensors else ""
+    return Said(method, path, dtype, operation, sum(tensor.numel() for tensor in tensors))
 
 
 class _Call(NamedTuple):

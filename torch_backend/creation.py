@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from torch._C._distributed_c10d import Store
+from torch._C._distributed_c10d import PrefixStore, Store
 
 from switchml.errors import UsageError
 from switchml.torch_backend.membership import Membership, OpenWorker, join_switch
@@ -50,8 +51,16 @@ def create_process_group(
             store, rank, world_size, group=name, timeout=timeout, options=pg_options, open_worker=open_worker
         )
 
+    def group_of(
+        membership: Membership, store: Store, open_device: Callable[[], DeviceCollectives] | None = None
+    ) -> SwitchProcessGroup:
+        def join_rows() -> Membership:
+            return member(PrefixStore("rows", store), f"{backend_options.group_id}-rows")
+
+        return SwitchProcessGroup(membership, store, join_rows, open_device)
+
     def on_host(store: Store) -> SwitchProcessGroup:
-        return SwitchProcessGroup(member(store, f"{backend_options.group_id}-host"), store)
+        return group_of(member(store, f"{backend_options.group_id}-host"), store)
 
     def open_device() -> DeviceCollectives:
         from switchml.torch_backend.cuda.device_collectives import open_device_collectives
@@ -67,7 +76,7 @@ def create_process_group(
         )
 
     membership = member(backend_options.store, backend_options.group_id)
-    group = SwitchProcessGroup(membership, backend_options.store, open_device)
+    group = group_of(membership, backend_options.store, open_device)
     is_default_group = not backend_options.global_ranks_in_group
     if is_default_group:
         try:

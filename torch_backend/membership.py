@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from typing import Protocol
 
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store
@@ -116,6 +117,13 @@ def _say_no_room(error: PoolExhaustedError) -> None:
         )
 
 
+class Abortable(Protocol):
+    """Carries collectives."""
+
+    def abort(self, error: SwitchMLError) -> None:
+        """Fail everything in flight and everything to come."""
+
+
 class Membership:
     """One rank's membership in one group. Thread-safe.
 
@@ -126,6 +134,7 @@ class Membership:
     Attributes:
         owner: the process that may use it.
         agreement: told of every collective.
+        others: what carries collectives of the group besides, and fails with it when its ranks disagree.
 
     Raises:
         JoinTimeoutError: ranks are missing; the message names them.
@@ -178,6 +187,7 @@ class Membership:
         )
         self._gloo_worker = GlooWorker(self.gloo, rank, world_size)
         self._gloo_worker.wire = self._options.wire
+        self.others: list[Abortable] = []
         self.agreement = Agreement(PrefixStore("calls", self._store), rank, world_size, self._disagree)
         _open.add(self)
 
@@ -213,6 +223,11 @@ class Membership:
     def placement(self) -> Placement | None:
         """The place on the switches; None before joining, and in a group of one rank."""
         return self._placement
+
+    @property
+    def carrier(self) -> Collectives | None:
+        """What `worker` would give, where it is there already and calls may go to it."""
+        return None if self._disagreement is not None else self._worker
 
     def worker(self) -> Collectives:
         """What carries the group's collectives. The first call begins to join the job, beside the caller.
@@ -262,7 +277,7 @@ class Membership:
 
     def _disagree(self, error: SwitchMLError) -> None:
         self._disagreement = error
-        for path in (self._worker, self._gloo_worker):
+        for path in (self._worker, self._gloo_worker, *self.others):
             if path is not None:
                 path.abort(error)
 
@@ -326,7 +341,7 @@ class Membership:
         timeout = self.timeout
         with telling(lambda: compiling(self._joining)):
             if self._open_worker is join_switch:
-                prepare_engine()
+                prepare_engine(self._options.transport)
             placement = find_switches(
                 self._joining,
                 self.rank,

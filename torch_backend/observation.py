@@ -38,6 +38,11 @@ _IN_PLACE = frozenset({"allreduce", "allreduce_coalesced", "broadcast", "reduce"
 _autograd: Any = torch._C._autograd
 
 
+def is_observed() -> bool:
+    """Whether anybody looks."""
+    return _autograd._profiler_enabled() or torch._C._len_torch_dispatch_stack() > 0
+
+
 class Observation:
     """Of one group."""
 
@@ -60,7 +65,7 @@ class Observation:
             A context, with what takes the handle of the collective, and returns it.
         """
         profiled = _autograd._profiler_enabled()
-        if profiled or torch._C._len_torch_dispatch_stack():
+        if is_observed():
             self._dispatch(method, args, kwargs)
         return _profiled(method, tensors) if profiled else _UNSEEN
 

@@ -6,12 +6,11 @@ import os
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from switchml.control.target import TRANSPORTS
 from switchml.control.tls import TlsFiles
 from switchml.errors import UsageError
 from switchml.protocol.messages import FLOAT32, WIRES
 from switchml.variables import report_misspelt
-
-TRANSPORTS = ("auto", "udp", "shm")
 
 
 def _text(variable: str, default: str = "") -> str:
@@ -40,7 +39,7 @@ class Options:
         tls_cert: PEM file of this rank's certificate; the embedded switch shows it too. Default: `SWITCHML_TLS_CERT`.
         tls_key: PEM file of its key. Default: `SWITCHML_TLS_KEY`.
         tls_ca: PEM file of the authority that signs certificates. Default: `SWITCHML_TLS_CA`.
-        transport: "auto", "udp" or "shm". Default: `SWITCHML_TRANSPORT`, else "auto".
+        transport: "auto", "udp", "shm" or "memory": see `Worker.join`. Default: `SWITCHML_TRANSPORT`, else "auto".
         payload: bytes of elements in a packet, 0 = the switch's default. Default: `SWITCHML_PAYLOAD`.
         window: slots, a power of two, 0 = the switch's default. Default: `SWITCHML_WINDOW`.
         wire: what sums of float32 (and of float16 and bfloat16, which go through it) travel as: "float32", "int16" or "int8".

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -20,7 +21,7 @@ from torch._C._distributed_c10d import Store
 from typing_extensions import override
 
 from switchml.errors import UsageError, WorkerClosedError
-from switchml.torch_backend.agreement import Said
+from switchml.torch_backend.agreement import said
 from switchml.torch_backend.backend_name import BACKEND_NAME
 from switchml.torch_backend.kept_handles import KeptHandles
 from switchml.torch_backend.membership import Membership
@@ -28,6 +29,8 @@ from switchml.torch_backend.observation import Observation
 from switchml.torch_backend.options import Options
 from switchml.torch_backend.reduction import CallOptions, call_options, operation
 from switchml.torch_backend.routing import Path, choose, gloo_methods, taken_by_gloo
+from switchml.torch_backend.row_sums import RowSums
+from switchml.torch_backend.short_way import ShortWay
 from switchml.torch_backend.switch_work import Finish, SwitchWork
 from switchml.torch_backend.tensors import (
     Flat,
@@ -63,7 +66,11 @@ _PLAIN = {
 
 
 def _switched(
-    method: str, *, inputs: str = "", reduces: bool = False
+    method: str,
+    *,
+    inputs: str = "",
+    reduces: bool = False,
+    short: Callable[..., SwitchWork | None] | None = None,
 ) -> Callable[[Callable[..., SwitchWork]], Callable[..., Any]]:
     """Makes a collective of a function that gets, before torch's arguments, what opens the worker the table chose.
 
@@ -72,6 +79,7 @@ def _switched(
         inputs: the parameter with this rank's tensors; "": there are none, so the table has one answer. Outputs, where
             they are others, come first.
         reduces: it has an operation, in `opts`.
+        short: that of `ShortWay`, where there is one: asked first of a call with an options object.
     """
 
     def decorate(function: Callable[..., SwitchWork]) -> Callable[..., Any]:
@@ -81,6 +89,11 @@ def _switched(
 
         @functools.wraps(function)
         def call(self: SwitchProcessGroup, *args: Any, **kwargs: Any) -> Any:
+            if short is not None and hasattr(kwargs.get("opts") or (args and args[-1]), "asyncOp"):
+                handle = short(self._short_way, *args, **kwargs)
+                if handle is not None:
+                    self._sequence += 1
+                    return handle
             membership = self._membership
             membership.check()
             if on_device(args):
@@ -88,7 +101,7 @@ def _switched(
             if not inputs:
                 with self._observation.of(method, args, kwargs, ()) as observe:
                     work = observe(function(self, membership.worker, *args, **kwargs))
-                membership.agreement.note(Said(method, Path.SWITCH, "", None, 0), work)
+                membership.agreement.note(said(method, Path.SWITCH, (), None), work)
                 return work
             named = {plain.get(name, name): value for name, value in kwargs.items()}
             given = dict(zip(names, args, strict=False)) | named
@@ -97,19 +110,23 @@ def _switched(
                 raise UsageError(f"{method} requires non-empty tensor list")
             reduced = None
             if reduces:
-                said = given.get("opts")
+                options = given.get("opts")
                 # reduce() with plain arguments: the root stands there
-                reduced = operation(given.get("op") if isinstance(said, int) else said)
+                reduced = operation(given.get("op") if isinstance(options, int) else options)
             path = choose(method, tensors, reduced, membership.world_size)
             outputs = list(tensors_in(given[names[0]])) if inputs != names[0] else []
             if path is Path.SWITCH:  # what goes to gloo shows itself
                 with self._observation.of(method, args, kwargs, tensors) as observe:
                     work = observe(function(self, membership.worker, *args, **named))
+            elif path is Path.ROWS:
+                options = call_options(given.get("opts"), given.get("timeout"))
+                with self._observation.of(method, args, kwargs, tensors) as observe:
+                    work = observe(self._by_rows(method, tensors, options))
             elif taken_by_gloo(method, tensors, outputs, membership.world_size):
                 work = self._by_gloo(method, args, kwargs)
             else:
                 work = function(self, membership.gloo_worker, *args, **named)
-            membership.agreement.note(_said(method, path, tensors, reduced), work)
+            membership.agreement.note(said(method, path, tensors, reduced), work)
             return work
 
         return untraced(call)
@@ -119,11 +136,6 @@ def _switched(
 
 # Of what is handed to gloo; the others are between two ranks, or no collectives, and not counted.
 _OF_ALL_RANKS = frozenset({"gather", "scatter", "alltoall", "all_to_all_single", "alltoall_base"})
-
-
-def _said(method: str, path: Path, tensors: Sequence[torch.Tensor], reduced: str | None) -> Said:
-    dtype = str(tensors[0].dtype) if tensors else ""
-    return Said(method, path, dtype, reduced, sum(tensor.numel() for tensor in tensors))
 
 
 def _handed_to_gloo(method: str) -> Callable[..., Any]:
@@ -141,7 +153,7 @@ def _handed_to_gloo(method: str) -> Callable[..., Any]:
             return getattr(membership.gloo.group, method)(*args, **kwargs)
         work = self._by_gloo(method, args, kwargs)
         membership.agreement.note(
-            _said(method, Path.GLOO, list(tensors_in(*args, *kwargs.values())), None), work
+            said(method, Path.GLOO, list(tensors_in(*args, *kwargs.values())), None), work
         )
         return work
 
@@ -195,13 +207,18 @@ class SwitchProcessGroup(dist.ProcessGroup):
     """
 
     def __init__(
-        self, membership: Membership, store: Store, open_device: Callable[[], DeviceCollectives] | None = None
+        self,
+        membership: Membership,
+        store: Store,
+        join_rows: Callable[[], Membership],
+        open_device: Callable[[], DeviceCollectives] | None = None,
     ) -> None:
         """Of one rank.
 
         Args:
             membership: closed with the group.
             store: the group's.
+            join_rows: called by all ranks at their first sum of sparse tensors: joins the job for them.
             open_device: called by all ranks at their first collective of tensors on a GPU.
         """
         # With the store as a third argument torch refuses Python subclasses.
@@ -212,9 +229,12 @@ class SwitchProcessGroup(dist.ProcessGroup):
         self._group_desc = ""
         self._sequence = 0
         self._kept = KeptHandles()
+        self._short_way = ShortWay(membership, self._kept)
         self._observation = Observation(membership.rank, membership.world_size)
         self._open_device = open_device
         self._device: DeviceCollectives | None = None
+        self._join_rows = join_rows
+        self._rows: RowSums | None = None
         self._finalizer = weakref.finalize(self, membership.close)
         self._finalizer.atexit = False  # memberships see to the end of the program themselves
 
@@ -274,7 +294,10 @@ class SwitchProcessGroup(dist.ProcessGroup):
 
     def switch_counters(self) -> dict[str, int]:
         """This rank's packets, bytes and retransmissions on the switch; see `switchml.worker.Worker.counters`."""
-        return self._membership.counters()
+        total = Counter(self._membership.counters())
+        if self._rows is not None:
+            total.update(self._rows.counters())
+        return dict(total)
 
     @property
     def switch_address(self) -> str:
@@ -296,6 +319,8 @@ class SwitchProcessGroup(dist.ProcessGroup):
         device, self._device = self._device, None
         if device is not None:
             device.close()
+        if self._rows is not None:
+            self._rows.close()
         self._finalizer()
         self._kept.clear()
 
@@ -305,6 +330,8 @@ class SwitchProcessGroup(dist.ProcessGroup):
         device, self._device = self._device, None
         if device is not None:
             threading.Thread(target=device.close, name="switchml-device-close", daemon=True).start()
+        if self._rows is not None:
+            self._rows.close(timeout=0.0, linger=False)
         self._membership.close(timeout=0.0, linger=False)
         self._kept.clear()
 
@@ -317,7 +344,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
     # Collectives on the switch ------------------------------------------------------------------------------------
 
     @override
-    @_switched("allreduce", inputs="tensors", reduces=True)
+    @_switched("allreduce", inputs="tensors", reduces=True, short=ShortWay.allreduce)
     def allreduce(
         self, via: Open, tensors: Tensors, opts: Any = None, timeout: timedelta | None = None
     ) -> SwitchWork:
@@ -344,7 +371,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
         return self._work("allreduce_coalesced", parts, list(tensors), call, finish if copies else None)
 
     @override
-    @_switched("reduce", inputs="tensors", reduces=True)
+    @_switched("reduce", inputs="tensors", reduces=True, short=ShortWay.reduce)
     def reduce(
         self, via: Open, tensors: Tensors, opts: Any = None, op: Any = None, timeout: timedelta | None = None
     ) -> SwitchWork:
@@ -369,7 +396,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
         return self._work("reduce", [part], [tensor], call, finish)
 
     @override
-    @_switched("broadcast", inputs="tensors")
+    @_switched("broadcast", inputs="tensors", short=ShortWay.broadcast)
     def broadcast(
         self, via: Open, tensors: Tensors, opts: Any = None, timeout: timedelta | None = None
     ) -> SwitchWork:
@@ -387,7 +414,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
         return self._work("broadcast", [part], every, call, finish)
 
     @override
-    @_switched("barrier")
+    @_switched("barrier", short=ShortWay.barrier)
     def barrier(self, via: Open, opts: Any = None, timeout: timedelta | None = None) -> SwitchWork:
         if isinstance(opts, timedelta):
             opts, timeout = None, opts
@@ -396,7 +423,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
         return self._work("barrier", [part], [], call)
 
     @override
-    @_switched("allgather", inputs="input_tensors")
+    @_switched("allgather", inputs="input_tensors", short=ShortWay.allgather)
     def allgather(
         self, via: Open, output_tensors: Any, input_tensors: Tensors, opts: Any = None
     ) -> SwitchWork:
@@ -407,13 +434,13 @@ class SwitchProcessGroup(dist.ProcessGroup):
         return self._gather_each(via, output_tensors, input_tensors, opts)
 
     @override
-    @_switched("all_gather_single", inputs="input")
+    @_switched("all_gather_single", inputs="input", short=ShortWay.all_gather_single)
     def all_gather_single(
         self, via: Open, output: torch.Tensor, input: torch.Tensor, opts: Any = None
     ) -> SwitchWork:
         return self._gather(via, "all_gather_single", [output], input, opts)
 
-    @_switched("_allgather_base", inputs="input")
+    @_switched("_allgather_base", inputs="input", short=ShortWay.all_gather_single)
     def _allgather_base(
         self, via: Open, output: torch.Tensor, input: torch.Tensor, opts: Any = None
     ) -> SwitchWork:
@@ -446,7 +473,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
     )
 
     @override
-    @_switched("reduce_scatter", inputs="input_tensors", reduces=True)
+    @_switched("reduce_scatter", inputs="input_tensors", reduces=True, short=ShortWay.reduce_scatter)
     def reduce_scatter(
         self,
         via: Open,
@@ -465,12 +492,12 @@ class SwitchProcessGroup(dist.ProcessGroup):
     ) -> SwitchWork:
         return self._scatter(via, "reduce_scatter_single", [(outputTensor, inputTensor)], opts)
 
-    reduce_scatter_single = _switched("reduce_scatter_single", inputs="inputTensor", reduces=True)(
-        _reduce_scatter_single
-    )
-    _reduce_scatter_base = _switched("_reduce_scatter_base", inputs="inputTensor", reduces=True)(
-        _reduce_scatter_single
-    )
+    reduce_scatter_single = _switched(
+        "reduce_scatter_single", inputs="inputTensor", reduces=True, short=ShortWay.reduce_scatter_single
+    )(_reduce_scatter_single)
+    _reduce_scatter_base = _switched(
+        "_reduce_scatter_base", inputs="inputTensor", reduces=True, short=ShortWay.reduce_scatter_single
+    )(_reduce_scatter_single)
 
     def _reduce_scatter_coalesced(
         self, via: Open, outputTensors: list[torch.Tensor], inputTensors: list[torch.Tensor], opts: Any = None
@@ -505,6 +532,21 @@ class SwitchProcessGroup(dist.ProcessGroup):
         given = (*args, *kwargs.values())
         call = call_options(next((one for one in given if hasattr(one, "asyncOp")), None))
         return self._work(method, [part], list(tensors_in(given[0])), call)
+
+    def _by_rows(self, method: str, tensors: list[torch.Tensor], call: CallOptions) -> SwitchWork:
+        if self._rows is None:
+            self._rows = RowSums(self._join_rows)
+            self._membership.others.append(self._rows)
+            weakref.finalize(self, self._rows.close).atexit = False
+        _check_alike(method, tensors)
+        part, result = self._rows.allreduce(tensors, self._deadline(call))
+
+        def finish(_: Sequence[Array]) -> None:
+            with torch.no_grad():
+                for tensor in tensors:
+                    tensor.copy_(result())
+
+        return self._work(method, [part], tensors, call, finish)
 
     def _deadline(self, call: CallOptions) -> float:
         return self._membership.timeout if call.timeout is None else call.timeout

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch._C._distributed_c10d import Work
 from torch.futures import Future
 from torch.profiler import record_function
 from typing_extensions import override
@@ -246,3 +247,40 @@ class SwitchWork(KeptHandle):
             promise = self._promise
         if promise is not None:
             self._end(promise)
+
+
+class BlockingWork(SwitchWork):
+    """Handle of a call whose caller gets it when it is over.
+
+    Args:
+        name: of the collective, for messages.
+        part: the one it is.
+        outputs: as of any SwitchWork.
+    """
+
+    # One for all: only who asks for a future takes it, and there is nobody to meet.
+    _lock = threading.Lock()
+    _settled = False
+    _watched = True
+    _error: BaseException | None = None
+    _promise: Promise[list[torch.Tensor]] | None = None
+    _keeper = None
+    shown_as = ""
+
+    def __init__(self, name: str, part: Part, outputs: list[torch.Tensor]) -> None:
+        Work.__init__(self)
+        self._name, self._parts, self._outputs = name, (part,), outputs
+
+    def end(self, explain: Callable[[BaseException], BaseException]) -> None:
+        """Bring it to its end here. explain: as of any SwitchWork."""
+        try:
+            self._parts[0].wait()
+        except Exception as error:
+            self._error = explain(error)
+        self._parts, self._settled = (), True
+
+    @override
+    def wait(self, timeout: timedelta = UNLIMITED) -> bool:
+        if self._error is not None:
+            raise self._error
+        return True

@@ -12,7 +12,7 @@ from switchml.errors import UsageError
 
 Array = np.ndarray[Any, Any]
 
-_TYPES = {
+NUMPY_TYPES = {
     torch.float64: np.dtype(np.float64).str,
     torch.float32: np.dtype(np.float32).str,
     torch.float16: np.dtype(np.float16).str,
@@ -69,8 +69,8 @@ def memory_of(tensor: torch.Tensor) -> Array:
         tensor: of a dtype that numpy knows, detached: what happens to the caller's own tensor (`data`, `set_`) is nothing to it.
     """
     if tensor.numel() == 0:  # torch has no address for it
-        return np.empty(tuple(tensor.shape), _TYPES[tensor.dtype])
-    return np.asarray(_Memory(tensor, _TYPES[tensor.dtype]))
+        return np.empty(tuple(tensor.shape), NUMPY_TYPES[tensor.dtype])
+    return np.asarray(_Memory(tensor, NUMPY_TYPES[tensor.dtype]))
 
 
 class Flat(NamedTuple):
@@ -100,7 +100,7 @@ def for_reduction(tensor: torch.Tensor, operation: str) -> Flat:
     view = _real_view(tensor)
     if view.dtype is torch.bfloat16:
         return _flat(view.view(torch.int16), np.uint16, "bfloat16")
-    if view.dtype not in _TYPES:
+    if view.dtype not in NUMPY_TYPES:
         raise UsageError(
             f"{tensor.dtype} cannot be reduced by the backend switchml; cast it, say to float32 or int64"
         )
@@ -155,6 +155,21 @@ def assign(tensor: torch.Tensor, values: Array) -> None:
     np.copyto(target, values.view(target.dtype).reshape(target.shape))
 
 
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def is_dense(tensor: torch.Tensor) -> bool:
+    """Whether the elements are those in memory, one after the other, on the CPU, and no subclass has a say in it."""
+    return (
+        type(tensor) in _PLAIN
+        and tensor.is_cpu
+        and tensor.layout is torch.strided
+        and tensor.is_contiguous()
+        and tensor.numel() > 0
+        and not is_lazy(tensor)
+    )
+
+
 def is_lazy(tensor: torch.Tensor) -> bool:
     """Whether the memory holds other values than the tensor: it is to be conjugated or negated when it is read."""
     return tensor.is_conj() or tensor.is_neg()
@@ -189,7 +204,7 @@ def _real_view(tensor: torch.Tensor) -> torch.Tensor:
 
 def _movable_view(tensor: torch.Tensor) -> torch.Tensor:
     view = _real_view(tensor)
-    return view if view.dtype in _TYPES else view.view(_SAME_SIZE[view.element_size()])
+    return view if view.dtype in NUMPY_TYPES else view.view(_SAME_SIZE[view.element_size()])
 
 
 def _flat(view: torch.Tensor, numpy_dtype: type[np.generic] | None = None, dtype: str | None = None) -> Flat:

@@ -8,17 +8,18 @@ import numpy as np
 import numpy.typing as npt
 
 from switchml.link.memory import array_at, bytes_at
-from switchml.protocol.byteorder import copy_swapped
+from switchml.protocol.byteorder import copy_swapped, swap_bytes
 from switchml.protocol.header import HEADER_BYTES, Header
 from switchml.protocol.header_access import pack_header, read_e1, read_msg_type, read_to_one
 from switchml.protocol.jit import compiled, inlined
-from switchml.protocol.messages import ABSENT, EXPONENTS, LANE_BITS, SUM
+from switchml.protocol.messages import ABSENT, ELEMENT_BYTES, EXPONENTS, LANE_BITS, MAX_PAYLOAD, SUM
 from switchml.protocol.numerics import EXACT_EXPONENT, MAX_SHIFT, UNKNOWN_EXPONENT
 from switchml.protocol.slots import TSI_MASK, slot_of, version_of
 from switchml.worker.kernels import (
     bits_exponent,
     dequantize,
     dequantize_lanes,
+    dequantize_onto,
     quantize,
     quantize_lanes,
     subtract_lanes,
@@ -30,14 +31,21 @@ Words = npt.NDArray[np.uint32]
 
 SIGNATURE_WORDS = 4
 
+_ZEROS = np.zeros(MAX_PAYLOAD // ELEMENT_BYTES, np.uint32)
+
+RUN = 16
+"""Chunks of one rank's part in a row, before another's take their turn."""
+
 
 @inlined
-def _floats(address: int, first: int, count: int) -> Any:
+def floats_at(address: int, first: int, count: int) -> Any:
+    """`count` float32 from the `first` on of an array at an address."""
     return array_at(address + 4 * first, count, np.float32)
 
 
 @inlined
-def _words(address: int, first: int, count: int) -> Any:
+def words_at(address: int, first: int, count: int) -> Any:
+    """Likewise, uint32."""
     return array_at(address + 4 * first, count, np.uint32)
 
 
@@ -59,7 +67,13 @@ def chunk_kind(window: Window, slot: int) -> int:
 
 @compiled
 def packet_kind(window: Window, slot: int) -> int:
-    """Message type of the packet the slot sends: the chunk's, or ABSENT where all its elements are 0."""
+    """Message type of the packet the slot sends: `given_kind`, or ABSENT where the elements are needed nowhere else."""
+    return ABSENT if _is_own(window, slot) else given_kind(window, slot)
+
+
+@compiled
+def given_kind(window: Window, slot: int) -> int:
+    """Message type of what this rank gives to the slot's chunk: the chunk's, or ABSENT where all its elements are 0."""
     kind = chunk_kind(window, slot)
     place = relative(window, slot)
     if place == 0 or kind == EXPONENTS:
@@ -67,25 +81,47 @@ def packet_kind(window: Window, slot: int) -> int:
     entry = window.slots[slot]
     transfer = window.transfers[entry["transfer"] % RING]
     elements = chunk_elements(window, transfer["kind"])
-    chunk = place - 1 - int(transfer["prologue"])
-    begin, length = chunk * elements, _chunk_length(transfer, chunk, elements)
+    chunk = block_of(window, transfer, place - 1 - int(transfer["prologue"]))
+    begin, length = chunk * elements, chunk_length(transfer, chunk, elements)
     if transfer["kind"] == BLOCKS:
         exact = entry["exponent"] == EXACT_EXPONENT
-        empty = exact or _all_zero(_floats(transfer["source"], begin, length))
+        empty = exact or _all_zero(floats_at(transfer["source"], begin, length))
     else:
-        first, last = _given(transfer, begin, length)
-        empty = _all_zero(_words(transfer["source"], first - int(transfer["first"]), max(0, last - first)))
+        first, last = given_words(transfer, begin, length)
+        empty = _all_zero(words_at(transfer["source"], first - int(transfer["first"]), max(0, last - first)))
     return ABSENT if empty else kind
+
+
+@compiled
+def block_of(window: Window, transfer: TransferRecord, chunk: int) -> int:
+    """Which stretch of the elements the chunk carries, counted in chunks.
+
+    Where ranks want a part each, the parts take turns: who wants a chunk sends a header of it and gets the elements, so in one
+    part after the other each link would be idle one way in turn. Runs of a part are long enough to leave in one system call.
+    """
+    rows, chunks, part = int(window.stream[0]["workers"]), int(transfer["chunks"]), int(transfer["part"])
+    length = -(-chunks // rows)
+    last = chunks - (rows - 1) * length  # in the last row, which may be shorter
+    if part == 0 or part >= transfer["count"] or last < RUN:
+        return chunk
+    dealt = last // RUN * RUN  # of each row
+    if chunk < rows * dealt:
+        turn, place = chunk // RUN, chunk % RUN
+        return turn % rows * length + turn // rows * RUN + place
+    rest = chunk - rows * dealt
+    row = rest // (length - dealt) if length > dealt else 0
+    return row * dealt + dealt + rest
 
 
 @compiled
 def packet_bytes(window: Window, slot: int) -> int:
     """Length of the packet the slot sends."""
-    return _bytes_of(window, packet_kind(window, slot))
+    return bytes_of(window, packet_kind(window, slot))
 
 
 @compiled
-def _bytes_of(window: Window, kind: int) -> int:
+def bytes_of(window: Window, kind: int) -> int:
+    """Length of a packet of that type."""
     return HEADER_BYTES + 4 * int(window.stream[0]["elements"]) if LANE_BITS[kind] > 0 else HEADER_BYTES
 
 
@@ -98,13 +134,13 @@ def _all_zero(values: Any) -> bool:
 
 
 @compiled
-def _given(transfer: TransferRecord, begin: int, length: int) -> tuple[int, int]:
+def given_words(transfer: TransferRecord, begin: int, length: int) -> tuple[int, int]:
     """WORDS: first and one past the last of this rank's words among `length` from `begin`."""
     return max(begin, int(transfer["first"])), min(begin + length, int(transfer["last"]))
 
 
 @compiled
-def _wanted_by(window: Window, slot: int) -> int:
+def wanted_by(window: Window, slot: int) -> int:
     """The rank that alone wants the result of the slot's chunk, or -1 where all do, or several."""
     transfer = window.transfers[window.slots[slot]["transfer"] % RING]
     part = int(transfer["part"])
@@ -112,24 +148,34 @@ def _wanted_by(window: Window, slot: int) -> int:
     if part == 0 or chunk < 0:
         return -1
     elements = chunk_elements(window, transfer["kind"])
+    chunk = block_of(window, transfer, chunk)
     begin = int(transfer["origin"]) + chunk * elements
-    first, last = begin // part, (begin + _chunk_length(transfer, chunk, elements) - 1) // part
+    first, last = begin // part, (begin + chunk_length(transfer, chunk, elements) - 1) // part
     return first if first == last else -1
 
 
 @compiled
-def _is_anothers(window: Window, slot: int) -> bool:
+def is_anothers(window: Window, slot: int) -> bool:
     """Whether another rank alone wants the result of the slot's chunk."""
-    wanted = _wanted_by(window, slot)
+    wanted = wanted_by(window, slot)
     return wanted >= 0 and wanted != window.stream[0]["rank"]
 
 
 @compiled
-def _wanted(window: Window, transfer: TransferRecord, chunk: int) -> tuple[int, int]:
+def _is_own(window: Window, slot: int) -> bool:
+    """Whether this rank alone wants the result of the slot's chunk: its own elements are added here, and need not travel.
+
+    Not those of narrow lanes: the switch shifts whole sums, and bits must be those of an all-reduce.
+    """
+    return wanted_by(window, slot) == window.stream[0]["rank"] and LANE_BITS[chunk_kind(window, slot)] == 32
+
+
+@compiled
+def wanted_elements(window: Window, transfer: TransferRecord, chunk: int) -> tuple[int, int]:
     """First and one past the last of the elements of a chunk whose sums this rank wants."""
     elements = chunk_elements(window, transfer["kind"])
     begin = chunk * elements
-    end = begin + _chunk_length(transfer, chunk, elements)
+    end = begin + chunk_length(transfer, chunk, elements)
     part = int(transfer["part"])
     if part == 0:
         return begin, end
@@ -146,7 +192,7 @@ def is_answer(window: Window, slot: int, memory: Bytes, at: int) -> bool:
         if relative(window, slot) == 0 or chunk_kind(window, slot) == EXPONENTS:
             return False
         # With the bit set there are elements, and they are another rank's.
-        return read_to_one(memory, at) == 0 or _is_anothers(window, slot)
+        return read_to_one(memory, at) == 0 or is_anothers(window, slot)
     narrow = 0 < LANE_BITS[kind] < 32
     return kind == chunk_kind(window, slot) and (not narrow or 0 <= read_e1(memory, at) <= MAX_SHIFT)
 
@@ -154,21 +200,21 @@ def is_answer(window: Window, slot: int, memory: Bytes, at: int) -> bool:
 @compiled
 def result_bytes(window: Window, memory: Bytes, at: int) -> int:
     """Length of a result, by its type."""
-    return _bytes_of(window, read_msg_type(memory, at))
+    return bytes_of(window, read_msg_type(memory, at))
 
 
 @compiled
 def own_bytes(window: Window, slot: int, memory: Bytes, at: int) -> int:
     """What of a result is for this rank: of another's elements, which shared memory shows to all, the header."""
-    return HEADER_BYTES if _is_anothers(window, slot) else result_bytes(window, memory, at)
+    return HEADER_BYTES if is_anothers(window, slot) else result_bytes(window, memory, at)
 
 
 @compiled
 def expected_bytes(window: Window, slot: int) -> int:
     """What the slot's result brings this rank if any rank gives elements."""
-    if window.slots[slot]["exponent"] == EXACT_EXPONENT or _is_anothers(window, slot):
+    if window.slots[slot]["exponent"] == EXACT_EXPONENT or is_anothers(window, slot):
         return HEADER_BYTES
-    return _bytes_of(window, chunk_kind(window, slot))
+    return bytes_of(window, chunk_kind(window, slot))
 
 
 @compiled
@@ -189,17 +235,18 @@ def _fill_descriptor(window: Window, transfer: TransferRecord, payload: Words) -
 def _fill_words(transfer: TransferRecord, chunk: int, payload: Words) -> None:
     """This rank's words of the chunk, zeros elsewhere."""
     begin = chunk * payload.size
-    first, last = _given(transfer, begin, payload.size)
+    first, last = given_words(transfer, begin, payload.size)
     payload[: first - begin] = np.uint32(0)
     copy_swapped(
-        _words(transfer["source"], first - int(transfer["first"]), last - first),
+        words_at(transfer["source"], first - int(transfer["first"]), last - first),
         payload[first - begin : last - begin],
     )
     payload[last - begin :] = np.uint32(0)
 
 
 @compiled
-def _chunk_length(transfer: TransferRecord, chunk: int, elements: int) -> int:
+def chunk_length(transfer: TransferRecord, chunk: int, elements: int) -> int:
+    """Elements of a chunk of a transfer whose full chunks have `elements`."""
     return min(elements, int(transfer["count"]) - chunk * elements)
 
 
@@ -209,7 +256,7 @@ def _fill_block(window: Window, slot: int, chunk: int, payload: Bytes) -> None:
     stream, entry = window.stream[0], window.slots[slot]
     transfer = window.transfers[entry["transfer"] % RING]
     elements, exponent = chunk_elements(window, BLOCKS), int(entry["exponent"])
-    block = _floats(transfer["source"], chunk * elements, _chunk_length(transfer, chunk, elements))
+    block = floats_at(transfer["source"], chunk * elements, chunk_length(transfer, chunk, elements))
     first = int(transfer["first"]) + chunk * elements
     bits = LANE_BITS[stream["block_kind"]]
     if bits == 32:
@@ -221,6 +268,51 @@ def _fill_block(window: Window, slot: int, chunk: int, payload: Bytes) -> None:
 
 
 @inlined
+def _take_nothing(window: Window, slot: int, first: int, last: int) -> None:
+    """The result of elements first to last - 1, to which no other rank gave any."""
+    transfer = window.transfers[window.slots[slot]["transfer"] % RING]
+    out = words_at(transfer["destination"], first - skipped_before(window, transfer), last - first)
+    if not _is_own(window, slot):
+        out[:] = np.uint32(0)
+    else:
+        _add_own(window, slot, first, _ZEROS[: out.size], out)
+
+
+@inlined
+def _take_words(window: Window, slot: int, chunk: int, first: int, last: int, payload: Words) -> None:
+    """The way back of `_fill_words`, of the words first to last - 1."""
+    transfer = window.transfers[window.slots[slot]["transfer"] % RING]
+    begin = chunk * payload.size
+    mine = payload[first - begin : last - begin]
+    out = words_at(transfer["destination"], first - skipped_before(window, transfer), last - first)
+    if _is_own(window, slot):
+        _add_own(window, slot, first, mine, out)
+    else:
+        copy_swapped(mine, out)
+
+
+@inlined
+def _add_own(window: Window, slot: int, first: int, sums: Words, out: Words) -> None:
+    """Sums of the other ranks, in network order, with this rank's own elements, which may lie where they go."""
+    entry = window.slots[slot]
+    transfer = window.transfers[entry["transfer"] % RING]
+    if transfer["kind"] == BLOCKS:
+        own = floats_at(transfer["source"], first, out.size)
+        dequantize_onto(
+            sums, own, out.view(np.float32), int(entry["exponent"]), int(window.stream[0]["workers"])
+        )
+        return
+    given, end = given_words(transfer, first, out.size)
+    given = min(given - first, out.size)
+    end = max(given, end - first)
+    words = words_at(transfer["source"], first + given - int(transfer["first"]), end - given)
+    copy_swapped(sums[:given], out[:given])
+    for i in range(given, end):
+        out[i] = np.uint32((int(swap_bytes(sums[i])) + int(words[i - given])) & 0xFFFFFFFF)
+    copy_swapped(sums[end:], out[end:])
+
+
+@inlined
 def _take_block(
     window: Window, slot: int, chunk: int, first: int, last: int, shift: int, payload: Bytes
 ) -> None:
@@ -229,14 +321,17 @@ def _take_block(
     transfer = window.transfers[entry["transfer"] % RING]
     elements, exponent = chunk_elements(window, BLOCKS), int(entry["exponent"])
     begin = chunk * elements
-    out = _floats(transfer["destination"], first - _skipped(window, transfer), last - first)
+    out = floats_at(transfer["destination"], first - skipped_before(window, transfer), last - first)
     bits = LANE_BITS[stream["block_kind"]]
     mine = payload[(first - begin) * bits // 8 : (last - begin) * bits // 8]
+    if _is_own(window, slot):
+        _add_own(window, slot, first, mine.view(np.uint32), out.view(np.uint32))
+        return
     if bits == 32:
         dequantize(mine.view(np.uint32), out, exponent, int(stream["workers"]))
         return
     if transfer["feedback"] != 0:
-        source = _floats(transfer["source"], begin, _chunk_length(transfer, chunk, elements))
+        source = floats_at(transfer["source"], begin, chunk_length(transfer, chunk, elements))
         subtract_lanes(source, bits, exponent, int(transfer["seed"]), int(transfer["first"]) + begin)
     if bits == 16:
         dequantize_lanes(mine.view(np.uint16), out, exponent, shift)
@@ -245,10 +340,23 @@ def _take_block(
 
 
 @compiled
-def _skipped(window: Window, transfer: TransferRecord) -> int:
+def skipped_before(window: Window, transfer: TransferRecord) -> int:
     """Elements before the first that this rank wants."""
     mine = int(window.stream[0]["rank"]) * int(transfer["part"])
     return max(0, mine - int(transfer["origin"]))
+
+
+@compiled
+def exponent_ahead(window: Window, slot: int) -> int:
+    """The exponent that the slot's packet carries for a later chunk of its transfer, or UNKNOWN_EXPONENT."""
+    transfer = window.transfers[window.slots[slot]["transfer"] % RING]
+    place = relative(window, slot)
+    if transfer["kind"] != BLOCKS or not 1 <= place <= transfer["chunks"]:
+        return UNKNOWN_EXPONENT
+    elements, ahead = chunk_elements(window, BLOCKS), block_of(window, transfer, place - 1)
+    return bits_exponent(
+        words_at(transfer["source"], ahead * elements, chunk_length(transfer, ahead, elements))
+    )
 
 
 @compiled
@@ -257,22 +365,16 @@ def build_packet(window: Window, slot: int, memory: Bytes, at: int) -> None:
     stream = window.stream[0]
     entry = window.slots[slot]
     transfer = window.transfers[entry["transfer"] % RING]
-    elements = chunk_elements(window, transfer["kind"])
     position = int(entry["position"])
     place = relative(window, slot)
     prologue = int(transfer["prologue"])
-    exponent = UNKNOWN_EXPONENT
     blocks = transfer["kind"] == BLOCKS
-    if blocks and 1 <= place <= transfer["chunks"]:
-        ahead = place - 1
-        exponent = bits_exponent(
-            _words(transfer["source"], ahead * elements, _chunk_length(transfer, ahead, elements))
-        )
+    exponent = exponent_ahead(window, slot)
     kind = packet_kind(window, slot)
-    wanted = _wanted_by(window, slot)
+    wanted = wanted_by(window, slot)
     if LANE_BITS[kind] > 0:
         payload = memory[at + HEADER_BYTES : at + HEADER_BYTES + 4 * int(stream["elements"])]
-        chunk = place - 1 - prologue
+        chunk = block_of(window, transfer, place - 1 - prologue)
         if place == 0:
             _fill_descriptor(window, transfer, payload.view(np.uint32))
         elif blocks:
@@ -299,7 +401,7 @@ def build_packet(window: Window, slot: int, memory: Bytes, at: int) -> None:
 
 
 @compiled
-def _descriptor_agrees(window: Window, transfer: TransferRecord, received: Words) -> bool:
+def descriptor_agrees(window: Window, transfer: TransferRecord, received: Words) -> bool:
     """Whether every rank means this transfer; `received` in the machine's byte order."""
     stream = window.stream[0]
     workers = int(stream["workers"])
@@ -313,6 +415,13 @@ def _descriptor_agrees(window: Window, transfer: TransferRecord, received: Words
                 agrees and int(received[index]) == (int(transfer["signature"][index]) * workers) & 0xFFFFFFFF
             )
     return agrees
+
+
+@compiled
+def flag_exact(window: Window, transfer: TransferRecord, place: int, exponent: int) -> None:
+    """Note whether the exponent that came with the result at `place` has its chunk exchanged exactly."""
+    if transfer["kind"] == BLOCKS and exponent == EXACT_EXPONENT and 1 <= place <= transfer["chunks"]:
+        bytes_at(transfer["flags"], int(transfer["chunks"]))[block_of(window, transfer, place - 1)] = 1
 
 
 @compiled
@@ -334,26 +443,21 @@ def take_result(window: Window, slot: int, exponent: int, memory: Bytes, at: int
     transfer = window.transfers[entry["transfer"] % RING]
     place = relative(window, slot)
     prologue = int(transfer["prologue"])
-    if transfer["kind"] == BLOCKS and exponent == EXACT_EXPONENT and 1 <= place <= transfer["chunks"]:
-        bytes_at(transfer["flags"], int(transfer["chunks"]))[place - 1] = 1
+    flag_exact(window, transfer, place, exponent)
     if 1 <= place <= prologue:
         return True
-    elements = int(window.stream[0]["elements"])
     payload = memory[at + HEADER_BYTES : at + result_bytes(window, memory, at)]
     if place == 0:
         copy_swapped(payload.view(np.uint32), descriptor)
-        return _descriptor_agrees(window, transfer, descriptor)
-    chunk = place - 1 - prologue
-    first, last = _wanted(window, transfer, chunk)
+        return descriptor_agrees(window, transfer, descriptor)
+    chunk = block_of(window, transfer, place - 1 - prologue)
+    first, last = wanted_elements(window, transfer, chunk)
     if first == last or (transfer["kind"] == BLOCKS and entry["exponent"] == EXACT_EXPONENT):
         return True
     if read_msg_type(memory, at) == ABSENT:
-        skipped = _skipped(window, transfer)
-        _words(transfer["destination"], first - skipped, last - first)[:] = np.uint32(0)
+        _take_nothing(window, slot, first, last)
     elif transfer["kind"] == WORDS:
-        skipped = _skipped(window, transfer)
-        mine = payload.view(np.uint32)[first - chunk * elements : last - chunk * elements]
-        copy_swapped(mine, _words(transfer["destination"], first - skipped, last - first))
+        _take_words(window, slot, chunk, first, last, payload.view(np.uint32))
     else:
         _take_block(window, slot, chunk, first, last, read_e1(memory, at), payload)
     return True

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from ctypes import addressof, c_char
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -30,6 +31,8 @@ Array = npt.NDArray[Any]
 
 _SMALL_GATHER_BYTES = 32768
 """Float sums this small (bytes times workers) are gathered exactly: one round trip in place of two."""
+_KEPT_BYTES = 65536
+"""Rows up to which memory for them is kept from call to call."""
 _STAGING_BYTES = 1 << 20
 _DEPTH = 3
 
@@ -62,6 +65,10 @@ class Strategy(Protocol):
 
     def store(self, segment: int, lane: int) -> None:
         """Take the segment's result out of its lane."""
+
+    def straight(self) -> Part | None:
+        """The one part, between the caller's memory and memory that fits in its place; None where the elements are staged."""
+        return None
 
     def cut(self, start: int, stop: int) -> Strategy:
         """The same for units `start` to `stop` - 1 alone, before anything is loaded. Cuts fall on whole packets."""
@@ -152,6 +159,10 @@ class Direct(Strategy):
         self.units = part.count
 
     @override
+    def straight(self) -> Part | None:
+        return self._part
+
+    @override
     def cut(self, start: int, stop: int) -> Strategy:
         part = self._part
         if part.kind == BLOCKS:
@@ -228,6 +239,13 @@ class Converted(Strategy):
         elements.narrow(mine, self._name, self._out[self._share.place(where)])
 
 
+def _gathered(mine: Array, rows: Array, rank: int, root: int | None) -> Part:
+    """A gather of all ranks' words, each as many as `mine`, into `rows`, at all ranks or at one."""
+    every = rows.reshape(-1)
+    share = EVERYTHING if root is None else Share(rank, every.size, root * every.size)
+    return Part(WORDS, every.size, mine, every[share.of(slice(0, every.size))], rank * mine.size, share)
+
+
 class _Rows:
     """Staging for the raw words of all ranks side by side: an exact gather of up to `length` bytes each."""
 
@@ -245,16 +263,7 @@ class _Rows:
 
     def part(self, lane: int, root: int | None = None) -> Part:
         """What goes on the wire. root: the only rank that wants the rows; None: all do."""
-        every = self._all[lane].reshape(-1)
-        share = EVERYTHING if root is None else Share(self._rank, every.size, root * every.size)
-        return Part(
-            WORDS,
-            every.size,
-            self._mine[lane],
-            every[share.of(slice(0, every.size))],
-            self._rank * self.words,
-            share,
-        )
+        return _gathered(self._mine[lane], self._all[lane], self._rank, root)
 
     def all(self, lane: int, dtype: np.dtype[Any], count: int) -> Array:
         """The first `count` values of every rank, (workers, count)."""
@@ -293,6 +302,14 @@ class Gathered(Strategy):
         self.segments = -(-source.size // self._length)
         self.depth = min(_DEPTH, self.segments)
         self._rows = _Rows(share.rank, workers, self._length * source.itemsize, self.depth)
+
+    @override
+    def straight(self) -> Part | None:
+        if self.segments > 1 or self._source.nbytes % 4 or self._source.nbytes * self._workers > _KEPT_BYTES:
+            return None
+        words = self._source.view(np.uint32)
+        rows = np.empty((self._workers, words.size), np.uint32)
+        return _gathered(words, rows, self._share.rank, self._root)
 
     @override
     def cut(self, start: int, stop: int) -> Strategy:
@@ -471,6 +488,26 @@ class Call:
     feedback: bool = False
 
 
+class Beginning(Protocol):
+    """Calls of one shape, for memory anywhere."""
+
+    def begin(
+        self, source: int, out: int, kept: Any, result: Array, timeout: float | None, notify: bool
+    ) -> Work:
+        """Start a call; see prepared.py."""
+
+
+class Plans(dict[tuple[Any, ...], "Beginning | None"]):
+    """By shape (the fields of `prepared.Shape`) what has a short way; None goes the long one, as everything does here."""
+
+    def is_settled(self, shape: tuple[Any, ...]) -> bool:
+        """Whether a shape that has none now will have none later."""
+        return True
+
+    def __missing__(self, shape: tuple[Any, ...]) -> Beginning | None:
+        return None
+
+
 class Collectives(ABC):
     """What one rank can do together with the others, by whatever carries it (`_submit`)."""
 
@@ -478,6 +515,7 @@ class Collectives(ABC):
     world_size: int
     wire = FLOAT32
     """What sums of float32 (and what goes through it) travel as: of protocol.messages.WIRES."""
+    plans = Plans()
 
     @abstractmethod
     def _submit(self, call: Call, timeout: float | None, notify: bool) -> Work:
@@ -525,9 +563,18 @@ class Collectives(ABC):
             UsageError: dtype, operation or `out` do not fit, or the result's memory is read-only.
             CollectiveError: the job has failed before.
         """
+        target = array if out is None else out
+        if (
+            rounding is TO_NEAREST
+            and _is_plain(array)
+            and (target is array or _is_like(target, array.shape, array.dtype))
+            and (short := self.plans["allreduce", array.dtype, array.size, op, 0, dtype]) is not None
+        ):
+            place = _address(array)
+            there = place if target is array else _address(target)
+            return short.begin(place, there, (array, target), target, timeout, notify)
         name = elements.dtype_name(array, dtype)
         elements.check_operation(name, op)
-        target = array if out is None else out
         if target.shape != array.shape or target.dtype != array.dtype:
             raise UsageError(
                 f"out has shape {target.shape} and dtype {target.dtype}, the array {array.shape} and {array.dtype}"
@@ -587,6 +634,13 @@ class Collectives(ABC):
         Raises:
             UsageError: `root` is no rank, dtype or operation do not fit, or the root's array is read-only.
         """
+        if (
+            _is_plain(array)
+            and (short := self.plans["reduce", array.dtype, array.size, op, root, dtype]) is not None
+        ):
+            result = array if self.rank == root else array.reshape(-1)[:0]
+            place = _address(array)
+            return short.begin(place, place, array, result, timeout, notify)
         if not 0 <= root < self.world_size:
             raise UsageError(f"root {root} is no rank of {self.world_size}")
         flat = np.ascontiguousarray(array).reshape(-1)
@@ -637,6 +691,12 @@ class Collectives(ABC):
         shape = array.shape[1:]
         if out is None:
             out = np.empty(shape, array.dtype)
+        if (
+            _is_plain(array)
+            and _is_like(out, shape, array.dtype)
+            and (short := self.plans["reduce_scatter", array.dtype, array.size, op, 0, dtype]) is not None
+        ):
+            return short.begin(_address(array), _address(out), (array, out), out, timeout, notify)
         if out.shape != shape or out.dtype != array.dtype or not out.flags.c_contiguous:
             raise UsageError(f"out must be contiguous, of shape {shape} and dtype {array.dtype}")
         _check_writable(out)
@@ -748,6 +808,12 @@ class Collectives(ABC):
         Raises:
             UsageError: `root` is no rank, or the array is read-only.
         """
+        if (
+            _is_plain(array)
+            and (short := self.plans["broadcast", array.dtype, array.size, "sum", root, None]) is not None
+        ):
+            place = _address(array)
+            return short.begin(place, place, array, array, timeout, notify)
         if not 0 <= root < self.world_size:
             raise UsageError(f"root {root} is no rank of {self.world_size}")
         _check_writable(array)
@@ -786,6 +852,12 @@ class Collectives(ABC):
         shape = (self.world_size, *array.shape)
         if out is None:
             out = np.empty(shape, array.dtype)
+        if (
+            _is_plain(array)
+            and _is_like(out, shape, array.dtype)
+            and (short := self.plans["allgather", array.dtype, array.size, "sum", 0, None]) is not None
+        ):
+            return short.begin(_address(array), _address(out), (array, out), out, timeout, notify)
         if out.shape != shape or out.dtype != array.dtype or not out.flags.c_contiguous:
             raise UsageError(f"out must be contiguous, of shape {shape} and dtype {array.dtype}")
         _check_writable(out)
@@ -808,8 +880,24 @@ class Collectives(ABC):
     def barrier(self, *, timeout: float | None = None, notify: bool = True) -> Work:
         """Done when every rank has called it. For `timeout` and `notify` see `allreduce`."""
         empty = np.zeros(0, np.uint8)
+        if (short := self.plans["barrier", empty.dtype, 0, "sum", 0, None]) is not None:
+            return short.begin(0, 0, None, empty, timeout, notify)
         call = Call(Signature("barrier", "bytes", "none", 0), empty, empty, empty, nothing)
         return self._submit(call, timeout, notify)
+
+
+def _is_plain(array: Array) -> bool:
+    return array.flags.carray and array.size > 0
+
+
+def _is_like(out: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+    return out.flags.carray and out.shape == shape and out.dtype == dtype
+
+
+def _address(array: Array) -> int:
+    """Of a plain array's memory; a sixth of the time of array.ctypes.data."""
+    memory: Any = array  # numpy's stubs lack the buffer protocol in Python 3.11
+    return addressof(c_char.from_buffer(memory))
 
 
 def _check_writable(array: Array) -> None:

@@ -1,4 +1,4 @@
-"""Opens a worker's transport: a UDP socket and its multicast group, or the switch's shared memory."""
+"""Opens a worker's transport: a UDP socket and its multicast group, or shared memory, with rings or with the slots."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 from typing_extensions import override
 
+from switchml.aggregation.shared_slots import FORMAT, SharedLayout, SharedSlots, ring_bell, shared_slots
 from switchml.control.target import TargetDescription
 from switchml.errors import JoinError, SwitchUnreachableError
 from switchml.link import datagrams, libc
@@ -203,21 +204,27 @@ class UdpConnection(Connection):
 
 
 class ShmConnection(Connection):
-    """Rings in the memory of a switch on this host."""
+    """Memory of a switch on this host: rings, or the slots themselves.
 
-    kind = "shm"
+    Args:
+        target: the switch.
+        kind: "shm" for rings, "memory" for the slots, "auto" for what the switch decides; after that what it is.
+    """
 
-    def __init__(self, target: TargetDescription) -> None:
+    def __init__(self, target: TargetDescription, kind: str) -> None:
+        self.kind = kind
         self._name = target.shm_socket
         self.ticket = secrets.token_hex(16)
         self._doorbell = -1
         self._longs = np.zeros(8, np.int64)
+        self._slots: SharedSlots | None = None
+        self._rank = 0
 
     @override
     def attach(
         self, rank: int, workers: int, window: int, payload: int, job: int, group: str, group_port: int
     ) -> Port:
-        memory, region = self._enter()
+        (memory, self._doorbell), region = self._enter(2)
         try:
             page = mmap.mmap(memory, PAGE)
             rings = mmap.mmap(memory, region["length"], offset=region["offset"])
@@ -225,19 +232,32 @@ class ShmConnection(Connection):
             os.close(memory)
         layout = ring_layout(workers, window, payload, region["copies"])
         if layout.total_bytes != region["length"] or region["worker"] != rank:
-            raise JoinError(
-                "the switch's shared memory is not laid out as this worker expects: use the same version on both sides"
-            )
+            raise _laid_out_otherwise()
         bytes_ = np.frombuffer(rings, np.uint8)
         self._longs = bytes_.view(np.int64)
         state = _port_state(SHM, rank)
         state[0]["doorbell"] = self._doorbell
+        self.kind = "shm"
         return Port(
             state, _stand_in(), _stand_in(), layout, bytes_, self._longs, np.frombuffer(page, np.int64),
             np.zeros(BATCH, np.int64), np.zeros(BATCH, np.int64), np.zeros(BATCH, np.int64), np.zeros(4, np.int64),
         )  # fmt: skip
 
-    def _enter(self) -> tuple[int, dict[str, int]]:
+    def attach_slots(self, rank: int, layout: SharedLayout) -> SharedSlots:
+        """In place of `attach`, where the slot machine is in memory: the job's slots."""
+        descriptors, place = self._enter(1)
+        try:
+            if place != {"length": layout.total_bytes, "worker": rank, "format": FORMAT}:
+                raise _laid_out_otherwise()
+            memory = np.frombuffer(mmap.mmap(descriptors[0], layout.total_bytes), np.uint8)
+        finally:
+            os.close(descriptors[0])
+        self.kind = "memory"
+        self._slots, self._rank = shared_slots(memory, layout), rank
+        return self._slots
+
+    def _enter(self, count: int) -> tuple[list[int], dict[str, int]]:
+        """Show the ticket: descriptors, that many, and what is said of them."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
             server.settimeout(_ANSWER_SECONDS)
             try:
@@ -250,22 +270,32 @@ class ShmConnection(Connection):
                 raise JoinError(
                     f"the switch's shared memory cannot be had ({error}): join with transport 'udp'"
                 ) from error
-        if len(descriptors) != 2:
+        if len(descriptors) != count:
+            for descriptor in descriptors:
+                os.close(descriptor)
             raise JoinError(
                 "the switch does not give its shared memory to this user: join with transport 'udp'"
             )
-        self._doorbell = descriptors[1]
-        return descriptors[0], json.loads(answer)
+        return descriptors, json.loads(answer)
 
     @override
     def wake(self) -> None:
-        _wake_sleepers(self._longs.ctypes.data)
+        if self._slots is not None:
+            ring_bell(self._slots.longs, self._rank)
+        else:
+            _wake_sleepers(self._longs.ctypes.data)
 
     @override
     def close(self) -> None:
         if self._doorbell >= 0:
             os.close(self._doorbell)
             self._doorbell = -1
+
+
+def _laid_out_otherwise() -> JoinError:
+    return JoinError(
+        "the switch's shared memory is not laid out as this worker expects: use the same version on both sides"
+    )
 
 
 def shares_memory(target: TargetDescription) -> bool:

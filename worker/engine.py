@@ -184,7 +184,8 @@ def _send(engine: Engine, now: int) -> int:
 
 
 @inlined
-def _exact_needed(window: Window) -> bool:
+def exact_needed(window: Window) -> bool:
+    """Whether some blocks of the transfer laid last are to be exchanged exactly, and Python has yet to arrange it."""
     stream = window.stream[0]
     if stream["laid"] == 0:
         return False
@@ -220,7 +221,7 @@ def run(handle: int, spin_ns: int, limit_ns: int) -> int:
             now = monotonic_ns(scratch)  # what leaves now has left after what has come
         sent = _send(engine, now)
         # First of all: a transfer must not be taken as finished before its exact exchange is arranged.
-        if _exact_needed(window):
+        if exact_needed(window):
             return EXACT_NEEDED
         if stream["finished"] != finished:
             return FINISHED

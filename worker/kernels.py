@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from switchml.link.memory import array_at
 from switchml.protocol.byteorder import swap_bytes
 from switchml.protocol.jit import compiled, inlined
 from switchml.protocol.numerics import exponent_of_magnitude, lane_scale_exponent, scale_exponent
 
 Floats = npt.NDArray[np.float32]
 Words = npt.NDArray[np.uint32]
+Sums = npt.NDArray[np.int32]
 
 NEAREST = -1
 """In place of a seed: rounding to nearest, ties to even."""
@@ -72,6 +74,36 @@ def dequantize(sums: Words, out: Floats, exponent: int, workers: int) -> None:
     scale = power_of_two(-scale_exponent(exponent, workers))
     for i in range(out.size):
         out[i] = np.float32(np.int32(swap_bytes(sums[i]))) * scale
+
+
+@inlined
+def dequantize_onto(sums: Words, own: Floats, out: Floats, exponent: int, workers: int) -> None:
+    """As `dequantize` of the sums with what `quantize` makes of `own`: the same bits. `own` may be `out`."""
+    scale = power_of_two(scale_exponent(exponent, workers))
+    unit = power_of_two(-scale_exponent(exponent, workers))
+    for i in range(out.size):
+        mine = np.int32(np.rint(own[i] * scale))
+        out[i] = np.float32(np.int32(np.int32(swap_bytes(sums[i])) + mine)) * unit
+
+
+@inlined
+def quantize_into(block: Floats, sums: Sums, exponent: int, workers: int, adds: bool) -> None:
+    """As `quantize`, into the sums of a slot: in their place, or `adds` to them. As many as the block has."""
+    scale = power_of_two(scale_exponent(exponent, workers))
+    if adds:
+        for i in range(block.size):
+            sums[i] += np.int32(np.rint(block[i] * scale))
+    else:
+        for i in range(block.size):
+            sums[i] = np.int32(np.rint(block[i] * scale))
+
+
+@inlined
+def dequantize_from(sums: Sums, out: Floats, exponent: int, workers: int) -> None:
+    """As `dequantize`, from the sums of a slot."""
+    scale = power_of_two(-scale_exponent(exponent, workers))
+    for i in range(out.size):
+        out[i] = np.float32(sums[i]) * scale
 
 
 # Narrow lanes: uint8, or uint16 in network order, as two's complement. The question for the width is the same for all of a loop.
@@ -194,3 +226,34 @@ def narrow_bfloat16(words: Words, out: npt.NDArray[np.uint16]) -> None:
             out[i] = (bits >> 16) | 0x40
         else:
             out[i] = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) & 0xFFFF
+
+
+@compiled
+def add_rows(rows: int, stride: int, workers: int, count: int, out: int, divisor: int) -> None:
+    """Add float32 rows in their order, and divide the sums.
+
+    Args:
+        rows: address of the first one's first element.
+        stride: elements from one row's first to the next one's.
+        workers: how many.
+        count: elements of each that are wanted.
+        out: address for as many results; apart from the rows.
+        divisor: 1 leaves them as they are.
+    """
+    total, first = array_at(out, count, np.float32), array_at(rows, count, np.float32)
+    for i in range(count):
+        total[i] = first[i]
+    for row in range(1, workers):
+        values = array_at(rows + 4 * row * stride, count, np.float32)
+        for i in range(count):
+            total[i] += values[i]
+    if divisor != 1:
+        divide(out, count, divisor)
+
+
+@compiled
+def divide(address: int, count: int, divisor: int) -> None:
+    """Divide float32 values in place."""
+    values, by = array_at(address, count, np.float32), np.float32(divisor)
+    for i in range(count):
+        values[i] /= by

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
+from switchml.aggregation.shared_slots import SharedLayout, SharedSlots
 from switchml.control.client import ControlClient
 from switchml.control.control_messages import JobLayout, JoinOffer, Resent
 from switchml.control.heartbeat import Departures
-from switchml.control.target import TargetDescription
+from switchml.control.target import TRANSPORTS, TargetDescription
 from switchml.errors import JobAbortedError, JoinError, SwitchMLError, UsageError
 from switchml.link.records import table_of
 from switchml.protocol.counters import WORKER_COUNTERS, named
 from switchml.protocol.header import HEADER_BYTES
-from switchml.protocol.messages import ELEMENT_BYTES, FLOAT32, WIRES, size_code
+from switchml.protocol.messages import ELEMENT_BYTES, FLOAT32, WIRES, size_code, wire_lanes
 from switchml.worker.congestion import new_congestion
 from switchml.worker.connection import Connection, ShmConnection, UdpConnection, shares_memory
-from switchml.worker.engine import Engine
+from switchml.worker.engine import Engine, run
+from switchml.worker.in_memory import MemoryEngine, run_in_memory
 from switchml.worker.port import Port
 from switchml.worker.pulse import start_pulse
 from switchml.worker.recovery import new_recovery
@@ -28,10 +31,10 @@ from switchml.worker.window import new_window
 
 
 def _connect(target: TargetDescription, transport: str, multicast: bool) -> Connection:
-    if transport not in ("auto", "udp", "shm"):
-        raise UsageError(f"transport {transport!r} is none of auto, udp, shm")
-    if transport == "shm" or (transport == "auto" and shares_memory(target)):
-        return ShmConnection(target)
+    if transport not in TRANSPORTS:
+        raise UsageError(f"transport {transport!r} is none of {', '.join(TRANSPORTS)}")
+    if transport in ("shm", "memory") or (transport == "auto" and shares_memory(target)):
+        return ShmConnection(target, transport)
     return UdpConnection(target, multicast=multicast)
 
 
@@ -52,7 +55,7 @@ class Seat:
     """Made by `take`.
 
     Attributes:
-        transport: "udp" or "shm".
+        transport: "udp", "shm" or "memory".
         multicast: whether results come by multicast.
         payload: bytes a packet.
         window: slots.
@@ -66,7 +69,7 @@ class Seat:
         layout: JobLayout,
         offer: JoinOffer,
         multicast: bool,
-        port: PortTable,
+        way: PortTable | SharedSlots,
         spin_ns: int,
         share: int,
     ) -> None:
@@ -80,32 +83,40 @@ class Seat:
         # Until there is a worker: who leaves has finished nothing.
         client.start_heartbeats(_ignore, progress=lambda: 0)
         self._connection = connection
-        self._port = port
+        self._way = way
         count = layout.payload // ELEMENT_BYTES
-        self._engine = Engine(
-            window=new_window(
-                rank=offer.rank,
-                workers=offer.world_size,
-                window=layout.window,
-                elements=count,
-                size=size_code(layout.payload),
-                job=layout.job_number,
-                block_kind=WIRES[layout.wire].code,
-            ),
-            recovery=new_recovery(),
-            congestion=new_congestion(
+        window = new_window(
+            rank=offer.rank,
+            workers=offer.world_size,
+            window=layout.window,
+            elements=count,
+            size=size_code(layout.payload),
+            job=layout.job_number,
+            block_kind=WIRES[layout.wire].code,
+        )
+        self._counters = np.zeros(len(WORKER_COUNTERS), np.int64)
+        descriptor, flag, scratch = np.zeros(count, np.uint32), np.zeros(1, np.int64), np.zeros(4, np.int64)
+        engine: Engine | MemoryEngine
+        if isinstance(way, SharedSlots):
+            lanes = np.zeros(layout.payload, np.uint8)
+            engine, loop = (
+                MemoryEngine(window, way, self._counters, descriptor, lanes, flag, scratch),
+                run_in_memory,
+            )
+        else:
+            congestion = new_congestion(
                 packet=HEADER_BYTES + layout.payload,
                 slots=layout.window,
                 enabled=connection.kind == "udp",
                 share=share,
-            ),
-            port=port.handle,
-            counters=np.zeros(len(WORKER_COUNTERS), np.int64),
-            descriptor=np.zeros(count, np.uint32),
-            flag=np.zeros(1, np.int64),
-            scratch=np.zeros(4, np.int64),
-        )
-        self.stream = Stream(self._engine, connection.wake, self._explain, spin_ns=spin_ns)
+            )
+            engine = Engine(
+                window, new_recovery(), congestion, way.handle, self._counters, descriptor, flag, scratch
+            )
+            loop = run
+        if self.transport == "memory" and offer.world_size * share > len(os.sched_getaffinity(0)):
+            spin_ns = 0  # whoever is waited for needs the core
+        self.stream = Stream(engine, loop, connection.wake, self._explain, spin_ns=spin_ns)
 
     @classmethod
     def take(
@@ -124,7 +135,7 @@ class Seat:
         Args:
             client: connected. Not closed where this fails.
             offer: without transport and addresses, which are found here.
-            transport: "udp", "shm" or "auto".
+            transport: of `control.target.TRANSPORTS`.
             multicast: False asks for results by unicast.
             timeout: seconds.
             spin_ns: how long the stream's engine looks again before it sleeps.
@@ -149,21 +160,26 @@ class Seat:
                     f"job {offer.job!r}: the switch at {client.address} does not know the wire {offer.wire}: "
                     f"leave it at {FLOAT32}"
                 )
-            port = PortTable(
-                connection.attach(
-                    offer.rank,
-                    offer.world_size,
-                    layout.window,
-                    layout.payload,
-                    layout.job_number,
-                    layout.multicast_group,
-                    layout.multicast_port,
+            way: PortTable | SharedSlots
+            if layout.in_memory and isinstance(connection, ShmConnection):
+                room = layout.payload // ELEMENT_BYTES * wire_lanes(layout.wire)
+                way = connection.attach_slots(offer.rank, SharedLayout(offer.world_size, layout.window, room))
+            else:
+                way = PortTable(
+                    connection.attach(
+                        offer.rank,
+                        offer.world_size,
+                        layout.window,
+                        layout.payload,
+                        layout.job_number,
+                        layout.multicast_group,
+                        layout.multicast_port,
+                    )
                 )
-            )
             by_multicast = client.ready(
                 multicast=connection.multicast, timeout=max(1.0, deadline - time.monotonic())
             )
-            return cls(client, connection, layout, own, by_multicast, port, spin_ns, share)
+            return cls(client, connection, layout, own, by_multicast, way, spin_ns, share)
         except BaseException:
             connection.close()
             raise
@@ -185,7 +201,7 @@ class Seat:
 
     def counters(self) -> dict[str, int]:
         """Counters of this stream by name (protocol/counters.py)."""
-        return named(WORKER_COUNTERS, self._engine.counters)
+        return named(WORKER_COUNTERS, self._counters)
 
     def _resent(self) -> Resent:
         counters = self.counters()

@@ -16,7 +16,7 @@ DTYPES = (
 )  # fmt: skip
 OPERATIONS = ("none", "sum", "avg", "prod", "min", "max", "band", "bor", "bxor")
 
-_CALL_MASK = 0xFFFFFF
+CALL_MASK = 0xFFFFFF
 _ROOT_SHIFT = 12  # of a broadcast's detail; below is the segment's number
 
 
@@ -51,8 +51,8 @@ class Signature(NamedTuple):
             [
                 first,
                 self.elements & 0xFFFFFFFF,
-                (self.elements >> 32 & 0xFF) << 24 | self.detail & _CALL_MASK,
-                self.call & _CALL_MASK,
+                (self.elements >> 32 & 0xFF) << 24 | self.detail & CALL_MASK,
+                self.call & CALL_MASK,
             ],
             np.uint32,
         )
@@ -88,7 +88,7 @@ def _decode(words: npt.NDArray[np.uint32]) -> str:
     if first >> 24 != 1 or any(code >= len(table) for code, table in zip(codes, tables, strict=True)):
         return "something that is no collective of this library"
     names = [table[code] for code, table in zip(codes, tables, strict=True)]
-    return str(Signature(names[0], names[1], names[2], (middle >> 24) << 32 | low, call, middle & _CALL_MASK))
+    return str(Signature(names[0], names[1], names[2], (middle >> 24) << 32 | low, call, middle & CALL_MASK))
 
 
 def explain_mismatch(

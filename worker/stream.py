@@ -18,9 +18,11 @@ from switchml.link.records import table_of
 from switchml.protocol.counters import WORKER_COUNTERS, indices
 from switchml.worker.chunks import names_ranks
 from switchml.worker.collectives import ExactBlocks, Pipeline
-from switchml.worker.engine import EXACT_NEEDED, Engine, run
+from switchml.worker.engine import EXACT_NEEDED, FINISHED, Engine
+from switchml.worker.entry import NOT_OVER, enter, leave
+from switchml.worker.in_memory import MemoryEngine
 from switchml.worker.signature import Signature, explain_mismatch
-from switchml.worker.transfer import Listed, Source, Transfer
+from switchml.worker.transfer import Listed, Ready, Source, Transfer
 from switchml.worker.window import (
     BLOCKED,
     BLOCKS,
@@ -45,24 +47,36 @@ class Stream:
     """Brings transfers through an engine.
 
     Args:
-        engine: whose loop is run.
+        engine: what the loop works on.
+        loop: `engine.run`, or `in_memory.run_in_memory`, as the engine is.
         wake: ends the loop's sleep.
         explain: says why a chunk's position has no result; may take a while.
         spin_ns: how long the engine looks again before it sleeps.
+
+    Attributes:
+        elements: of a full chunk, by kind of transfer.
     """
 
     def __init__(
-        self, engine: Engine, wake: Callable[[], None], explain: Callable[[int], str], *, spin_ns: int
+        self,
+        engine: Engine | MemoryEngine,
+        loop: Callable[[int, int, int], int],
+        wake: Callable[[], None],
+        explain: Callable[[int], str],
+        *,
+        spin_ns: int,
     ) -> None:
         self._engine = engine
-        self._handle = table_of(engine)
+        self._loop = loop
+        self._table = table_of(engine)
+        self._handle: int = self._table.ctypes.data
         self._wake = wake
         self._explain = explain
         self._spin_ns = spin_ns
         self._state = engine.window.stream[0]
-        self._elements = {kind: chunk_elements(engine.window, kind) for kind in (BLOCKS, WORDS)}
-        self._submitted: deque[Source] = deque()
-        self._sources: deque[Source] = deque()
+        self.elements = {kind: chunk_elements(engine.window, kind) for kind in (BLOCKS, WORDS)}
+        self._submitted: deque[Source | Ready] = deque()
+        self._sources: deque[Source | Ready] = deque()
         self._in_flight: dict[int, Transfer] = {}
         self._awaiting_exact: dict[Transfer, int] = {}
         self._driving = threading.Lock()
@@ -72,7 +86,7 @@ class Stream:
         self._thread = threading.Thread(target=self._serve, name="switchml-stream", daemon=True)
         self._thread.start()
 
-    def submit(self, source: Source, notify: bool) -> None:
+    def submit(self, source: Source | Ready, notify: bool) -> None:
         """Put a collective's source at the end.
 
         Args:
@@ -143,24 +157,26 @@ class Stream:
         engine = self._engine
         while work is None or not work.done():
             engine.flag[0] = 0
-            while self._submitted:
-                self._sources.append(self._submitted.popleft())
-            if self._error is not None:
-                self._fail_everything(self._error)
-                return
-            try:
-                self._fill()
-                if not self._in_flight:
+            ready = self._only_one()
+            if ready is None:
+                while self._submitted:
+                    self._sources.append(self._submitted.popleft())
+                if self._error is not None:
+                    self._fail_everything(self._error)
                     return
-                limit = (
-                    _LOOK_NS
-                    if deadline is None
-                    else min(_LOOK_NS, max(1, int((deadline - time.monotonic()) * 1e9)))
-                )
-                reason = run(self._handle.ctypes.data, self._spin_ns, limit)
-                if reason == EXACT_NEEDED:
-                    self._arrange_exact()
-                self._reap()
+            limit = (
+                _LOOK_NS
+                if deadline is None
+                else min(_LOOK_NS, max(1, int((deadline - time.monotonic()) * 1e9)))
+            )
+            try:
+                if ready is not None:
+                    self._carry(ready, limit)
+                else:
+                    self._fill()
+                    if not self._in_flight:
+                        return
+                    self._reap(self._loop(self._handle, self._spin_ns, limit))
             except Exception as error:
                 # A fault of ours must not leave a waiter without an answer.
                 self._error = (
@@ -171,6 +187,41 @@ class Stream:
                 self._error.__cause__ = None if self._error is error else error
             if deadline is not None and time.monotonic() >= deadline:
                 return
+
+    def _only_one(self) -> Ready | None:
+        """What alone is to be done, where it is prepared."""
+        if len(self._submitted) != 1 or self._sources or self._in_flight or self._error is not None:
+            return None
+        source = self._submitted[0]
+        return source if isinstance(source, Ready) else None
+
+    def _carry(self, ready: Ready, limit: int) -> None:
+        """The short way of what `_only_one` gave; where it does not end well at once, the long way goes on with it."""
+        index = int(self._state["queued"])
+        self._submitted.popleft()
+        try:
+            enter(
+                self._handle,
+                ready.template,
+                ready.source,
+                ready.destination,
+                ready.flags,
+                ready.deadline,
+                ready.number,
+            )
+            reason = self._loop(self._handle, self._spin_ns, limit)
+            highest = leave(self._handle) if reason == FINISHED else NOT_OVER
+        except BaseException:  # from the keyboard: whoever drives next goes on
+            if self._state["queued"] == index:
+                self._submitted.appendleft(ready)
+            else:
+                self._in_flight[index] = ready.transfer()
+            raise
+        if highest != NOT_OVER:
+            ready.end(highest)
+        else:
+            self._in_flight[index] = ready.transfer()
+            self._reap(reason)
 
     def _fill(self) -> None:
         """Hand the engine what it has room for. Strictly in order: a source that cannot give yet holds up those behind it."""
@@ -184,7 +235,7 @@ class Stream:
                     continue
                 return
             index = int(state["queued"])
-            window.transfers[index % RING] = transfer.record(self._elements[transfer.kind])
+            window.transfers[index % RING] = transfer.record(self.elements[transfer.kind])
             self._in_flight[index] = transfer
             state["queued"] = index + 1
             if source.exhausted():
@@ -199,7 +250,7 @@ class Stream:
         state["queued"] = last + 1
         if unlaid:
             self._sources.appendleft(Listed(unlaid))
-        exact = ExactBlocks(transfer, self._elements[BLOCKS], int(state["rank"]), int(state["workers"]))
+        exact = ExactBlocks(transfer, self.elements[BLOCKS], int(state["rank"]), int(state["workers"]))
         self._engine.counters[_BLOCKS_EXACT] += exact.blocks
         self._awaiting_exact[transfer] = 2
         signature = Signature("exact blocks", "float32", "sum", exact.blocks, int(transfer.signature[3]))
@@ -216,8 +267,10 @@ class Stream:
             del self._awaiting_exact[transfer]
             transfer.done(transfer)
 
-    def _reap(self) -> None:
-        """Take the transfers that have their final status out of the ring."""
+    def _reap(self, reason: int) -> None:
+        """See to why the engine has returned: take the transfers that have their final status out of the ring."""
+        if reason == EXACT_NEEDED:
+            self._arrange_exact()
         state, transfers = self._state, self._engine.window.transfers
         for index in [index for index in self._in_flight if transfers[index % RING]["status"] > LAID]:
             entry = transfers[index % RING]
@@ -252,7 +305,7 @@ class Stream:
         return int(slots["position"][waiting].min()) if waiting.any() else int(self._state["end"])
 
     def _fail_everything(self, error: SwitchMLError) -> None:
-        broken: list[Transfer | Source] = [*self._in_flight.values(), *self._sources]
+        broken: list[Transfer | Source | Ready] = [*self._in_flight.values(), *self._sources]
         self._in_flight, self._sources = {}, deque()
         self._awaiting_exact.clear()
         for failed in broken:

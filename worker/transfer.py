@@ -173,3 +173,43 @@ class Listed(Source):
         for transfer in self._transfers:
             transfer.fail(error)
         self._transfers.clear()
+
+
+class Ready:
+    """A source of one transfer that is prepared: entry.py can put it into an empty ring in place of `pull`.
+
+    Attributes:
+        template: address of an `entry.Template`.
+        source: address; likewise those below.
+        destination: as in Transfer.
+        flags: as in Transfer; 0 for none.
+        deadline: as in Transfer.
+        number: fourth word of the signature.
+    """
+
+    template: int
+    source: int
+    destination: int
+    flags: int
+    deadline: int
+    number: int
+
+    def end(self, highest: int) -> None:
+        """In place of the transfer's `done`. highest: its."""
+        raise NotImplementedError
+
+    def transfer(self) -> Transfer:
+        """What has been put into the ring, as it goes on the long way."""
+        raise NotImplementedError
+
+    def pull(self) -> Transfer | None:
+        """As of any Source."""
+        raise NotImplementedError
+
+    def exhausted(self) -> bool:
+        """As of any Source."""
+        raise NotImplementedError
+
+    def fail(self, error: BaseException) -> None:
+        """As of any Source."""
+        raise NotImplementedError

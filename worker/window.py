@@ -206,17 +206,40 @@ def _enqueue(window: Window, position: int) -> None:
 
 
 @compiled
+def ready_from(window: Window, at: int) -> int:
+    """The first place in `fifo`, from place `at` on, whose position is to be sent; `fifo_tail` when there is none."""
+    stream = window.stream[0]
+    while at < stream["fifo_tail"]:
+        position = int(window.fifo[at % window.fifo.size])
+        entry = window.slots[slot_of(position, int(stream["window"]))]
+        if entry["position"] == position and (entry["state"] == READY or entry["state"] == RESEND):
+            break
+        at += 1
+    return at
+
+
+@compiled
+def slot_at(window: Window, at: int) -> int:
+    """The slot of the position at that place in `fifo`."""
+    return slot_of(int(window.fifo[at % window.fifo.size]), int(window.stream[0]["window"]))
+
+
+@compiled
+def bring_forward(window: Window, at: int) -> None:
+    """Have the position at that place in `fifo` sent next; those before it move one place back."""
+    fifo, position = window.fifo, window.fifo[at % window.fifo.size]
+    while at > window.stream[0]["fifo_head"]:
+        fifo[at % fifo.size] = fifo[(at - 1) % fifo.size]
+        at -= 1
+    fifo[at % fifo.size] = position
+
+
+@compiled
 def next_ready(window: Window) -> int:
     """The slot to be sent next, that of the lowest position, or -1."""
     stream = window.stream[0]
-    while stream["fifo_head"] < stream["fifo_tail"]:
-        position = int(window.fifo[stream["fifo_head"] % window.fifo.size])
-        slot = slot_of(position, int(stream["window"]))
-        entry = window.slots[slot]
-        if entry["position"] == position and (entry["state"] == READY or entry["state"] == RESEND):
-            return slot
-        stream["fifo_head"] += 1
-    return -1
+    stream["fifo_head"] = ready_from(window, int(stream["fifo_head"]))
+    return slot_at(window, int(stream["fifo_head"])) if stream["fifo_head"] < stream["fifo_tail"] else -1
 
 
 @compiled

@@ -23,8 +23,19 @@ class Progress(Protocol):
 class Work:
     """A collective under way. Made by `Worker`; the arrays it was given must live and stay untouched until it is done."""
 
+    _ended = False
+    _event: threading.Event | None = None  # made for those who sleep: whoever drives it himself needs none
+    _callbacks: tuple[Callable[[Work], None], ...] = ()
+    _error: BaseException | None = None
+    _bound = 0.0
+
     def __init__(
-        self, progress: Progress | None, what: str | Signature, result: npt.NDArray[Any], job: str = ""
+        self,
+        progress: Progress | None,
+        what: str | Signature,
+        result: npt.NDArray[Any],
+        job: str = "",
+        owner: Owner | None = None,
     ) -> None:
         """Under way from now on.
 
@@ -33,17 +44,14 @@ class Work:
             what: for messages.
             result: what `wait` returns.
             job: for messages.
+            owner: the process it belongs to, where somebody knows; else this one.
         """
         self._progress = progress
         self._said = what
         self._job = job
         self._result = result
         self._lock = threading.Lock()
-        self._event = threading.Event()
-        self._callbacks: list[Callable[[Work], None]] = []
-        self._error: BaseException | None = None
-        self._bound = 0.0
-        self._owner = Owner()
+        self._owner = Owner() if owner is None else owner
 
     @classmethod
     def ended(cls, result: npt.NDArray[Any]) -> Work:
@@ -67,7 +75,7 @@ class Work:
 
     def done(self) -> bool:
         """Whether it has ended, well or not."""
-        return self._event.is_set()
+        return self._ended
 
     def wait(self, timeout: float | None = None) -> npt.NDArray[Any]:
         """The result, once it is there.
@@ -80,7 +88,7 @@ class Work:
             WorkerClosedError: in flight in the process that this one was forked from.
             CollectiveError: whatever else ended it.
         """
-        if not self._event.is_set():
+        if not self._ended:
             self._owner.check()
             if not (
                 self.wait_event(timeout) if self._progress is None else self._progress.until(self, timeout)
@@ -92,6 +100,11 @@ class Work:
 
     def wait_event(self, timeout: float | None) -> bool:
         """Sleep until somebody else ends it; False when the time is over first."""
+        with self._lock:
+            if self._ended:
+                return True
+            if self._event is None:
+                self._event = threading.Event()
         return self._event.wait(timeout)
 
     def exception(self) -> BaseException | None:
@@ -110,18 +123,20 @@ class Work:
     def add_done_callback(self, callback: Callable[[Work], None]) -> None:
         """Call `callback(work)` when it ends: at once if it has, else from the engine's thread, where it must not block."""
         with self._lock:
-            if not self._event.is_set():
-                self._callbacks.append(callback)
+            if not self._ended:
+                self._callbacks = (*self._callbacks, callback)
                 return
         callback(self)
 
     def finish(self, error: BaseException | None = None, bound: float = 0.0) -> None:
         """End it. Only the first call counts."""
         with self._lock:
-            if self._event.is_set():
+            if self._ended:
                 return
             self._error, self._bound = error, bound
-            self._event.set()
-            callbacks, self._callbacks = self._callbacks, []
+            self._ended = True
+            event, callbacks, self._callbacks = self._event, self._callbacks, ()
+        if event is not None:
+            event.set()
         for callback in callbacks:
             callback(self)

@@ -18,6 +18,7 @@ from types import TracebackType
 import numpy as np
 from typing_extensions import override
 
+from switchml.aggregation.shared_slots import ring_bell
 from switchml.control.client import ControlClient
 from switchml.control.control_messages import JoinOffer
 from switchml.control.exits import in_a_line
@@ -42,12 +43,16 @@ from switchml.worker.collectives import (
 )
 from switchml.worker.dealing import deal
 from switchml.worker.engine import run
+from switchml.worker.entry import prepare_entry
+from switchml.worker.in_memory import run_in_memory
 from switchml.worker.owner import Owner
+from switchml.worker.prepared import PreparedPlans
 from switchml.worker.pulse import prepare_pulse
 from switchml.worker.seat import Seat
 from switchml.worker.signature import Signature
 from switchml.worker.speeds import LONG_ENOUGH, TRIED_WORDS, shares_by_speed
 from switchml.worker.stream import closed
+from switchml.worker.tally import Tally
 from switchml.worker.transfer import Share
 from switchml.worker.window import WORDS
 from switchml.worker.work import Work
@@ -56,9 +61,14 @@ _SPIN_NS = 50_000
 _LAST_WORDS = 1.0  # seconds in which the other switches may say why a job cannot be
 
 
-def prepare_engine() -> None:
-    """Compile the worker's loop, or load it. `Worker.join` does it too, before its timeout begins."""
-    prepare(run, "worker's engine", 0, 0, 0)
+def prepare_engine(transport: str = "auto") -> None:
+    """Compile the loops that a worker of that transport may need, or load them. `Worker.join` does so before its time begins."""
+    if transport != "memory":
+        prepare(run, "worker's engine", 0, 0, 0)
+    if transport in ("auto", "memory"):
+        prepare(run_in_memory, "worker's engine in memory", 0, 0, 0)
+        prepare(ring_bell, "worker's engine in memory", np.zeros(1, np.int64), 0)
+    prepare_entry()
     prepare_pulse()
 
 
@@ -111,7 +121,7 @@ class Worker(Collectives):
         rank: 0 to world_size - 1.
         world_size: ranks of the job.
         job: its name.
-        transport: "udp", "shm", or both with a plus between them.
+        transport: "udp", "shm" or "memory"; of several switches, all that there are, with a plus between them.
         multicast: whether results come by multicast, from every switch.
         payload: bytes a packet.
         window: slots, at the switch that has fewest.
@@ -134,14 +144,24 @@ class Worker(Collectives):
         self._seats = tuple(seats)
         self.shares = tuple(shares)
         self._timeout = timeout
-        self._calls = 0
+        self._tally = Tally(self.abort)
         self._owner = Owner()
-        self._finished = 0
-        self._alone: tuple[int, JobAbortedError] | None = None
         self._lock = threading.Lock()
         self._left = False
+        if len(seats) == 1:
+            self.plans = PreparedPlans(
+                self.rank,
+                self.world_size,
+                self.wire,
+                self._bits,
+                self.job,
+                timeout,
+                seats[0].stream,
+                self._tally,
+                self._owner,
+            )
         for seat in seats:
-            seat.report_to(self.abort, self._others_left, lambda: self._finished)
+            seat.report_to(self.abort, self._others_left, lambda: self._tally.finished)
 
     @classmethod
     def join(
@@ -174,7 +194,9 @@ class Worker(Collectives):
             job: its name.
             rank: 0 to world_size - 1.
             world_size: ranks of the job.
-            transport: "udp", "shm", or "auto", which takes shared memory where worker and switch share a host.
+            transport: "udp": packets; "shm": packets through shared memory, where worker and switch share a host; "memory": there
+                the workers run the slot machine themselves, on memory that all share; "auto" takes the last of these that all
+                ranks of the job and the switch can.
             payload: bytes a packet, at all switches; 0 takes the switches' own, where that is the same.
             window: slots; 0 takes the switch's.
             wire: what float32 sums (and those of float16 and bfloat16) travel as: "float32" (as int32), or rounded into lanes of
@@ -193,7 +215,7 @@ class Worker(Collectives):
         """
         report_misspelt()
         switches = parse_switches(switch) if isinstance(switch, str) else checked(switch)
-        prepare_engine()
+        prepare_engine(transport)
         deadline = time.monotonic() + join_timeout
         if token is None:
             token = os.environ.get("SWITCHML_TOKEN", "")
@@ -254,6 +276,10 @@ class Worker(Collectives):
                 )
                 for index in range(len(self._seats))
             ]
+            # All of them first: who went at the first that differs could leave another rank waiting at the next switch.
+            for work in works:
+                with contextlib.suppress(CollectiveMismatchError):
+                    work.wait()
             for work in works:
                 work.wait()
         except CollectiveMismatchError as error:
@@ -351,19 +377,19 @@ class Worker(Collectives):
 
     def _submit(self, call: Call, timeout: float | None, notify: bool) -> Work:
         self._owner.check()
-        said = call.signature
+        said, tally = call.signature, self._tally
         deadline = time.monotonic_ns() + int((self._timeout if timeout is None else timeout) * 1e9)
         left, highest = 0, -128
 
         def done(part_highest: int) -> None:
             nonlocal highest, left
-            with self._lock:
+            with tally.lock:
                 left -= 1
                 highest = max(highest, part_highest)
                 if left:
                     return
-                self._finished += 1
-            self._end_if_alone()
+                tally.finished += 1
+            tally.end_if_alone()
             try:
                 call.finish()
             except Exception as error:
@@ -377,13 +403,12 @@ class Worker(Collectives):
             work.finish(error)
 
         strategy = call.strategy()
-        with self._lock:
-            # Numbering and queueing are one step: the streams' order is the order of the numbers.
-            parts = deal(strategy, self._calls, self.shares, self.payload)
+        with tally.lock:
+            parts = deal(strategy, tally.called, self.shares, self.payload)
             signature = Signature(
-                said.collective, said.dtype, said.op, said.elements, self._calls, said.detail
+                said.collective, said.dtype, said.op, said.elements, tally.called, said.detail
             )
-            self._calls += 1
+            tally.called += 1
             left = len(parts)
             # Whoever waits drives one stream; of several each has its own thread.
             work = Work(
@@ -391,11 +416,12 @@ class Worker(Collectives):
                 signature,
                 call.result,
                 self.job,
+                self._owner,
             )
             for index, part in parts:
                 pipeline = Pipeline(part, signature, deadline, done, fail)
                 self._seats[index].stream.submit(pipeline, notify or left > 1)
-        self._end_if_alone()
+        tally.end_if_alone()
         return work
 
     def _others_left(self, departures: Departures) -> None:
@@ -407,11 +433,5 @@ class Worker(Collectives):
             calls, rank, reason = min(said)
             why = f" ({reason})" if reason else ""
             told = f"job {self.job!r}: rank {rank} has left{why} after {calls} collectives, and this rank has called more"
-            self._alone = calls, JobAbortedError(told)
-            self._end_if_alone()
-
-    def _end_if_alone(self) -> None:
-        if self._alone is not None:
-            calls, error = self._alone
-            if self._finished >= calls and self._calls > calls:
-                self.abort(error)
+            self._tally.limit = calls, JobAbortedError(told)
+            self._tally.end_if_alone()

@@ -27,6 +27,7 @@ from switchml.bench.limits import SHAPED, SWITCHES, WIRE, ring_limit, spread_lim
 from switchml.bench.rank_group import RankGroup
 from switchml.bench.results import Measurement, Spread, interleaved, overlap, with_ratios
 from switchml.bench.systems.catalogue import Entry, options_of
+from switchml.bench.timed_collectives import COLLECTIVES
 from switchml.bench.verification import ElementType, Verdict, batch_limit, check_operation, element_type
 from switchml.errors import BenchError, UsageError
 from switchml.launchers import Launcher
@@ -36,6 +37,7 @@ from switchml.testbed.namespace import Namespace
 from switchml.testbed.shape import LinkShape
 
 _LOOPBACK = "127.0.0.1"
+_NEVER = 1_000_000
 _LEAST_TOGETHER = 3  # all-reduces in a batch of several jobs: what one does alone in the end does not count
 
 
@@ -48,6 +50,7 @@ class Plan:
         sizes: bytes of the tensor, rounded down to whole elements.
         dtype: name of the element type.
         op: name of the reduction.
+        collective: of `COLLECTIVES`; not only the all-reduce has this module for its measurement.
         variants: systems of ours.
         baselines: those that ours are compared with.
         check: whether sums are verified.
@@ -96,6 +99,7 @@ class Plan:
     timeout: float = 300.0
     launcher: Launcher | None = None
     a_host: int = 1
+    collective: str = "allreduce"
 
     @property
     def entries(self) -> list[Entry]:
@@ -115,8 +119,12 @@ class Plan:
         check_operation(kind, self.op)
         if not self.entries:
             raise UsageError("nothing to measure: name a variant or a baseline")
+        if self.collective not in COLLECTIVES:
+            raise UsageError(f"collective {self.collective!r}: choose one of {', '.join(COLLECTIVES)}")
         if self.rounds < 1 or self.iterations < 0 or self.warm_up < 0 or self.min_time <= 0:
             raise UsageError("at least one round, no negative numbers, and a positive --min-time")
+        for workers in self.workers:
+            COLLECTIVES[self.collective].check_count(min(self.sizes) // kind.itemsize, workers)
         if min(self.sizes) < kind.itemsize:
             raise UsageError(f"sizes start at one element: {kind.itemsize} bytes of {kind.name}")
         if self.switches not in SWITCHES:
@@ -138,7 +146,13 @@ class Plan:
         if self.beside and (self.shape is None or not self.shape.rate):
             raise UsageError("--beside needs links to share: give a --rate")
         for entry in self.entries:
-            entry.check_usable(self.dtype, self.op, namespaces=self.shape is not None, launcher=self.launcher)
+            entry.check_usable(
+                self.dtype,
+                self.op,
+                namespaces=self.shape is not None,
+                launcher=self.launcher,
+                collective=self.collective,
+            )
         return kind
 
 
@@ -226,10 +240,9 @@ def measure(plan: Plan, observer: Observer, starter: Starter | None = None) -> I
                 observer.step()
             flow = network.start_flow(plan, stack) if plan.beside and isinstance(network, Network) else None
             for size in plan.sizes:
-                _measure_size(plan, kind, workers, size // kind.itemsize, teams, flow, observer)
-                yield from _report(
-                    plan, kind, workers, size // kind.itemsize, [lane for team in teams for lane in team]
-                )
+                count = COLLECTIVES[plan.collective].check_count(size // kind.itemsize, workers)
+                _measure_size(plan, kind, workers, count, teams, flow, observer)
+                yield from _report(plan, kind, workers, count, [lane for team in teams for lane in team])
 
 
 @dataclass(frozen=True)
@@ -407,12 +420,14 @@ def _note_flow(
 
 def _warm_up(plan: Plan, kind: ElementType, workers: int, count: int, lane: _Lane) -> None:
     group = lane.group
-    group.ask(rank_protocol.Prepare(count, kind.name, plan.op), plan.timeout)
+    group.ask(rank_protocol.Prepare(count, kind.name, plan.op, plan.collective), plan.timeout)
     lane.verdict = None
     if plan.check:
         verdicts = group.ask(rank_protocol.Check(), plan.timeout)
         lane.verdict = sum(verdicts, Verdict(0, 0, 0.0))
-    lane.refill = batch_limit(kind, plan.op, workers)
+    collective = COLLECTIVES[plan.collective]
+    grows = collective.reduces and collective.in_place
+    lane.refill = batch_limit(kind, plan.op, workers) if grows else _NEVER
     lane.iterations = max(1, plan.warm_up)
     seconds = _batch(lane, plan.timeout)
     if not plan.iterations and lane.iterations * seconds < plan.min_time / 10:
@@ -432,16 +447,18 @@ def _batch(lane: _Lane, timeout: float) -> float:
 
 def _report(plan: Plan, kind: ElementType, workers: int, count: int, lanes: list[_Lane]) -> list[Measurement]:
     measured = []
+    moved = count if COLLECTIVES[plan.collective].taken != "none" else 0
     for lane in lanes:
         after = lane.group.counters(plan.timeout)
         measured.append(
             Measurement(
                 system=lane.name,
                 workers=workers,
-                size=count * kind.itemsize,
-                count=count,
+                size=moved * kind.itemsize,
+                count=moved,
                 dtype=kind.name,
-                op=plan.op,
+                op=plan.op if COLLECTIVES[plan.collective].reduces else "none",
+                collective=plan.collective,
                 iterations=lane.iterations,
                 rounds=tuple(lane.rounds),
                 verdict=lane.verdict,
@@ -458,7 +475,7 @@ def _limit(plan: Plan, entry: Entry, workers: int, facts: dict[str, Any]) -> flo
     shaped = plan.shape is not None and plan.shape.rate > 0
     rate = plan.shape.rate if plan.shape is not None and shaped else plan.line_rate
     framing = SHAPED if shaped else WIRE
-    if not rate:
+    if not rate or plan.collective != "allreduce":
         return None
     limit = ring_limit(rate, workers, plan.mtu, framing) if entry.ring else math.inf
     if "payload" in facts:

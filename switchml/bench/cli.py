@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from switchml.bench.output import check_writable, machine_facts, publish
+from switchml.bench.timed_collectives import COLLECTIVES
 from switchml.bench.units import (
     parse_counts,
     parse_names,
     parse_parameters,
     parse_rate,
+    parse_shares,
     parse_size,
     parse_sizes,
     parse_time,
     show_rate,
+    show_size,
 )
 from switchml.cli_options import SWITCH, SwitchToken, Window, Wire
 from switchml.errors import UsageError
@@ -36,23 +39,32 @@ if TYPE_CHECKING:
 
 bench_app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
+_BARRIER = 8  # bytes of the largest element: a barrier has none, but a plan has to have a size
+
 Workers = Annotated[str, typer.Option(help="Numbers of workers: 2 or 2,4,8.")]
 Sizes = Annotated[str, typer.Option(help="Sizes: FROM:TO:FACTOR, for instance 64K:64M:4, or a list 4K,16M.")]
 Dtype = Annotated[
     str, typer.Option(help="Element type: float32, float64, float16, bfloat16, int8 to int64, uint8.")
 ]
 Op = Annotated[str, typer.Option(help="Reduction: sum, avg, prod, min, max, band, bor, bxor.")]
-Transport = Annotated[str, typer.Option(help="Ours: auto, udp, shm, or all.")]
+Transport = Annotated[str, typer.Option(help="Ours: auto, udp, shm, memory, or all.")]
 Multicast = Annotated[
     bool | None, typer.Option("--multicast/--no-multicast", help="Results by IP multicast or not (with udp).")
 ]
 Variants = Annotated[
-    str, typer.Option(help="Several of ours in one run: auto, shm, udp, udp-multicast, udp-unicast; none.")
+    str,
+    typer.Option(
+        help="Several of ours in one run: auto, memory, shm, udp, udp-multicast, udp-unicast; none."
+    ),
 ]
 Baseline = Annotated[
     str | None,
-    typer.Option(help="Baselines: gloo,mpi-shm,mpi-tcp, or none. [default: gloo where torch is installed]"),
+    typer.Option(
+        help="Baselines: gloo, ucc, mpi-shm and mpi-tcp (Open MPI), mpich, impi, mpi (under mpirun), or none. "
+        "[default: gloo where torch is installed]"
+    ),
 ]
+TorchBaseline = Annotated[str, typer.Option("--baseline", help="gloo or none.")]
 Payload = Annotated[
     str,
     typer.Option(help="Bytes of elements in a packet; 0: the switch's default.", rich_help_panel=SWITCH),
@@ -111,8 +123,8 @@ def _bench() -> None:
     """Measure switchml next to other systems: interleaved in one run, medians with minimum and maximum."""
 
 
-@bench_app.command()
-def allreduce(
+def collective(
+    ctx: typer.Context,
     workers: Annotated[
         str,
         typer.Option(
@@ -133,9 +145,9 @@ def allreduce(
     baseline: Baseline = None,
     rounds: Rounds = 7,
     iterations: Annotated[
-        int, typer.Option(help="All-reduces in a batch; 0 = as many as fill --min-time.")
+        int, typer.Option(help="Collectives in a batch; 0 = as many as fill --min-time.")
     ] = 0,
-    warmup: Annotated[int, typer.Option(help="All-reduces before the rounds.")] = 3,
+    warmup: Annotated[int, typer.Option(help="Collectives before the rounds.")] = 3,
     min_time: Annotated[
         float | None,
         typer.Option(
@@ -161,22 +173,22 @@ def allreduce(
     json: Json = "",
     plot: Plot = "",
 ) -> None:
-    """Time all-reduces in the manner of nccl-tests, all systems interleaved.
+    """Time a collective in the manner of nccl-tests, all systems interleaved.
 
     By itself this starts the ranks on this machine. Started by torchrun, mpirun or srun, each process is a rank, and rank 0
     prints: so it measures the hosts that training will run on. There the switch is the one of --switch or SWITCHML_SWITCH, else
     every host starts one, as torch does.
 
-    For each size there are rounds. In a round every system runs one batch of all-reduces in place, in an order that rotates,
-    while the ranks of the others sleep. Time of an all-reduce: the slowest rank's batch divided by its iterations. A ratio is the
-    median of the rounds' own ratios.
+    For each size there are rounds. In a round every system runs one batch of the collective, in an order that rotates, while the
+    ranks of the others sleep. Time: the slowest rank's batch divided by its iterations. A ratio is the median of the rounds' own
+    ratios. A size is that of a rank's larger buffer: what all have together for all_gather and reduce_scatter.
 
-    #wrong counts elements outside the documented bound, on data whose sums are known: small integers in floating point must
-    come out exactly, full mantissas within the reported error of block floating point; integers must be exact.
+    #wrong counts elements outside the documented bound, on data whose result is known: small integers in floating point must
+    come out exactly, full mantissas within the reported error of block floating point; integers, and what is moved, exactly.
 
     For instance:
 
-    switchml bench allreduce --workers 2,4,8 --sizes 4K,16M,64M --variants shm,udp-multicast,udp-unicast --baseline gloo,mpi-shm
+    switchml bench allreduce --workers 2,4,8 --sizes 4K,16M,64M --variants memory,shm,udp-multicast --baseline gloo,mpi-shm
 
     sudo switchml bench allreduce --workers 4 --sizes 16M --transport udp --rate 1gbit --json shaped.json --plot shaped.png
 
@@ -192,6 +204,9 @@ def allreduce(
     """
     from switchml.bench.allreduce import Plan
 
+    name = str(ctx.info_name)
+    if name == "barrier" and plot:
+        raise UsageError("a barrier has no sizes to draw a picture along: leave --plot out")
     started = started_by(os.environ)
     shape = None
     if started is not None and (rate or loss or delay or beside or jobs != 1 or switches != "hub"):
@@ -208,9 +223,10 @@ def allreduce(
         )
     plan = Plan(
         workers=_started_workers(workers, started),
-        sizes=parse_sizes(sizes),
+        sizes=[_BARRIER] if name == "barrier" else parse_sizes(sizes),
         dtype=dtype,
         op=op,
+        collective=name,
         variants=_variants(variants, transport, multicast),
         baselines=_baselines(baseline),
         check=check,
@@ -241,6 +257,10 @@ def allreduce(
         measured = _collectives(plan, json, plot) if started is None else _started(plan, started, json, plot)
     if any(one.verdict is not None and one.verdict.wrong for one in measured):
         raise typer.Exit(1)
+
+
+for _name, _one in COLLECTIVES.items():
+    bench_app.command(_name, short_help=f"Time {_one.words}, all systems interleaved.")(collective)
 
 
 def _collectives(plan: Plan, json: str, plot: str) -> list[Measurement]:
@@ -289,7 +309,7 @@ def _publish_collectives(
     from switchml.bench.report import build_table, closing, heading
 
     publish(
-        "allreduce",
+        plan.collective,
         json,
         heading(plan, facts, network),
         build_table(plan, measured),
@@ -374,7 +394,7 @@ def ddp(
     parameters: Annotated[str, typer.Option(help="Parameters of the model, about: 25M.")] = "25M",
     batch: Annotated[int, typer.Option(min=1, help="Samples a rank and step.")] = 8,
     transport: Transport = "auto",
-    baseline: Annotated[str, typer.Option(help="gloo or none.")] = "gloo",
+    baseline: TorchBaseline = "gloo",
     rounds: Rounds = 7,
     steps: Annotated[int, typer.Option(min=1, help="Training steps in a batch.")] = 4,
     rate: Rate = "",
@@ -393,49 +413,247 @@ def ddp(
     pass.
     """
     from switchml.bench.allreduce import Plan
-    from switchml.bench.limits import SWITCHES
     from switchml.bench.report import training_table
     from switchml.bench.systems.ddp import layers_of, size_of
-    from switchml.bench.training_step import measure_training, training_entry
+    from switchml.bench.training_step import measure_training, total_steps, training_entry
 
     check_writable(json)
-    bare = _variants("", transport, None)
-    if len(bare) != 1:
-        raise UsageError("--transport all: choose one of auto, udp, shm")
-    unknown = set(parse_names(baseline)) - {"gloo"}
-    if unknown:
-        raise UsageError(f"baseline {', '.join(unknown)}: choose gloo or none")
+    bare, backends = _bare(transport), _backends(baseline)
     wanted = parse_parameters(parameters)
-    backends = ["switchml", *parse_names(baseline)]
     plan = Plan(
         workers=parse_counts(workers),
         sizes=[size_of(wanted)],
         dtype="float32",
         op="sum",
-        variants=[*(training_entry(name, wanted, batch, timeout, bare[0]) for name in backends), *bare],
+        variants=[*(training_entry(name, wanted, batch, timeout, bare) for name in backends), bare],
         baselines=[],
         rounds=rounds,
         warm_up=2,
         payload=_payload(payload),
         window=window,
         wire=wire,
-        shape=LinkShape(rate=parse_rate(rate), queue=parse_size(queue)) if rate else None,
+        shape=_shape(rate, queue),
         switches=switches,
         timeout=timeout,
     )
-    total = len(plan.workers) * len(plan.entries) * (1 + rounds)
-    with orderly_end(), progress_bar(total) as bar:
+    with orderly_end(), progress_bar(total_steps(plan)) as bar:
         found = measure_training(plan, steps, bar)
-    links = f"links of {show_rate(plan.shape.rate)}" if plan.shape else "loopback"
     above = [
         f"{layers_of(wanted)} layers, {size_of(wanted) // 4:,} parameters, {size_of(wanted) / 1e6:.1f} MB of gradients, "
-        f"batch {batch} a rank, {links}, {SWITCHES[switches]}; {rounds} rounds of {steps} steps, median [minimum maximum]"
+        f"batch {batch} a rank, {_links(plan)}; {rounds} rounds of {steps} steps, median [minimum maximum]"
     ]
     publish(
         "ddp",
         json,
         above,
         training_table(found),
+        results=[one.as_json() for one in found],
+        plan=_described(plan),
+    )
+
+
+@bench_app.command()
+def fsdp(
+    workers: Workers = "4",
+    parameters: Annotated[str, typer.Option(help="Parameters of the model, about: 20M.")] = "20M",
+    batch: Annotated[int, typer.Option(min=1, help="Samples a rank and step.")] = 2,
+    transport: Transport = "auto",
+    baseline: TorchBaseline = "gloo",
+    rounds: Rounds = 7,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps in a batch.")] = 1,
+    rate: Rate = "",
+    queue: Queue = "256K",
+    switches: Switches = "hub",
+    payload: Payload = "0",
+    window: Window = 0,
+    wire: Wire = FLOAT32,
+    timeout: Timeout = 300.0,
+    json: Json = "",
+) -> None:
+    """Time a training step with FSDP2 (torch's fully_shard) over switchml and over gloo, interleaved.
+
+    The model is that of `switchml bench ddp`, each layer sharded. A step gathers every layer's parameters twice, and reduces and
+    scatters its gradients once.
+    """
+    from switchml.bench.allreduce import Plan
+    from switchml.bench.report import training_table
+    from switchml.bench.systems.ddp import layers_of, size_of
+    from switchml.bench.training_step import measure_training, torch_entry, total_steps
+
+    check_writable(json)
+    wanted, bare = parse_parameters(parameters), _bare(transport)
+    options = {"parameters": wanted, "batch": batch}
+    rank = "switchml.bench.systems.sharded_step:ShardedTraining"
+    plan = Plan(
+        workers=parse_counts(workers),
+        sizes=[size_of(wanted)],
+        dtype="float32",
+        op="sum",
+        variants=[torch_entry("step", rank, name, options, timeout, bare) for name in _backends(baseline)],
+        baselines=[],
+        rounds=rounds,
+        warm_up=1,
+        payload=_payload(payload),
+        window=window,
+        wire=wire,
+        shape=_shape(rate, queue),
+        switches=switches,
+        timeout=timeout,
+    )
+    with orderly_end(), progress_bar(total_steps(plan)) as bar:
+        found = measure_training(plan, steps, bar)
+    above = [
+        f"FSDP2, {layers_of(wanted)} layers, {size_of(wanted) // 4:,} parameters, {size_of(wanted) / 1e6:.1f} MB, batch {batch} "
+        f"a rank, {_links(plan)}; {rounds} rounds of {steps} steps, median [minimum maximum]"
+    ]
+    publish(
+        "fsdp",
+        json,
+        above,
+        training_table(found),
+        results=[one.as_json() for one in found],
+        plan=_described(plan),
+    )
+
+
+@bench_app.command()
+def embedding(
+    workers: Workers = "4",
+    rows: Annotated[int, typer.Option(min=1, help="Rows of the embedding.")] = 200_000,
+    columns: Annotated[int, typer.Option(min=1, help="Columns of the embedding, float32.")] = 64,
+    density: Annotated[
+        str, typer.Option(help="Shares of the rows that a rank looks up: 0.001,0.01,1.")
+    ] = "0.001,0.01,1",
+    transport: Transport = "auto",
+    baseline: TorchBaseline = "gloo",
+    rounds: Rounds = 7,
+    min_time: MinTime = 0.3,
+    rate: Rate = "",
+    queue: Queue = "256K",
+    switches: Switches = "hub",
+    payload: Payload = "0",
+    window: Window = 0,
+    wire: Wire = FLOAT32,
+    timeout: Timeout = 300.0,
+    json: Json = "",
+) -> None:
+    """Time all-reduces of an embedding's gradient, sparse and dense, over switchml and over gloo, all interleaved.
+
+    Each rank has looked up rows of its own, at random. sparse: the gradient of nn.Embedding(sparse=True). dense: the same with
+    all its rows of zeros.
+    """
+    from switchml.bench.allreduce import Plan
+    from switchml.bench.report import calls_table
+    from switchml.bench.training_step import measure_training, torch_entry, total_steps
+
+    check_writable(json)
+    bare = _bare(transport)
+    counts = [max(1, round(share * rows)) for share in parse_shares(density)]
+    rank = "switchml.bench.systems.torch_calls:EmbeddingGradients"
+    plan = Plan(
+        workers=parse_counts(workers),
+        sizes=[4 * count for count in counts],
+        dtype="float32",
+        op="sum",
+        variants=[
+            torch_entry(
+                what,
+                rank,
+                name,
+                {"rows": rows, "columns": columns, "sparse": what == "sparse"},
+                timeout,
+                bare,
+            )
+            for name in _backends(baseline)
+            for what in ("sparse", "dense")
+        ],
+        baselines=[],
+        rounds=rounds,
+        warm_up=1,
+        min_time=min_time,
+        payload=_payload(payload),
+        window=window,
+        wire=wire,
+        shape=_shape(rate, queue),
+        switches=switches,
+        timeout=timeout,
+    )
+    with orderly_end(), progress_bar(total_steps(plan)) as bar:
+        found = measure_training(plan, 0, bar)
+    above = [
+        f"Gradient of an embedding of {rows:,} x {columns} float32, {_links(plan)}; {rounds} rounds, median [minimum maximum]",
+        "tensor: rows that a rank has. X / this: X's time over this one's, median of the rounds' own ratios",
+    ]
+    publish(
+        "embedding",
+        json,
+        above,
+        calls_table(found, lambda size: f"{size // 4:,}", "dense over switchml"),
+        results=[{**one.as_json(), "rows": one.size // 4} for one in found],
+        plan=_described(plan),
+    )
+
+
+@bench_app.command()
+def sharding(
+    workers: Workers = "4",
+    sizes: Sizes = "16M",
+    transport: Transport = "auto",
+    baseline: TorchBaseline = "gloo",
+    rounds: Rounds = 7,
+    min_time: MinTime = 0.3,
+    rate: Rate = "",
+    queue: Queue = "256K",
+    switches: Switches = "hub",
+    payload: Payload = "0",
+    window: Window = 0,
+    wire: Wire = FLOAT32,
+    timeout: Timeout = 300.0,
+    json: Json = "",
+) -> None:
+    """Time what FSDP and ZeRO live on: all-gathers, reduce-scatters, and both at the same time, interleaved with gloo.
+
+    A size is that of the whole tensor, float32.
+    """
+    from switchml.bench.allreduce import Plan
+    from switchml.bench.report import calls_table
+    from switchml.bench.training_step import measure_training, torch_entry, total_steps
+
+    check_writable(json)
+    bare = _bare(transport)
+    rank = "switchml.bench.systems.torch_calls:ShardedTensors"
+    plan = Plan(
+        workers=parse_counts(workers),
+        sizes=parse_sizes(sizes),
+        dtype="float32",
+        op="sum",
+        variants=[
+            torch_entry(call, rank, name, {"call": call}, timeout, bare)
+            for name in _backends(baseline)
+            for call in ("all-gather", "reduce-scatter", "both")
+        ],
+        baselines=[],
+        rounds=rounds,
+        warm_up=1,
+        min_time=min_time,
+        payload=_payload(payload),
+        window=window,
+        wire=wire,
+        shape=_shape(rate, queue),
+        switches=switches,
+        timeout=timeout,
+    )
+    with orderly_end(), progress_bar(total_steps(plan)) as bar:
+        found = measure_training(plan, 0, bar)
+    above = [
+        f"{_links(plan)}; {rounds} rounds, median [minimum maximum]",
+        "tensor: bytes of all ranks' parts. gloo / this: gloo's time over this one's, median of the rounds' own ratios",
+    ]
+    publish(
+        "sharding",
+        json,
+        above,
+        calls_table(found, show_size),
         results=[one.as_json() for one in found],
         plan=_described(plan),
     )
@@ -585,6 +803,42 @@ def _variants(names: str, transport: str, multicast: bool | None) -> list[Entry]
 
     chosen = parse_names(names) if names else variants_of(transport, multicast)
     return find(chosen, VARIANTS, "variant")
+
+
+def _bare(transport: str) -> Entry:
+    """The one variant of a transport.
+
+    Raises:
+        UsageError: there are several.
+    """
+    bare = _variants("", transport, None)
+    if len(bare) != 1:
+        raise UsageError("--transport all: choose one of auto, udp, shm, memory")
+    return bare[0]
+
+
+def _backends(baseline: str) -> list[str]:
+    """Backends of torch.distributed, ours first.
+
+    Raises:
+        UsageError: an unknown one.
+    """
+    unknown = set(parse_names(baseline)) - {"gloo"}
+    if unknown:
+        raise UsageError(f"baseline {', '.join(unknown)}: choose gloo or none")
+    return ["switchml", *parse_names(baseline)]
+
+
+def _shape(rate: str, queue: str) -> LinkShape | None:
+    return LinkShape(rate=parse_rate(rate), queue=parse_size(queue)) if rate else None
+
+
+def _links(plan: Any) -> str:
+    """The network, in words."""
+    from switchml.bench.limits import SWITCHES
+
+    links = f"links of {show_rate(plan.shape.rate)}" if plan.shape else "loopback"
+    return f"{links}, {SWITCHES[plan.switches]}"
 
 
 def _baselines(names: str | None) -> list[Entry]:

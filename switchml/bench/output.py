@@ -16,7 +16,7 @@ from switchml import __version__
 from switchml.errors import UsageError
 
 # Tables are never cut: a pipe has no width, and a row that wraps in a terminal is better than one with holes.
-MINIMUM_WIDTH = 190
+MINIMUM_WIDTH = 320
 
 
 def text_console(json_target: str) -> Console:

@@ -1,4 +1,4 @@
-"""Pictures of all-reduce and packet runs."""
+"""Pictures of runs of collectives and of packets."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from switchml.bench.results import Measurement, Spread
+from switchml.bench.timed_collectives import COLLECTIVES
 from switchml.bench.units import show_size
 
 if TYPE_CHECKING:
@@ -109,14 +110,15 @@ def _draw(
         _name_axis(grid[-1][column], axis)
         if reference is not None:
             grid[1][column].axhline(1.0, color=colours[reference], linewidth=1.0, linestyle="--")
-    grid[0][0].set_ylabel("time of one all-reduce (ms)")
+    words = COLLECTIVES[measured[0].collective].words
+    grid[0][0].set_ylabel(f"time of one {words} (ms)")
     if reference is not None:
         grid[1][0].set_ylabel(f"time of {reference} / time of system")
     first = measured[0]
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False)
     title = [
-        f"all-reduce, {first.dtype} {first.op}",
+        f"{words}, {first.dtype}{f' {first.op}' if first.op != 'none' else ''}",
         conditions,
         "median of rounds, band from minimum to maximum",
     ]

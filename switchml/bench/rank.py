@@ -14,6 +14,8 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -21,19 +23,21 @@ from typing import Any
 import numpy as np
 
 from switchml.bench import rank_protocol
+from switchml.bench.collective_data import expected_pieces, fill_given
 from switchml.bench.rank_protocol import MemoryReading, Resident
 from switchml.bench.systems.catalogue import Place, System, load
+from switchml.bench.timed_collectives import COLLECTIVES
 from switchml.bench.verification import (
+    PERIOD,
     Array,
-    Expected,
     Verdict,
     element_type,
-    fill,
     table,
     timed_table,
     verify,
 )
 from switchml.errors import SwitchMLError
+from switchml.launchers import mpi_variable
 from switchml.protocol.messages import FLOAT32
 
 _STATUS = Path("/proc/self/status")
@@ -63,7 +67,9 @@ class Rank:
         self._place = place
         self._before = before
         self._loaded = loaded
-        self._buffer: Array = np.empty(0, np.float32)
+        self._collective = COLLECTIVES["allreduce"]
+        self._given: Array = np.empty(0, np.float32)
+        self._taken = self._given
         self._timed: Array = np.empty(0, np.float32)
         self._dtype = "float32"
         self._op = "sum"
@@ -71,8 +77,8 @@ class Rank:
     def answer(self, command: Any) -> Any:
         """The answer to one command other than `Stop`."""
         match command:
-            case rank_protocol.Prepare(count, dtype, op):
-                return self._prepare(count, dtype, op)
+            case rank_protocol.Prepare(count, dtype, op, collective):
+                return self._prepare(count, dtype, op, collective)
             case rank_protocol.Batch(iterations, refill):
                 return self._batch(iterations, refill)
             case rank_protocol.Timeline(iterations, refill):
@@ -86,63 +92,86 @@ class Rank:
             case _:
                 raise TypeError(f"not a command: {command!r}")
 
-    def _prepare(self, count: int, dtype: str, op: str) -> None:
+    def _prepare(self, count: int, dtype: str, op: str, collective: str = "allreduce") -> None:
         kind = element_type(dtype)
-        self._dtype, self._op = dtype, op
-        self._buffer = np.empty(0, kind.storage)  # lets the old one go before the new one comes
-        self._buffer = np.empty(count, kind.storage)
+        self._dtype, self._op, self._collective = dtype, op, COLLECTIVES[collective]
+        self._given = self._taken = np.empty(0, kind.storage)  # lets the old one go before the new one comes
+        self._given = np.empty(self._elements(self._collective.given, count), kind.storage)
+        self._taken = self._given
+        if not self._collective.in_place:
+            self._taken = np.zeros(self._elements(self._collective.taken, count), kind.storage)
         self._timed = timed_table(kind, op, self._place.rank, self._place.world_size)
-        fill(self._buffer, self._timed)
+        self._fill(self._timed)
+
+    def _elements(self, share: str, count: int) -> int:
+        number, length = self._collective.pieces(share, count, self._place.world_size)
+        return number * length
+
+    def _fill(self, stored: Array) -> None:
+        fill_given(self._collective, self._given, stored, self._place.world_size)
+
+    def _act(self) -> Callable[[], None]:
+        """The collective, once."""
+        if self._collective.name == "barrier":
+            return self._system.barrier
+        if self._collective.name == "allreduce":
+            return partial(self._system.allreduce, self._given, self._dtype, self._op)
+        name = self._collective.name
+        return partial(self._system.collective, name, self._given, self._taken, self._dtype, self._op)
 
     def _batch(self, iterations: int, refill: int) -> float:
-        reduce, buffer, dtype, op = self._system.allreduce, self._buffer, self._dtype, self._op
+        act = self._act()
         seconds = 0.0
         while iterations > 0:
-            fill(buffer, self._timed)
+            self._fill(self._timed)
             self._system.barrier()
             started = time.perf_counter()
             for _ in range(min(iterations, refill)):
-                reduce(buffer, dtype, op)
+                act()
             seconds += time.perf_counter() - started
             iterations -= refill
         return seconds
 
     def _timeline(self, iterations: int, refill: int) -> list[float]:
+        act = self._act()
         moments: list[float] = []
         for number in range(iterations):
             if number % refill == 0:
-                fill(self._buffer, self._timed)
+                self._fill(self._timed)
                 self._system.barrier()
             moments = moments or [time.monotonic()]
-            self._system.allreduce(self._buffer, self._dtype, self._op)
+            act()
             moments.append(time.monotonic())
         return moments
 
     def _check(self) -> Verdict:
-        kind = element_type(self._dtype)
+        kind, collective = element_type(self._dtype), self._collective
+        rank, size = self._place.rank, self._place.world_size
         verdict = Verdict(0, 0, 0.0)
-        for rounded in (False, True) if kind.floating and self._op in ("sum", "avg") else (False,):
-            size = self._place.world_size
-            fill(self._buffer, table(kind, self._op, self._place.rank, size, rounded=rounded))
-            expected = Expected.of(kind, self._op, size, rounded=rounded)
-            self._system.allreduce(self._buffer, self._dtype, self._op)
-            bound = self._system.error_bound()
+        # What is only moved must arrive with all its bits; sums are known exactly of small integers alone.
+        mantissas = (False, True) if collective.reduces else (True,)
+        for rounded in mantissas if kind.floating and self._op in ("sum", "avg") else (False,):
+            self._fill(table(kind, self._op, rank, size, rounded=rounded))
+            self._act()()
+            bound = self._system.error_bound() if collective.reduces else 0.0
             narrow = self._place.options.get("wire", FLOAT32) != FLOAT32
-            tolerance = expected.tolerance(size, rounded=rounded or narrow, op=self._op, block_bound=bound)
-            verdict += verify(self._buffer, expected, tolerance)
+            expected = expected_pieces(collective, kind, self._op, rank, size, rounded=rounded)
+            for piece, taken in zip(expected, np.split(self._taken, max(1, len(expected))), strict=False):
+                tolerance = piece.tolerance(size, rounded=rounded or narrow, op=self._op, block_bound=bound)
+                verdict += verify(taken, piece, tolerance if collective.reduces else np.zeros(PERIOD))
         return verdict
 
     def _measure_memory(self, count: int, dtype: str, op: str, warm_up: int) -> MemoryReading:
         self._prepare(warm_up, dtype, op)
         for _ in range(3):
-            self._system.allreduce(self._buffer, dtype, op)
+            self._system.allreduce(self._given, dtype, op)
         self._prepare(count, dtype, op)
         gc.collect()
         self._system.barrier()
         reset_peak()
         joined = resident()
-        self._system.allreduce(self._buffer, dtype, op)
-        reading = MemoryReading(self._buffer.nbytes, self._before, self._loaded, joined, resident())
+        self._system.allreduce(self._given, dtype, op)
+        reading = MemoryReading(self._given.nbytes, self._before, self._loaded, joined, resident())
         self._prepare(1, dtype, op)
         return reading
 
@@ -189,14 +218,14 @@ def _end_with(link: socket.socket) -> None:
 
 
 def main() -> None:
-    """Serve the parent whose Unix socket the first argument names; the second is the rank ("mpi" = Open MPI's number)."""
+    """Serve the parent whose Unix socket the first argument names; the second is the rank ("mpi" = the MPI's number)."""
     parent, rank = sys.argv[1:]
     link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     link.connect(parent)
     _end_with(link)
     connection = Connection(link.detach())
     connection.send(
-        rank_protocol.Hello(int(os.environ["OMPI_COMM_WORLD_RANK"] if rank == "mpi" else rank), os.getpid())
+        rank_protocol.Hello(int(os.environ[mpi_variable(os.environ)] if rank == "mpi" else rank), os.getpid())
     )
     serve(connection)
     connection.close()

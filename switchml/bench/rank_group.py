@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -23,8 +23,9 @@ from typing_extensions import override
 
 from switchml.bench import rank_protocol
 from switchml.bench.systems.catalogue import Entry, Place
+from switchml.bench.systems.mpi_installations import installation_of
 from switchml.closing import Closing
-from switchml.errors import BenchError, UsageError
+from switchml.errors import BenchError
 from switchml.testbed.namespace import Namespace
 
 START_SECONDS = 120.0
@@ -63,7 +64,7 @@ class RankGroup(Closing):
 
         Raises:
             BenchError: a rank fails, dies or is not there in time.
-            UsageError: the launcher is not installed.
+            UsageError: its MPI is not installed.
         """
         self.entry = entry
         self.name = entry.name
@@ -88,8 +89,10 @@ class RankGroup(Closing):
             listener.bind(str(self._folder / "parent"))
             listener.listen(self.world_size)
             command = [sys.executable, "-P", "-m", "switchml.bench.rank", str(self._folder / "parent")]
-            if self.entry.launcher == "mpiexec":
-                self._spawn(None, [*self._mpiexec(), *command, "mpi"])
+            if self.entry.mpi is not None:
+                mpi = installation_of(self.entry.mpi)
+                start = [mpi.mpiexec, *self.entry.mpi_options, "-n", str(self.world_size)]
+                self._spawn(None, [*start, *command, "mpi"], mpi.environment)
             else:
                 for rank in range(self.world_size):
                     self._spawn(namespaces[rank] if namespaces else None, [*command, str(rank)])
@@ -100,14 +103,9 @@ class RankGroup(Closing):
             self._send(rank, connection, rank_protocol.Join(self.entry.rank, place))
         self.facts = self._collect(deadline, "Join")[0].facts
 
-    def _mpiexec(self) -> list[str]:
-        own = Path(sys.executable).parent
-        program = shutil.which("mpiexec", path=os.pathsep.join([str(own), os.environ.get("PATH", "")]))
-        if program is None:
-            raise UsageError(f"{self.name} needs mpiexec: pip install 'switchml[bench]'")
-        return [program, *self.entry.mpi_options, "-n", str(self.world_size)]
-
-    def _spawn(self, namespace: Namespace | None, argv: list[str]) -> None:
+    def _spawn(
+        self, namespace: Namespace | None, argv: list[str], environment: Mapping[str, str] | None = None
+    ) -> None:
         start = namespace.popen if namespace is not None else subprocess.Popen
         self._processes.append(
             start(
@@ -115,7 +113,12 @@ class RankGroup(Closing):
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
-                env={**os.environ, "TMPDIR": str(self._folder), **self.entry.environment},
+                env={
+                    **os.environ,
+                    "TMPDIR": str(self._folder),
+                    **self.entry.environment,
+                    **(environment or {}),
+                },
                 start_new_session=True,  # Ctrl-C reaches the parent alone, which ends the ranks in order
             )
         )
@@ -140,7 +143,7 @@ class RankGroup(Closing):
 
     @property
     def pids(self) -> list[int]:
-        """Processes started, by rank; mpiexec alone for Open MPI."""
+        """Processes started, by rank; mpiexec alone for an MPI."""
         return [process.pid for process in self._processes]
 
     def ask(self, command: Any, timeout: float) -> list[Any]:

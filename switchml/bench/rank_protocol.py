@@ -35,18 +35,19 @@ class Ready:
 
 @dataclass(frozen=True)
 class Prepare:
-    """Allocate and touch a tensor of `count` elements, and keep it until the next `Prepare`."""
+    """Allocate and touch the buffers of a collective, and keep them until the next `Prepare`; the larger has `count` elements."""
 
     count: int
     dtype: str
     op: str
+    collective: str = "allreduce"
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Fill the tensor, wait for all ranks, reduce it `iterations` times in a row.
+    """Fill the buffer, wait for all ranks, carry out the collective `iterations` times in a row.
 
-    It is filled, and all ranks are waited for, again after every `refill` reductions. Answer: seconds of the reductions alone.
+    It is filled, and all ranks are waited for, again after every `refill` of them. Answer: seconds of the collectives alone.
     """
 
     iterations: int
@@ -63,7 +64,7 @@ class Timeline:
 
 @dataclass(frozen=True)
 class Check:
-    """Reduce tensors of known sums once each and compare. Answer: a `Verdict`."""
+    """Carry out the collective on data of known results and compare. Answer: a `Verdict`."""
 
 
 @dataclass(frozen=True)

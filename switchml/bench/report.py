@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from switchml.bench.limits import SHAPED, SWITCHES, WIRE, goodput_limit, passes, ring_limit, tcp_goodput_limit
 from switchml.bench.results import Measurement, Spread
+from switchml.bench.timed_collectives import COLLECTIVES
 from switchml.bench.units import show_rate, show_size
 from switchml.protocol.messages import FLOAT32, wire_lanes
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 _MIB = 1 << 20
 
 EXPLANATION = """\
-time: milliseconds of one all-reduce, median of the rounds [minimum maximum]; systems take turns in every round.
-algbw: size / time. busbw: algbw x 2(n-1)/n. ATE/s: tensor elements aggregated a second, in millions.
+time: milliseconds of one {words}, median of the rounds [minimum maximum]; systems take turns in every round.
+algbw: size / time. busbw: algbw x {bus}. ATE/s: tensor elements aggregated a second, in millions.
 retrans: packets sent again during the rounds, all ranks. #wrong: elements out of bounds, all ranks.
 vs X: X's time over this system's, median of the rounds' own ratios [minimum maximum]; above 1 this system is faster."""
 
@@ -44,7 +45,8 @@ def heading(plan: Plan, facts: dict[str, Any], network: str = "") -> list[str]:
         lines.append(
             f"Ours on the wire {plan.wire}: sums of float32 are rounded, #wrong counts errors beyond the bound."
         )
-    lines += EXPLANATION.splitlines()
+    collective = COLLECTIVES[plan.collective]
+    lines += EXPLANATION.format(words=collective.words, bus=collective.bus_words).splitlines()
     return lines
 
 
@@ -94,7 +96,11 @@ def build_table(plan: Plan, measured: list[Measurement]) -> Table:
             *([str(one.workers)] if several else []),
         ]
         row = [*lead, one.system, *_times(one.time)]
-        row += [_figure(one.algbw / 1e9), _figure(one.busbw / 1e9), _figure(one.elements_per_second / 1e6)]
+        row += [
+            _figure(one.algbw / 1e9),
+            _figure(one.busbw / 1e9),
+            _figure(one.elements_per_second / 1e6) if one.op != "none" else "-",
+        ]
         if limited:
             row.append("-" if one.of_limit is None else f"{100 * one.of_limit:.1f}")
         row += [_spread(one.shares[name], 100.0, 1) if name in one.shares else "" for name in shared]
@@ -109,6 +115,8 @@ def closing(plan: Plan, measured: list[Measurement]) -> list[str]:
     """Lines under the table: what limits the figures."""
     shaped = plan.shape is not None and plan.shape.rate > 0
     rate = plan.shape.rate if plan.shape is not None and shaped else plan.line_rate
+    if plan.collective != "allreduce":
+        return []
     if not rate:
         if plan.launcher is not None:
             return ["The links' rate is not known: --line-rate 10gbit shows how near to their limit this is."]
@@ -259,6 +267,32 @@ def training_table(found: list[StepTimes]) -> Table:
             for one in found
         ),
     )
+
+
+def calls_table(found: list[StepTimes], tensor: Callable[[int], str], *beside: str) -> Table:
+    """A row a call and tensor: milliseconds, and the times of the same call over gloo, and of others, over its own.
+
+    Args:
+        found: times of calls named "what over backend".
+        tensor: what a tensor of that many bytes is called.
+        beside: names of the others.
+    """
+
+    def over(one: StepTimes, name: str) -> str:
+        return _spread(one.against[name], 1.0, 2) if name in one.against else ""
+
+    rows = (
+        (
+            one.system,
+            str(one.workers),
+            tensor(one.size),
+            _spread(one.time, 1e3, 1),
+            *(over(one, name) for name in (f"{one.system.split(' over ')[0]} over gloo", *beside)),
+        )
+        for one in found
+    )
+    heads = ("gloo / this", *(f"{name} / this" for name in beside))
+    return _table(("call", "workers", "tensor", "ms", *heads), rows)
 
 
 def packet_table(found: list[PacketRate], reference: str) -> Table:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from switchml.bench.timed_collectives import COLLECTIVES
 from switchml.bench.verification import Verdict
 
 _T = TypeVar("_T")
@@ -70,6 +71,7 @@ class Measurement:
         counters: what the system counted during the rounds, summed over ranks.
         facts: what the system says of itself.
         limit: bytes a second that the algbw cannot pass on this network; None when no rate is known.
+        collective: its name.
         shares: what it left to others, or has of what it shares with them, by their name; parts of 1.
         ratios: by baseline, its time divided by this system's, round by round: above 1 this system is faster.
     """
@@ -87,6 +89,7 @@ class Measurement:
     facts: dict[str, Any]
     limit: float | None
     shares: dict[str, Spread] = field(default_factory=dict)
+    collective: str = "allreduce"
     ratios: dict[str, Spread] = field(default_factory=dict)
 
     @property
@@ -101,8 +104,8 @@ class Measurement:
 
     @property
     def busbw(self) -> float:
-        """Bytes a second that each link of a ring would have to carry: algbw times 2 (n - 1) / n, as nccl-tests defines it."""
-        return self.algbw * 2 * (self.workers - 1) / self.workers
+        """Bytes a second that a link has to carry by the best known algorithm, as nccl-tests defines it: see `Collective.bus`."""
+        return self.algbw * COLLECTIVES[self.collective].bus(self.workers)
 
     @property
     def elements_per_second(self) -> float:

@@ -107,6 +107,21 @@ def parse_counts(text: str) -> list[int]:
     return counts
 
 
+def parse_shares(text: str) -> list[float]:
+    """Shares of a whole as in 0.001,0.01,1.
+
+    Raises:
+        UsageError: they are none, or not above 0 and up to 1.
+    """
+    try:
+        shares = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{text!r}: write shares of a whole, for instance 0.001,0.01,1") from None
+    if not all(0 < share <= 1 for share in shares):
+        raise UsageError(f"{text!r}: shares are above 0 and at most 1")
+    return shares
+
+
 def parse_names(text: str) -> list[str]:
     """A comma list of names; "none" and "" are the empty list."""
     names = [part.strip() for part in text.split(",") if part.strip()]

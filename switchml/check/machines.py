@@ -30,6 +30,7 @@ from switchml.protocol.messages import ABSENT, ELEMENT_BYTES, FLOAT32, LANE_BITS
 from switchml.protocol.slots import TSI_MASK, slot_of, version_of
 from switchml.worker.chunks import (
     SIGNATURE_WORDS,
+    block_of,
     build_packet,
     is_answer,
     packet_bytes,
@@ -217,6 +218,7 @@ class WorkerMachine:
         if not take_result(self._window, slot, header.e0, memory, 0, self._descriptor):
             raise WrongResultError(f"the descriptor of tensor {index} shows ranks that disagree")
         if chunk >= 0:
+            chunk = block_of(self._window, transfer, chunk)
             mine = self._wanted[index]
             part = slice(max(chunk * ELEMENTS, mine.start), min((chunk + 1) * ELEMENTS, mine.stop))
             _compare(

@@ -22,10 +22,8 @@ class JoinOffer:
     job: str
     rank: int
     world_size: int
-    transport: str = "udp"  # or "shm"
-    address: str = (
-        ""  # dotted IPv4 of the worker's socket; "" or 0.0.0.0 = as the control service sees it; "" for shm
-    )
+    transport: str = "udp"  # or "shm", "memory", or "auto": one of these two, as the switch decides
+    address: str = ""  # dotted IPv4 of the worker's socket; "" or 0.0.0.0 = as the control service sees it; "" but for udp
     port: int = 0
     ticket: str = ""  # what the worker shows to attach to shared memory, or in its probes: protocol/probes.py
     payload: int = 0  # bytes, one of protocol.messages.PAYLOADS; 0 = the switch's default
@@ -49,6 +47,7 @@ class JobLayout:
     lease: float  # seconds without a heartbeat after which the job ends
     life_port: int = 0  # TCP, of the control service's lifelines; 0 = none
     wire: str = FLOAT32
+    in_memory: bool = False  # the workers run the slot machine themselves
 
 
 @dataclass(frozen=True)

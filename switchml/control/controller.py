@@ -376,11 +376,12 @@ class Controller:
         )
 
     def _member_status(self, job: Job, now: float) -> Iterator[MemberStatus]:
-        heard = self._target.last_heard(job.number) if job.program else [None] * job.world_size
+        program = job.program
+        heard = self._target.last_heard(job.number) if program else [None] * job.world_size
         for rank, member in sorted(job.members.items()):
             yield MemberStatus(
                 rank=rank,
-                transport=member.offer.transport,
+                transport=program.workers[rank].transport if program else member.offer.transport,
                 address=member.offer.address,
                 port=member.offer.port,
                 state=member.state,

@@ -36,7 +36,7 @@ from switchml.control.control_messages import (
 from switchml.control.offer import check_offer, check_same_layout, check_timeout, resolved_payload
 from switchml.control.ranges import RangeAllocator
 from switchml.control.ranks import name_ranks
-from switchml.control.target import JobProgram, TargetDescription, WorkerProgram
+from switchml.control.target import JobProgram, TargetDescription, WorkerProgram, window_in_memory
 from switchml.errors import (
     DuplicateRankError,
     JobAbortedError,
@@ -487,10 +487,12 @@ class JobTable:
 
     def _program(self, job: Job, now: float) -> list[Action]:
         """Every rank is there: gives the job its number, its slots and its group."""
-        room = self._make_room(job, now)
+        in_memory = self._in_memory(job)
+        wanted = self._window(job, in_memory)
+        room = self._make_room(job, wanted, now)
         try:
             number = self._free_number()
-            base, window = self._reserve(job)
+            base, window = self._reserve(job, wanted)
         except PoolExhaustedError as error:
             return room + self._end(job, str(error), now, error)
         self._last_number = number
@@ -503,7 +505,7 @@ class JobTable:
             window=window,
             payload=resolved_payload(members[0].offer, self._target),
             paper=members[0].offer.paper,
-            workers=tuple(_worker_program(member.offer) for member in members),
+            workers=tuple(_worker_program(member.offer, in_memory) for member in members),
             # Administratively scoped (RFC 2365); the octet keeps two controllers on one network apart.
             multicast_group=f"239.83.{self._octet}.{number}" if several else "",
             multicast_port=self._target.udp_port if several else 0,
@@ -519,15 +521,29 @@ class JobTable:
             program.multicast_port,
             self.lease,
             wire=program.wire,
+            in_memory=in_memory,
         )
         job.program, job.state, job.programmed = program, JobState.PROGRAMMED, now
         for member in members:
             member.heard, member.deadline, member.alive = now, None, False
         return [*room, AddJob(program), *(Joined(member.session, layout) for member in members)]
 
-    def _make_room(self, job: Job, now: float) -> list[Action]:
+    def _in_memory(self, job: Job) -> bool:
+        """Whether the job's workers run the slot machine themselves: all must be on the switch's host, and none mind."""
+        offers = [member.offer for member in job.members.values()]
+        return self._target.in_memory and all(
+            offer.transport in ("auto", "memory") and not offer.paper for offer in offers
+        )
+
+    def _window(self, job: Job, in_memory: bool) -> int:
+        """Slots that the job wants."""
+        offer, default = job.members[0].offer, self._target.default_window
+        if in_memory:
+            default = window_in_memory(resolved_payload(offer, self._target), default)
+        return min(offer.window or default, self._target.pool_slots)
+
+    def _make_room(self, job: Job, wanted: int, now: float) -> list[Action]:
         """Ends half-made jobs, as far as the job needs what they hold and they have no claim to it."""
-        wanted = min(job.members[0].offer.window or self._target.default_window, self._target.pool_slots)
         actions: list[Action] = []
         while self._pool.largest() < wanted or self._numbers() == MAX_JOB_NUMBER:
             idle = self._idle(job, now)
@@ -568,13 +584,11 @@ class JobTable:
                 return number
         raise PoolExhaustedError(f"this switch has {MAX_JOB_NUMBER} jobs already; wait for one to end")
 
-    def _reserve(self, job: Job) -> tuple[int, int]:
-        """Base and length of the job's slots: as many as asked for, or up to the default as many as there are."""
+    def _reserve(self, job: Job, wanted: int) -> tuple[int, int]:
+        """Base and length of the job's slots: as many as asked for, or up to `wanted` as many as there are."""
         asked = job.members[0].offer.window
         largest = self._pool.largest()
-        window = asked or max(
-            SMALLEST_DEFAULT_WINDOW, min(self._target.default_window, (1 << largest.bit_length()) >> 1)
-        )
+        window = asked or max(SMALLEST_DEFAULT_WINDOW, min(wanted, (1 << largest.bit_length()) >> 1))
         base = self._pool.allocate(window)
         if base is None:
             raise PoolExhaustedError(
@@ -731,11 +745,10 @@ def _peer(job: Job) -> str:
     return next(iter(job.members.values())).peer
 
 
-def _worker_program(offer: JoinOffer) -> WorkerProgram:
-    udp = offer.transport == "udp"
-    return WorkerProgram(
-        offer.rank, offer.transport, offer.address if udp else "", offer.port if udp else 0, offer.ticket
-    )
+def _worker_program(offer: JoinOffer, in_memory: bool) -> WorkerProgram:
+    if offer.transport == "udp":
+        return WorkerProgram(offer.rank, "udp", offer.address, offer.port, offer.ticket)
+    return WorkerProgram(offer.rank, "memory" if in_memory else "shm", "", 0, offer.ticket)
 
 
 def _overdue(member: Member, now: float) -> bool:

@@ -6,7 +6,7 @@ import ipaddress
 import math
 
 from switchml.control.control_messages import JoinOffer
-from switchml.control.target import DEFAULT_PAYLOAD, TargetDescription
+from switchml.control.target import DEFAULT_PAYLOAD, TRANSPORTS, TargetDescription
 from switchml.errors import LayoutMismatchError, PoolExhaustedError, UsageError, WorldSizeMismatchError
 from switchml.protocol.header import MAX_WINDOW
 from switchml.protocol.messages import FLOAT32, PAYLOADS, WIRES
@@ -78,6 +78,12 @@ def check_same_layout(offer: JoinOffer, other: JoinOffer, target: TargetDescript
     Raises:
         LayoutMismatchError: they don't; names both values.
     """
+    transports = {offer.transport, other.transport}
+    if "memory" in transports and transports & {"udp", "shm"}:
+        raise LayoutMismatchError(
+            f"job {offer.job!r}: rank {offer.rank} comes by {offer.transport}, rank {other.rank} by {other.transport}, and the "
+            "slot machine is in memory only where all ranks are; give every rank the same transport"
+        )
     for what, mine, theirs in (
         ("wire", offer.wire, other.wire),
         ("payload", resolved_payload(offer, target), resolved_payload(other, target)),
@@ -102,14 +108,19 @@ def resolved_payload(offer: JoinOffer, target: TargetDescription) -> int:
 
 
 def _check_transport(offer: JoinOffer, target: TargetDescription) -> None:
-    if offer.transport == "shm":
+    if offer.transport not in TRANSPORTS:
+        raise UsageError(f"transport {offer.transport!r}: use one of {', '.join(TRANSPORTS)}")
+    if offer.transport != "udp":
         if not target.shm_socket:
             raise UsageError(f"job {offer.job!r}: this switch has no shared memory; use the transport udp")
         if not offer.ticket:
             raise UsageError(f"job {offer.job!r}: a shared memory worker needs a ticket")
+        if offer.transport == "memory" and (offer.paper or not target.in_memory):
+            why = "as published it needs packets" if offer.paper else "this switch has faults on purpose"
+            raise UsageError(
+                f"job {offer.job!r}: the slot machine cannot be in memory, because {why}; use the transport shm"
+            )
         return
-    if offer.transport != "udp":
-        raise UsageError(f"transport {offer.transport!r}: use udp or shm")
     try:
         address = ipaddress.IPv4Address(offer.address)
     except ValueError:

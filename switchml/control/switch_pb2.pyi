@@ -54,6 +54,7 @@ class DiscoverReply(google.protobuf.message.Message):
     MAX_WORKERS_FIELD_NUMBER: builtins.int
     PAYLOADS_FIELD_NUMBER: builtins.int
     WIRES_FIELD_NUMBER: builtins.int
+    IN_MEMORY_FIELD_NUMBER: builtins.int
     host: builtins.str
     """dotted IPv4; 0.0.0.0 = the host that answered this call"""
     udp_port: builtins.int
@@ -69,6 +70,8 @@ class DiscoverReply(google.protobuf.message.Message):
     @property
     def wires(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """what floating point sums may travel as"""
+    in_memory: builtins.bool
+    """workers of its host may run the slot machine themselves"""
     def __init__(
         self,
         *,
@@ -80,8 +83,9 @@ class DiscoverReply(google.protobuf.message.Message):
         max_workers: builtins.int = ...,
         payloads: collections.abc.Iterable[builtins.int] | None = ...,
         wires: collections.abc.Iterable[builtins.str] | None = ...,
+        in_memory: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing_extensions.Literal["host", b"host", "max_payload", b"max_payload", "max_workers", b"max_workers", "payloads", b"payloads", "pool_slots", b"pool_slots", "shm_socket", b"shm_socket", "udp_port", b"udp_port", "wires", b"wires"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["host", b"host", "in_memory", b"in_memory", "max_payload", b"max_payload", "max_workers", b"max_workers", "payloads", b"payloads", "pool_slots", b"pool_slots", "shm_socket", b"shm_socket", "udp_port", b"udp_port", "wires", b"wires"]) -> None: ...
 
 global___DiscoverReply = DiscoverReply
 
@@ -108,9 +112,9 @@ class JoinRequest(google.protobuf.message.Message):
     rank: builtins.int
     world_size: builtins.int
     transport: builtins.str
-    """"udp" or "shm" """
+    """"udp", "shm", "memory", or "auto": one of the last two, as the switch decides"""
     address: builtins.str
-    """dotted IPv4 of the worker's socket; empty for shm"""
+    """dotted IPv4 of the worker's socket; empty but for udp"""
     port: builtins.int
     ticket: builtins.str
     """what the worker shows to attach to shared memory, or to prove its UDP address: protocol/probes.py"""
@@ -158,6 +162,7 @@ class JoinReply(google.protobuf.message.Message):
     LEASE_FIELD_NUMBER: builtins.int
     LIFE_PORT_FIELD_NUMBER: builtins.int
     WIRE_FIELD_NUMBER: builtins.int
+    IN_MEMORY_FIELD_NUMBER: builtins.int
     job_number: builtins.int
     window: builtins.int
     payload: builtins.int
@@ -171,6 +176,8 @@ class JoinReply(google.protobuf.message.Message):
     """TCP, on the host of this service: see control/lifelines.py; 0 = none"""
     wire: builtins.str
     """empty = float32"""
+    in_memory: builtins.bool
+    """the workers run the slot machine themselves, in memory that they share with the switch"""
     def __init__(
         self,
         *,
@@ -183,8 +190,9 @@ class JoinReply(google.protobuf.message.Message):
         lease: builtins.float = ...,
         life_port: builtins.int = ...,
         wire: builtins.str = ...,
+        in_memory: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing_extensions.Literal["job_number", b"job_number", "lease", b"lease", "life_port", b"life_port", "multicast_group", b"multicast_group", "multicast_port", b"multicast_port", "paper", b"paper", "payload", b"payload", "window", b"window", "wire", b"wire"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["in_memory", b"in_memory", "job_number", b"job_number", "lease", b"lease", "life_port", b"life_port", "multicast_group", b"multicast_group", "multicast_port", b"multicast_port", "paper", b"paper", "payload", b"payload", "window", b"window", "wire", b"wire"]) -> None: ...
 
 global___JoinReply = JoinReply
 

@@ -9,6 +9,10 @@ from switchml.protocol.messages import FLOAT32
 
 DEFAULT_PAYLOAD = 1024
 DEFAULT_WINDOW = 512
+TRANSPORTS = ("auto", "udp", "shm", "memory")
+"""What a worker may be asked to take: packets by UDP or through shared memory, or the slot machine in memory itself."""
+
+_BYTES_IN_MEMORY = 512 << 10
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,12 @@ class TargetDescription:
     proves_addresses: bool = False  # a UDP worker with a ticket counts once it has shown it from its address
     wires: tuple[str, ...] = (FLOAT32,)  # that it knows
     tells_claims_apart: bool = False  # of several workers who claim an address, the one that proves it counts
+    in_memory: bool = False  # workers of its host may run the slot machine themselves
+
+
+def window_in_memory(payload: int, window: int) -> int:
+    """Slots of a job in memory that asks for none: as many as the cache of a core holds, and at most `window`."""
+    return max(1, min(window, _BYTES_IN_MEMORY // payload))
 
 
 @dataclass(frozen=True)
@@ -36,9 +46,9 @@ class WorkerProgram:
     """How the switch knows one worker of a job."""
 
     rank: int
-    transport: str  # "udp" or "shm"
-    address: str  # dotted IPv4; "" for shm
-    port: int  # 0 for shm
+    transport: str  # "udp", "shm" or "memory", which all workers of a job have or none
+    address: str  # dotted IPv4; "" but for udp
+    port: int  # 0 but for udp
     ticket: str  # what the worker shows to attach to shared memory, or in its probes (protocol/probes.py); "" = nothing
 
 
@@ -56,6 +66,11 @@ class JobProgram:
     multicast_port: int
     any_number: bool = False  # packets carry job numbers of the workers' own; the sender tells the job
     wire: str = FLOAT32  # the narrowest elements of its packets
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the workers run the slot machine themselves."""
+        return any(worker.transport == "memory" for worker in self.workers)
 
 
 @dataclass(frozen=True)

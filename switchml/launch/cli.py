@@ -47,7 +47,8 @@ def run(
     transport: Annotated[
         str,
         typer.Option(
-            help="auto (shared memory on the switch's host, else UDP), udp or shm.", rich_help_panel=SWITCH
+            help="auto (the switch in memory where all ranks are on its host, else packets), udp, shm or memory.",
+            rich_help_panel=SWITCH,
         ),
     ] = "auto",
     payload: Annotated[

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from switchml.cli_options import NATIVE
+from switchml.control.target import TRANSPORTS
 from switchml.control.tls import TlsFiles
 from switchml.errors import UsageError
 from switchml.protocol.messages import WIRES
 
 LOOPBACK = "127.0.0.1"
-TRANSPORTS = ("auto", "udp", "shm")
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,10 @@ class RunPlan:
                     "the pipeline is that of the switch this command starts; leave --switch out, or give --pipeline to the "
                     "`switchml switch` at the other end"
                 )
-            if self.transport == "shm":
-                raise UsageError("a P4 program takes packets, not shared memory: leave --transport shm out")
+            if self.transport in ("shm", "memory"):
+                raise UsageError(
+                    f"a P4 program takes packets, not shared memory: leave --transport {self.transport} out"
+                )
             if not Path(self.pipeline).is_file():
                 raise UsageError(
                     f"--pipeline {self.pipeline}: there is no such file; give a P4 program's JSON"

@@ -75,6 +75,13 @@ if DISABLED:
         array[index] = before + value
         return before
 
+    def compare_and_swap(array: Longs, index: int, expected: int, value: int) -> bool:
+        """In plain Python."""
+        if array[index] != expected:
+            return False
+        array[index] = value
+        return True
+
     def fence() -> None:
         """In plain Python."""
         return None
@@ -131,6 +138,17 @@ else:
             return builder.atomic_rmw("add", pointer, arguments[2], "seq_cst")
 
         return types.int64(array, types.intp, types.int64), generate
+
+    @intrinsic
+    def compare_and_swap(typing_context: Any, array: Any, index: Any, expected: Any, value: Any) -> Any:
+        """In one step `array[index] = value`, if it is `expected`; returns whether it was. Ordered both ways when it was."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointer = _element_pointer(context, builder, signature.args[0], arguments[0], arguments[1])
+            outcome = builder.cmpxchg(pointer, arguments[2], arguments[3], "acq_rel", "monotonic")
+            return builder.extract_value(outcome, 1)
+
+        return types.boolean(array, types.intp, types.int64, types.int64), generate
 
     @intrinsic
     def fence(typing_context: Any) -> Any:

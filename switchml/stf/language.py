@@ -214,8 +214,10 @@ DIRECT = {
 
 # Where their rates begin: as RATE:BURST, the rate as wide as a float reads.
 _FIRST_RATE = {"meter_set_rates": 1, "meter_array_set_rates": 0}
-_RATE = re.compile(r"\d{1,100}(\.\d{1,100})?:\d+")
-_CELL = re.compile(r"\d+|0[xX][0-9a-fA-F]+")
+# ASCII: other scripts have digits, too, and not all of them make a number.
+_RATE = re.compile(r"\d{1,100}(\.\d{1,100})?:\d+", re.ASCII)
+_CELL = re.compile(r"\d+|0[xX][0-9a-fA-F]+", re.ASCII)
+_DIGITS = re.compile(r"\d+", re.ASCII)
 
 _NAME = r'(?:"[^"]+"|[A-Za-z_$.][\w$]*(?:\[\d+\])?(?:\.[\w$]+(?:\[\d+\])?)*)'
 _NUMBER = r"(?:0[xX][0-9a-fA-F*]+|0[bB][01*]+|0[oO][0-7*]+|\d+|\*)"
@@ -223,7 +225,8 @@ _MATCH = rf"{_NUMBER}(?:/\d+|&&&{_NUMBER}|(?:\.\.|->){_NUMBER})?"
 _TOKENS = re.compile(
     rf"\s*(?:(?P<match>(?P<field>{_NAME})\s*:\s*(?P<value>{_MATCH}))(?![\w.(])"
     rf"|(?P<number>{_NUMBER})(?![\w(])"
-    rf"|(?P<name>{_NAME})|(?P<operator>==|!=|<=|>=|<|>|=)|(?P<mark>[(),:]))"
+    rf"|(?P<name>{_NAME})|(?P<operator>==|!=|<=|>=|<|>|=)|(?P<mark>[(),:]))",
+    re.ASCII,
 )
 
 
@@ -366,7 +369,7 @@ def _foreign(digits: str, also: str) -> str:
 
 def _port_and_digits(line: _Line, text: str) -> tuple[int, str]:
     words = text.split()
-    if not words or not words[0].isdigit():
+    if not words or not _DIGITS.fullmatch(words[0]):
         raise line.error(f"a port number expected, not {words[0]!r}" if words else "a port number is missing")
     return integer(words[0]), "".join(words[1:])
 
@@ -405,6 +408,8 @@ def _remove(line: _Line) -> Remove:
 def _index_in_parentheses(line: _Line) -> str:
     line.take("mark", "'(' and an index", "(")
     token = line.take("name" if line.peek("name") else "number", "an index or a handle")
+    if "*" in token.text:
+        raise line.error(f"an index or a handle expected, not {token.text!r}")
     line.take("mark", "')'", ")")
     return token.text
 
@@ -422,7 +427,7 @@ def _check_counter(line: _Line) -> CheckCounter:
 
 def _check_register(line: _Line) -> CheckRegister:
     register, index = line.name("a register"), _index_in_parentheses(line)
-    if not index.isdigit():
+    if not _DIGITS.fullmatch(index):
         raise line.error(f"an index expected, not {index!r}")
     return CheckRegister(line.number, register, integer(index), line.condition("value"))
 

@@ -182,7 +182,7 @@ def test_a_missing_library_is_named_with_its_extra(fake: Callable[..., Entry]) -
 
 
 def test_transports_name_variants() -> None:
-    assert variants_of("all", None) == ["shm", "udp-multicast", "udp-unicast"]
+    assert variants_of("all", None) == ["memory", "shm", "udp-multicast", "udp-unicast"]
     assert variants_of("udp", True) == ["udp-multicast"]
     assert variants_of("udp", False) == ["udp-unicast"]
     assert variants_of("auto", None) == ["auto"]
@@ -289,8 +289,10 @@ def installed(entry: Entry) -> bool:
 @pytest.mark.parametrize(("dtype", "op"), [("float32", "sum"), ("int32", "max")])
 def test_real_baselines_reduce_correctly(name: str, dtype: str, op: str) -> None:
     entry = BASELINES[name]
-    if not installed(entry):
-        pytest.skip(f"{name} needs {entry.requires}")
+    try:
+        entry.check_usable(dtype, op, namespaces=False)
+    except UsageError as error:
+        pytest.skip(str(error))
     wanted = plan([entry], workers=[3], dtype=dtype, op=op, rounds=1, sizes=[400_000])
     (one,) = measure(wanted, Watcher())
     assert one.verdict is not None
@@ -298,13 +300,13 @@ def test_real_baselines_reduce_correctly(name: str, dtype: str, op: str) -> None
     assert one.verdict.checked == 3 * 100_000 * (2 if dtype == "float32" else 1)
 
 
-@pytest.mark.parametrize("name", ["shm", "udp-multicast", "udp-unicast", "auto"])
+@pytest.mark.parametrize("name", ["memory", "shm", "udp-multicast", "udp-unicast", "auto"])
 def test_our_own_systems_reduce_correctly(name: str) -> None:
     wanted = plan([], variants=[VARIANTS[name]], workers=[2], rounds=1, sizes=[400_000])
     (one,) = measure(wanted, Watcher())
     assert one.verdict is not None
     assert one.verdict.wrong == 0
-    assert one.facts["transport"] == ("udp" if name.startswith("udp") else "shm")
+    assert one.facts["transport"] == {"auto": "memory"}.get(name, name.partition("-")[0])
     assert one.counters["retransmissions"] >= 0
 
 

@@ -162,7 +162,7 @@ def test_a_rank_that_fails_is_named_by_rank_0(tmp_path: Path, fake: Callable[...
     fake()  # writes its module
     command = [sys.executable, "-P", "-c", FAKED, "die", "bench", "allreduce", *SHORT]
     found = ranks(command, by_hand(2), tmp_path, PYTHONPATH=str(tmp_path))
-    assert [code for code, _, _ in found] == [1, 3]
+    assert [code for code, _, _ in found] == [1, 3], found
     assert "rank 0 of 2: fake: EOFError" in found[0][2]  # what the fake does when it loses a rank
 
 

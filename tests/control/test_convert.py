@@ -30,7 +30,7 @@ from switchml.control.convert import (
 from switchml.control.target import TargetDescription
 
 TARGET = TargetDescription(
-    "10.0.0.9", 48864, "socket", 16384, 8192, 256, payloads=(256, 1024), wires=("int8",)
+    "10.0.0.9", 48864, "socket", 16384, 8192, 256, payloads=(256, 1024), wires=("int8",), in_memory=True
 )
 OFFER = JoinOffer("digits", 1, 4, "shm", "10.0.0.1", 4711, "ticket", 256, 64, paper=True, wire="int16")
 MEMBERS = (
@@ -58,7 +58,7 @@ def test_an_offer_goes_without_its_token_and_comes_with_another_address() -> Non
 
 
 def test_a_layout() -> None:
-    layout = JobLayout(7, 64, 1024, True, "239.83.1.7", 48864, 10.0, 4711, "int8")
+    layout = JobLayout(7, 64, 1024, True, "239.83.1.7", 48864, 10.0, 4711, "int8", in_memory=True)
     assert layout_from_pb(layout_to_pb(layout)) == layout
 
 

@@ -178,7 +178,7 @@ def test_ranks_agree_on_the_world_size() -> None:
         ({"window": 100}, UsageError, "power of two"),
         ({"window": 1 << 15}, UsageError, "power of two"),
         ({"window": 2048}, PoolExhaustedError, "1024 slots in all"),
-        ({"transport": "rdma"}, UsageError, "use udp or shm"),
+        ({"transport": "rdma"}, UsageError, "use one of auto, udp, shm, memory"),
         ({"transport": "shm"}, UsageError, "ticket"),
         ({"address": "somewhere"}, UsageError, "dotted IPv4"),
         ({"address": "239.0.0.1"}, UsageError, "no packet"),
@@ -737,6 +737,45 @@ class Jobs(RuleBasedStateMachine):
 
 
 TestJobs = Jobs.TestCase
+
+
+@pytest.mark.parametrize(
+    ("transports", "paper", "able", "expected"),
+    [
+        (("auto", "auto"), False, True, ("memory", "memory")),
+        (("auto", "memory"), False, True, ("memory", "memory")),
+        (("auto", "udp"), False, True, ("shm", "udp")),
+        (("shm", "auto"), False, True, ("shm", "shm")),
+        (("auto", "auto"), True, True, ("shm", "shm")),
+        (("auto", "auto"), False, False, ("shm", "shm")),
+    ],
+)
+def test_a_job_is_in_memory_where_all_ranks_can(
+    transports: tuple[str, str], paper: bool, able: bool, expected: tuple[str, str]
+) -> None:
+    table = JobTable(
+        dataclasses.replace(TARGET, in_memory=able, default_payload=4096), lease=LEASE, multicast_octet=17
+    )
+    actions: list[Action] = []
+    for rank, transport in enumerate(transports):
+        actions = table.join(f"a{rank}", offer(rank, transport=transport, ticket="t", paper=paper), 60.0, 0.0)
+    [program] = programs(actions)
+    memory = "memory" in expected
+    assert tuple(worker.transport for worker in program.workers) == expected
+    assert (program.in_memory, program.window) == (memory, 128 if memory else 512)
+    assert {action.layout.in_memory for action in actions if isinstance(action, Joined)} == {memory}
+
+
+@pytest.mark.parametrize("first", ["udp", "shm"])
+def test_who_demands_memory_is_told_why_there_is_none(first: str) -> None:
+    table = JobTable(dataclasses.replace(TARGET, in_memory=True), lease=LEASE, multicast_octet=17)
+    table.join("a0", offer(0, transport=first, ticket="t"), 60.0, 0.0)
+    with pytest.raises(LayoutMismatchError, match=f"rank 1 comes by memory, rank 0 by {first}"):
+        table.join("a1", offer(1, transport="memory", ticket="t"), 60.0, 0.0)
+    with pytest.raises(UsageError, match="as published it needs packets"):
+        table.join("b0", offer(0, job="b", transport="memory", ticket="t", paper=True), 60.0, 0.0)
+    with pytest.raises(UsageError, match="faults on purpose"):
+        make_table().join("a0", offer(0, transport="memory", ticket="t"), 60.0, 0.0)
 
 
 def test_what_workers_send_again_adds_up_and_stays_when_they_leave() -> None:

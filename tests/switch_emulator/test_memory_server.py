@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from switchml.switch_emulator.fabric import Fabric, MemoryServer, Region
+from switchml.switch_emulator.fabric import Fabric, Handout, JobMemory, MemoryServer, Region
 
 REGION = Region(4096, 8192, 0, 1)
+Attach = Callable[[str], Handout | None]
 PATIENCE = 30.0  # seconds; an answer takes microseconds
 
 
@@ -21,8 +22,10 @@ def fabric() -> Iterator[Fabric]:
     made.close()
 
 
-def attach(ticket: str) -> Region | None:
-    return REGION if ticket == "mine" else None
+@pytest.fixture
+def attach(fabric: Fabric) -> Attach:
+    handout = Handout(REGION, (fabric.fd, fabric.doorbell))
+    return lambda ticket: handout if ticket == "mine" else None
 
 
 def knock(server: MemoryServer) -> socket.socket:
@@ -42,8 +45,8 @@ def enter(server: MemoryServer) -> int:
         return len(descriptors)
 
 
-def test_idle_connections_keep_nobody_out(fabric: Fabric) -> None:
-    server = MemoryServer(fabric, attach)
+def test_idle_connections_keep_nobody_out(attach: Attach) -> None:
+    server = MemoryServer(attach)
     try:
         # More than it lets wait: the oldest of them goes.
         idle = [knock(server) for _ in range(100)]
@@ -55,8 +58,8 @@ def test_idle_connections_keep_nobody_out(fabric: Fabric) -> None:
         server.close()
 
 
-def test_a_foreign_user_is_cut_off_without_a_word(fabric: Fabric) -> None:
-    server = MemoryServer(fabric, attach, users=[os.geteuid() + 1])
+def test_a_foreign_user_is_cut_off_without_a_word(attach: Attach) -> None:
+    server = MemoryServer(attach, users=[os.geteuid() + 1])
     try:
         with knock(server) as sock:
             assert sock.recv(64) == b""
@@ -64,8 +67,8 @@ def test_a_foreign_user_is_cut_off_without_a_word(fabric: Fabric) -> None:
         server.close()
 
 
-def test_an_idle_connection_ends_by_itself(fabric: Fabric) -> None:
-    server = MemoryServer(fabric, attach)
+def test_an_idle_connection_ends_by_itself(attach: Attach) -> None:
+    server = MemoryServer(attach)
     try:
         with knock(server) as sock:
             assert sock.recv(64) == b""
@@ -73,11 +76,23 @@ def test_an_idle_connection_ends_by_itself(fabric: Fabric) -> None:
         server.close()
 
 
-def test_a_wrong_ticket_gets_no_memory(fabric: Fabric) -> None:
-    server = MemoryServer(fabric, attach)
+def test_a_wrong_ticket_gets_no_memory(attach: Attach) -> None:
+    server = MemoryServer(attach)
     try:
         with knock(server) as sock:
             sock.send(b"?")
             assert sock.recv(64) == b"{}"
     finally:
         server.close()
+
+
+def test_nobody_changes_the_length_of_a_jobs_memory() -> None:
+    memory = JobMemory(8192)
+    try:
+        assert memory.memory.size == 8192
+        assert not memory.memory.any()
+        for length in (4096, 16384):
+            with pytest.raises(PermissionError):
+                os.ftruncate(memory.fd, length)
+    finally:
+        memory.close()

@@ -55,6 +55,7 @@ TRAINING = {
     "compiled": 1e-6,
     "unused_parameters": 1e-4,
     "static_graph": 1e-6,
+    "sparse_gradients": 1e-6,
     "half_precision": 2e-2,
     "found_inf": None,
     "joined": None,
@@ -116,6 +117,16 @@ def test_sharding_and_checkpoints(sharded: list[Any], case: str) -> None:
     first, second = (report[case] for report in sharded)
     assert first["digest"] == second["digest"]
     assert max(first["distance"], second["distance"]) <= SHARDED[case]
+
+
+def test_a_sharded_training_of_four_ranks_has_gloo_s_losses(launcher: Any, tmp_path: Path) -> None:
+    """And its gradients go over the switch, but for each rank's own part."""
+    for report in launcher.run("sharded.py", 4, str(tmp_path), "fsdp2_losses"):
+        ours, by_gloo = report["fsdp2_losses"]["losses"]
+        assert ours == pytest.approx(by_gloo, rel=1e-5)
+        sent, by_others = report["fsdp2_losses"]["sent"]
+        assert sent > len(ours) * 0.75 * report["fsdp2_losses"]["gradients"]
+        assert by_others == 0
 
 
 @pytest.fixture(scope="module")
@@ -290,7 +301,7 @@ def test_rank_0_says_how_the_job_reaches_its_switch(launcher: Any, switch: Any, 
         assert len(lines) == int(said and number == 0)
         for line in lines:
             assert re.search(
-                rf"switch at {switch.address}: shm, payload 1024 bytes, window \d+, wire int8$", line
+                rf"switch at {switch.address}: memory, payload 1024 bytes, window \d+, wire int8$", line
             )
         assert rank.stderr.count("is SWITCHML_WINDOW meant?") == 1
 

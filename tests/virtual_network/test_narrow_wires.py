@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from memory_network import MemoryNetwork
 from narrow_model import narrow_sum
 from virtual_network import NetworkConditions, Task, VirtualNetwork
 
@@ -37,7 +38,13 @@ def _values(rng: np.random.Generator, workers: int, count: int) -> tuple[np.ndar
     return tuple(rows)
 
 
-def _run(wire: str, seed: int, *, conditions: NetworkConditions | None = None) -> VirtualNetwork:
+def _run(
+    wire: str,
+    seed: int,
+    *,
+    conditions: NetworkConditions | None = None,
+    kind: type[VirtualNetwork] = VirtualNetwork,
+) -> VirtualNetwork:
     dice, rng = random.Random(seed), np.random.default_rng(seed)
     workers, payload = dice.randint(1, 8), dice.choice([128, 256])
     block = payload // 4 * wire_lanes(wire)
@@ -51,7 +58,7 @@ def _run(wire: str, seed: int, *, conditions: NetworkConditions | None = None) -
         else:
             tasks.append(Task(BLOCKS, count, _values(rng, workers, count)))
     bad = NetworkConditions(loss=0.3 * dice.random(), duplicate=0.2 * dice.random(), reorder=0.2)
-    network = VirtualNetwork(
+    network = kind(
         workers, dice.choice([1, 2, 4, 8]), payload, tuple(tasks), conditions or bad, seed, wire=wire
     )
     network.run()
@@ -72,6 +79,15 @@ def test_every_sum_is_the_models(wire: str, group: int) -> None:
             for rank in range(network.workers):
                 result = network.results(rank)[index]
                 assert np.array_equal(result.view(np.uint32), expected.view(np.uint32)), (seed, rank, index)
+
+
+@wires
+def test_sums_in_memory_are_those_of_packets(wire: str) -> None:
+    for seed in range(30):
+        packets, memory = (_run(wire, seed, kind=kind) for kind in (VirtualNetwork, MemoryNetwork))
+        for rank in range(packets.workers):
+            for ours, theirs in zip(memory.results(rank), packets.results(rank), strict=True):
+                assert ours.tobytes() == theirs.tobytes(), (seed, rank)
 
 
 @wires

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from memory_network import MemoryNetwork
 from virtual_network import NetworkConditions, Task, VirtualNetwork
 
 from switchml.aggregation.slot_machine import AHEAD, COMPLETE, FIRST, STALE
@@ -104,6 +105,12 @@ def _check(seed: int) -> None:
     network = _run(seed)
     _check_results(network)
     assert AHEAD not in network.verdicts, f"seed {seed}: a worker's packet is refused as one before its turn"
+
+
+@pytest.mark.parametrize("group", range(5))
+def test_every_sum_is_right_with_the_switch_in_memory(group: int) -> None:
+    for seed in range(group, 100, 5):
+        _check_results(_run(seed, MemoryNetwork))
 
 
 def _check_results(network: VirtualNetwork) -> None:

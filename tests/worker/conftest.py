@@ -21,6 +21,7 @@ _SECONDS = 100
 _jobs = itertools.count()
 
 TRANSPORTS: dict[str, dict[str, Any]] = {
+    "memory": {"transport": "memory"},
     "shm": {"transport": "shm"},
     "multicast": {"transport": "udp"},
     "unicast": {"transport": "udp", "multicast": False},
@@ -129,7 +130,7 @@ def transport_worlds(
         world = made(size, **more)
         kinds = {worker.transport for worker in world.workers}
         by_multicast = {worker.multicast for worker in world.workers}
-        assert kinds == {"shm" if request.param == "shm" else "udp"}
+        assert kinds == {request.param if request.param in ("memory", "shm") else "udp"}
         assert by_multicast == {request.param == "multicast" and size > 1}
         return world
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from memory_network import MemoryNetwork
 from virtual_network import NetworkConditions, Task, VirtualNetwork
 
 from switchml.aggregation import slot_machine
@@ -98,6 +99,36 @@ class _Watched(VirtualNetwork):
 
 def window_steps(seed: int) -> Iterator[str]:
     """Both machines through a bad network: lay, next_ready, build_packet, match, take_result, advance, expire, room."""
+    tasks = _tasks(seed)
+    network = _Watched(
+        2 + seed % 3, 2 << seed % 3, 128, tasks, NetworkConditions(loss=0.1, duplicate=0.1, reorder=0.1), seed
+    )
+    network.run()
+    yield from network.notes
+    for rank in range(network.workers):
+        yield f"results {rank}: {_digest(*network.results(rank), *network.flags(rank))}"
+
+
+def memory_steps(seed: int) -> Iterator[str]:
+    """The ranks' turns on a switch in memory."""
+    network = MemoryNetwork(
+        2 + seed % 3,
+        2 << seed % 3,
+        128,
+        _tasks(seed),
+        NetworkConditions(),
+        seed,
+        wire=("float32", "int16", "int8")[seed % 3],
+    )
+    for step in range(60):
+        done = network.turn(step * step % network.workers)
+        yield f"{int(done)} {_digest(network.slots.copies.view(np.uint8), network.slots.sums, network.slots.longs)}"
+    network.run()
+    for rank in range(network.workers):
+        yield f"results {rank}: {_digest(*network.results(rank), *network.flags(rank))}"
+
+
+def _tasks(seed: int) -> tuple[Task, ...]:
     rng = np.random.default_rng(seed)
     workers = 2 + seed % 3
     sources = [
@@ -106,19 +137,12 @@ def window_steps(seed: int) -> Iterator[str]:
     if seed % 2:
         sources[0][70] = np.nan
     rows = [rng.integers(0, 2**32, 50, np.uint32) for _ in range(workers)]
-    tasks = (
+    return (
         Task(BLOCKS, 130, tuple(sources)),
         Task(WORDS, 50 * workers, tuple(rows), tuple(50 * rank for rank in range(workers))),
         Task(WORDS, 50, tuple(rows)),
         Task(BLOCKS, 33, tuple(source[:33] for source in sources)),
     )
-    network = _Watched(
-        workers, 2 << seed % 3, 128, tasks, NetworkConditions(loss=0.1, duplicate=0.1, reorder=0.1), seed
-    )
-    network.run()
-    yield from network.notes
-    for rank in range(workers):
-        yield f"results {rank}: {_digest(*network.results(rank), *network.flags(rank))}"
 
 
 def kernel_steps(seed: int) -> Iterator[str]:
@@ -166,6 +190,8 @@ def main() -> None:
     for seed in range(4):
         for step, line in enumerate(window_steps(seed)):
             print(f"window seed {seed} step {step}: {line}")
+        for step, line in enumerate(memory_steps(seed)):
+            print(f"memory seed {seed} step {step}: {line}")
     for line in kernel_steps(1):
         print(f"kernels: {line}")
 

@@ -468,8 +468,8 @@ def test_a_world_of_both_transports(worlds: Any) -> None:
         _close(_alike(results), inputs, 1e-3)
 
 
-def test_shared_memory_is_chosen_by_itself(worlds: Any) -> None:
-    assert {worker.transport for worker in worlds(2).workers} == {"shm"}
+def test_the_switch_in_memory_is_chosen_by_itself(worlds: Any) -> None:
+    assert {worker.transport for worker in worlds(2).workers} == {"memory"}
 
 
 def test_two_jobs_at_once(worlds: Any, emulator: Emulator) -> None:

@@ -111,5 +111,5 @@ def test_a_second_user_on_a_switch_of_root_gets_udp() -> None:
         )
     assert ended.returncode == 0, ended.stderr
     of_root, of_another, refusal = json.loads(ended.stdout)
-    assert (of_root, of_another) == ("shm", "udp")
+    assert (of_root, of_another) == ("memory", "udp")
     assert "not give its shared memory to this user" in refusal

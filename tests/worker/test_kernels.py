@@ -11,6 +11,7 @@ from switchml.protocol.numerics import EXACT_EXPONENT, MIN_EXPONENT, error_bound
 from switchml.worker.kernels import (
     block_exponent,
     dequantize,
+    dequantize_onto,
     narrow_bfloat16,
     power_of_two,
     quantize,
@@ -92,6 +93,18 @@ def test_one_worker_s_large_elements_come_back_unchanged(values: list[float]) ->
     out, exponent, _ = _sum([block], 1)
     kept = np.abs(block) >= 2.0 ** (exponent - 7)
     assert np.array_equal(out[kept], block[kept])
+
+
+@given(st.lists(blocks, min_size=2, max_size=4).filter(lambda rows: len({len(row) for row in rows}) == 1))
+def test_adding_one_s_own_elements_afterwards_makes_no_difference(rows: list[list[float]]) -> None:
+    parts = [np.array(row, np.float32) for row in rows]
+    whole, exponent, total = _sum(parts, len(parts))
+    own = parts[0].copy()
+    mine = np.zeros(own.size, np.uint32)
+    quantize(own, mine, exponent, len(parts))
+    others = (total - mine.view(">i4")).astype(">i4").view(np.uint32)
+    dequantize_onto(others, own, own, exponent, len(parts))
+    assert own.tobytes() == whole.tobytes()
 
 
 def test_rounding_is_to_nearest_even() -> None:

@@ -215,7 +215,7 @@ def test_ranks_that_are_done_leave_one_after_another_in_silence(switch: Emulator
             work.wait(WAIT)
         first.leave()
         heard = time.monotonic() + WAIT
-        while second._alone is None:
+        while second._tally.limit is None:
             assert time.monotonic() < heard
             time.sleep(0.01)
         assert all((work.wait(WAIT) == 2).all() for work in works[1])

@@ -255,7 +255,9 @@ def test_a_switch_that_is_killed_is_named_on_all_ranks() -> None:
                 worker.allreduce(np.ones(LARGE, F32)).wait()
 
         def call(rank: int) -> str:
-            with Worker.join(named, job="killed", rank=rank, world_size=2, timeout=90.0) as worker:
+            with Worker.join(
+                named, job="killed", rank=rank, world_size=2, timeout=90.0, transport="shm"
+            ) as worker:
                 worker.allreduce(np.ones(LARGE, F32)).wait()
                 if rank == 0:
                     under_way.append(worker.allreduce(np.ones(LARGE, F32)))
@@ -355,7 +357,7 @@ def test_packets_of_one_size_have_to_be_asked_for_where_the_switches_differ(addr
         )
         assert at_once(
             [lambda rank=rank: _joined("size", rank, names, payload=1024) for rank in range(2)]
-        ) == ["shm", "shm"]
+        ) == ["memory", "memory"]
 
 
 def test_a_switch_named_twice_is_refused(addresses: list[str]) -> None:
@@ -370,8 +372,8 @@ def test_each_switch_has_a_token_of_its_own() -> None:
             NamedSwitch(second.control_address, token="two"),
         ]
         assert at_once([lambda rank=rank: _joined("tokens", rank, named) for rank in range(2)]) == [
-            "shm",
-            "shm",
+            "memory",
+            "memory",
         ]
         with pytest.raises(InvalidTokenError):
             _joined("tokens", 0, ",".join(each.address for each in named), token="one")

@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast
 
+from switchml.bench.systems.mpi_installations import INTEL_MPI, MPICH, OPEN_MPI, Make, installation_of
+from switchml.bench.timed_collectives import COLLECTIVES
 from switchml.bench.verification import ELEMENT_TYPES, OPERATIONS, Array
+from switchml.control.target import TRANSPORTS
 from switchml.errors import UsageError
 from switchml.launchers import Launcher
 
@@ -43,6 +46,17 @@ class System(Protocol):
     def allreduce(self, buffer: Array, dtype: str, op: str) -> None:
         """Reduce the one-dimensional buffer in place over all ranks and return when it is done."""
 
+    def collective(self, name: str, given: Array, taken: Array, dtype: str, op: str) -> None:
+        """Another collective, between flat buffers; returns when it is done. Not called of trainings.
+
+        Args:
+            name: of `timed_collectives.COLLECTIVES`, all_gather for instance.
+            given: by this rank, of as many pieces as that says.
+            taken: by it, likewise; `given` itself where the collective is in place.
+            dtype: name of the element type.
+            op: name of the reduction.
+        """
+
     def barrier(self) -> None:
         """Return when all ranks have called it."""
 
@@ -66,7 +80,7 @@ class Entry:
     Attributes:
         name: what it is called.
         rank: "module:Class" of its `System`, loaded in the rank's process only.
-        launcher: how ranks are started: as plain processes, by Open MPI's mpiexec, or by an MPI that starts the benchmark.
+        launcher: how ranks are started: as plain processes, by an mpiexec, or by an MPI that starts the benchmark.
         requires: modules that must be installed.
         extra: where they come from.
         in_namespaces: whether its ranks can run in network namespaces of their own.
@@ -75,7 +89,10 @@ class Entry:
         operations: names of the reductions that it has.
         options: what its `System` is told.
         environment: variables of its ranks.
-        mpi_options: arguments of mpiexec.
+        mpi: whose mpiexec that is.
+        mpi_options: arguments of it.
+        backend: of torch's, that has to be built in.
+        collectives: names of the collectives that it has.
     """
 
     name: str
@@ -89,10 +106,19 @@ class Entry:
     operations: frozenset[str]
     options: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    mpi: Make | None = None
     mpi_options: tuple[str, ...] = ()
+    backend: str = ""
+    collectives: frozenset[str] = frozenset(COLLECTIVES)
 
     def check_usable(
-        self, dtype: str, op: str, *, namespaces: bool, launcher: Launcher | None = None
+        self,
+        dtype: str,
+        op: str,
+        *,
+        namespaces: bool,
+        launcher: Launcher | None = None,
+        collective: str = "allreduce",
     ) -> None:
         """Whether this system can take part.
 
@@ -101,6 +127,7 @@ class Entry:
             op: how.
             namespaces: its ranks are in network namespaces of their own.
             launcher: what has started the ranks; None = they are still to be started.
+            collective: that it has to carry out.
 
         Raises:
             UsageError: it cannot; says why.
@@ -110,6 +137,8 @@ class Entry:
             raise UsageError(f"{self.name} needs {', '.join(missing)}: pip install 'switchml[{self.extra}]'")
         if dtype not in self.dtypes:
             raise UsageError(f"{self.name} cannot reduce {dtype}; leave it out or choose another --dtype")
+        if collective not in self.collectives:
+            raise UsageError(f"{self.name} has no {collective}; leave it out (ours: --variants none)")
         if op not in self.operations:
             raise UsageError(f"{self.name} has no {op!r}; leave it out or choose another --op")
         if self.launcher == "started" and (launcher is None or not launcher.mpi):
@@ -125,6 +154,20 @@ class Entry:
             raise UsageError(
                 f"{self.name} works on one host only; leave it out with --rate, --loss or --delay"
             )
+        if self.mpi is not None:
+            installation_of(self.mpi)
+        if self.backend and not _has_backend(self.backend):
+            raise UsageError(
+                f"{self.name} needs a torch that is built with {self.backend.upper()} (USE_{self.backend.upper()}=1, or NVIDIA's "
+                "container images); the wheels for CPUs have none"
+            )
+
+
+def _has_backend(name: str) -> bool:
+    """Whether the torch here can make groups of that name."""
+    import torch.distributed as dist
+
+    return dist.is_backend_available(name)
 
 
 def load(reference: str) -> System:
@@ -133,25 +176,45 @@ def load(reference: str) -> System:
     return cast(System, getattr(importlib.import_module(module), name)())
 
 
-_MPI_COMMON = ("--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "--mca", "pml", "ob1")
+_OPEN_MPI = ("--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "--mca", "pml", "ob1")
 _WITHOUT_AVG = frozenset(OPERATIONS) - {"avg"}
 # One thread a rank, as torchrun sets it: ranks share the cores.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
-def _mpi(name: str, launcher: Literal["mpiexec", "started"], *options: str) -> Entry:
+def _mpi(
+    name: str, make: Make | None, options: tuple[str, ...] = (), environment: Mapping[str, str] | None = None
+) -> Entry:
     return Entry(
         name=name,
-        rank="switchml.bench.systems.mpi:OpenMPI",
-        launcher=launcher,
+        rank="switchml.bench.systems.mpi:MpiRank",
+        launcher="mpiexec" if make is not None else "started",
         requires=("mpi4py",),
         extra="bench",
         in_namespaces=False,
         ring=False,
         dtypes=frozenset(ELEMENT_TYPES) - {"float16", "bfloat16"},
         operations=_WITHOUT_AVG,
-        environment=_ONE_THREAD,
-        mpi_options=(*_MPI_COMMON, *options),
+        environment={**_ONE_THREAD, **(environment or {})},
+        mpi=make,
+        mpi_options=options,
+    )
+
+
+def _torch(backend: str) -> Entry:
+    return Entry(
+        name=backend,
+        rank="switchml.bench.systems.gloo:TorchBackend",
+        launcher="processes",
+        requires=("torch",),
+        extra="bench",
+        in_namespaces=True,
+        ring=True,
+        dtypes=frozenset(ELEMENT_TYPES) - {"int16"},
+        operations=_WITHOUT_AVG,
+        options={"backend": backend},
+        environment={**_ONE_THREAD, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"},
+        backend="" if backend == "gloo" else backend,
     )
 
 
@@ -162,10 +225,11 @@ def _ours(name: str, transport: str, multicast: bool | None) -> Entry:
         launcher="processes",
         requires=(),
         extra="",
-        in_namespaces=transport != "shm",
+        in_namespaces=transport not in ("memory", "shm"),
         ring=False,
         dtypes=frozenset(ELEMENT_TYPES),
         operations=frozenset(OPERATIONS),
+        collectives=frozenset(COLLECTIVES) - {"all_to_all"},
         environment=_ONE_THREAD,
         options={"transport": transport, "multicast": multicast},
     )
@@ -174,21 +238,15 @@ def _ours(name: str, transport: str, multicast: bool | None) -> Entry:
 BASELINES = {
     entry.name: entry
     for entry in (
-        Entry(
-            name="gloo",
-            rank="switchml.bench.systems.gloo:Gloo",
-            launcher="processes",
-            requires=("torch",),
-            extra="bench",
-            in_namespaces=True,
-            ring=True,
-            dtypes=frozenset(ELEMENT_TYPES) - {"int16"},
-            operations=_WITHOUT_AVG,
-            environment={**_ONE_THREAD, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"},
+        _torch("gloo"),
+        _torch("ucc"),
+        _mpi("mpi-shm", OPEN_MPI, (*_OPEN_MPI, "--mca", "btl", "self,sm")),
+        _mpi(
+            "mpi-tcp", OPEN_MPI, (*_OPEN_MPI, "--mca", "btl", "self,tcp", "--mca", "btl_tcp_if_include", "lo")
         ),
-        _mpi("mpi-shm", "mpiexec", "--mca", "btl", "self,sm"),
-        _mpi("mpi-tcp", "mpiexec", "--mca", "btl", "self,tcp", "--mca", "btl_tcp_if_include", "lo"),
-        _mpi("mpi", "started"),
+        _mpi("mpich", MPICH),
+        _mpi("impi", INTEL_MPI, environment={"I_MPI_FABRICS": "shm", "I_MPI_PIN": "off"}),
+        _mpi("mpi", None),
     )
 }
 
@@ -196,6 +254,7 @@ VARIANTS = {
     entry.name: entry
     for entry in (
         _ours("auto", "auto", None),
+        _ours("memory", "memory", None),
         _ours("shm", "shm", None),
         _ours("udp", "udp", None),
         _ours("udp-multicast", "udp", True),
@@ -230,14 +289,14 @@ def variants_of(transport: str, multicast: bool | None) -> list[str]:
         UsageError: there is no such transport, or it has no multicast.
     """
     if transport == "all":
-        return ["shm", "udp-multicast", "udp-unicast"]
+        return ["memory", "shm", "udp-multicast", "udp-unicast"]
     if transport == "udp" and multicast is not None:
         return ["udp-multicast" if multicast else "udp-unicast"]
-    if transport in ("auto", "shm", "udp"):
+    if transport in TRANSPORTS:
         if multicast is not None:
             raise UsageError("--multicast and --no-multicast belong to --transport udp")
         return [transport]
-    raise UsageError(f"transport {transport!r}: choose auto, udp, shm or all")
+    raise UsageError(f"transport {transport!r}: choose {', '.join(TRANSPORTS)} or all")
 
 
 def options_of(entry: Entry, **more: Any) -> dict[str, Any]:

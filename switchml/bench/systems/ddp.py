@@ -36,6 +36,14 @@ def size_of(parameters: int) -> int:
     return 4 * layers_of(parameters) * _LAYER
 
 
+def layers_for(parameters: int) -> list[torch.nn.Module]:
+    """The model's layers."""
+    layers: list[torch.nn.Module] = []
+    for _ in range(layers_of(parameters)):
+        layers += [torch.nn.Linear(WIDTH, WIDTH), torch.nn.ReLU()]
+    return layers
+
+
 class DdpTraining:
     """One rank of a training. A "reduction" is a whole step: forward, backward with DDP's own reducer, SGD.
 
@@ -43,7 +51,7 @@ class DdpTraining:
     """
 
     def open(self, place: Place) -> None:
-        """Join the group through a file store, and wrap the model."""
+        """Join the group through a file store, and get ready."""
         options = place.options
         for name, variable in _VARIABLES.items():
             if name in options:
@@ -58,15 +66,20 @@ class DdpTraining:
             world_size=place.world_size,
             timeout=datetime.timedelta(seconds=options["timeout"]),
         )
-        layers: list[torch.nn.Module] = []
-        for _ in range(layers_of(options["parameters"])):
-            layers += [torch.nn.Linear(WIDTH, WIDTH), torch.nn.ReLU()]
-        # Gradients as views of the buckets, as torch advises: no copies of 100 MB on top of what is measured.
-        self._model = DistributedDataParallel(torch.nn.Sequential(*layers), gradient_as_bucket_view=True)
+        self._facts = {"backend": options["backend"], "torch": torch.__version__}
+        self.prepare(place)
+
+    def prepare(self, place: Place) -> None:
+        """What is measured, once the group is there."""
+        self._model = self.spread(torch.nn.Sequential(*layers_for(place.options["parameters"])))
         self._optimizer = torch.optim.SGD(self._model.parameters(), lr=1e-4)
         generator = torch.Generator().manual_seed(place.rank)
-        self._inputs = torch.randn(options["batch"], WIDTH, generator=generator)
-        self._facts = {"backend": options["backend"], "torch": torch.__version__}
+        self._inputs = torch.randn(place.options["batch"], WIDTH, generator=generator)
+
+    def spread(self, model: torch.nn.Sequential) -> torch.nn.Module:
+        """The model, over all ranks."""
+        # Gradients as views of the buckets, as torch advises: no copies of 100 MB on top of what is measured.
+        return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
     def allreduce(self, buffer: Array, dtype: str, op: str) -> None:
         """One step. The arguments are the all-reduce benchmark's and not used."""

@@ -1,4 +1,4 @@
-"""torch.distributed's gloo: a ring over TCP, what PyTorch uses on CPUs."""
+"""A backend of torch.distributed: gloo, a ring over TCP, what PyTorch uses on CPUs; UCC where torch is built with it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import torch
 import torch.distributed as dist
 
 from switchml.bench.systems.catalogue import Place
+from switchml.bench.timed_collectives import ROOT
 from switchml.bench.verification import Array
+from switchml.errors import UsageError
 
 _OPERATIONS = {
     "sum": dist.ReduceOp.SUM,
@@ -22,11 +24,14 @@ _OPERATIONS = {
     "bor": dist.ReduceOp.BOR,
     "bxor": dist.ReduceOp.BXOR,
 }
+# Torch 2.13 has renamed them.
+_all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+_reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
 _TIMEOUT = datetime.timedelta(seconds=300)
 
 
-class Gloo:
-    """One rank of a gloo group."""
+class TorchBackend:
+    """One rank of a group. Option: backend."""
 
     def open(self, place: Place) -> None:
         """Join through the place's store, or a file's, which reaches across network namespaces."""
@@ -37,24 +42,42 @@ class Gloo:
         if place.store is None:
             meeting = {"init_method": (Path(place.rendezvous) / "store").as_uri()}
         dist.init_process_group(
-            "gloo", rank=place.rank, world_size=place.world_size, timeout=_TIMEOUT, **meeting
+            place.options["backend"],
+            rank=place.rank,
+            world_size=place.world_size,
+            timeout=_TIMEOUT,
+            **meeting,
         )
         alone = place.store is None and place.interface != "lo"
         self._retransmissions = _tcp_retransmissions() if alone else None
 
     def allreduce(self, buffer: Array, dtype: str, op: str) -> None:
         """Reduce in place."""
-        tensor = torch.from_numpy(buffer)
-        if dtype == "bfloat16":
-            tensor = tensor.view(torch.bfloat16)
-        dist.all_reduce(tensor, _OPERATIONS[op])
+        dist.all_reduce(_tensor(buffer, dtype), _OPERATIONS[op])
+
+    def collective(self, name: str, given: Array, taken: Array, dtype: str, op: str) -> None:
+        """See `System`."""
+        source, target = _tensor(given, dtype), _tensor(taken, dtype)
+        match name:
+            case "broadcast":
+                dist.broadcast(source, ROOT)
+            case "reduce":
+                dist.reduce(source, ROOT, _OPERATIONS[op])
+            case "all_gather":
+                _all_gather(target, source)
+            case "reduce_scatter":
+                _reduce_scatter(target, source, _OPERATIONS[op])
+            case "all_to_all":
+                dist.all_to_all_single(target, source)
+            case _:
+                raise UsageError(f"there is no {name} here")
 
     def barrier(self) -> None:
-        """Gloo's own."""
+        """The backend's own."""
         dist.barrier()
 
     def error_bound(self) -> float:
-        """Gloo adds floating-point numbers."""
+        """Such backends add floating-point numbers."""
         return 0.0
 
     def counters(self) -> dict[str, int]:
@@ -71,6 +94,11 @@ class Gloo:
     def close(self) -> None:
         """Leave the group."""
         dist.destroy_process_group()
+
+
+def _tensor(array: Array, dtype: str) -> torch.Tensor:
+    tensor = torch.from_numpy(array)
+    return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
 
 
 def _tcp_retransmissions() -> int:

@@ -1,4 +1,4 @@
-"""Open MPI through mpi4py, over shared memory or TCP. Its ranks poll while they wait inside a call."""
+"""An MPI through mpi4py, over shared memory or TCP. Its ranks poll while they wait inside a call."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ mpi4py.rc.threads = False  # the cheapest locking: one thread calls MPI
 from mpi4py import MPI  # noqa: E402 - after the setting above
 
 from switchml.bench.systems.catalogue import Place  # noqa: E402
+from switchml.bench.timed_collectives import ROOT  # noqa: E402
 from switchml.bench.verification import Array  # noqa: E402
 from switchml.errors import UsageError  # noqa: E402
 
@@ -25,7 +26,7 @@ _OPERATIONS = {
 }
 
 
-class OpenMPI:
+class MpiRank:
     """One rank of MPI_COMM_WORLD."""
 
     def open(self, place: Place) -> None:
@@ -42,6 +43,24 @@ class OpenMPI:
     def allreduce(self, buffer: Array, dtype: str, op: str) -> None:
         """Reduce in place."""
         self._world.Allreduce(MPI.IN_PLACE, buffer, _OPERATIONS[op])
+
+    def collective(self, name: str, given: Array, taken: Array, dtype: str, op: str) -> None:
+        """See `System`."""
+        world = self._world
+        match name:
+            case "broadcast":
+                world.Bcast(given, ROOT)
+            case "reduce":
+                own = MPI.IN_PLACE if world.rank == ROOT else given
+                world.Reduce(own, given if world.rank == ROOT else None, _OPERATIONS[op], ROOT)
+            case "all_gather":
+                world.Allgather(given, taken)
+            case "reduce_scatter":
+                world.Reduce_scatter_block(given, taken, _OPERATIONS[op])
+            case "all_to_all":
+                world.Alltoall(given, taken)
+            case _:
+                raise UsageError(f"there is no {name} here")
 
     def barrier(self) -> None:
         """MPI's own."""

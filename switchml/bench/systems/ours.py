@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from switchml.bench.systems.catalogue import Place
+from switchml.bench.timed_collectives import ROOT
 from switchml.bench.verification import Array
-from switchml.errors import BenchError
+from switchml.errors import BenchError, UsageError
 from switchml.worker import Worker
 
 
@@ -48,6 +49,24 @@ class SwitchML:
         """Reduce in place."""
         kind = dtype if dtype == "bfloat16" else None
         work = self._worker.allreduce(buffer, op, dtype=kind, notify=False)
+        work.wait()
+        self._last = work
+
+    def collective(self, name: str, given: Array, taken: Array, dtype: str, op: str) -> None:
+        """See `System`."""
+        worker, kind = self._worker, dtype if dtype == "bfloat16" else None
+        match name:
+            case "broadcast":
+                work = worker.broadcast(given, ROOT, notify=False)
+            case "reduce":
+                work = worker.reduce(given, ROOT, op, dtype=kind, notify=False)
+            case "all_gather":
+                work = worker.allgather(given, out=taken.reshape(worker.world_size, -1), notify=False)
+            case "reduce_scatter":
+                rows = given.reshape(worker.world_size, -1)
+                work = worker.reduce_scatter(rows, op, out=taken, dtype=kind, notify=False)
+            case _:
+                raise UsageError(f"our library has no {name}")
         work.wait()
         self._last = work
 

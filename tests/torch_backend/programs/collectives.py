@@ -349,6 +349,16 @@ def sparse_tensors():
     tensor = torch.sparse_coo_tensor([[RANK]], [1.0], (WORLD,))
     dist.all_reduce(tensor)
     assert torch.equal(tensor.to_dense(), torch.ones(WORLD))
+    for count, rows in ((300, 20_000), (300, 500), (4000, 5000)):  # gathered; summed; rows said as bits
+        generator = torch.Generator().manual_seed(RANK)
+        rows_of_rank = torch.randint(rows, (1, count), generator=generator)
+        ours = torch.sparse_coo_tensor(rows_of_rank, sample(torch.float32, count, 64), (rows, 64))
+        expected = by_gloo(ours, ReduceOp.SUM)
+        dist.all_reduce(ours)
+        assert ours.is_coalesced() == expected.is_coalesced()
+        assert torch.equal(ours.indices(), expected.indices())
+        assert (ours.values() - expected.values()).abs().max() < 1e-6 * expected.values().abs().max()
+        same_on_all_ranks(ours.values())
 
 
 @check

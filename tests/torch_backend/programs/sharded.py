@@ -82,6 +82,22 @@ def fsdp2():
     return told(*results)
 
 
+def fsdp2_losses():
+    """Of steps over each, and what of the gradients went over the switch."""
+    losses, sent = [], []
+    for group in (OURS, GLOO):
+        module, optimizer = fsdp(group)
+        before = counted(OURS)
+        losses.append(train(module, optimizer))
+        sent.append(counted(OURS) - before)
+        gradients = sum(4 * value.numel() for value in module.parameters())
+    return {"losses": losses, "sent": sent, "gradients": gradients}
+
+
+def counted(group):
+    return group.switch_counters()["bytes_sent"]
+
+
 def fsdp1():
     """It frees its flat parameters by resizing their storage."""
     results = []

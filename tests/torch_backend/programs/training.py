@@ -153,6 +153,29 @@ def static_graph():
     return {"distance": distance(module.module, by_gloo()), "digest": digest(module.module)}
 
 
+def sparse_gradients():
+    """Of an embedding, of which each rank looks up some rows a step."""
+
+    def embedding():
+        torch.manual_seed(2)
+        return torch.nn.EmbeddingBag(5000, 32, mode="sum", sparse=True)
+
+    def trained(group):
+        module = DistributedDataParallel(embedding(), process_group=group)
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.5)
+        generator = torch.Generator().manual_seed(60 + dist.get_rank())
+        for _ in range(6):
+            optimizer.zero_grad()
+            looked_up = torch.randint(5000, (64, 5), generator=generator)
+            module(looked_up).square().mean().backward()
+            assert module.module.weight.grad.is_sparse
+            optimizer.step()
+        return module.module
+
+    ours = trained(None)
+    return {"distance": distance(ours, trained(GLOO)), "digest": digest(ours)}
+
+
 def half_precision():
     """bfloat16 parameters and gradients."""
 

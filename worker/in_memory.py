@@ -1,0 +1,335 @@
+"""The worker's compiled loop where the switch is in memory: it runs the slot machine itself, and nobody sends packets.
+
+Nothing is lost here, so there are no timers for that, and no network that a congestion window could follow. What a rank waits for
+is another rank. Slots, locks and the bell: aggregation/shared_slots.py.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from switchml.aggregation.shared_slots import (
+    SharedSlots,
+    complete,
+    copy_index,
+    count,
+    get_up,
+    is_complete,
+    is_held,
+    lie_down,
+    note_heard,
+    ring_for_sleepers,
+    sleep,
+    sums_at,
+    try_lock,
+    unlock,
+)
+from switchml.aggregation.slot_machine import ADDED, AHEAD, COMPLETE, FIRST, FRESH, MISFIT, STALE, admit
+from switchml.link import libc
+from switchml.link.memory import load_acquire
+from switchml.link.records import view_of
+from switchml.protocol.counters import SWITCH_COUNTERS, WORKER_COUNTERS, indices
+from switchml.protocol.header import HEADER_BYTES
+from switchml.protocol.jit import compiled, inlined
+from switchml.protocol.messages import LANE_BITS
+from switchml.protocol.numerics import UNKNOWN_EXPONENT
+from switchml.protocol.slots import TSI_MASK, slot_of, version_of
+from switchml.worker.chunks import bytes_of, exponent_ahead, given_kind, is_anothers, wanted_by
+from switchml.worker.engine import ATTENTION, EXACT_NEEDED, FINISHED, IDLE_STREAM, exact_needed
+from switchml.worker.shared_sums import give_elements, take_elements
+from switchml.worker.window import (
+    MISMATCHED,
+    RING,
+    SENT,
+    TIMED_OUT,
+    Window,
+    advance,
+    bring_forward,
+    finish,
+    lay,
+    mark_sent,
+    overdue_transfer,
+    ready_from,
+    slot_at,
+)
+
+Bytes = npt.NDArray[np.uint8]
+Words = npt.NDArray[np.uint32]
+Longs = npt.NDArray[np.int64]
+
+_OURS = indices(WORKER_COUNTERS)
+_PACKETS_SENT, _BYTES_SENT = _OURS["packets_sent"], _OURS["bytes_sent"]
+_PACKETS_TAKEN, _BYTES_TAKEN, _CHUNKS = (
+    _OURS["packets_received"],
+    _OURS["bytes_received"],
+    _OURS["chunks_completed"],
+)
+_THEIRS = indices(SWITCH_COUNTERS)
+_PACKETS_IN, _BYTES_IN = _THEIRS["packets_received"], _THEIRS["bytes_received"]
+_PACKETS_OUT, _BYTES_OUT = _THEIRS["packets_sent"], _THEIRS["bytes_sent"]
+_ELEMENTS_ADDED, _CHUNKS_COMPLETED = _THEIRS["elements_added"], _THEIRS["chunks_completed"]
+_AHEAD, _STALE = _THEIRS["dropped_ahead"], _THEIRS["dropped_stale"]
+_DUPLICATE, _MISFIT = _THEIRS["dropped_duplicate"], _THEIRS["dropped_wrong_size"]
+
+_BURST = 32
+_LOOKS = 3
+"""Chunks that are not complete yet, or slots that others hold, before the rest is taken to be so too."""
+_MAX_SLEEP_NS = 50_000_000
+_HELD_SLEEP_NS = 100_000
+"""Nobody rings when a slot is given back: it is held for a microsecond, unless its owner was stopped."""
+
+
+class MemoryEngine(NamedTuple):
+    """What the loop works on.
+
+    Attributes:
+        slots: of the job.
+        counters: by index of WORKER_COUNTERS; what there are called packets are chunks brought and results taken.
+        descriptor: takes that of the last transfer.
+        lanes: a packet's payload, for narrow wires.
+        flag: of one, set to 1 by another thread to make the loop return ATTENTION.
+    """
+
+    window: Window
+    slots: SharedSlots
+    counters: Longs
+    descriptor: Words
+    lanes: Bytes
+    flag: Longs
+    scratch: Longs
+
+
+memory_engine_at = view_of(MemoryEngine)
+
+
+@inlined
+def _elements(window: Window, kind: int) -> int:
+    bits = int(LANE_BITS[kind])
+    return 32 // bits * int(window.stream[0]["elements"]) if bits > 0 else 0
+
+
+@inlined
+def _take(engine: MemoryEngine, slot: int) -> bool:
+    """Take the result of the slot's chunk, which is complete; False when ranks do not mean the same."""
+    window, slots, counters = engine.window, engine.slots, engine.counters
+    entry = window.slots[slot]
+    version = version_of(int(entry["position"]), int(window.stream[0]["window"]))
+    copy = slots.copies[copy_index(slot, version)]
+    kind, exponent = int(copy["kind"]), int(copy["e0"])
+    first = sums_at(slots, slot, version)
+    sums = slots.sums[first : first + _elements(window, kind)]
+    counters[_PACKETS_TAKEN] += 1
+    counters[_BYTES_TAKEN] += HEADER_BYTES if is_anothers(window, slot) else bytes_of(window, kind)
+    counters[_CHUNKS] += 1
+    if not take_elements(window, slot, exponent, kind, sums, engine.lanes, engine.descriptor):
+        finish(window, int(entry["transfer"]), MISMATCHED)
+        return False
+    advance(window, slot, exponent)
+    return True
+
+
+@inlined
+def _take_complete(engine: MemoryEngine) -> int:
+    """Take the results that are there; returns how many, or -1 when ranks do not mean the same."""
+    window, slots = engine.window, engine.slots
+    stream = window.stream[0]
+    width = int(stream["window"])
+    first, taken, missing = int(stream["lowest"]), 0, 0
+    for place in range(first, min(first + width, int(stream["end"]))):
+        slot = slot_of(place, width)
+        if window.slots[slot]["state"] != SENT:
+            continue
+        position = int(window.slots[slot]["position"])
+        if is_complete(slots, slot, version_of(position, width), position):
+            if not _take(engine, slot):
+                return -1
+            taken += 1
+        else:
+            missing += 1
+            if missing == _LOOKS:
+                break
+    return taken
+
+
+@inlined
+def _count_dropped(slots: SharedSlots, rank: int, action: int) -> None:
+    counter = _DUPLICATE
+    if action == AHEAD:
+        counter = _AHEAD
+    elif action == STALE:
+        counter = _STALE
+    elif action == MISFIT:
+        counter = _MISFIT
+    count(slots, rank, counter, 1)
+
+
+@inlined
+def _bring(engine: MemoryEngine, at: int, now: int) -> int:
+    """Bring the chunk at a place of the queue to the slot machine; its verdict, or -1 when another rank is at its slot."""
+    window, slots, counters = engine.window, engine.slots, engine.counters
+    slot = slot_at(window, at)
+    stream, entry = window.stream[0], window.slots[slot]
+    rank, width = int(stream["rank"]), int(stream["window"])
+    if is_held(slots, slot):
+        return -1
+    kind, ahead, wanted = given_kind(window, slot), exponent_ahead(window, slot), wanted_by(window, slot)
+    if not try_lock(slots, slot, rank):
+        return -1
+    position = int(entry["position"])
+    version = version_of(position, width)
+    index = copy_index(slot, version)
+    verdict = admit(
+        slots.copies, index, rank, int(stream["workers"]), width, position & TSI_MASK, kind, ahead,
+        wanted if wanted >= 0 else UNKNOWN_EXPONENT,
+    )  # fmt: skip
+    action = verdict % COMPLETE
+    elements = _elements(window, kind)
+    counts = action in (FRESH, FIRST, ADDED)
+    if counts and elements > 0:
+        first = sums_at(slots, slot, version)
+        give_elements(window, slot, slots.sums[first : first + elements], engine.lanes, action == ADDED)
+    answer = bytes_of(window, int(slots.copies[index]["kind"]))
+    if verdict >= COMPLETE:
+        complete(slots, slot, version, position)
+    unlock(slots, slot)
+    length = bytes_of(window, kind)
+    bring_forward(window, at)
+    mark_sent(window, slot, now, length)
+    counters[_PACKETS_SENT] += 1
+    counters[_BYTES_SENT] += length
+    count(slots, rank, _PACKETS_IN, 1)
+    count(slots, rank, _BYTES_IN, length)
+    if counts:
+        count(slots, rank, _ELEMENTS_ADDED, elements)
+    else:
+        # Another wrote nonsense, or means another chunk: this one will never be complete, and its deadline says so.
+        _count_dropped(slots, rank, action)
+    if verdict >= COMPLETE:
+        count(slots, rank, _CHUNKS_COMPLETED, 1)
+        count(slots, rank, _PACKETS_OUT, 1)
+        count(slots, rank, _BYTES_OUT, answer)
+    return verdict
+
+
+@inlined
+def _bring_ready(engine: MemoryEngine, now: int) -> int:
+    """Bring what is to be brought and can be now; returns how many chunks."""
+    window = engine.window
+    stream = window.stream[0]
+    stream["fifo_head"] = ready_from(window, int(stream["fifo_head"]))
+    at = int(stream["fifo_head"])
+    brought, held, completed = 0, 0, 0
+    while at < stream["fifo_tail"] and brought < _BURST and held < _LOOKS:
+        verdict = _bring(engine, at, now)
+        if verdict < 0:
+            held += 1
+        else:
+            brought += 1
+            completed += int(verdict >= COMPLETE)
+        at = ready_from(window, at + 1)
+    if completed > 0:
+        ring_for_sleepers(engine.slots)
+    return brought
+
+
+@inlined
+def _turn(engine: MemoryEngine, now: int) -> int:
+    taken = _take_complete(engine)
+    if taken < 0:
+        return 1
+    if taken > 0:
+        lay(engine.window)
+    return taken + _bring_ready(engine, now)
+
+
+@compiled
+def turn(handle: int, now: int) -> int:
+    """Take results and bring chunks, once, as far as that goes without waiting.
+
+    Args:
+        handle: of a MemoryEngine.
+        now: ns of CLOCK_MONOTONIC.
+
+    Returns:
+        How much was done; 0: another rank is waited for.
+    """
+    return _turn(memory_engine_at(handle), now)
+
+
+@inlined
+def _next_is_held(engine: MemoryEngine) -> bool:
+    """Whether there is a chunk to be brought; then another rank is at its slot."""
+    window = engine.window
+    return ready_from(window, int(window.stream[0]["fifo_head"])) < window.stream[0]["fifo_tail"]
+
+
+@inlined
+def _worth_waking(window: Window) -> int:
+    """The position to be woken for: half a window after the first that is waited for, so that one wake-up serves many chunks.
+
+    It is one that this rank has brought, so the others can complete it whatever this rank does; and of the same transfer, because
+    they may call the next one only when they have this one.
+    """
+    stream = window.stream[0]
+    lowest, width = int(stream["lowest"]), int(stream["window"])
+    transfer = window.slots[slot_of(lowest, width)]["transfer"]
+    for position in range(lowest + width // 2, lowest, -1):
+        entry = window.slots[slot_of(position, width)]
+        if entry["position"] == position and entry["state"] == SENT and entry["transfer"] == transfer:
+            return position
+    return lowest
+
+
+@inlined
+def _sleep(engine: MemoryEngine, timeout_ns: int) -> None:
+    window, slots = engine.window, engine.slots
+    if _next_is_held(engine):
+        libc.pause(min(timeout_ns, _HELD_SLEEP_NS), engine.scratch)
+        return
+    rank, position = int(window.stream[0]["rank"]), _worth_waking(window)
+    bell = lie_down(slots, rank, position)
+    width = int(window.stream[0]["window"])
+    come = is_complete(slots, slot_of(position, width), version_of(position, width), position)
+    if not come and load_acquire(engine.flag, 0) == 0:
+        sleep(slots, rank, bell, timeout_ns, engine.scratch)
+    get_up(slots, rank)
+
+
+@compiled
+def run_in_memory(handle: int, spin_ns: int, limit_ns: int) -> int:
+    """As `engine.run`, of a MemoryEngine."""
+    engine = memory_engine_at(handle)
+    window, scratch = engine.window, engine.scratch
+    stream = window.stream[0]
+    finished = int(stream["finished"])
+    lay(window)
+    now = libc.monotonic_ns(scratch)
+    limit, quiet_since = now + limit_ns, now
+    while True:
+        done = _turn(engine, now)
+        # First of all: a transfer must not be taken as finished before its exact exchange is arranged.
+        if exact_needed(window):
+            return EXACT_NEEDED
+        if stream["finished"] != finished:
+            return FINISHED
+        if load_acquire(engine.flag, 0) != 0 or now >= limit:
+            return ATTENTION
+        if stream["head"] == stream["queued"]:
+            return IDLE_STREAM
+        now = libc.monotonic_ns(scratch)
+        if done > 0:
+            note_heard(engine.slots, int(stream["rank"]), now)
+            quiet_since = now
+            continue
+        late = overdue_transfer(window, now)
+        if late >= 0:
+            finish(window, late, TIMED_OUT)
+            return FINISHED
+        # Without giving up the core: on a busy machine it would not come back for milliseconds. Who sleeps is woken at once.
+        if now - quiet_since < spin_ns:
+            continue
+        deadline = int(window.transfers[stream["head"] % RING]["deadline"])
+        _sleep(engine, max(1, min(deadline - now, limit - now, _MAX_SLEEP_NS)))
