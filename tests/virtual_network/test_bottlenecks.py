@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from virtual_network import NetworkConditions, Task, VirtualNetwork, run_together
+from virtual_tcp import VirtualTcp
 
 from switchml.protocol.header import HEADER_BYTES
 from switchml.worker.congestion import FRAMING
@@ -162,6 +163,26 @@ def test_random_losses_cost_little_more_than_sending_them_again(
     check_sums(run)
     assert run.lost > 0
     assert share(run) >= least
+
+
+@pytest.mark.parametrize("ways", [(0,), (1,), (0, 1)], ids=["up", "down", "both"])
+def test_a_bulk_flow_of_tcp_beside_leaves_and_gets_a_third(ways: tuple[int, ...]) -> None:
+    job = network(Link(100 * MBIT, 256 * KIB, 100 * US), chunks=20_000, tensors=1)
+    job.start()
+    # Of the first worker's link: from the switch to it is place 0, the other way place `workers`.
+    places = ((job.workers, 0), (0, job.workers))
+    flows = [VirtualTcp(job, *places[way]) for way in ways]
+    begin = None
+    while job.now < 2500 * MS:
+        part = min([job, *flows], key=lambda one: one.next_at())
+        part.step()
+        if begin is None and job.now > 1000 * MS:
+            begin = (job.now, job.lowest, [flow.delivered for flow in flows])
+    assert begin is not None
+    whole = (job.now - begin[0]) * job.conditions.rate / 1_000_000_000
+    ours = (job.lowest - begin[1]) * (HEADER_BYTES + PAYLOAD + FRAMING) / whole
+    theirs = [(flow.delivered - before) / whole for flow, before in zip(flows, begin[2], strict=True)]
+    assert min(ours, *theirs) >= 1 / 3, (ours, theirs)
 
 
 @pytest.mark.parametrize(
