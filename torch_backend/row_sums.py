@@ -197,7 +197,7 @@ class _Sum:
         numbers = torch.zeros(self._values.shape[0], dtype=torch.int64)
         for size, index in zip(self._outer, self._own.indices(), strict=True):
             numbers = numbers * size + index
-        return numbers.numpy()
+        return for_reduction(numbers, "sum").array
 
     def _gather(self, via: Collectives, said: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return via.allgather(said, timeout=self._left(), notify=False).wait()
