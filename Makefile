@@ -115,8 +115,9 @@ $(VENV)/.examples: pyproject.toml constraints.txt | $(VENV)/.build-tools
 $(VENV)/.dev: $(VENV)/.examples
 	$(call install,dev)
 
+# Machine code that was kept beside a wheel's modules outlives them, and would be taken for the package.
 $(VENV)/.editable: $(VENV)/.examples
-	$(if $(wildcard $(VENV)/.wheel),rm $(VENV)/.wheel && $(PIP) install --quiet --no-build-isolation --no-deps --no-index -e .)
+	$(if $(wildcard $(VENV)/.wheel),rm -r $(VENV)/.wheel $(VENV)/lib/python*/site-packages/switchml && $(PIP) install --quiet --no-build-isolation --no-deps --no-index -e .)
 	touch $@
 
 # A fresh build folder each time: setuptools would keep modules that no longer exist.
