@@ -35,8 +35,14 @@ class Template:
             )
 
     def start(self, program: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[str]:
-        """Run a file with arguments. As any child of ours, it can be waited for; output goes through pipes."""
-        return _Forked(self, program, environment)
+        """Run a file with arguments, with pipes for what it says."""
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return self.popen([sys.executable, "-P", *program], env=environment, text=True, **pipes)
+
+    def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+        """As `subprocess.Popen` of this interpreter, "-P", and a file or "-m" and a module, with arguments."""
+        assert command[:2] == [sys.executable, "-P"], command
+        return _Forked(self, command, options)
 
     def fork(self, request: Any, descriptors: Sequence[int]) -> int:
         """The pid of a new child of this process."""
@@ -58,22 +64,21 @@ class Template:
         self._process.wait()
 
 
-class _Forked(subprocess.Popen[str]):
-    def __init__(self, template: Template, program: Sequence[str], environment: dict[str, str]) -> None:
+class _Forked(subprocess.Popen[Any]):
+    def __init__(self, template: Template, command: Sequence[str], options: dict[str, Any]) -> None:
         self._template = template
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        super().__init__(program, env=environment, text=True, **pipes)
+        super().__init__(command, **options)
 
     def _execute_child(self, args: Any, *more: Any) -> None:
         """In the place of fork and exec."""
-        environment, pipes = more[5], more[9:15]
-        self.pid = self._template.fork([args, environment], [pipes[0], pipes[3], pipes[5]])
+        environment, pipes, new_session = more[5], more[9:15], more[20]
+        self.pid = self._template.fork([args[2:], environment, new_session], [pipes[0], pipes[3], pipes[5]])
         self._child_created = True
         self._close_pipe_fds(*pipes)
 
 
-def _forked(link: socket.socket) -> tuple[list[str], dict[str, str]]:
-    """Returns in each child: what it is to run, and its environment. The template itself ends in here."""
+def _forked(link: socket.socket) -> list[str]:
+    """Returns in each child: what it is to run. The template itself ends in here."""
     while True:
         request, descriptors, _, _ = socket.recv_fds(link, _LARGEST, 3)
         if not request:
@@ -90,8 +95,13 @@ def _forked(link: socket.socket) -> tuple[list[str], dict[str, str]]:
             for number, descriptor in enumerate(descriptors):
                 os.dup2(descriptor, number)
                 os.close(descriptor)
-            program, environment = json.loads(request)
-            return program, environment
+            program, environment, new_session = json.loads(request)
+            os.environ.clear()
+            os.environ.update(environment)
+            sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
+            if new_session:
+                os.setsid()
+            return list(program)
         for descriptor in (writing, *descriptors):
             os.close(descriptor)
         os.waitpid(between, 0)  # from now on the child is that of the process that asked
@@ -104,7 +114,9 @@ if __name__ == "__main__":
     import torch._dynamo  # noqa: F401  # DistributedDataParallel imports it
 
     gc.freeze()  # or each that ends would go through all of torch
-    sys.argv, fresh = _forked(socket.socket(fileno=int(sys.argv[1])))
-    os.environ.clear()
-    os.environ.update(fresh)
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    sys.argv = _forked(socket.socket(fileno=int(sys.argv[1])))
+    if sys.argv[0] == "-m":
+        del sys.argv[0]
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(sys.argv[0], run_name="__main__")
