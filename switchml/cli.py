@@ -26,6 +26,7 @@ COMMANDS = {
         "Program a P4 switch, and let workers join jobs on it.",
     ),
     "status": ("switchml.status:status", "Show a switch's jobs, workers and counters."),
+    "top": ("switchml.telemetry.cli:top", "Watch switches live: jobs, workers, rates, losses."),
     "bench": ("switchml.bench.cli:bench_app", "Measure collectives, next to other backends."),
     "stf": ("switchml.stf.cli:stf", "Play a packet script to a P4 program."),
     "check": ("switchml.check.cli:check", "Search the state machines of worker and switch exhaustively."),

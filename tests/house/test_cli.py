@@ -70,6 +70,7 @@ def test_a_token_and_tls_can_always_come_from_the_environment() -> None:
         "run",
         "status",
         "switch",
+        "top",
     }
 
 
