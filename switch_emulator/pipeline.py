@@ -15,11 +15,14 @@ from switchml.aggregation.slot_machine import (
     MISFIT,
     RETRANSMIT,
     STALE,
+    UNSEEN,
+    WAITING,
     Pool,
     admit,
     admit_paper,
     apply,
     apply_lanes,
+    inquire,
 )
 from switchml.control.target import RANGES
 from switchml.link import datagrams, libc, ring
@@ -43,7 +46,7 @@ from switchml.protocol.header_access import (
     set_kind,
 )
 from switchml.protocol.jit import compiled, inlined
-from switchml.protocol.messages import ABSENT, EXPONENTS, LANE_BITS, MAX_PAYLOAD, PROBE, UNKNOWN_TYPE
+from switchml.protocol.messages import ABSENT, ASK, EXPONENTS, LANE_BITS, MAX_PAYLOAD, PROBE, UNKNOWN_TYPE
 from switchml.protocol.probes import read_secret, write_challenge
 from switchml.protocol.slots import slot_of, version_of
 from switchml.switch_emulator import faults as fault_injection
@@ -68,6 +71,7 @@ _PACKETS_RECEIVED, _BYTES_RECEIVED = _AT["packets_received"], _AT["bytes_receive
 _PACKETS_SENT, _BYTES_SENT = _AT["packets_sent"], _AT["bytes_sent"]
 _ELEMENTS_ADDED, _CHUNKS_COMPLETED = _AT["elements_added"], _AT["chunks_completed"]
 _RETRANSMITTED, _PROBES = _AT["results_retransmitted"], _AT["probes_answered"]
+_ASKS = _AT["asks_answered"]
 _DUPLICATE, _STALE, _TRUNCATED = _AT["dropped_duplicate"], _AT["dropped_stale"], _AT["dropped_truncated"]
 _AHEAD = _AT["dropped_ahead"]
 _WRONG_SIZE, _BAD_HEADER = _AT["dropped_wrong_size"], _AT["dropped_bad_header"]
@@ -407,6 +411,19 @@ def _answer_probe(handle: int, sender: int, memory: Bytes, at: int, length: int)
 
 
 @compiled
+def _answer_ask(handle: int, sender: int, memory: Bytes, at: int, has_come: int) -> None:
+    """Whether the sender's packet of a chunk has come: its question back to it, with 1 or 0 as the exponent."""
+    switch = switch_at(handle)
+    switch.counters[switch.tables.senders[sender]["job"], _ASKS] += 1
+    copy_bytes(memory[at : at + HEADER_BYTES], switch.spare[:HEADER_BYTES])
+    set_exponents(switch.spare, _START, has_come, read_e1(memory, at))
+    if switch.faults.settings[0]["active"] != 0:
+        _deliver_with_faults(handle, sender, switch.spare, _START, HEADER_BYTES)
+    else:
+        _deliver(handle, sender, switch.spare, _START, HEADER_BYTES)
+
+
+@compiled
 def _check(job: Job, number: int, memory: Bytes, at: int, length: int) -> int:
     """Index of the counter of what is wrong with the packet, or -1."""
     if length < HEADER_BYTES:
@@ -419,6 +436,8 @@ def _check(job: Job, number: int, memory: Bytes, at: int, length: int) -> int:
         return _BAD_HEADER
     if read_job(memory, at) != number and job["any_number"] == 0:
         return _WRONG_JOB
+    if kind == ASK and job["paper"] != 0:
+        return _BAD_HEADER
     if kind == PROBE:
         return -1
     payload = length - HEADER_BYTES
@@ -461,7 +480,9 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
     e0, e1 = read_e0(memory, at), read_e1(memory, at)
     index = 2 * (int(job["pool_base"]) + slot) + version
     worker, workers, window = int(tables.senders[sender]["worker"]), int(job["workers"]), int(job["window"])
-    if job["paper"] != 0:
+    if kind == ASK:
+        verdict = inquire(switch.pool.slots, index, worker, workers, tsi)
+    elif job["paper"] != 0:
         verdict = admit_paper(switch.pool.slots, index, worker, workers, window, tsi, kind, e0, e1)
     else:
         verdict = admit(switch.pool.slots, index, worker, workers, window, tsi, kind, e0, e1)
@@ -471,6 +492,9 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
         return
     if verdict == MISFIT:
         counters[_WRONG_SIZE] += 1
+        return
+    if verdict in (UNSEEN, WAITING):
+        _answer_ask(handle, sender, memory, at, 1 if verdict == WAITING else 0)
         return
     first = int(job["sums_base"]) + (2 * slot + version) * int(job["sums"])
     if verdict == RETRANSMIT:

@@ -93,7 +93,9 @@ enum bit<8> Verdict {             // on a packet of a chunk, as in switch_emulat
     STALE = 5,
     MISFIT = 6,
     AHEAD = 7,
-    FIRST = 8
+    FIRST = 8,
+    UNSEEN = 9,
+    WAITING = 10
 }
 
 struct copy_t {                   // a slot's copy, as its registers hold it

@@ -99,6 +99,7 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
             || (bit<32>)hdr.ipv4.total_len < 20 + (bit<32>)hdr.udp.length) REFUSE(dropped_truncated)
         if ((hdr.switchml.msg_type != MSG_SUM && hdr.switchml.msg_type != MSG_EXPONENTS
              && hdr.switchml.msg_type != MSG_PROBE && hdr.switchml.msg_type != MSG_ABSENT
+             && hdr.switchml.msg_type != MSG_ASK
 #ifdef NARROW_LANES
              && hdr.switchml.msg_type != MSG_SUM16 && hdr.switchml.msg_type != MSG_SUM8
 #endif
@@ -108,6 +109,8 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
                 && (hdr.switchml.msg_type == MSG_EXPONENTS || hdr.switchml.msg_type == MSG_PROBE)))
             REFUSE(dropped_bad_header)
         if (!job_table.apply().hit) REFUSE(dropped_wrong_job)
+        bool asks = hdr.switchml.msg_type == MSG_ASK;
+        if (asks && meta.paper == 1) REFUSE(dropped_bad_header)
         if (!worker_port.apply().hit) {
             if (claim.apply().hit) {
                 bit<64> shown = hdr.switchml.tsi ++ hdr.switchml.version ++ hdr.switchml.unused ++ hdr.switchml.slot
@@ -133,7 +136,7 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
         }
         bit<16> payload = hdr.udp.length - UDP_BYTES - SWITCHML_BYTES;
         bit<16> wanted = 0;
-        if (hdr.switchml.msg_type != MSG_EXPONENTS && hdr.switchml.msg_type != MSG_ABSENT) {
+        if (hdr.switchml.msg_type != MSG_EXPONENTS && hdr.switchml.msg_type != MSG_ABSENT && !asks) {
             wanted = PAYLOAD_BYTES;
         }
         if (hdr.switchml.size != SIZE_CODE || payload > wanted) REFUSE(dropped_wrong_size)
@@ -165,7 +168,9 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
         meta.wanted_by = hdr.switchml.e1;
         if (meta.paper == 0) {
             int<32> distance = (int<32>)(hdr.switchml.tsi - meta.copy.stamp);
-            if (meta.copy.used != meta.epoch || distance > 0) {
+            if (asks && (meta.copy.used != meta.epoch || distance > 0)) {
+                meta.verdict = Verdict.UNSEEN;
+            } else if (meta.copy.used != meta.epoch || distance > 0) {
                 // A chunk has its turn when the slot's other copy has completed the one a window before.
                 read_other_copy();
                 bool turn = hdr.switchml.tsi < (bit<32>)meta.window;
@@ -183,6 +188,10 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
                 meta.verdict = Verdict.STALE;
             } else if (known && meta.copy.seen == meta.everyone) {
                 meta.verdict = Verdict.RETRANSMIT;
+            } else if (asks && known) {
+                meta.verdict = Verdict.WAITING;
+            } else if (asks) {
+                meta.verdict = Verdict.UNSEEN;
             } else if (known) {
                 meta.verdict = Verdict.DUPLICATE;
             } else if (!fits) {
@@ -208,6 +217,14 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
         if (meta.verdict == Verdict.STALE) REFUSE(dropped_stale)
         if (meta.verdict == Verdict.AHEAD) REFUSE(dropped_ahead)
         if (meta.verdict == Verdict.MISFIT) REFUSE(dropped_wrong_size)
+        if (meta.verdict == Verdict.UNSEEN || meta.verdict == Verdict.WAITING) {
+            // The question itself, whoever wants the chunk's elements.
+            asks_answered.count((bit<32>)meta.job_number);
+            hdr.switchml.e0 = (bit<8>)(bit<1>)(meta.verdict == Verdict.WAITING);
+            meta.to_one = 0;
+            answer_worker();
+            exit;
+        }
 
         // Do it: the copy first, then its sums.
         if (meta.verdict == Verdict.FRESH) {

@@ -19,6 +19,7 @@ const msg_type_t MSG_SUM = 1;
 const msg_type_t MSG_EXPONENTS = 2;
 const msg_type_t MSG_PROBE = 3;
 const msg_type_t MSG_ABSENT = 4;
+const msg_type_t MSG_ASK = 5;
 const msg_type_t MSG_SUM16 = 6;
 const msg_type_t MSG_SUM8 = 7;
 

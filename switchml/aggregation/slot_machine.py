@@ -20,6 +20,14 @@ take a copy anywhere else.
 
 A worker whose elements are all 0 sends none (ABSENT). The copy's kind tells whether elements have come: until then it is ABSENT.
 
+A worker that hears nothing may ask whether its packet has come (ASK, `inquire`). That changes nothing:
+
+    copy empty, or tsi newer than its stamp   say that it has not come              UNSEEN
+    tsi = stamp, worker not seen yet          say that it has not come              UNSEEN
+    tsi = stamp, worker seen, all seen        send the result to this worker        RETRANSMIT
+    tsi = stamp, worker seen, some missing    say that it has come                  WAITING
+    tsi older than the stamp                  drop                                  STALE
+
 After FRESH or ADDED the chunk may be complete (COMPLETE is added to the verdict): then the result goes to all workers.
 
 The published algorithm (NSDI 2021, algorithm 3) has no stamp: a packet of one version clears the worker's bit in the other. A
@@ -74,6 +82,8 @@ STALE = 5
 MISFIT = 6  # the chunk's other packets are of another kind
 AHEAD = 7
 FIRST = 8
+UNSEEN = 9
+WAITING = 10
 COMPLETE = 16
 
 Words = npt.NDArray[np.uint32]
@@ -202,6 +212,19 @@ def admit(
     count = int(slots[index]["seen_count"]) + 1
     slots[index]["seen_count"] = count
     return verdict + COMPLETE if count == workers else verdict
+
+
+@compiled
+def inquire(slots: Records[SlotCopy], index: int, worker: int, workers: int, tsi: int) -> int:
+    """The verdict on a worker's question whether its packet has come; arguments as those of `admit`."""
+    distance = tsi_distance(tsi, int(slots[index]["stamp"]))
+    if slots[index]["used"] == 0 or distance > 0:
+        return UNSEEN
+    if distance < 0:
+        return STALE
+    if not is_seen(slots, index, worker):
+        return UNSEEN
+    return RETRANSMIT if int(slots[index]["seen_count"]) == workers else WAITING
 
 
 @compiled

@@ -18,15 +18,18 @@ from switchml.aggregation.slot_machine import (
     MISFIT,
     RETRANSMIT,
     STALE,
+    UNSEEN,
+    WAITING,
     admit,
     admit_paper,
     apply,
     apply_lanes,
+    inquire,
     new_pool,
 )
-from switchml.protocol.header import HEADER_BYTES, parse_header
+from switchml.protocol.header import HEADER_BYTES, build_header, parse_header
 from switchml.protocol.header_access import set_exponents, set_kind
-from switchml.protocol.messages import ABSENT, ELEMENT_BYTES, FLOAT32, LANE_BITS, size_code, wire_lanes
+from switchml.protocol.messages import ABSENT, ASK, ELEMENT_BYTES, FLOAT32, LANE_BITS, size_code, wire_lanes
 from switchml.protocol.slots import TSI_MASK, slot_of, version_of
 from switchml.worker.chunks import (
     SIGNATURE_WORDS,
@@ -299,19 +302,24 @@ class SwitchMachine:
         header = parse_header(packet)
         index = 2 * header.slot + header.version
         slots = self._pool.slots
-        verdict = int(
-            self._admit(
-                slots,
-                index,
-                rank,
-                self._workers,
-                self._window,
-                header.tsi,
-                header.msg_type,
-                header.e0,
-                header.e1,
+        if header.msg_type == ASK:
+            verdict = int(inquire(slots, index, rank, self._workers, header.tsi))
+        else:
+            verdict = int(
+                self._admit(
+                    slots,
+                    index,
+                    rank,
+                    self._workers,
+                    self._window,
+                    header.tsi,
+                    header.msg_type,
+                    header.e0,
+                    header.e1,
+                )
             )
-        )
+        if verdict in (UNSEEN, WAITING):
+            return Answer(verdict, rank, build_header(header._replace(e0=int(verdict == WAITING))))
         if verdict in (DUPLICATE, STALE, MISFIT, AHEAD):
             return Answer(verdict, rank, b"")
         kind = int(slots[index]["kind"])

@@ -22,6 +22,7 @@ SWITCH_COUNTERS: tuple[Counter, ...] = (
     Counter("chunks_completed", "chunks whose last worker came"),
     Counter("results_retransmitted", "results sent again to one worker"),
     Counter("probes_answered", "probes answered"),
+    Counter("asks_answered", "questions about a chunk that is not complete, answered"),
     Counter("dropped_duplicate", "the worker is in the sum already, others are missing"),
     Counter("dropped_stale", "older than what the slot works on"),
     Counter("dropped_ahead", "the chunk a window before is not complete, so no worker can have sent it"),

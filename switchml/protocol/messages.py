@@ -33,6 +33,8 @@ MESSAGE_TYPES: tuple[MessageType, ...] = (
                 " challenge (below)"),
     MessageType("ABSENT", 4, 0, "this worker's elements of the chunk are all 0; as an answer: all are, or, with `to_one`,"
                 " another worker gets them"),
+    MessageType("ASK", 5, 0, "has this worker's packet of the chunk come? Where the chunk is complete the answer is its result,"
+                " as to a packet sent again; else the question itself, with `e0` = 1 where the packet has come, else 0"),
     MessageType("SUM16", 6, 16, "int16 lanes, added up as int32; the answer carries the sums shifted back into lanes, and in `e1`"
                 " by how many bits", "int16"),
     MessageType("SUM8", 7, 8, "the same with int8 lanes", "int8"),
@@ -62,6 +64,7 @@ SUM = _code("SUM")
 EXPONENTS = _code("EXPONENTS")
 PROBE = _code("PROBE")
 ABSENT = _code("ABSENT")
+ASK = _code("ASK")
 SUM16 = _code("SUM16")
 SUM8 = _code("SUM8")
 

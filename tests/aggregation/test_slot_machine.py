@@ -21,10 +21,13 @@ from switchml.aggregation.slot_machine import (
     MISFIT,
     RETRANSMIT,
     STALE,
+    UNSEEN,
+    WAITING,
     admit,
     admit_paper,
     apply,
     clear_slots,
+    inquire,
     is_seen,
     new_pool,
 )
@@ -32,7 +35,7 @@ from switchml.protocol.messages import ABSENT, EXPONENTS, SUM
 
 _NAMES = {
     FRESH: "fresh", ADDED: "added", RETRANSMIT: "retransmit", DUPLICATE: "duplicate", STALE: "stale", MISFIT: "misfit",
-    AHEAD: "ahead", FIRST: "first", FIRST + COMPLETE: "first, complete",
+    AHEAD: "ahead", FIRST: "first", UNSEEN: "unseen", WAITING: "waiting", FIRST + COMPLETE: "first, complete",
     FRESH + COMPLETE: "fresh, complete", ADDED + COMPLETE: "added, complete",
 }  # fmt: skip
 
@@ -89,6 +92,13 @@ class Switch:
         assert leaves or (out == 0xDDDDDDDD).all()
         result = out.view(">i4").tolist() if leaves else None
         return _NAMES[verdict], result, (int(slots[index]["e0"]), int(slots[index]["e1"]))
+
+    def ask(self, worker: int, tsi: int) -> str:
+        """The verdict on a question, which leaves all as it is."""
+        before = self.pool.slots.tobytes()
+        verdict = inquire(self.pool.slots, self.index(tsi), worker, self.workers, tsi)
+        assert self.pool.slots.tobytes() == before
+        return _NAMES[verdict]
 
 
 Script = list[tuple[Packet, str, list[int] | None]]
@@ -253,6 +263,30 @@ def test_sequence_numbers_wrap() -> None:
         assert switch.take(packet)[:2] == (verdict, result), f"step {step}: {packet}"
 
 
+def test_a_worker_may_ask_whether_its_packet_has_come() -> None:
+    switch = Switch(2, start=0xFFFFFFFE)
+    steps: list[tuple[Packet | None, dict[int, list[str]]]] = [
+        # after the packet, what each worker hears of which sequence number
+        (None, {0xFFFFFFFE: ["unseen", "unseen"], 0: ["unseen", "unseen"], 0xFFFFFFFA: ["stale", "stale"]}),
+        (Packet(1, 0xFFFFFFFE, [1, 2]), {0xFFFFFFFE: ["unseen", "waiting"], 0: ["unseen", "unseen"]}),
+        (Packet(0, 0xFFFFFFFE, absent=True), {0xFFFFFFFE: ["retransmit", "retransmit"], 0: ["unseen", "unseen"]}),
+        (Packet(0, 0xFFFFFFFF), {0xFFFFFFFF: ["waiting", "unseen"], 0xFFFFFFFE: ["retransmit", "retransmit"]}),
+        (Packet(1, 0xFFFFFFFF), {0xFFFFFFFF: ["retransmit", "retransmit"]}),
+        (Packet(0, 0), {0: ["waiting", "unseen"], 0xFFFFFFFE: ["stale", "stale"]}),
+    ]  # fmt: skip
+    for packet, heard in steps:
+        if packet is not None:
+            switch.take(packet)
+        for tsi, verdicts in heard.items():
+            assert [switch.ask(worker, tsi) for worker in range(2)] == verdicts, (packet, tsi)
+
+
+def test_an_unused_copy_has_seen_nobody() -> None:
+    switch = Switch(256)
+    for tsi in (0, 1, 0x80000000):
+        assert [switch.ask(worker, tsi) for worker in (0, 255)] == ["unseen", "unseen"]
+
+
 def test_exponents_are_the_maximum_of_the_chunk_s_own() -> None:
     switch = Switch(3)
     steps = [
@@ -378,6 +412,14 @@ class Model:
         self.complete.add(stamp)
         return f"{verdict}, complete", self.total(seen)
 
+    def ask(self, copy: int, worker: int, tsi: int) -> str:
+        stamp, seen = self.chunks.get(copy, (-1, {}))
+        if tsi < stamp:
+            return "stale"
+        if tsi > stamp or worker not in seen:
+            return "unseen"
+        return "retransmit" if len(seen) == self.workers else "waiting"
+
     def total(self, seen: dict[int, Packet]) -> list[int]:
         given = [packet.values for packet in seen.values() if packet.values]
         sums = [sum(column) for column in zip(*given, strict=True)]
@@ -419,6 +461,9 @@ def test_random_traces_against_the_model(workers: int, window: int, packets: lis
         copy = switch.index(packet.tsi)
         verdict, result, exponents = switch.take(packet)
         assert (verdict, result) == model.take(copy, packet), f"step {step}: {packet}"
+        for tsi in range(max(0, packet.tsi - 2 * window), packet.tsi + 2 * window + 1, window):
+            for rank in range(workers):
+                assert switch.ask(rank, tsi) == model.ask(switch.index(tsi), rank, tsi), (step, rank, tsi)
         if copy in model.chunks:
             assert exponents[0] == max(other.e0 for other in model.chunks[copy][1].values())
 

@@ -1,7 +1,8 @@
 """The plain slot machine as a switch: frames in, frames out, with the tables, registers and counters of our P4 program.
 
-Only `admit`, `admit_paper`, `apply` and the pool are the emulator's own; what is around them is written once more here, from
-docs/protocol.md. Run as a program it serves calls from its standard input, so that NUMBA_DISABLE_JIT=1 can hold for it alone.
+Only `admit`, `admit_paper`, `inquire`, `apply` and the pool are the emulator's own; what is around them is written once more
+here, from docs/protocol.md. Run as a program it serves calls from its standard input, so that NUMBA_DISABLE_JIT=1 can hold for
+it alone.
 """
 
 from __future__ import annotations
@@ -22,17 +23,21 @@ from switchml.aggregation.slot_machine import (
     MISFIT,
     RETRANSMIT,
     STALE,
+    UNSEEN,
+    WAITING,
     admit,
     admit_paper,
     apply,
     apply_lanes,
     clear_slots,
+    inquire,
     new_pool,
 )
 from switchml.p4runtime.entries import ActionCall, CounterValue, Match, Replica, TableEntry
 from switchml.protocol.header import HEADER_BYTES, RESERVED, build_header, parse_header
 from switchml.protocol.messages import (
     ABSENT,
+    ASK,
     ELEMENT_BYTES,
     EXPONENTS,
     LANE_BITS,
@@ -202,12 +207,14 @@ class SlotSwitch:
         header = parse_header(packet)
         kind, tsi, slot, version = header.msg_type, header.tsi, header.slot, header.version
         narrow = kind in (SUM16, SUM8) and self._narrow
-        known = kind in (SUM, ABSENT) or narrow or (kind in (EXPONENTS, PROBE) and not header.to_one)
+        known = kind in (SUM, ABSENT, ASK) or narrow or (kind in (EXPONENTS, PROBE) and not header.to_one)
         if not known or any(getattr(header, name) for name in RESERVED):
             return "dropped_bad_header", None
         if header.job_number != job:
             return "dropped_wrong_job", None
         member = Member(*self._tables["job_table"][sender])
+        if kind == ASK and member.paper:
+            return "dropped_bad_header", None
         if kind == PROBE:
             self._count("probes_answered", job)
             return "", (member, packet.tobytes(), False)
@@ -230,18 +237,25 @@ class SlotSwitch:
         if self._epochs[index] not in (0, member.epoch):
             clear_slots(slots, index // 2, 1)
             self._epochs[index] = self._epochs[index ^ 1] = 0
-        judge = admit_paper if member.paper else admit
-        verdict = judge(
-            slots,
-            index,
-            member.worker,
-            member.workers,
-            member.window,
-            header.tsi,
-            header.msg_type,
-            header.e0,
-            header.e1,
-        )
+        if header.msg_type == ASK:
+            verdict = inquire(slots, index, member.worker, member.workers, header.tsi)
+        else:
+            verdict = (admit_paper if member.paper else admit)(
+                slots,
+                index,
+                member.worker,
+                member.workers,
+                member.window,
+                header.tsi,
+                header.msg_type,
+                header.e0,
+                header.e1,
+            )
+        if verdict in (UNSEEN, WAITING):
+            self._count("asks_answered", job)
+            self._wanted = member.worker
+            answer = header._replace(e0=int(verdict == WAITING))
+            return "", (member, build_header(answer), False)
         refused = {
             DUPLICATE: "dropped_duplicate", STALE: "dropped_stale", MISFIT: "dropped_wrong_size", AHEAD: "dropped_ahead",
         }  # fmt: skip

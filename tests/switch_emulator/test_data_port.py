@@ -10,7 +10,8 @@ import pytest
 
 from switchml.control.target import JobProgram, WorkerProgram
 from switchml.protocol.header import HEADER_BYTES, MAX_WINDOW, RESERVED, Header, build_header, parse_header
-from switchml.protocol.messages import ABSENT, EXPONENTS, PROBE, SUM
+from switchml.protocol.messages import ABSENT, ASK, EXPONENTS, PROBE, SUM
+from switchml.switch_emulator.faults import Faults, new_faults
 from switchml.switch_emulator.native_target import EmulatorTarget
 
 JOB, WINDOW, PAYLOAD = 5, 4, 128
@@ -21,8 +22,8 @@ ELEMENTS = bytes(range(PAYLOAD))
 class Bench:
     """A switch with one job of two workers, whose sockets are ours."""
 
-    def __init__(self, *, paper: bool = False) -> None:
-        self.target = EmulatorTarget()
+    def __init__(self, *, paper: bool = False, faults: Faults | None = None) -> None:
+        self.target = EmulatorTarget(faults=faults)
         self.sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(3)]
         for sock in self.sockets:
             sock.bind(("127.0.0.1", 0))
@@ -99,12 +100,16 @@ BAD = {
     "another size, complete": (0, _packet(bytes(256), size=1), "dropped_wrong_size"),
     "exponents with elements": (0, _packet(msg_type=EXPONENTS), "dropped_wrong_size"),
     "message type 0": (0, _packet(msg_type=0), "dropped_bad_header"),
-    "message type 5": (0, _packet(msg_type=5), "dropped_bad_header"),
+    "message type 8": (0, _packet(msg_type=8), "dropped_bad_header"),
     "exponents to one": (0, _packet(b"", msg_type=EXPONENTS, to_one=1), "dropped_bad_header"),
     "a probe to one": (0, _packet(b"", msg_type=PROBE, to_one=1), "dropped_bad_header"),
     "absent with elements": (0, _packet(msg_type=ABSENT), "dropped_wrong_size"),
     "absent of another size": (0, _packet(b"", msg_type=ABSENT, size=1), "dropped_wrong_size"),
     **{f"{name} bit": (0, _packet(**{name: 1}), "dropped_bad_header") for name in RESERVED},
+    "a question with elements": (0, _packet(msg_type=ASK), "dropped_wrong_size"),
+    "a question of another size": (0, _packet(b"", msg_type=ASK, size=1), "dropped_wrong_size"),
+    "a question of a slot beyond": (0, _packet(b"", msg_type=ASK, slot=WINDOW), "dropped_wrong_slot"),
+    "a question of another version": (0, _packet(b"", msg_type=ASK, version=1), "dropped_wrong_version"),
     "another job": (0, _packet(job_number=JOB + 1), "dropped_wrong_job"),
     "another job's probe": (0, _packet(b"", msg_type=PROBE, job_number=0), "dropped_wrong_job"),
     "slot beyond the window": (0, _packet(slot=WINDOW, tsi=WINDOW), "dropped_wrong_slot"),
@@ -215,6 +220,59 @@ def test_elements_go_to_the_one_that_wants_them(bench: Bench) -> None:
     assert bench.silent()
 
 
+def _asked(bench: Bench, worker: int, **changes: int) -> bool:
+    """Whether the worker's packet has come, as the switch answers its question, which leaves the slot as it is."""
+    question = GOOD._replace(msg_type=ASK, e0=-128, **changes)
+    before = bench.target.read_slot(JOB, question.slot, question.version)
+    answered = {"asks_answered": 1, "packets_sent": 1, "bytes_sent": HEADER_BYTES}
+    assert bench.send(worker, build_header(question)) == answered
+    answer = parse_header(bench.answer(worker))
+    assert bench.silent(), "nobody else is answered"
+    assert bench.target.read_slot(JOB, question.slot, question.version) == before
+    assert answer == question._replace(e0=answer.e0)
+    return {0: False, 1: True}[answer.e0]
+
+
+def test_a_question_whether_a_packet_has_come(bench: Bench) -> None:
+    assert [_asked(bench, worker) for worker in range(2)] == [False, False]
+    bench.send(1, _packet(e1=5))
+    assert [_asked(bench, worker, to_one=1, e1=-1) for worker in range(2)] == [False, True]
+    assert not _asked(bench, 1, tsi=WINDOW, version=1), "its turn has not come, and may be asked for"
+    bench.send(0, _packet(b"", msg_type=ABSENT))
+    result = bench.answer(0)
+    assert bench.answer(1) == result
+    again = {"results_retransmitted": 1, "packets_sent": 1, "bytes_sent": _SIZE}
+    for worker in range(2):
+        assert bench.send(worker, _packet(b"", msg_type=ASK)) == again
+        assert bench.answer(worker) == result
+    _complete(bench, tsi=WINDOW, version=1)
+    bench.send(1, _packet(tsi=2 * WINDOW))
+    assert bench.send(1, _packet(b"", msg_type=ASK)) == {"dropped_stale": 1}
+    assert bench.silent()
+
+
+def test_a_question_about_elements_that_one_wants(bench: Bench) -> None:
+    for worker in range(2):
+        bench.send(worker, _packet(to_one=1, e1=1))
+    answers = [bench.answer(worker) for worker in range(2)]
+    assert [len(answer) for answer in answers] == [HEADER_BYTES, _SIZE]
+    for worker in range(2):
+        assert bench.send(worker, _packet(b"", msg_type=ASK, to_one=1, e1=1))["results_retransmitted"] == 1
+        assert bench.answer(worker) == answers[worker]
+
+
+def test_faults_meet_an_answer_to_a_question_as_any_other() -> None:
+    bench = Bench(faults=new_faults(duplicate=1.0))
+    try:
+        bench.sockets[0].send(_packet(b"", msg_type=ASK))
+        assert {bench.answer(0) for _ in range(4)} == {build_header(GOOD._replace(msg_type=ASK, e0=0))}
+        told = bench.target.between_packets(bench.target.counters)
+        # The question on its way in, and each answer on its way out.
+        assert (told["asks_answered"], told["fault_duplicated"], told["packets_sent"]) == (2, 3, 4)
+    finally:
+        bench.close()
+
+
 @pytest.mark.parametrize("wanted", [2, -1])
 def test_elements_that_no_worker_wants_go_nowhere(bench: Bench, wanted: int) -> None:
     for worker in range(2):
@@ -265,6 +323,7 @@ def test_a_job_with_the_published_machine_takes_any_version() -> None:
         assert bench.send(0, _packet(version=1)) == {"elements_added": 32}
         assert bench.target.read_slot(JOB, 0, 1).used
         assert bench.send(0, _packet(slot=WINDOW)) == {"dropped_wrong_slot": 1}
+        assert bench.send(0, _packet(b"", msg_type=ASK)) == {"dropped_bad_header": 1}, "it has no word for it"
     finally:
         bench.close()
 
