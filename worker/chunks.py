@@ -10,9 +10,9 @@ import numpy.typing as npt
 from switchml.link.memory import array_at, bytes_at
 from switchml.protocol.byteorder import copy_swapped, swap_bytes
 from switchml.protocol.header import HEADER_BYTES, Header
-from switchml.protocol.header_access import pack_header, read_e1, read_msg_type, read_to_one
+from switchml.protocol.header_access import pack_header, read_e1, read_msg_type, read_size, read_to_one
 from switchml.protocol.jit import compiled, inlined
-from switchml.protocol.messages import ABSENT, ELEMENT_BYTES, EXPONENTS, LANE_BITS, MAX_PAYLOAD, SUM
+from switchml.protocol.messages import ABSENT, ASK, ELEMENT_BYTES, EXPONENTS, LANE_BITS, MAX_PAYLOAD, SUM
 from switchml.protocol.numerics import EXACT_EXPONENT, MAX_SHIFT, UNKNOWN_EXPONENT
 from switchml.protocol.slots import TSI_MASK, slot_of, version_of
 from switchml.worker.kernels import (
@@ -24,7 +24,16 @@ from switchml.worker.kernels import (
     quantize_lanes,
     subtract_lanes,
 )
-from switchml.worker.window import BLOCKS, RING, WORDS, TransferRecord, Window, chunk_elements, relative
+from switchml.worker.window import (
+    ASKING,
+    BLOCKS,
+    RING,
+    WORDS,
+    TransferRecord,
+    Window,
+    chunk_elements,
+    relative,
+)
 
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint32]
@@ -67,7 +76,9 @@ def chunk_kind(window: Window, slot: int) -> int:
 
 @compiled
 def packet_kind(window: Window, slot: int) -> int:
-    """Message type of the packet the slot sends: `given_kind`, or ABSENT where the elements are needed nowhere else."""
+    """Message type of the packet the slot sends: `given_kind`, or ABSENT where the elements are needed nowhere else; or ASK."""
+    if window.slots[slot]["state"] == ASKING:
+        return ASK
     return ABSENT if _is_own(window, slot) else given_kind(window, slot)
 
 
@@ -186,8 +197,10 @@ def wanted_elements(window: Window, transfer: TransferRecord, chunk: int) -> tup
 
 @compiled
 def is_answer(window: Window, slot: int, memory: Bytes, at: int) -> bool:
-    """Whether the packet at `memory[at:]` can be the slot's result, by its type and `e1`."""
+    """Whether the packet at `memory[at:]` can be the slot's result, by its type and `e1`, or what the switch says when asked."""
     kind = read_msg_type(memory, at)
+    if kind == ASK:
+        return True
     if kind == ABSENT:
         if relative(window, slot) == 0 or chunk_kind(window, slot) == EXPONENTS:
             return False
@@ -195,6 +208,12 @@ def is_answer(window: Window, slot: int, memory: Bytes, at: int) -> bool:
         return read_to_one(memory, at) == 0 or is_anothers(window, slot)
     narrow = 0 < LANE_BITS[kind] < 32
     return kind == chunk_kind(window, slot) and (not narrow or 0 <= read_e1(memory, at) <= MAX_SHIFT)
+
+
+@compiled
+def is_asked_for(window: Window, memory: Bytes, at: int) -> bool:
+    """Whether a result answers a question; the others go to all ranks, or answer a packet that was sent again."""
+    return read_size(memory, at) != window.stream[0]["size"]
 
 
 @compiled

@@ -14,15 +14,19 @@ that timers or other traffic suffer. Without a queue the window grows by the bac
 What the backlog may be is found out, because it must fit into the smallest queue of the path:
 
     a round without loss   it grows by an eighth, up to `ceiling`; it doubles until something is first seen to wait
-    much lost              a trial begins with a quarter of it
-    trial, much less lost  the losses were ours: ceiling = three times that, as four times were too much
-    trial, still lost      a quarter again, down to four packets, as a queue may be that short. If that does not help, the path
-                           loses by itself, or others fill its queues: the backlog is as before, and twice as much may be lost
-                           before the next trial.
-    every so often         the ceiling is tried a little higher: soon after it was found first, every two seconds once it has been
-                           found several times, and what may be lost is halved then
+    much lost              a trial: the ceiling falls to three quarters of it, or half; what had left before does not count again
+    trial, much less lost  the losses were ours, and it stays there
+    trial, still lost      the same again, down to a quarter, and to four packets if very much is lost. If that does not help, the
+                           path loses by itself, or others fill its queues: the backlog is as before, and twice as much may be
+                           lost before the next trial
+    every so often         the ceiling is tried a little higher: soon while it is less than half of what the last trial began
+                           with; and each time that one is found it takes twice as long until then, up to two seconds. Every two
+                           seconds half as much may be lost
 
 So random losses cost no more than sending them again, and a flow that fills queues (TCP Cubic) does not push this one aside.
+
+A queue that is never empty hides how long the path is. So where no round trip of the last ten seconds was as short as one before,
+there is a round of four packets (as in BBR).
 
 A late rank delays results while nothing of ours waits in a queue. It shows as a silence longer than any round trip, and packets
 sent before its end are left out (recovery.py). Short ones do no harm: the window never falls below the backlog.
@@ -58,7 +62,10 @@ _RETRY_NS = 2_000_000_000
 _MEMORY_NS = 10_000_000_000  # a shortest round trip and a highest rate are kept for one to two of these
 _RATE_NS = 20_000_000
 _JUDGED_PACKETS = 128
+_TELLING_PACKETS = 8  # so many lost ones tell the share well enough; fewer among many show that it is small
+_QUIET_PACKETS = 1024
 _LITTLE_LOSS = 20  # of 1024
+_MUCH_LOSS = 128
 _MOST_LOSS = 512
 _NEVER = 1 << 62
 
@@ -76,10 +83,10 @@ class CongestionRecord(TypedDict):
     retry_at: Int64  # when the ceiling is tried higher
     retry_every: Int64  # ns until then: a ceiling that was found too low by mistake rises soon, one found again and again seldom
     starting: Int64  # nothing of ours has been seen to wait yet
-    calm: Int64  # rounds in which a loss is still that of an earlier one
     heard: Int64  # bytes answered since losses were judged last
     lost: Int64  # bytes lost since then
     tolerated: Int64  # share that may be lost, in 1/1024
+    tolerated_to: Int64  # when half as much is
     trial_share: Int64  # what was lost before the trial that goes on; 0: none does
     trial_backlog: Int64  # the backlog before
     full: Int64  # the window was used up in this round
@@ -94,6 +101,9 @@ class CongestionRecord(TypedDict):
     fastest: Int64  # rate
     fastest_now: Int64
     forget_at: Int64
+    drained: (
+        Int64  # the window before a round of few packets, that shows the path without a queue; 0: it is none
+    )
     rate: Int64
     rate_bytes: Int64
     rate_since: Int64
@@ -222,7 +232,7 @@ def end_results(congestion: Congestion, window: Window, lost: int, now: int) -> 
     Args:
         congestion: of the stream.
         window: of the stream.
-        lost: packets found overtaken since the stream began.
+        lost: bytes found lost since the stream began.
         now: ns.
     """
     state = congestion[0]
@@ -236,30 +246,39 @@ def end_results(congestion: Congestion, window: Window, lost: int, now: int) -> 
         state["fastest_now"] = max(int(state["fastest_now"]), int(state["rate"]))
         state["fastest"] = max(int(state["fastest"]), int(state["rate"]))
     if state["round_end"] == _NEVER:
-        state["lost"] += (lost - int(state["lost_before"])) * int(state["packet"])
+        state["lost"] += lost - int(state["lost_before"])
         state["lost_before"] = lost
-        _end_round(state, now)
+        _end_round(state, window, now)
         stream = window.stream[0]
         state["round_end"] = stream["sends"]
-        state["round_late"] = stream["sends"] - stream["in_flight"] // 4
+        waited = 0 if state["drained"] != 0 else int(stream["in_flight"]) // 4
+        state["round_late"] = stream["sends"] - waited
         state["round_best"] = state["round_bytes"] = state["full"] = 0
 
 
 @compiled
-def _end_round(state: CongestionRecord, now: int) -> None:
+def _end_round(state: CongestionRecord, window: Window, now: int) -> None:
     best = int(state["round_best"])
     state["round_trip"] = best
     state["shortest_now"] = min(int(state["shortest_now"]), best)
     state["shortest"] = min(int(state["shortest"]), best)
+    if state["drained"] != 0:
+        state["shortest"] = state["shortest_now"] = best
+        state["window"], state["drained"] = state["drained"], 0
+        state["paced_to"] = now
+        return
     if now >= state["forget_at"]:
-        state["shortest"], state["shortest_now"] = state["shortest_now"], best
         state["fastest"], state["fastest_now"] = state["fastest_now"], state["rate"]
         state["forget_at"] = now + _MEMORY_NS
+        if 4 * state["shortest_now"] > 5 * state["shortest"]:
+            state["drained"], state["window"] = state["window"], _LEAST_PACKETS * state["packet"]
+            return
+        state["shortest"], state["shortest_now"] = state["shortest_now"], best
     width, shortest = int(state["window"]), int(state["shortest"])
     queued = width * (best - shortest) // best
     if queued > state["backlog"] // 2:
         state["starting"] = 0
-    _set_backlog(state, now)
+    _set_backlog(state, window, now)
     if state["full"] == 0:
         return
     # Where packets are dropped, round trips tell too little: no more than came through, and the backlog.
@@ -277,54 +296,73 @@ def _highest(state: CongestionRecord) -> int:
 @compiled
 def _lost_share(state: CongestionRecord) -> int:
     """What was lost of late, in 1/1024, or -1 while too little has been sent to tell."""
-    if state["calm"] > 0:
-        state["calm"] -= 1
-        state["heard"] = state["lost"] = 0
+    lost = int(state["lost"])
+    together = lost + int(state["heard"])
+    few = lost < _TELLING_PACKETS * state["packet"] and together < _QUIET_PACKETS * state["packet"]
+    if few or together < _JUDGED_PACKETS * state["packet"]:
         return -1
-    together = int(state["heard"]) + int(state["lost"])
-    if together < _JUDGED_PACKETS * state["packet"]:
-        return -1
-    share = 1024 * int(state["lost"]) // together
+    share = max(0, 1024 * int(state["lost"]) // together)
     state["heard"] = state["lost"] = 0
     return share
 
 
 @compiled
-def _judge_losses(state: CongestionRecord, now: int) -> None:
+def _soonest_retry(state: CongestionRecord) -> int:
+    return min(max(_FIRST_RETRY_NS, _RETRY_ROUNDS * int(state["round_trip"])), _RETRY_NS)
+
+
+@compiled
+def _retry_after(state: CongestionRecord) -> int:
+    # So low a ceiling may be a mistake.
+    low = 2 * state["ceiling"] < state["trial_backlog"]
+    return _soonest_retry(state) if low else int(state["retry_every"])
+
+
+@compiled
+def _is_of_no_use(state: CongestionRecord, share: int) -> bool:
+    """Whether a trial has come down to a quarter, and as much is lost as before: but not so much as only a full queue drops."""
+    quarter = 4 * state["backlog"] <= state["trial_backlog"]
+    return bool(quarter and 2 * share > state["trial_share"] and share <= _MUCH_LOSS)
+
+
+@compiled
+def _judge_losses(state: CongestionRecord, window: Window, now: int) -> None:
     share = _lost_share(state)
     if share < 0:
         return
     least = _LEAST_PACKETS * int(state["packet"])
-    if state["trial_share"] > 0 and 4 * share <= state["trial_share"]:
-        state["backlog"] = state["ceiling"] = 3 * int(state["backlog"])
-        soon = max(_FIRST_RETRY_NS, _RETRY_ROUNDS * int(state["round_trip"]))
-        state["retry_every"] = min(max(2 * int(state["retry_every"]), soon), _RETRY_NS)
-        state["retry_at"] = now + int(state["retry_every"])
+    tried = state["trial_share"] > 0
+    if tried and 4 * share <= state["trial_share"]:
+        state["retry_every"] = min(max(2 * int(state["retry_every"]), _soonest_retry(state)), _RETRY_NS)
+        state["retry_at"] = now + _retry_after(state)
         state["trial_share"] = 0
-    elif state["trial_share"] > 0 and state["backlog"] <= least:
-        state["backlog"] = state["trial_backlog"]
+    elif tried and (state["backlog"] <= least or _is_of_no_use(state, share)):
+        state["backlog"] = state["ceiling"] = state["trial_backlog"]
         state["tolerated"] = min(2 * share, _MOST_LOSS)
+        state["tolerated_to"] = now + _RETRY_NS
         state["trial_share"] = 0
-    elif state["trial_share"] > 0 or share > state["tolerated"]:
-        if state["trial_share"] == 0:
+    elif tried or share > state["tolerated"]:
+        if not tried:
             state["trial_share"], state["trial_backlog"] = share, state["backlog"]
-        state["backlog"] = max(int(state["backlog"]) // 4, least)
+        kept = 2 if share > _MUCH_LOSS else 3
+        state["backlog"] = state["ceiling"] = max(int(state["backlog"]) * kept // 4, least)
         state["starting"] = 0
-        state["calm"] = 1
+        window.stream[0]["forgiven"] = window.stream[0]["sends"]
 
 
 @compiled
-def _set_backlog(state: CongestionRecord, now: int) -> None:
+def _set_backlog(state: CongestionRecord, window: Window, now: int) -> None:
     packet = int(state["packet"])
-    _judge_losses(state, now)
+    _judge_losses(state, window, now)
     if state["trial_share"] == 0:
         if state["retry_at"] == 0:
             state["ceiling"] = _highest(state)
         elif now >= state["retry_at"]:
             state["ceiling"] += max(packet, int(state["ceiling"]) // 8)
-            if state["retry_every"] == _RETRY_NS:
-                state["tolerated"] = max(_LITTLE_LOSS, int(state["tolerated"]) // 2)
-            state["retry_at"] = now + int(state["retry_every"])
+            state["retry_at"] = now + _retry_after(state)
+        if now >= state["tolerated_to"]:
+            state["tolerated"] = max(_LITTLE_LOSS, int(state["tolerated"]) // 2)
+            state["tolerated_to"] = now + _RETRY_NS
         state["ceiling"] = min(int(state["ceiling"]), _highest(state))
         step = int(state["backlog"]) if state["starting"] != 0 else max(packet, int(state["backlog"]) // 8)
         state["backlog"] = min(int(state["backlog"]) + step, int(state["ceiling"]))

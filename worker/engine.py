@@ -15,11 +15,13 @@ from switchml.protocol.header import HEADER_BYTES
 from switchml.protocol.header_access import (
     read_e0,
     read_job,
+    read_msg_type,
     read_slot,
     read_tsi,
     read_version,
 )
 from switchml.protocol.jit import compiled, inlined
+from switchml.protocol.messages import ASK
 from switchml.worker import congestion as congestion_control
 from switchml.worker import port as ports
 from switchml.worker import recovery as loss_recovery
@@ -27,6 +29,7 @@ from switchml.worker.chunks import (
     build_packet,
     expected_bytes,
     is_answer,
+    is_asked_for,
     is_empty,
     own_bytes,
     packet_bytes,
@@ -45,9 +48,11 @@ from switchml.worker.window import (
     advance,
     finish,
     lay,
+    mark_asked,
     mark_sent,
     match,
     may_leave,
+    next_question,
     next_ready,
     overdue_transfer,
 )
@@ -59,7 +64,7 @@ Longs = npt.NDArray[np.int64]
 _AT = indices(WORKER_COUNTERS)
 _PACKETS_SENT, _BYTES_SENT = _AT["packets_sent"], _AT["bytes_sent"]
 _PACKETS_RECEIVED, _BYTES_RECEIVED = _AT["packets_received"], _AT["bytes_received"]
-_RETRANSMISSIONS, _CHUNKS = _AT["retransmissions"], _AT["chunks_completed"]
+_RETRANSMISSIONS, _ASKED, _CHUNKS = _AT["retransmissions"], _AT["packets_asked_for"], _AT["chunks_completed"]
 _DUPLICATE, _STALE = _AT["dropped_duplicate"], _AT["dropped_stale"]
 _FOREIGN, _TRUNCATED, _PORT_FULL = _AT["dropped_foreign"], _AT["dropped_truncated"], _AT["port_full"]
 
@@ -107,6 +112,8 @@ def _take(engine: Engine, memory: Bytes, at: int, length: int, now: int) -> int:
         return 0
     slot = match(window, read_tsi(memory, at), read_slot(memory, at), read_version(memory, at))
     if slot < 0:
+        if slot == DUPLICATE and not is_asked_for(window, memory, at):
+            loss_recovery.note_duplicate(engine.recovery)
         counters[_DUPLICATE if slot == DUPLICATE else _STALE if slot == STALE else _FOREIGN] += 1
         return 0
     if not is_answer(window, slot, memory, at):
@@ -115,6 +122,9 @@ def _take(engine: Engine, memory: Bytes, at: int, length: int, now: int) -> int:
     if length != result_bytes(window, memory, at):
         counters[_TRUNCATED] += 1
         return 0
+    if read_msg_type(memory, at) == ASK:
+        loss_recovery.note_answer(engine.recovery, window, slot, read_e0(memory, at) != 0, now)
+        return 0
     counters[_PACKETS_RECEIVED] += 1
     counters[_BYTES_RECEIVED] += own_bytes(window, slot, memory, at)
     counters[_CHUNKS] += 1
@@ -122,7 +132,9 @@ def _take(engine: Engine, memory: Bytes, at: int, length: int, now: int) -> int:
     if not take_result(window, slot, exponent, memory, at, engine.descriptor):
         finish(window, int(window.slots[slot]["transfer"]), MISMATCHED)
         return 0
-    sample = loss_recovery.note_result(engine.recovery, window, slot, now)
+    if loss_recovery.begin_result(engine.recovery, now):
+        congestion_control.note_stall(engine.congestion, now)
+    sample = loss_recovery.note_result(engine.recovery, window, slot, is_asked_for(window, memory, at), now)
     moved = HEADER_BYTES + FRAMING if is_empty(memory, at) else int(window.slots[slot]["length"])
     congestion_control.note_result(engine.congestion, window, slot, sample, moved, now)
     advance(window, slot, exponent)
@@ -137,8 +149,6 @@ def _receive(engine: Engine) -> int:
         return 0
     batch = ports.port_at(port)
     now = monotonic_ns(engine.scratch)
-    if loss_recovery.begin_results(engine.recovery, now):
-        congestion_control.note_stall(engine.congestion, now)
     longest = 0
     for index in range(found):
         sample = _take(
@@ -161,8 +171,13 @@ def _send(engine: Engine, now: int) -> int:
     window, port, counters = engine.window, engine.port, engine.counters
     sent = 0
     while sent < _SEND_BURST:
-        slot = next_ready(window)
-        if slot < 0 or not may_leave(window, slot, congestion_control.room(engine.congestion, now)):
+        slot = next_question(window)
+        asking = slot >= 0
+        if not asking:
+            slot = next_ready(window)
+        if slot < 0 or not (
+            asking or may_leave(window, slot, congestion_control.room(engine.congestion, now))
+        ):
             break
         length = packet_bytes(window, slot)
         at = ports.reserve(port, length)
@@ -170,15 +185,19 @@ def _send(engine: Engine, now: int) -> int:
             counters[_PORT_FULL] += 1
             break
         build_packet(window, slot, ports.tx_memory(port), at)
+        counters[_PACKETS_SENT] += 1
+        counters[_BYTES_SENT] += length
+        sent += 1
+        if asking:
+            mark_asked(window, slot, now)
+            counters[_ASKED] += 1
+            continue
         # A header may bring back elements, and elements a header: the link that has more to carry is the limit.
         flight = FRAMING + max(length, expected_bytes(window, slot))
         if mark_sent(window, slot, now, flight):
             counters[_RETRANSMISSIONS] += 1
         packet_sent(engine.recovery, window, slot, now)
         congestion_control.note_sent(engine.congestion, window, flight, now)
-        counters[_PACKETS_SENT] += 1
-        counters[_BYTES_SENT] += length
-        sent += 1
     ports.flush(port)
     return sent
 

@@ -25,6 +25,7 @@ from switchml.worker.in_memory import MemoryEngine
 from switchml.worker.signature import Signature, explain_mismatch
 from switchml.worker.transfer import Listed, Ready, Source, Transfer
 from switchml.worker.window import (
+    ASKING,
     BLOCKED,
     BLOCKS,
     DONE,
@@ -304,7 +305,7 @@ class Stream:
 
     def _oldest_position(self) -> int:
         slots = self._engine.window.slots
-        waiting = np.isin(slots["state"], (SENT, RESEND, BLOCKED))
+        waiting = np.isin(slots["state"], (SENT, RESEND, ASKING, BLOCKED))
         return int(slots["position"][waiting].min()) if waiting.any() else int(self._state["end"])
 
     def _fail_everything(self, error: SwitchMLError) -> None:

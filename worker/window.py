@@ -23,9 +23,10 @@ right behind it.
     BLOCKED  the exponent for its chunk has not come
     READY    to be sent for the first time
     SENT     waits for the result
-    RESEND   timed out, to be sent again
+    ASKING   likewise, and the switch is to be asked whether the packet has come
+    RESEND   lost, to be sent again
 
-When a packet has timed out is recovery.py's business.
+When a packet is asked for, or lost, is recovery.py's business.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from switchml.protocol.messages import LANE_BITS, SUM
 from switchml.protocol.numerics import EXACT_EXPONENT, MIN_EXPONENT, UNKNOWN_EXPONENT
 from switchml.protocol.slots import TSI_MASK, check_window, slot_of, tsi_distance, version_of
 
-IDLE, BLOCKED, READY, SENT, RESEND = 0, 1, 2, 3, 4
+IDLE, BLOCKED, READY, SENT, RESEND, ASKING = 0, 1, 2, 3, 4, 5
 
 BLOCKS, WORDS = 1, 2
 """Kinds of transfer: float32 blocks with an exponent each; raw 32-bit words."""
@@ -75,20 +76,26 @@ class StreamRecord(TypedDict):
     accepted: Int64  # results taken
     lowest: Int64  # first position without a result
     sends: Int64  # packets that have left, those sent again included
-    in_flight: Int64  # slots SENT
+    in_flight: Int64  # slots SENT or ASKING
     bytes_in_flight: Int64  # sum of their `length`
+    asking: Int64  # slots ASKING
+    asked: Int64  # the slot whose question left last
+    forgiven: Int64  # number among `sends` from which on losses count: those before have had their effect
 
 
 class SlotRecord(TypedDict):
     """What a slot is doing."""
 
     state: UInt8
+    asked: UInt8  # how often the switch was asked for the packet that left last
+    come: UInt8  # and has said that it has come
     exponent: Int16  # of the chunk it sends
     retries: Int32  # how often its packet was sent again
-    length: Int32  # bytes of the packet that left last, or those expected of its result where these are more
+    length: Int32  # bytes of the packet that left last, or those expected of its result where these are more; 0: it has come
     position: Int64
     transfer: Int64
     sent_at: Int64  # ns
+    asked_at: Int64  # ns, when the switch was asked for that packet; 0: it was not
     order: Int64  # which of `sends` its packet was
 
 
@@ -212,7 +219,7 @@ def ready_from(window: Window, at: int) -> int:
     while at < stream["fifo_tail"]:
         position = int(window.fifo[at % window.fifo.size])
         entry = window.slots[slot_of(position, int(stream["window"]))]
-        if entry["position"] == position and (entry["state"] == READY or entry["state"] == RESEND):
+        if entry["position"] == position and entry["state"] in (READY, RESEND):
             break
         at += 1
     return at
@@ -249,7 +256,22 @@ def may_leave(window: Window, slot: int, room: int) -> bool:
     The lowest position without a result always may: windows of ranks that differ could otherwise wait for each other for ever.
     """
     stream = window.stream[0]
-    return bool(stream["bytes_in_flight"] < room or window.slots[slot]["position"] == stream["lowest"])
+    entry = window.slots[slot]
+    again = entry["state"] == RESEND and room > 0
+    return bool(stream["bytes_in_flight"] < room or again or entry["position"] == stream["lowest"])
+
+
+@compiled
+def next_question(window: Window) -> int:
+    """A slot that is ASKING, or -1. Questions are short: they go first, and nothing limits them."""
+    stream = window.stream[0]
+    if stream["asking"] == 0:
+        return -1
+    slot = int(stream["asked"])
+    while window.slots[slot]["state"] != ASKING:
+        slot = (slot + 1) % window.slots.size
+    stream["asked"] = slot
+    return slot
 
 
 @compiled
@@ -321,7 +343,7 @@ def match(window: Window, tsi: int, slot: int, version: int) -> int:
     entry = window.slots[slot]
     position = int(entry["position"])
     state = entry["state"]
-    waiting = state in (SENT, RESEND)
+    waiting = state in (SENT, RESEND, ASKING)
     distance = tsi_distance(tsi, position & TSI_MASK)
     if distance == 0 and version == version_of(position, int(stream["window"])):
         return slot if waiting else DUPLICATE
@@ -381,7 +403,8 @@ def advance(window: Window, slot: int, exponent: int) -> None:
 @compiled
 def _leave_flight(window: Window, slot: int) -> None:
     stream, entry = window.stream[0], window.slots[slot]
-    if entry["state"] == SENT:
+    stream["asking"] -= entry["state"] == ASKING
+    if entry["state"] in (SENT, ASKING):
         stream["in_flight"] -= 1
         stream["bytes_in_flight"] -= entry["length"]
 
@@ -413,6 +436,7 @@ def mark_sent(window: Window, slot: int, now: int, length: int) -> bool:
     again = bool(entry["state"] == RESEND)
     entry["state"] = SENT
     entry["sent_at"] = now
+    entry["asked_at"] = entry["asked"] = entry["come"] = 0
     entry["length"] = length
     entry["order"] = stream["sends"]
     if again:
@@ -426,10 +450,36 @@ def mark_sent(window: Window, slot: int, now: int, length: int) -> bool:
 
 @compiled
 def resend(window: Window, slot: int) -> None:
-    """Queue a SENT slot's packet once more; until it leaves it counts as lost, not as in flight."""
+    """Queue the packet of a slot in flight once more; until it leaves it counts as lost, not as in flight."""
     _leave_flight(window, slot)
     window.slots[slot]["state"] = RESEND
     _enqueue(window, int(window.slots[slot]["position"]))
+
+
+@compiled
+def ask(window: Window, slot: int) -> None:
+    """The switch is to be asked whether the packet of a SENT slot has come."""
+    window.slots[slot]["state"] = ASKING
+    window.stream[0]["asking"] += 1
+
+
+@compiled
+def mark_asked(window: Window, slot: int, now: int) -> None:
+    """The question of an ASKING slot has left."""
+    entry = window.slots[slot]
+    entry["state"] = SENT
+    entry["asked_at"] = now
+    entry["asked"] += entry["asked"] < 0xFF
+    window.stream[0]["asking"] -= 1
+
+
+@compiled
+def mark_come(window: Window, slot: int) -> None:
+    """The switch has the slot's packet and waits for another rank's, so nothing of it fills a link."""
+    entry = window.slots[slot]
+    entry["come"] = 1
+    window.stream[0]["bytes_in_flight"] -= entry["length"]
+    entry["length"] = 0
 
 
 @compiled

@@ -335,11 +335,12 @@ class SwitchMachine:
             e1 = apply_lanes(verdict, lanes, sums, out)
         if verdict < COMPLETE and verdict != RETRANSMIT:
             return Answer(verdict, rank, b"")
+        size = header.size ^ 7 if header.msg_type == ASK else header.size
         answer = np.frombuffer(packet[:HEADER_BYTES], np.uint8).copy()
         set_exponents(answer, 0, int(slots[index]["e0"]), int(slots[index]["e1"]))
-        set_kind(answer, 0, ABSENT, 1, header.size)
+        set_kind(answer, 0, ABSENT, 1, size)
         permission = answer.tobytes()
-        set_kind(answer, 0, kind, header.to_one if bits else 0, header.size)
+        set_kind(answer, 0, kind, header.to_one if bits else 0, size)
         set_exponents(answer, 0, int(slots[index]["e0"]), e1)
         result = answer.tobytes() + out.tobytes()
         if bits and header.to_one:

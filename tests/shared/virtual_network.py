@@ -15,12 +15,13 @@ import numpy.typing as npt
 
 from switchml.check.machines import SwitchMachine
 from switchml.protocol.header import HEADER_BYTES, parse_header
-from switchml.protocol.messages import FLOAT32, WIRES, size_code
+from switchml.protocol.messages import ASK, FLOAT32, WIRES, size_code
 from switchml.worker import congestion as congestion_control
 from switchml.worker.chunks import (
     build_packet,
     expected_bytes,
     is_answer,
+    is_asked_for,
     is_empty,
     packet_bytes,
     result_bytes,
@@ -30,24 +31,29 @@ from switchml.worker.congestion import FRAMING, Congestion, new_congestion
 from switchml.worker.kernels import NEAREST
 from switchml.worker.recovery import (
     Recovery,
-    begin_results,
+    begin_result,
     estimate,
     expire,
     new_recovery,
+    note_answer,
+    note_duplicate,
     note_result,
     packet_sent,
 )
 from switchml.worker.transfer import Share
 from switchml.worker.window import (
+    DUPLICATE,
     RING,
     Window,
     advance,
     chunk_elements,
     lay,
+    mark_asked,
     mark_sent,
     match,
     may_leave,
     new_window,
+    next_question,
     next_ready,
 )
 
@@ -64,6 +70,8 @@ class NetworkConditions:
     Attributes:
         rate: bytes a second of a link; 0 = no limit.
         queue: bytes that may wait for it; more are dropped.
+        naps: mean ns for which a worker or the switch is awake between naps; 0: always.
+        nap: mean ns of a nap, in which whatever comes waits, as where processes share cores.
     """
 
     loss: float = 0.0
@@ -74,6 +82,8 @@ class NetworkConditions:
     reorder_delay: int = 2_000 * _MICROSECOND
     rate: int = 0
     queue: int = 0
+    naps: int = 0
+    nap: int = 0
 
 
 @dataclass(frozen=True)
@@ -119,6 +129,7 @@ class VirtualNetwork:
         now: ns, as it stands.
         lost: packets lost by chance.
         dropped: packets that found a full queue.
+        questions: asked of the switch.
         ended: when each transfer was done at every rank, and what had been sent again till then.
         verdicts: how often the switch gave each.
     """
@@ -137,6 +148,7 @@ class VirtualNetwork:
     now: int = 0
     lost: int = 0
     dropped: int = 0
+    questions: int = 0
     ended: list[tuple[int, int]] = field(default_factory=list)
     verdicts: dict[int, int] = field(default_factory=dict)
 
@@ -150,6 +162,7 @@ class VirtualNetwork:
         )
         self._ranks = [self._new_rank(rank) for rank in range(self.workers)]
         self._busy_until = [0] * (2 * self.workers)
+        self._naps = [(0, 0)] * (self.workers + 1)
 
     def _new_rank(self, rank: int) -> _Rank:
         window = new_window(
@@ -157,7 +170,7 @@ class VirtualNetwork:
             elements=self._elements, size=size_code(self.payload), block_kind=WIRES[self.wire].code,
         )  # fmt: skip
         recovery = new_recovery() if self.patient else new_recovery(
-            first=1_000 * _MICROSECOND, quiet_floor=100 * _MICROSECOND, ceiling=50_000 * _MICROSECOND,
+            first=1_000 * _MICROSECOND, quiet=100 * _MICROSECOND, ceiling=50_000 * _MICROSECOND,
         )  # fmt: skip
         congestion = new_congestion(packet=HEADER_BYTES + self.payload, slots=self.window)
         results = [np.zeros_like(task.sources[rank], shape=task.count) for task in self.tasks]
@@ -233,7 +246,11 @@ class VirtualNetwork:
         soonest = min(timers)
         if self._events and self._events[0][0] <= soonest:
             self.now, _, place, packet = heapq.heappop(self._events)
-            if not packet:
+            awake_at = self._asleep_until(min(place, self.workers))
+            if awake_at > self.now:
+                self._sequence += 1
+                heapq.heappush(self._events, (awake_at, self._sequence, place, packet))
+            elif not packet:
                 self._ranks[place].awake = True
                 self._pump(place)
             elif place < self.workers:
@@ -259,6 +276,17 @@ class VirtualNetwork:
         """First position that has not its result everywhere."""
         return min(int(rank.window.stream[0]["lowest"]) for rank in self._ranks)
 
+    def _asleep_until(self, party: int) -> int:
+        """When worker `party`, or the switch, that of the last number, is awake: now or later."""
+        if self.conditions.naps == 0:
+            return self.now
+        begin, end = self._naps[party]
+        while end <= self.now:
+            begin = end + int(self._random.expovariate(1 / self.conditions.naps))
+            end = begin + int(self._random.expovariate(1 / self.conditions.nap))
+            self._naps[party] = begin, end
+        return end if begin <= self.now else self.now
+
     def _wake(self, rank: int, at: int) -> None:
         self._sequence += 1
         heapq.heappush(self._events, (at, self._sequence, rank, b""))
@@ -269,7 +297,7 @@ class VirtualNetwork:
         pace = congestion_control.next_leave(state.congestion, self.now)
         if pace > self.now and next_ready(state.window) >= 0:
             timer = min(timer, pace)
-        return timer
+        return max(timer, self._asleep_until(rank))
 
     def _send(self, place: int, packet: bytes) -> None:
         """To worker `place`, or from worker `place - workers` to the switch."""
@@ -297,6 +325,11 @@ class VirtualNetwork:
         if not state.awake:
             return
         lay(state.window)
+        while (slot := next_question(state.window)) >= 0:
+            build_packet(state.window, slot, state.memory, 0)
+            mark_asked(state.window, slot, self.now)
+            self.questions += 1
+            self._send(self.workers + rank, state.memory[:HEADER_BYTES].tobytes())
         while (slot := next_ready(state.window)) >= 0:
             if not may_leave(state.window, slot, congestion_control.room(state.congestion, self.now)):
                 return
@@ -313,16 +346,24 @@ class VirtualNetwork:
         header = parse_header(packet)
         slot = match(state.window, header.tsi, header.slot, header.version)
         if slot < 0:
+            if slot == DUPLICATE and not is_asked_for(state.window, np.frombuffer(packet, np.uint8), 0):
+                note_duplicate(state.recovery)
             return
         memory = np.frombuffer(packet, np.uint8)
         assert is_answer(state.window, slot, memory, 0), f"seed {self.seed}: rank {rank} got another kind"
         assert len(packet) == result_bytes(state.window, memory, 0)
+        if header.msg_type == ASK:
+            note_answer(state.recovery, state.window, slot, header.e0 != 0, self.now)
+            expire(state.recovery, state.window, self.now)
+            self._pump(rank)
+            return
         assert is_empty(memory, 0) or len(packet) == expected_bytes(state.window, slot)
         agrees = take_result(state.window, slot, header.e0, memory, 0, state.descriptor)
         assert agrees, f"seed {self.seed}: rank {rank} saw a mismatch"
-        if begin_results(state.recovery, self.now):
+        if begin_result(state.recovery, self.now):
             congestion_control.note_stall(state.congestion, self.now)
-        sample = note_result(state.recovery, state.window, slot, self.now)
+        asked_for = is_asked_for(state.window, memory, 0)
+        sample = note_result(state.recovery, state.window, slot, asked_for, self.now)
         moved = HEADER_BYTES + FRAMING if is_empty(memory, 0) else int(state.window.slots[slot]["length"])
         congestion_control.note_result(state.congestion, state.window, slot, sample, moved, self.now)
         advance(state.window, slot, header.e0)

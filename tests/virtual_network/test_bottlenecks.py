@@ -88,9 +88,9 @@ def again(run: VirtualNetwork) -> float:
         (Link(100 * MBIT, 64 * KIB, 100 * US), 2, 1000, 0.99),
         (Link(100 * MBIT, 256 * KIB, 100 * US), 4, 500, 0.99),
         (Link(100 * MBIT, 10_000_000, 100 * US), 3, 500, 0.99),
-        (Link(1 * GBIT, 64 * KIB, 50 * US), 2, 1000, 0.99),
+        (Link(1 * GBIT, 64 * KIB, 50 * US), 2, 3000, 0.99),
         (Link(1 * GBIT, 10_000_000, 50 * US), 2, 2000, 0.98),
-        (Link(10 * GBIT, 64 * KIB, 50 * US), 2, 6000, 0.98),
+        (Link(10 * GBIT, 64 * KIB, 50 * US), 2, 8000, 0.97),
         (Link(10 * GBIT, 10_000_000, 50 * US), 2, 2000, 0.93),
         # Between tensors the exponents of the next cost a round trip: 20 of 110 ms, 200 of 1100 ms.
         (Link(100 * MBIT, 256 * KIB, 10 * MS), 2, 1000, 0.8),

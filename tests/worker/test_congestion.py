@@ -44,7 +44,7 @@ class Path:
 
     def answer(self, count: int, sample: int, now: int, lost: int = 0, moved: int = PACKET) -> None:
         """Results of the lowest packets come together, after so many were found lost."""
-        self.lost += lost
+        self.lost += lost * PACKET
         for _ in range(count):
             slot = self.position % self.window.slots.size
             note_result(self.congestion, self.window, slot, sample, moved, now)
@@ -186,17 +186,25 @@ def test_at_rest_the_backlog_stands_in_the_queue(rate: int, shortest: int, expec
     assert windows[-1] == pytest.approx(expected, abs=3)
 
 
-def test_the_shortest_round_trip_is_forgotten_when_the_path_has_changed() -> None:
+def test_a_path_that_seems_longer_is_looked_at_without_a_queue() -> None:
     path = Path()
     path.at_rest(16)
     path.round(32, 10 * MS, 0)
-    for second in range(1, 10):
+    for second in range(1, 20):
         path.round(32, 30 * MS, 1000 * second * MS)
-    assert path.state["shortest"] == 10 * MS
-    path.round(32, 30 * MS, 10_100 * MS)
-    assert path.state["shortest"] == 10 * MS, "seen in the ten seconds that end here"
+        assert path.state["drained"] == 0, "the first was seen in the ten seconds that ended last"
+    before = path.state["window"]
     path.round(32, 30 * MS, 20_200 * MS)
-    assert path.state["shortest"] == 30 * MS
+    # No round trip of ten seconds was as short as the first: there may be a queue that never empties.
+    assert (path.packets("window"), path.state["drained"]) == (4, before)
+    path.send(4, 20_300 * MS)
+    path.answer(1, 12 * MS, 20_312 * MS)
+    assert (path.state["window"], path.state["drained"]) == (before, 0)
+    assert path.state["shortest"] == 12 * MS
+    # Nothing of the kind while short ones are seen.
+    for second in range(21, 42):
+        path.round(32, 12 * MS, 1000 * second * MS)
+        assert path.state["drained"] == 0
 
 
 def test_the_rate_is_what_came_in_twenty_milliseconds_and_a_silence_does_not_count() -> None:
@@ -224,10 +232,10 @@ def test_chunks_of_which_nobody_gave_elements_are_no_rate_but_room() -> None:
 # Losses
 
 
-def _trial(lost: int = 16) -> Path:
+def _trial(lost: int = 16, backlog: int = 96) -> Path:
     """A path of 96 packets of backlog after 16 of 144 were lost: a trial goes on."""
     path = Path()
-    path.at_rest(96)
+    path.at_rest(backlog)
     path.state["window"] = 128 * PACKET
     path.round(1, 10 * MS, 0)
     path.round(127, 10 * MS, 10 * MS, lost=lost)
@@ -235,24 +243,38 @@ def _trial(lost: int = 16) -> Path:
 
 
 def test_a_little_loss_is_nothing_to_look_into() -> None:
-    # 2 of 130 are 15 of 1024, and 20 are tolerated.
-    path = _trial(lost=2)
-    assert (path.state["trial_share"], path.packets("backlog")) == (0, 96)
+    # 19 of 1045 are 18 of 1024, and 20 are tolerated.
+    path = Path()
+    path.at_rest(96)
+    path.round(1, 10 * MS, 0)
+    path.round(1025, 10 * MS, 10 * MS, lost=19)
+    assert (path.state["trial_share"], path.state["heard"], path.packets("backlog")) == (0, 0, 96)
 
 
-def test_much_loss_begins_a_trial_with_a_quarter() -> None:
+def test_seven_lost_ones_of_a_few_hundred_tell_nothing_yet() -> None:
+    path = _trial(lost=7)
+    assert (path.state["trial_share"], path.packets("heard"), path.packets("lost")) == (0, 128, 7)
+    path.round(8, 10 * MS, 20 * MS, lost=1)
+    assert path.state["trial_share"] == 1024 * 8 // 144
+
+
+def test_much_loss_begins_a_trial_with_three_quarters() -> None:
     path = _trial()
     assert path.state["trial_share"] == 1024 * 16 // 144 == 113
-    assert path.packets("backlog") == 24
+    assert (path.packets("backlog"), path.packets("ceiling")) == (72, 72)
+    assert path.window.stream[0]["forgiven"] == 128, "what had left before does not count again"
+
+
+def test_very_much_loss_begins_it_with_half() -> None:
+    path = _trial(lost=19)
+    assert path.state["trial_share"] == 1024 * 19 // 147 == 132
+    assert path.packets("backlog") == 48
 
 
 def test_losses_that_go_with_the_backlog_were_ours() -> None:
     path = _trial()
-    # What was lost while the window still shrank does not count.
-    path.round(128, 10 * MS, 20 * MS, lost=16)
-    assert path.packets("backlog") == 24
-    path.round(128, 10 * MS, 30 * MS, lost=3)
-    # 3 of 131 are 23 of 1024: less than a quarter of 113.
+    path.round(1024, 10 * MS, 20 * MS, lost=7)
+    # 7 of 1031 are 6 of 1024: less than a quarter of 113.
     assert (path.packets("backlog"), path.packets("ceiling")) == (72, 72)
     assert path.state["trial_share"] == 0
     path.round(128, 10 * MS, 50 * MS)
@@ -260,20 +282,18 @@ def test_losses_that_go_with_the_backlog_were_ours() -> None:
 
 
 def _lossy_rounds(path: Path, now: int, lost: int) -> list[float]:
-    """Backlogs of a trial whose losses stay, level by level: a round that does not count, and one that does."""
+    """Backlogs of a trial whose losses stay."""
     backlogs = []
     while path.state["trial_share"] > 0:
         path.round(128, 10 * MS, now, lost=lost)
-        path.round(128, 10 * MS, now + 10 * MS, lost=lost)
         backlogs.append(path.packets("backlog"))
-        now += 20 * MS
+        now += 10 * MS
     return backlogs
 
 
-def test_losses_that_stay_are_tried_down_to_four_packets_and_are_the_path_s_own() -> None:
+def test_losses_that_stay_at_a_quarter_are_the_path_s_own() -> None:
     path = _trial()
-    assert path.packets("backlog") == 24
-    assert _lossy_rounds(path, 20 * MS, lost=16) == [6, 4, 96], "in the end as before"
+    assert _lossy_rounds(path, 20 * MS, lost=16) == [54, 40.5, 30.375, 22.781, 96], "in the end as before"
     assert path.packets("ceiling") == 96
     assert path.state["tolerated"] == 2 * 113
     path.round(128, 10 * MS, 140 * MS, lost=16)
@@ -282,55 +302,87 @@ def test_losses_that_stay_are_tried_down_to_four_packets_and_are_the_path_s_own(
     assert path.state["trial_share"] > 0, "64 of 192 are"
 
 
+def test_very_many_are_tried_down_to_four_packets() -> None:
+    path = _trial(lost=64)
+    assert path.packets("backlog") == 48
+    assert _lossy_rounds(path, 20 * MS, lost=64) == [24, 12, 6, 4, 96]
+    assert path.state["tolerated"] == 512, "more than half is never tolerated"
+
+
 def test_a_short_queue_is_found_further_down() -> None:
+    path = _trial(lost=64)
+    for now, lost, backlog in [(20, 60, 24), (30, 40, 12), (40, 20, 6)]:
+        path.round(128, 10 * MS, now * MS, lost=lost)
+        assert path.packets("backlog") == backlog
+    path.round(1024, 10 * MS, 50 * MS)
+    assert (path.packets("backlog"), path.packets("ceiling"), path.state["trial_share"]) == (6, 6, 0)
+
+
+def test_fewer_lost_at_a_quarter_are_reason_to_go_on() -> None:
     path = _trial()
-    path.round(128, 10 * MS, 20 * MS, lost=16)
-    path.round(128, 10 * MS, 30 * MS, lost=16)
-    assert path.packets("backlog") == 6
-    path.round(128, 10 * MS, 40 * MS)
-    path.round(128, 10 * MS, 50 * MS)
-    assert (path.packets("backlog"), path.packets("ceiling")) == (18, 18)
-
-
-def test_not_more_than_half_is_ever_tolerated() -> None:
-    path = _trial(lost=384)
-    _lossy_rounds(path, 20 * MS, lost=384)
-    assert path.state["tolerated"] == 512
+    for step in range(5):
+        path.round(128, 10 * MS, (20 + 10 * step) * MS, lost=8)
+    # 8 of 136 are 60 of 1024, more than half of 113, and no less than a quarter.
+    assert (path.packets("backlog"), path.state["trial_share"]) == (96, 0)
+    path = _trial()
+    for step in range(5):
+        path.round(256, 10 * MS, (20 + 10 * step) * MS, lost=9)
+    # 9 of 265 are 34 of 1024: less than half, and more than a quarter.
+    assert path.state["trial_share"] == 113
+    assert path.packets("backlog") < 96 / 4
 
 
 def test_what_was_found_once_is_tried_again_soon() -> None:
     """After sixteen round trips, and not before 200 ms: what was found may have been a mistake."""
     path = _trial()
-    path.round(128, 10 * MS, 20 * MS)
-    path.round(128, 10 * MS, 30 * MS)
-    path.round(128, 10 * MS, 229 * MS)
+    path.round(1024, 10 * MS, 20 * MS)
+    assert path.state["retry_every"] == 200 * MS
+    path.round(128, 10 * MS, 219 * MS)
     assert path.packets("ceiling") == 72
-    path.round(128, 10 * MS, 231 * MS)
+    path.round(128, 10 * MS, 221 * MS)
     assert path.packets("ceiling") == 81
-    assert path.state["tolerated"] == 20
 
 
 def test_what_was_found_several_times_is_tried_again_every_two_seconds() -> None:
     path = _trial()
     path.state["retry_every"] = 1500 * MS
-    path.round(128, 10 * MS, 20 * MS)
-    path.round(128, 10 * MS, 30 * MS)
+    path.round(1024, 10 * MS, 20 * MS)
     assert path.state["retry_every"] == 2000 * MS
-    path.state["tolerated"] = 100
-    path.round(128, 10 * MS, 2029 * MS)
-    assert (path.packets("ceiling"), path.packets("backlog"), path.state["tolerated"]) == (72, 72, 100)
-    path.round(128, 10 * MS, 2031 * MS)
-    # An eighth higher; the backlog follows at once, and half as much is tolerated.
-    assert (path.packets("ceiling"), path.packets("backlog"), path.state["tolerated"]) == (81, 81, 50)
-    path.round(128, 10 * MS, 2050 * MS)
+    path.round(128, 10 * MS, 2019 * MS)
+    assert (path.packets("ceiling"), path.packets("backlog")) == (72, 72)
+    path.round(128, 10 * MS, 2021 * MS)
+    # An eighth higher; the backlog follows at once.
+    assert (path.packets("ceiling"), path.packets("backlog")) == (81, 81)
+    path.round(128, 10 * MS, 4015 * MS)
     assert path.packets("ceiling") == 81
+    path.round(128, 10 * MS, 4040 * MS)
+    assert path.packets("ceiling") == 91.125
+
+
+def test_less_than_half_of_what_was_is_tried_again_soon_however_often_it_was_found() -> None:
+    path = _trial()
+    path.state["retry_every"] = 1500 * MS
+    path.state["backlog"] = path.state["ceiling"] = 40 * PACKET
+    path.round(1024, 10 * MS, 20 * MS)
+    ceilings = []
+    for step in range(1, 6):
+        path.round(128, 10 * MS, (20 + 210 * step) * MS)
+        ceilings.append(path.packets("ceiling"))
+    assert ceilings == [45, 50.625, 50.625, 50.625, 50.625]
+
+
+def test_every_two_seconds_half_as_much_is_tolerated() -> None:
+    path = _trial()
+    _lossy_rounds(path, 20 * MS, lost=16)
+    tolerated = []
+    for second in range(9):
+        path.round(128, 10 * MS, (100 + 1000 * second) * MS)
+        tolerated.append(int(path.state["tolerated"]))
+    assert tolerated == [226, 226, 113, 113, 56, 56, 28, 28, 20]
 
 
 def test_the_backlog_is_four_packets_at_least() -> None:
-    path = Path()
-    path.at_rest(8)
-    path.round(1, 10 * MS, 0)
-    path.round(127, 10 * MS, 10 * MS, lost=100)
+    path = _trial(lost=100, backlog=6)
     assert path.packets("backlog") == 4
 
 
