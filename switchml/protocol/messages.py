@@ -31,8 +31,8 @@ MESSAGE_TYPES: tuple[MessageType, ...] = (
     MessageType("PROBE", 3, 0, "the switch answers a worker it knows, by unicast and, where the job has a"
                 " multicast group, by multicast: which of the two paths work? Whose address is not proven yet is sent a"
                 " challenge (below)"),
-    MessageType("ABSENT", 4, 0, "this worker's elements of the chunk are all 0; as an answer: all are, or, with `to_one`,"
-                " another worker gets them"),
+    MessageType("ABSENT", 4, 0, "this worker's elements of the chunk are all 0; as an answer: all are, or, with `to_one`"
+                " or `but_one`, others get them"),
     MessageType("SUM16", 6, 16, "int16 lanes, added up as int32; the answer carries the sums shifted back into lanes, and in `e1`"
                 " by how many bits", "int16"),
     MessageType("SUM8", 7, 8, "the same with int8 lanes", "int8"),

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from switchml.protocol.header import FIELDS, HEADER_BYTES, RESERVED
+from switchml.protocol.header import FIELDS, HEADER_BYTES
 from switchml.protocol.messages import (
     ELEMENT_BYTES,
     MESSAGE_TYPES,
@@ -45,9 +45,6 @@ def _lines() -> Iterator[str]:
     yield f"typedef bit<{FIELDS['msg_type'].bits}> msg_type_t;"
     for message in MESSAGE_TYPES:
         yield f"const msg_type_t MSG_{message.name} = {message.code};"
-    yield ""
-    tests = [f"hdr.switchml.{name} != 0" for name in RESERVED]
-    yield f"#define RESERVED_BITS_SET {' || '.join(tests) or 'false'}"
     yield ""
     yield "header switchml_t {"
     for name, field in FIELDS.items():
