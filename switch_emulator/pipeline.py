@@ -32,6 +32,8 @@ from switchml.link.records import Int64, Records, view_of
 from switchml.protocol.counters import SWITCH_COUNTERS, indices
 from switchml.protocol.header import HEADER_BYTES
 from switchml.protocol.header_access import (
+    clear_but_one,
+    read_but_one,
     read_e0,
     read_e1,
     read_job,
@@ -41,12 +43,20 @@ from switchml.protocol.header_access import (
     read_to_one,
     read_tsi,
     read_version,
-    reserved_bits_set,
     set_exponents,
     set_kind,
 )
 from switchml.protocol.jit import compiled, inlined
-from switchml.protocol.messages import ABSENT, ASK, EXPONENTS, LANE_BITS, MAX_PAYLOAD, PROBE, UNKNOWN_TYPE
+from switchml.protocol.messages import (
+    ABSENT,
+    ASK,
+    ASKED,
+    EXPONENTS,
+    LANE_BITS,
+    MAX_PAYLOAD,
+    PROBE,
+    UNKNOWN_TYPE,
+)
 from switchml.protocol.probes import read_secret, write_challenge
 from switchml.protocol.slots import slot_of, version_of
 from switchml.switch_emulator import faults as fault_injection
@@ -104,8 +114,8 @@ class SwitchRecord(TypedDict):
     """Where the loop stands."""
 
     train_for: Int64  # destination of the train being built
-    permits_for: Int64  # job of the train of permissions
-    permits_wanted: Int64  # sender number of the worker that it is not for
+    rest_for: Int64  # job of the train for all workers but one
+    rest_without: Int64  # sender number of that one
     now: Int64
     spare: Int64
     doorbell: Int64  # eventfd
@@ -118,9 +128,9 @@ class Switch(NamedTuple):
     Attributes:
         counters: by job, then of NO_JOB.
         link: the data port.
-        permits: the data port once more: permissions, headers that all workers of a job but one get in place of a result. They
-            make trains of their own, beside those of results.
-        permit_names: where they go.
+        rest: the data port once more: what all workers of a job but one get, permissions (headers) or results. They make trains
+            of their own, beside those for one or for all.
+        rest_names: where they go.
         fabric: shared memory, its first page the switch's own.
         by_range: by job and range of its slots (control/target.py), results sent again to one worker, and packets that were
             duplicates, stale or ahead. Counted only when they come, which costs the others nothing.
@@ -134,8 +144,8 @@ class Switch(NamedTuple):
     counters: Annotated[Longs, (MAX_JOBS + 1, len(SWITCH_COUNTERS))]
     by_range: Annotated[Longs, (MAX_JOBS, RANGES, 2)]
     link: Datagrams
-    permits: Datagrams
-    permit_names: Records[datagrams.SocketAddress]
+    rest: Datagrams
+    rest_names: Records[datagrams.SocketAddress]
     fabric: Bytes
     faults: Faults
     flag: Longs
@@ -182,54 +192,51 @@ def _udp_room(handle: int, target: int, length: int) -> int:
 
 
 @compiled
-def _flush_permits(handle: int) -> None:
+def _flush_rest(handle: int) -> None:
     switch = switch_at(handle)
-    state, tables, permits = switch.state[0], switch.tables, switch.permits
-    segments = datagrams.train_segments(permits)
+    state, tables, rest = switch.state[0], switch.tables, switch.rest
+    segments = datagrams.train_segments(rest)
     if segments == 0:
         return
-    number, wanted = int(state["permits_for"]), int(state["permits_wanted"])
+    number, without = int(state["rest_for"]), int(state["rest_without"])
     count = 0
     for index in range(tables.jobs[number]["udp_workers"]):
         name = tables.unicast[number * MAX_WORKERS + index]
         if (
-            wanted >= 0
-            and name["address"] == tables.names[wanted]["address"]
-            and name["port"] == tables.names[wanted]["port"]
+            without >= 0
+            and name["address"] == tables.names[without]["address"]
+            and name["port"] == tables.names[without]["port"]
         ):
             continue
-        switch.permit_names[count]["family"] = name["family"]
-        switch.permit_names[count]["address"] = name["address"]
-        switch.permit_names[count]["port"] = name["port"]
+        switch.rest_names[count]["family"] = name["family"]
+        switch.rest_names[count]["address"] = name["address"]
+        switch.rest_names[count]["port"] = name["port"]
         count += 1
-    size = datagrams.train_bytes(permits)
+    size = datagrams.train_bytes(rest)
     failed = 0
     if count > 0:
-        failed = datagrams.send_train(permits, switch.permit_names.ctypes.data, count)
+        failed = datagrams.send_train(rest, switch.rest_names.ctypes.data, count)
     else:
-        datagrams.clear_train(permits)
+        datagrams.clear_train(rest)
     switch.counters[number, _PACKETS_SENT] += count * segments - failed
     switch.counters[number, _BYTES_SENT] += count * size
     switch.counters[number, _PORT_FULL] += failed
 
 
 @compiled
-def _permit(handle: int, number: int, wanted: int) -> None:
-    """Let all UDP workers of the job but one go on: with the header in `spare`."""
+def _tell_rest(handle: int, number: int, without: int, at: int, length: int) -> None:
+    """Send `spare[at : at + length]` to all UDP workers of the job but one."""
     switch = switch_at(handle)
-    state, permits = switch.state[0], switch.permits
+    state, rest = switch.state[0], switch.rest
     if (
-        state["permits_for"] != number
-        or state["permits_wanted"] != wanted
-        or not datagrams.has_room(permits, HEADER_BYTES)
+        state["rest_for"] != number
+        or state["rest_without"] != without
+        or not datagrams.has_room(rest, length)
     ):
-        _flush_permits(handle)
-        state["permits_for"], state["permits_wanted"] = number, wanted
-    place = datagrams.append(permits, HEADER_BYTES)
-    copy_bytes(
-        switch.spare[_PERMISSION : _PERMISSION + HEADER_BYTES],
-        permits.tx_memory[place : place + HEADER_BYTES],
-    )
+        _flush_rest(handle)
+        state["rest_for"], state["rest_without"] = number, without
+    place = datagrams.append(rest, length)
+    copy_bytes(switch.spare[at : at + length], rest.tx_memory[place : place + length])
 
 
 @compiled
@@ -301,28 +308,31 @@ def _deliver_with_faults(handle: int, sender: int, memory: Bytes, at: int, lengt
 
 
 @compiled
-def _emit_with_faults(handle: int, number: int, length: int, to_one: bool, wanted: int) -> None:
-    """Send the result in `spare` to all workers, each copy with faults of its own; with `to_one` a permission to all but one."""
+def _emit_with_faults(handle: int, number: int, length: int, apart: bool, but_one: bool, named: int) -> None:
+    """Send the result in `spare` to all workers, each copy with faults of its own; for the rest see `_emit_apart`."""
     switch = switch_at(handle)
     for rank in range(switch.tables.jobs[number]["workers"]):
         worker = member(switch.tables, number, rank)
         if worker >= 0:
-            if to_one and worker != wanted:
+            if apart and (worker == named) == but_one:
                 _deliver_with_faults(handle, worker, switch.spare, _PERMISSION, HEADER_BYTES)
             else:
                 _deliver_with_faults(handle, worker, switch.spare, _START, length)
 
 
 @compiled
-def _emit_to_one(handle: int, job: Job, number: int, length: int, wanted: int) -> None:
-    """Send the result in `spare` to the worker that wants it, and a permission to the others."""
+def _emit_apart(handle: int, job: Job, number: int, length: int, but_one: bool, named: int) -> None:
+    """Send the result in `spare` to the worker that is named and a permission to the others; with `but_one` the other way."""
     switch = switch_at(handle)
     spare = switch.spare
-    if wanted >= 0 and switch.tables.senders[wanted]["shm"] == 0:
-        place = _udp_room(handle, _SINGLE + wanted, length)
-        copy_bytes(spare[:length], switch.link.tx_memory[place : place + length])
+    at, bytes_to_one, rest_at, bytes_to_rest = _START, length, _PERMISSION, HEADER_BYTES
+    if but_one:
+        at, bytes_to_one, rest_at, bytes_to_rest = _PERMISSION, HEADER_BYTES, _START, length
+    if named >= 0 and switch.tables.senders[named]["shm"] == 0:
+        place = _udp_room(handle, _SINGLE + named, bytes_to_one)
+        copy_bytes(spare[at : at + bytes_to_one], switch.link.tx_memory[place : place + bytes_to_one])
     if job["udp_workers"] > 0:
-        _permit(handle, number, wanted)
+        _tell_rest(handle, number, named, rest_at, bytes_to_rest)
     if job["shm_workers"] > 0:
         # One entry for all: whoever does not want the elements reads no more of it than the header.
         place = _ring_room(handle, job, number, ring.EVERYONE, length)
@@ -332,12 +342,15 @@ def _emit_to_one(handle: int, job: Job, number: int, length: int, wanted: int) -
 
 @compiled
 def _write_header(
-    handle: int, index: int, kind: int, to_one: int, memory: Bytes, at: int, out: Bytes, place: int
+    handle: int, index: int, kind: int, apart: bool, memory: Bytes, at: int, out: Bytes, place: int
 ) -> None:
-    """Write the header of an answer to the packet `memory[at:]` at `out[place:]`."""
+    """Write the header of an answer to the packet `memory[at:]` at `out[place:]`. apart: there are elements, not for all."""
     copy = switch_at(handle).pool.slots[index]
     copy_bytes(memory[at : at + HEADER_BYTES], out[place : place + HEADER_BYTES])
-    set_kind(out, place, kind, to_one, read_size(memory, at))
+    size = read_size(memory, at) ^ (ASKED if read_msg_type(memory, at) == ASK else 0)
+    set_kind(out, place, kind, read_to_one(memory, at) if apart else 0, size)
+    if not apart:
+        clear_but_one(out, place)
     set_exponents(out, place, int(copy["e0"]), int(copy["e1"]))
 
 
@@ -385,8 +398,7 @@ def _write_result(
     """Apply the verdict on the packet `memory[at:end]` and write the result, `length` bytes, at `out[place:]`."""
     switch = switch_at(handle)
     kind = int(switch.pool.slots[index]["kind"])
-    to_one = read_to_one(memory, at) if LANE_BITS[kind] > 0 else 0
-    _write_header(handle, index, kind, to_one, memory, at, out, place)
+    _write_header(handle, index, kind, LANE_BITS[kind] > 0, memory, at, out, place)
     elements = _elements(job, kind)
     if elements > 0:
         packet, result = memory[at + HEADER_BYTES : end], out[place + HEADER_BYTES : place + length]
@@ -430,9 +442,10 @@ def _check(job: Job, number: int, memory: Bytes, at: int, length: int) -> int:
         return _TRUNCATED
     kind = read_msg_type(memory, at)
     elements = _elements(job, kind)
-    if LANE_BITS[kind] == UNKNOWN_TYPE or elements > job["sums"] or reserved_bits_set(memory, at):
+    if LANE_BITS[kind] == UNKNOWN_TYPE or elements > job["sums"]:
         return _BAD_HEADER
-    if read_to_one(memory, at) != 0 and kind in (EXPONENTS, PROBE):
+    ways = read_to_one(memory, at) + read_but_one(memory, at)
+    if ways > 1 or (ways > 0 and kind in (EXPONENTS, PROBE)):
         return _BAD_HEADER
     if read_job(memory, at) != number and job["any_number"] == 0:
         return _WRONG_JOB
@@ -511,27 +524,27 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
             _apply(verdict, kind, packet, switch.pool.sums[first : first + elements], packet)
         return
     answer = HEADER_BYTES
-    to_one = False
+    apart, but_one = False, read_but_one(memory, at) != 0
     if LANE_BITS[switch.pool.slots[index]["kind"]] > 0:
         answer += 4 * int(job["elements"])
-        to_one = read_to_one(memory, at) != 0
-    wanted = member(tables, number, e1 & 0xFF) if to_one and e1 & 0xFF < workers else _NOBODY
-    if to_one and not everyone and sender != wanted:
-        _write_header(handle, index, ABSENT, 1, memory, at, switch.spare, _START)
+        apart = but_one or read_to_one(memory, at) != 0
+    named = member(tables, number, e1 & 0xFF) if apart and e1 & 0xFF < workers else _NOBODY
+    if apart and not everyone and (sender == named) == but_one:
+        _write_header(handle, index, ABSENT, True, memory, at, switch.spare, _START)
         if switch.faults.settings[0]["active"] != 0:
             _deliver_with_faults(handle, sender, switch.spare, _START, HEADER_BYTES)
         else:
             _deliver(handle, sender, switch.spare, _START, HEADER_BYTES)
         return
     end = at + length
-    if to_one and everyone:
-        _write_header(handle, index, ABSENT, 1, memory, at, switch.spare, _PERMISSION)
-    if switch.faults.settings[0]["active"] != 0 or (to_one and everyone):
+    if apart and everyone:
+        _write_header(handle, index, ABSENT, True, memory, at, switch.spare, _PERMISSION)
+    if switch.faults.settings[0]["active"] != 0 or (apart and everyone):
         _write_result(handle, job, verdict, index, first, answer, memory, at, end, switch.spare, _START)
         if switch.faults.settings[0]["active"] == 0:
-            _emit_to_one(handle, job, number, answer, wanted)
+            _emit_apart(handle, job, number, answer, but_one, named)
         elif everyone:
-            _emit_with_faults(handle, number, answer, to_one, wanted)
+            _emit_with_faults(handle, number, answer, apart, but_one, named)
         else:
             _deliver_with_faults(handle, sender, switch.spare, _START, answer)
         return
@@ -747,14 +760,14 @@ def run(handle: int, spin_ns: int) -> None:
         state["now"] = libc.monotonic_ns(switch.scratch)
         found = _poll_udp(handle) + _poll_rings(handle)
         _flush_train(handle)
-        _flush_permits(handle)
+        _flush_rest(handle)
         if found > 0:
             quiet_since = state["now"]
             continue
         if switch.faults.settings[0]["held"] > 0:
             _release_held(handle, _ALL)
             _flush_train(handle)
-            _flush_permits(handle)
+            _flush_rest(handle)
             for index in range(switch.tables.ring_count[0]):
                 _publish_rings(handle, int(switch.tables.senders[int(switch.tables.rings[index])]["job"]))
         elif state["now"] - quiet_since < spin_ns:

@@ -466,7 +466,9 @@ def _show(findings: list[Finding], routes: list[dict[str, object]]) -> None:
         table.add_column(column, overflow="fold")
     for route in routes:
         limit = route["gathered_limit"]
-        path = str(route["path"]) + limit_told(limit if isinstance(limit, int) else None)
+        path = str(route["path"]) + limit_told(
+            limit if isinstance(limit, int) else None, str(route["beyond"])
+        )
         table.add_row(
             ", ".join(map(str, _list(route["collectives"]))), str(route["tensors"]), path, str(route["why"])
         )

@@ -54,10 +54,10 @@ def create_process_group(
     def group_of(
         membership: Membership, store: Store, open_device: Callable[[], DeviceCollectives] | None = None
     ) -> SwitchProcessGroup:
-        def join_rows() -> Membership:
-            return member(PrefixStore("rows", store), f"{backend_options.group_id}-rows")
+        def join_beside(what: str) -> Callable[[], Membership]:
+            return lambda: member(PrefixStore(what, store), f"{backend_options.group_id}-{what}")
 
-        return SwitchProcessGroup(membership, store, join_rows, open_device)
+        return SwitchProcessGroup(membership, store, join_beside("rows"), join_beside("gathers"), open_device)
 
     def on_host(store: Store) -> SwitchProcessGroup:
         return group_of(member(store, f"{backend_options.group_id}-host"), store)

@@ -188,7 +188,7 @@ class Membership:
         self._gloo_worker = GlooWorker(self.gloo, rank, world_size)
         self._gloo_worker.wire = self._options.wire
         self.others: list[Abortable] = []
-        self.agreement = Agreement(PrefixStore("calls", self._store), rank, world_size, self._disagree)
+        self.agreement = Agreement(PrefixStore("calls", self._store), rank, world_size, self.abort)
         _open.add(self)
 
     def _meet(self, store: Store, timeout: float) -> tuple[str, str]:
@@ -275,7 +275,8 @@ class Membership:
         if self._disagreement is not None:
             raise self._disagreement
 
-    def _disagree(self, error: SwitchMLError) -> None:
+    def abort(self, error: SwitchMLError) -> None:
+        """Fail everything in flight and everything to come."""
         self._disagreement = error
         for path in (self._worker, self._gloo_worker, *self.others):
             if path is not None:

@@ -23,6 +23,7 @@ from typing_extensions import override
 from switchml.errors import UsageError, WorkerClosedError
 from switchml.torch_backend.agreement import said
 from switchml.torch_backend.backend_name import BACKEND_NAME
+from switchml.torch_backend.gather_job import GatherJob
 from switchml.torch_backend.kept_handles import KeptHandles
 from switchml.torch_backend.membership import Membership
 from switchml.torch_backend.observation import Observation
@@ -115,9 +116,10 @@ def _switched(
                 reduced = operation(given.get("op") if isinstance(options, int) else options)
             path = choose(method, tensors, reduced, membership.world_size)
             outputs = list(tensors_in(given[names[0]])) if inputs != names[0] else []
-            if path is Path.SWITCH:  # what goes to gloo shows itself
+            if path in (Path.SWITCH, Path.BESIDE):  # what goes to gloo shows itself
+                via = membership.worker if path is Path.SWITCH else self._gather_worker
                 with self._observation.of(method, args, kwargs, tensors) as observe:
-                    work = observe(function(self, membership.worker, *args, **named))
+                    work = observe(function(self, via, *args, **named))
             elif path is Path.ROWS:
                 options = call_options(given.get("opts"), given.get("timeout"))
                 with self._observation.of(method, args, kwargs, tensors) as observe:
@@ -211,6 +213,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
         membership: Membership,
         store: Store,
         join_rows: Callable[[], Membership],
+        join_gathers: Callable[[], Membership],
         open_device: Callable[[], DeviceCollectives] | None = None,
     ) -> None:
         """Of one rank.
@@ -219,6 +222,7 @@ class SwitchProcessGroup(dist.ProcessGroup):
             membership: closed with the group.
             store: the group's.
             join_rows: called by all ranks at their first sum of sparse tensors: joins the job for them.
+            join_gathers: likewise, at their first large all-gather.
             open_device: called by all ranks at their first collective of tensors on a GPU.
         """
         # With the store as a third argument torch refuses Python subclasses.
@@ -235,6 +239,8 @@ class SwitchProcessGroup(dist.ProcessGroup):
         self._device: DeviceCollectives | None = None
         self._join_rows = join_rows
         self._rows: RowSums | None = None
+        self._join_gathers = join_gathers
+        self._gathers: GatherJob | None = None
         self._finalizer = weakref.finalize(self, membership.close)
         self._finalizer.atexit = False  # memberships see to the end of the program themselves
 
@@ -295,8 +301,8 @@ class SwitchProcessGroup(dist.ProcessGroup):
     def switch_counters(self) -> dict[str, int]:
         """This rank's packets, bytes and retransmissions on the switch; see `switchml.worker.Worker.counters`."""
         total = Counter(self._membership.counters())
-        if self._rows is not None:
-            total.update(self._rows.counters())
+        for beside in self._beside():
+            total.update(beside.counters())
         return dict(total)
 
     @property
@@ -319,8 +325,8 @@ class SwitchProcessGroup(dist.ProcessGroup):
         device, self._device = self._device, None
         if device is not None:
             device.close()
-        if self._rows is not None:
-            self._rows.close()
+        for beside in self._beside():
+            beside.close()
         self._finalizer()
         self._kept.clear()
 
@@ -330,8 +336,8 @@ class SwitchProcessGroup(dist.ProcessGroup):
         device, self._device = self._device, None
         if device is not None:
             threading.Thread(target=device.close, name="switchml-device-close", daemon=True).start()
-        if self._rows is not None:
-            self._rows.close(timeout=0.0, linger=False)
+        for beside in self._beside():
+            beside.close(timeout=0.0, linger=False)
         self._membership.close(timeout=0.0, linger=False)
         self._kept.clear()
 
@@ -532,6 +538,18 @@ class SwitchProcessGroup(dist.ProcessGroup):
         given = (*args, *kwargs.values())
         call = call_options(next((one for one in given if hasattr(one, "asyncOp")), None))
         return self._work(method, [part], list(tensors_in(given[0])), call)
+
+    def _beside(self) -> list[RowSums | GatherJob]:
+        """The jobs that this group has besides its own."""
+        return [job for job in (self._rows, self._gathers) if job is not None]
+
+    def _gather_worker(self) -> Collectives:
+        if self._gathers is None:
+            membership = self._membership
+            self._gathers = GatherJob(membership.rank, membership.world_size, self._join_gathers)
+            membership.others.append(self._gathers)
+            weakref.finalize(self, self._gathers.close).atexit = False
+        return self._gathers.worker()
 
     def _by_rows(self, method: str, tensors: list[torch.Tensor], call: CallOptions) -> SwitchWork:
         if self._rows is None:

@@ -28,9 +28,7 @@ Measured with `switchml bench allreduce --dtype float64 --workers 2,4 --baseline
 fast as gloo up to this, even at four times as much, half as fast at sixteen times. A link of 1 Gbit/s has its break-even
 here, computed from the latencies and the bytes that each side moves.
 
-That holds although every rank sends its own bytes once: a ring brings each rank those of the others, the switch its own as
-well. All-gathers of 4 MiB by four workers (`switchml bench sharding`, this limit lifted, a busy machine): 215 ms on 200 Mbit/s
-and 18 ms on loopback, over gloo 151 and 13; by two 211 and 23, over gloo 136 and 11.
+All-gathers do not gather more than a ring does: up to here they share a job with all else, which costs nothing to begin with.
 """
 
 
@@ -38,6 +36,7 @@ class Path(Enum):
     """How a call travels."""
 
     SWITCH = "switch"
+    BESIDE = "switch, in a job of its own"
     ROWS = "switch, row by row"
     GLOO = "gloo"
 
@@ -86,8 +85,8 @@ class Route:
         path: the way it travels.
         why: the reason.
         tensors: the calls that the row is about.
-        gathered: bytes of one rank's input times the world size up to which the switch is taken, gloo above; None = any
-            size.
+        gathered: bytes of one rank's input times the world size up to which that is so; None = any size.
+        beyond: the way above.
 
     Tensors that are not dense (sparse layouts) take gloo where no row is about them.
     """
@@ -97,6 +96,7 @@ class Route:
     why: str
     tensors: Tensors = Tensors.ANY
     gathered: int | None = None
+    beyond: Path = Path.GLOO
 
 
 _SCATTERS = (
@@ -147,7 +147,13 @@ ROUTES = (
     ),
     Route(("broadcast",), Path.SWITCH, "one round trip"),
     Route(("barrier",), Path.SWITCH, "one packet a rank"),
-    Route(_GATHERS, Path.SWITCH, _VOLUME, gathered=GATHERED_LIMIT),
+    Route(
+        _GATHERS,
+        Path.SWITCH,
+        "each rank sends its own bytes and gets those of the others; large ones do not hold up sums, which go the other way",
+        gathered=GATHERED_LIMIT,
+        beyond=Path.BESIDE,
+    ),
     Route(("gather", "scatter"), Path.GLOO, "one rank's link is the limit either way"),
     Route(("alltoall", "all_to_all_single", "alltoall_base"), Path.GLOO, "nothing to sum on the way"),
     Route(("send", "recv", "recv_anysource", "recvAnysource"), Path.GLOO, "between two ranks"),
@@ -181,7 +187,7 @@ def choose(method: str, tensors: Sequence[torch.Tensor], operation: str | None, 
     if route.gathered is None:
         return route.path
     size = world_size * sum(tensor.nbytes for tensor in tensors)
-    return route.path if size <= route.gathered else Path.GLOO
+    return route.path if size <= route.gathered else route.beyond
 
 
 KNOWN_TO_GLOO = frozenset(
@@ -238,22 +244,23 @@ def routing_rows() -> list[dict[str, object]]:
             "tensors": route.tensors.value,
             "path": route.path.value,
             "gathered_limit": route.gathered,
+            "beyond": route.beyond.value,
             "why": route.why,
         }
         for route in ROUTES
     ]
 
 
-def limit_told(gathered: int | None) -> str:
-    """Up to how many bytes of one rank the switch is taken; "" for any."""
-    return "" if gathered is None else f" up to {gathered // KIB} KiB / world size, then gloo"
+def limit_told(gathered: int | None, beyond: str) -> str:
+    """Up to how many bytes of one rank a path is taken, and which then; "" for any."""
+    return "" if gathered is None else f" up to {gathered // KIB} KiB / world size, then {beyond}"
 
 
 def routing_table() -> str:
     """The table as text: a line a row."""
     rows = [("collective", "tensors", "path", "why")]
     for route in ROUTES:
-        path = route.path.value + limit_told(route.gathered)
+        path = route.path.value + limit_told(route.gathered, route.beyond.value)
         rows.append((", ".join(route.methods), route.tensors.value, path, route.why))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return "\n".join(
@@ -268,7 +275,7 @@ def routing_markdown() -> str:
         (
             ", ".join(f"`{method}`" for method in route.methods),
             route.tensors.value,
-            route.path.value + limit_told(route.gathered),
+            route.path.value + limit_told(route.gathered, route.beyond.value),
             route.why,
         )
         for route in ROUTES

@@ -10,7 +10,14 @@ import numpy.typing as npt
 from switchml.link.memory import array_at, bytes_at
 from switchml.protocol.byteorder import copy_swapped, swap_bytes
 from switchml.protocol.header import HEADER_BYTES, Header
-from switchml.protocol.header_access import pack_header, read_e1, read_msg_type, read_size, read_to_one
+from switchml.protocol.header_access import (
+    pack_header,
+    read_but_one,
+    read_e1,
+    read_msg_type,
+    read_size,
+    read_to_one,
+)
 from switchml.protocol.jit import compiled, inlined
 from switchml.protocol.messages import ABSENT, ASK, ELEMENT_BYTES, EXPONENTS, LANE_BITS, MAX_PAYLOAD, SUM
 from switchml.protocol.numerics import EXACT_EXPONENT, MAX_SHIFT, UNKNOWN_EXPONENT
@@ -107,8 +114,9 @@ def given_kind(window: Window, slot: int) -> int:
 def block_of(window: Window, transfer: TransferRecord, chunk: int) -> int:
     """Which stretch of the elements the chunk carries, counted in chunks.
 
-    Where ranks want a part each, the parts take turns: who wants a chunk sends a header of it and gets the elements, so in one
-    part after the other each link would be idle one way in turn. Runs of a part are long enough to leave in one system call.
+    Where ranks want a part each, or give one, the parts take turns: who wants a chunk sends a header of it and gets the elements,
+    so in one part after the other each link would be idle one way in turn. Runs of a part are long enough to leave in one system
+    call.
     """
     rows, chunks, part = int(window.stream[0]["workers"]), int(transfer["chunks"]), int(transfer["part"])
     length = -(-chunks // rows)
@@ -151,8 +159,8 @@ def given_words(transfer: TransferRecord, begin: int, length: int) -> tuple[int,
 
 
 @compiled
-def wanted_by(window: Window, slot: int) -> int:
-    """The rank that alone wants the result of the slot's chunk, or -1 where all do, or several."""
+def named_rank(window: Window, slot: int) -> int:
+    """The rank that alone wants the result of the slot's chunk, or alone does not; -1 where there is none."""
     transfer = window.transfers[window.slots[slot]["transfer"] % RING]
     part = int(transfer["part"])
     chunk = relative(window, slot) - 1 - int(transfer["prologue"])
@@ -166,10 +174,11 @@ def wanted_by(window: Window, slot: int) -> int:
 
 
 @compiled
-def is_anothers(window: Window, slot: int) -> bool:
-    """Whether another rank alone wants the result of the slot's chunk."""
-    wanted = wanted_by(window, slot)
-    return wanted >= 0 and wanted != window.stream[0]["rank"]
+def is_withheld(window: Window, slot: int) -> bool:
+    """Whether others get the elements of the slot's result, and this rank the header."""
+    named = named_rank(window, slot)
+    others = window.transfers[window.slots[slot]["transfer"] % RING]["others"] != 0
+    return named >= 0 and (named == window.stream[0]["rank"]) == others
 
 
 @compiled
@@ -178,7 +187,9 @@ def _is_own(window: Window, slot: int) -> bool:
 
     Not those of narrow lanes: the switch shifts whole sums, and bits must be those of an all-reduce.
     """
-    return wanted_by(window, slot) == window.stream[0]["rank"] and LANE_BITS[chunk_kind(window, slot)] == 32
+    if window.transfers[window.slots[slot]["transfer"] % RING]["others"] != 0:
+        return False
+    return named_rank(window, slot) == window.stream[0]["rank"] and LANE_BITS[chunk_kind(window, slot)] == 32
 
 
 @compiled
@@ -188,7 +199,7 @@ def wanted_elements(window: Window, transfer: TransferRecord, chunk: int) -> tup
     begin = chunk * elements
     end = begin + chunk_length(transfer, chunk, elements)
     part = int(transfer["part"])
-    if part == 0:
+    if part == 0 or transfer["others"] != 0:
         return begin, end
     mine = int(window.stream[0]["rank"]) * part - int(transfer["origin"])
     first = min(max(begin, mine), end)
@@ -204,8 +215,8 @@ def is_answer(window: Window, slot: int, memory: Bytes, at: int) -> bool:
     if kind == ABSENT:
         if relative(window, slot) == 0 or chunk_kind(window, slot) == EXPONENTS:
             return False
-        # With the bit set there are elements, and they are another rank's.
-        return read_to_one(memory, at) == 0 or is_anothers(window, slot)
+        # With a bit set there are elements, and they are for others.
+        return (read_to_one(memory, at) == 0 and read_but_one(memory, at) == 0) or is_withheld(window, slot)
     narrow = 0 < LANE_BITS[kind] < 32
     return kind == chunk_kind(window, slot) and (not narrow or 0 <= read_e1(memory, at) <= MAX_SHIFT)
 
@@ -224,14 +235,14 @@ def result_bytes(window: Window, memory: Bytes, at: int) -> int:
 
 @compiled
 def own_bytes(window: Window, slot: int, memory: Bytes, at: int) -> int:
-    """What of a result is for this rank: of another's elements, which shared memory shows to all, the header."""
-    return HEADER_BYTES if is_anothers(window, slot) else result_bytes(window, memory, at)
+    """What of a result is for this rank: of elements for others, which shared memory shows to all, the header."""
+    return HEADER_BYTES if is_withheld(window, slot) else result_bytes(window, memory, at)
 
 
 @compiled
 def expected_bytes(window: Window, slot: int) -> int:
     """What the slot's result brings this rank if any rank gives elements."""
-    if window.slots[slot]["exponent"] == EXACT_EXPONENT or is_anothers(window, slot):
+    if window.slots[slot]["exponent"] == EXACT_EXPONENT or is_withheld(window, slot):
         return HEADER_BYTES
     return bytes_of(window, chunk_kind(window, slot))
 
@@ -239,7 +250,9 @@ def expected_bytes(window: Window, slot: int) -> int:
 @compiled
 def is_empty(memory: Bytes, at: int) -> bool:
     """Whether a result says that no rank has given elements: headers went both ways."""
-    return read_msg_type(memory, at) == ABSENT and read_to_one(memory, at) == 0
+    if read_to_one(memory, at) != 0 or read_but_one(memory, at) != 0:
+        return False
+    return read_msg_type(memory, at) == ABSENT
 
 
 @compiled
@@ -288,10 +301,10 @@ def _fill_block(window: Window, slot: int, chunk: int, payload: Bytes) -> None:
 
 @inlined
 def _take_nothing(window: Window, slot: int, first: int, last: int) -> None:
-    """The result of elements first to last - 1, to which no other rank gave any."""
+    """The result of elements first to last - 1, to which no other rank gave any, or to which this rank alone did."""
     transfer = window.transfers[window.slots[slot]["transfer"] % RING]
     out = words_at(transfer["destination"], first - skipped_before(window, transfer), last - first)
-    if not _is_own(window, slot):
+    if not _is_own(window, slot) and transfer["others"] == 0:
         out[:] = np.uint32(0)
     else:
         _add_own(window, slot, first, _ZEROS[: out.size], out)
@@ -361,6 +374,8 @@ def _take_block(
 @compiled
 def skipped_before(window: Window, transfer: TransferRecord) -> int:
     """Elements before the first that this rank wants."""
+    if transfer["others"] != 0:
+        return 0
     mine = int(window.stream[0]["rank"]) * int(transfer["part"])
     return max(0, mine - int(transfer["origin"]))
 
@@ -390,7 +405,7 @@ def build_packet(window: Window, slot: int, memory: Bytes, at: int) -> None:
     blocks = transfer["kind"] == BLOCKS
     exponent = exponent_ahead(window, slot)
     kind = packet_kind(window, slot)
-    wanted = wanted_by(window, slot)
+    named, others = named_rank(window, slot), transfer["others"] != 0
     if LANE_BITS[kind] > 0:
         payload = memory[at + HEADER_BYTES : at + HEADER_BYTES + 4 * int(stream["elements"])]
         chunk = block_of(window, transfer, place - 1 - prologue)
@@ -406,15 +421,15 @@ def build_packet(window: Window, slot: int, memory: Bytes, at: int) -> None:
         at,
         Header(
             msg_type=kind,
-            to_one=1 if wanted >= 0 else 0,
+            to_one=1 if named >= 0 and not others else 0,
             size=int(stream["size"]),
             job_number=int(stream["job"]),
             tsi=position & TSI_MASK,
             version=version_of(position, width),
-            unused=0,
+            but_one=1 if named >= 0 and others else 0,
             slot=slot_of(position, width),
             e0=exponent,
-            e1=wanted if wanted >= 0 else UNKNOWN_EXPONENT,
+            e1=named if named >= 0 else UNKNOWN_EXPONENT,
         ),
     )
 

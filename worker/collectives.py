@@ -242,7 +242,9 @@ class Converted(Strategy):
 def _gathered(mine: Array, rows: Array, rank: int, root: int | None) -> Part:
     """A gather of all ranks' words, each as many as `mine`, into `rows`, at all ranks or at one."""
     every = rows.reshape(-1)
-    share = EVERYTHING if root is None else Share(rank, every.size, root * every.size)
+    share = Share(rank, mine.size, others=True)
+    if root is not None:
+        share = Share(rank, every.size, root * every.size)
     return Part(WORDS, every.size, mine, every[share.of(slice(0, every.size))], rank * mine.size, share)
 
 
@@ -868,7 +870,7 @@ class Collectives(ABC):
             strategy = nothing
         elif raw.size % 4 == 0:
             words, mine = every.view(np.uint32), raw.view(np.uint32)
-            strategy = partial(Direct, Part(WORDS, words.size, mine, words, self.rank * mine.size))
+            strategy = partial(Direct, _gathered(mine, words, self.rank, None))
         else:
             strategy = partial(GatheredBytes, raw, every.reshape(self.world_size, -1), self.rank)
         return self._submit(

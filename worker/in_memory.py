@@ -37,7 +37,7 @@ from switchml.protocol.jit import compiled, inlined
 from switchml.protocol.messages import LANE_BITS
 from switchml.protocol.numerics import UNKNOWN_EXPONENT
 from switchml.protocol.slots import TSI_MASK, slot_of, version_of
-from switchml.worker.chunks import bytes_of, exponent_ahead, given_kind, is_anothers, wanted_by
+from switchml.worker.chunks import bytes_of, exponent_ahead, given_kind, is_withheld, named_rank
 from switchml.worker.engine import ATTENTION, EXACT_NEEDED, FINISHED, IDLE_STREAM, exact_needed
 from switchml.worker.shared_sums import give_elements, take_elements
 from switchml.worker.window import (
@@ -122,7 +122,7 @@ def _take(engine: MemoryEngine, slot: int) -> bool:
     first = sums_at(slots, slot, version)
     sums = slots.sums[first : first + _elements(window, kind)]
     counters[_PACKETS_TAKEN] += 1
-    counters[_BYTES_TAKEN] += HEADER_BYTES if is_anothers(window, slot) else bytes_of(window, kind)
+    counters[_BYTES_TAKEN] += HEADER_BYTES if is_withheld(window, slot) else bytes_of(window, kind)
     counters[_CHUNKS] += 1
     if not take_elements(window, slot, exponent, kind, sums, engine.lanes, engine.descriptor):
         finish(window, int(entry["transfer"]), MISMATCHED)
@@ -175,7 +175,7 @@ def _bring(engine: MemoryEngine, at: int, now: int) -> int:
     rank, width = int(stream["rank"]), int(stream["window"])
     if is_held(slots, slot):
         return -1
-    kind, ahead, wanted = given_kind(window, slot), exponent_ahead(window, slot), wanted_by(window, slot)
+    kind, ahead, named = given_kind(window, slot), exponent_ahead(window, slot), named_rank(window, slot)
     if not try_lock(slots, slot, rank):
         return -1
     position = int(entry["position"])
@@ -183,7 +183,7 @@ def _bring(engine: MemoryEngine, at: int, now: int) -> int:
     index = copy_index(slot, version)
     verdict = admit(
         slots.copies, index, rank, int(stream["workers"]), width, position & TSI_MASK, kind, ahead,
-        wanted if wanted >= 0 else UNKNOWN_EXPONENT,
+        named if named >= 0 else UNKNOWN_EXPONENT,
     )  # fmt: skip
     action = verdict % COMPLETE
     elements = _elements(window, kind)

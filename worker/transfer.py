@@ -37,22 +37,25 @@ TO_NEAREST = Rounding()
 class Share(NamedTuple):
     """Which sums of a reduction a rank wants: with `part` 0 all, else those of `part` elements from rank * part - origin on.
 
-    So element i is wanted by rank (origin + i) // part alone, or by every rank.
+    So element i is wanted by rank (origin + i) // part alone, or by every rank. With `others` it is that rank's own, and wanted
+    by all others; what a rank takes is the whole all the same.
 
     Attributes:
         rank: it.
         part: the same on all ranks.
         origin: the same on all ranks.
+        others: the same on all ranks.
     """
 
     rank: int
     part: int = 0
     origin: int = 0
+    others: bool = False
 
     def of(self, where: slice) -> slice:
         """What the rank wants among the elements `where`, counted from its start."""
         count = where.stop - where.start
-        if self.part == 0:
+        if self.part == 0 or self.others:
             return slice(0, count)
         mine = self.rank * self.part - self.origin - where.start
         first = min(max(0, mine), count)
@@ -63,7 +66,7 @@ class Share(NamedTuple):
         mine = self.of(where)
         if mine.start == mine.stop:
             return slice(0, 0)
-        before = max(0, self.rank * self.part - self.origin)
+        before = 0 if self.others else max(0, self.rank * self.part - self.origin)
         return slice(where.start + mine.start - before, where.start + mine.stop - before)
 
     def beyond(self, start: int) -> Share:
@@ -124,7 +127,7 @@ class Transfer:
             "source": _address(self.source), "destination": _address(self.destination),
             "flags": 0 if self.flags is None else _address(self.flags),
             "first": self.first, "last": self.first + self.source.size if words else 0,
-            "part": self.share.part, "origin": self.share.origin,
+            "part": self.share.part, "origin": self.share.origin, "others": self.share.others,
             "unknown": 0, "left": 0, "flagged": 0, "released": 0, "highest": 0,
             "deadline": self.deadline, "seed": NEAREST if seed is None else seed & 0xFFFFFFFF,
             "feedback": self.rounding.feedback, "signature": self.signature,

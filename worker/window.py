@@ -117,6 +117,7 @@ class TransferRecord(TypedDict):
         Int64  # 0: every rank wants every sum; else rank r those of `part` elements from r * part - origin on
     )
     origin: Int64
+    others: Int64  # 1: each rank has that part already, and wants all but it
     unknown: Int64  # exponents outstanding
     left: Int64  # positions outstanding
     flagged: Int64  # blocks to be exchanged exactly

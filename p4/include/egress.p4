@@ -61,7 +61,7 @@ control SwitchEgress(inout headers_t hdr, inout meta_t meta, inout standard_meta
             if (standard_metadata.egress_rid != 0) {
                 meta.worker = (bit<8>)(standard_metadata.egress_rid - 1);
             }
-            if (meta.to_one == 1 && meta.worker != meta.wanted_by) {
+            if ((meta.to_one == 1 && meta.worker != meta.named) || (meta.but_one == 1 && meta.worker == meta.named)) {
                 permit();
             }
             egress_loss.apply();

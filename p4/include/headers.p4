@@ -138,8 +138,9 @@ struct meta_t {
     bit<32> index;                // of the copy in the registers
     Verdict verdict;
     bit<1> complete;
-    bit<1> to_one;                // the answer's elements are for the worker `wanted_by` alone
-    bit<8> wanted_by;
+    bit<1> to_one;                // the answer's elements are for the worker `named` alone
+    bit<1> but_one;               // they are for all others
+    bit<8> named;
     bit<8> highest_e1;            // over the chunk's workers, also where the answer's own says something else
     copy_t copy;
     other_copy_t other;

@@ -104,8 +104,8 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
              && hdr.switchml.msg_type != MSG_SUM16 && hdr.switchml.msg_type != MSG_SUM8
 #endif
              )
-            || RESERVED_BITS_SET
-            || (hdr.switchml.to_one == 1
+            || (hdr.switchml.to_one == 1 && hdr.switchml.but_one == 1)
+            || ((hdr.switchml.to_one == 1 || hdr.switchml.but_one == 1)
                 && (hdr.switchml.msg_type == MSG_EXPONENTS || hdr.switchml.msg_type == MSG_PROBE)))
             REFUSE(dropped_bad_header)
         if (!job_table.apply().hit) REFUSE(dropped_wrong_job)
@@ -113,7 +113,7 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
         if (asks && meta.paper == 1) REFUSE(dropped_bad_header)
         if (!worker_port.apply().hit) {
             if (claim.apply().hit) {
-                bit<64> shown = hdr.switchml.tsi ++ hdr.switchml.version ++ hdr.switchml.unused ++ hdr.switchml.slot
+                bit<64> shown = hdr.switchml.tsi ++ hdr.switchml.version ++ hdr.switchml.but_one ++ hdr.switchml.slot
                     ++ hdr.switchml.e0 ++ hdr.switchml.e1;
                 if (hdr.switchml.msg_type != MSG_PROBE || hdr.udp.length != UDP_BYTES + SWITCHML_BYTES
                     || (shown != meta.secret && shown != meta.challenge)) REFUSE(dropped_unreachable)
@@ -165,7 +165,8 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
             fits = meta.copy.kind != MSG_EXPONENTS && hdr.switchml.msg_type != MSG_EXPONENTS;
         }
         meta.to_one = hdr.switchml.to_one;
-        meta.wanted_by = hdr.switchml.e1;
+        meta.but_one = hdr.switchml.but_one;
+        meta.named = hdr.switchml.e1;
         if (meta.paper == 0) {
             int<32> distance = (int<32>)(hdr.switchml.tsi - meta.copy.stamp);
             if (asks && (meta.copy.used != meta.epoch || distance > 0)) {
@@ -222,6 +223,7 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
             asks_answered.count((bit<32>)meta.job_number);
             hdr.switchml.e0 = (bit<8>)(bit<1>)(meta.verdict == Verdict.WAITING);
             meta.to_one = 0;
+            meta.but_one = 0;
             answer_worker();
             exit;
         }
@@ -341,10 +343,15 @@ control SwitchIngress(inout headers_t hdr, inout meta_t meta, inout standard_met
         // Who hears of it?
         if (meta.verdict == Verdict.RETRANSMIT || meta.complete == 1) {
             load_answer();
+            if (asks) {
+                hdr.switchml.size = hdr.switchml.size ^ ASKED;
+            }
             if (meta.copy.kind == MSG_EXPONENTS || meta.copy.kind == MSG_ABSENT) {
                 without_elements();
                 hdr.switchml.to_one = 0;
+                hdr.switchml.but_one = 0;
                 meta.to_one = 0;
+                meta.but_one = 0;
             } else if (meta.copy.kind == MSG_SUM) {
                 if (!brings) {
                     without_elements();

@@ -22,8 +22,7 @@ const msg_type_t MSG_ABSENT = 4;
 const msg_type_t MSG_ASK = 5;
 const msg_type_t MSG_SUM16 = 6;
 const msg_type_t MSG_SUM8 = 7;
-
-#define RESERVED_BITS_SET hdr.switchml.unused != 0
+const bit<3> ASKED = 7;   // bits of `size` that are turned in a result that answers an ASK
 
 header switchml_t {
     msg_type_t msg_type;          // message type
@@ -32,8 +31,8 @@ header switchml_t {
     bit<8> job_number;            // job on this switch
     bit<32> tsi;                  // sequence number of the chunk in its stream
     bit<1> version;               // which of the slot's two copies
-    bit<1> unused;                // 0
+    bit<1> but_one;               // 1: the worker whose rank `e1` is wants no more than the header, all others the elements
     bit<14> slot;                 // slot, counted from the start of the job's range
     bit<8> e0;                    // int8: exponent; the switch answers with the maximum over the workers
-    bit<8> e1;                    // int8: second exponent, treated like the first; with `to_one` a rank, as uint8; in a result of narrow lanes: bits they are shifted by
+    bit<8> e1;                    // int8: second exponent, treated like the first; with `to_one` or `but_one` a rank, as uint8; in a result of narrow lanes: bits they are shifted by
 }

@@ -61,6 +61,13 @@ def check(
     to_one: Annotated[
         bool, typer.Option("--to-one", help="Each rank wants a part of the sums; the others get headers.")
     ] = False,
+    but_one: Annotated[
+        bool,
+        typer.Option(
+            "--but-one",
+            help="Each rank gives a part of the words, and gets headers of it; not with --to-one.",
+        ),
+    ] = False,
     in_flight: Annotated[
         str | None,
         typer.Option(
@@ -99,12 +106,14 @@ def check(
     """
     if limit < 1 or (retransmissions is not None and retransmissions < 0):
         raise UsageError("--limit and --retransmissions take numbers from 1 and from 0")
-    switches = (sparse or None, to_one or None)
+    switches = (sparse or None, to_one or None, but_one or None)
     chosen = (workers, window, chunks, kind, retransmissions, start, in_flight, *switches)
     if script is not None and chosen == (None,) * len(chosen) and not paper:
         raise UsageError(
             "--script takes the violation of one search: say which, --paper --chunks 3 for example"
         )
+    if but_one and (to_one or kind == "blocks"):
+        raise UsageError("--but-one takes words, and no --to-one")
     if kind is not None and kind not in _KINDS:
         raise UsageError(f"--kind {kind} is none of {', '.join(_KINDS)}")
     from switchml.check.search import Configuration
@@ -124,6 +133,7 @@ def check(
                 start=start or 0,
                 sparse=sparse,
                 to_one=to_one,
+                but_one=but_one,
                 in_flight=_numbers("--in-flight", in_flight or "0"),
             )
         ]
@@ -154,6 +164,10 @@ def _usual() -> Iterator[Configuration]:
     yield Configuration(workers=3, window=2, chunks=(4,), sparse=True, to_one=True)
     yield Configuration(workers=4, chunks=(5,), sparse=True, to_one=True)
     yield Configuration(chunks=(4,), sparse=True, to_one=True, retransmissions=2)
+    yield Configuration(chunks=(6,), but_one=True)
+    yield Configuration(window=2, chunks=(4, 3), but_one=True)
+    yield Configuration(workers=3, window=2, chunks=(4,), but_one=True)
+    yield Configuration(chunks=(4,), but_one=True, retransmissions=2)
     yield Configuration(window=2, chunks=(4,), in_flight=(1,))
     yield Configuration(window=4, chunks=(5,), in_flight=(1, 3))
     yield Configuration(window=4, chunks=(2, 1), kind=BLOCKS, in_flight=(2, 1))
@@ -251,6 +265,8 @@ def as_dict(finding: Finding) -> dict[str, Any]:
 
 
 def _packets(configuration: Configuration) -> str:
+    if configuration.but_one:
+        return "but one"
     if configuration.sparse:
         return "both" if configuration.to_one else "sparse"
     return "to one" if configuration.to_one else "full"

@@ -28,8 +28,17 @@ from switchml.aggregation.slot_machine import (
     new_pool,
 )
 from switchml.protocol.header import HEADER_BYTES, build_header, parse_header
-from switchml.protocol.header_access import set_exponents, set_kind
-from switchml.protocol.messages import ABSENT, ASK, ELEMENT_BYTES, FLOAT32, LANE_BITS, size_code, wire_lanes
+from switchml.protocol.header_access import clear_but_one, set_exponents, set_kind
+from switchml.protocol.messages import (
+    ABSENT,
+    ASK,
+    ASKED,
+    ELEMENT_BYTES,
+    FLOAT32,
+    LANE_BITS,
+    size_code,
+    wire_lanes,
+)
 from switchml.protocol.slots import TSI_MASK, slot_of, version_of
 from switchml.worker.chunks import (
     SIGNATURE_WORDS,
@@ -73,12 +82,14 @@ class Tensor(NamedTuple):
         sources: by rank, float32 or uint32 of one length.
         total: what each rank is to have in the end, as bytes; or, with `part`, its share of it.
         part: as in worker.transfer.Share: 0, or elements of a rank's share.
+        others: as there.
     """
 
     kind: int
     sources: tuple[npt.NDArray[Any], ...]
     total: npt.NDArray[Any]
     part: int = 0
+    others: bool = False
 
 
 class WrongResultError(Exception):
@@ -116,7 +127,10 @@ class WorkerMachine:
         in_flight: int = 0,
     ) -> None:
         self._tensors = tensors
-        self._wanted = [Share(rank, tensor.part).of(slice(0, tensor.total.size)) for tensor in tensors]
+        self._wanted = [
+            Share(rank, tensor.part, others=tensor.others).of(slice(0, tensor.total.size))
+            for tensor in tensors
+        ]
         self._room = in_flight or window + 1
         self._window = new_window(
             rank=rank,
@@ -143,7 +157,7 @@ class WorkerMachine:
         entry["chunks"] = -(-source.size // ELEMENTS)
         entry["source"] = source.ctypes.data
         entry["destination"] = self._results[index][self._wanted[index].start :].ctypes.data
-        entry["part"] = tensor.part
+        entry["part"], entry["others"] = tensor.part, tensor.others
         entry["flags"] = self._flags[index].ctypes.data
         entry["last"] = source.size
         entry["deadline"] = _DEADLINE
@@ -242,21 +256,21 @@ class Answer(NamedTuple):
         verdict: of the slot machine.
         to: a rank, or None for all.
         packet: empty: nothing leaves.
-        wanted: the rank that gets `result` in place of `packet`; -1: none.
+        named: the rank that gets `result` in place of `packet`; -1: none.
         result: with elements.
     """
 
     verdict: int
     to: int | None
     packet: bytes
-    wanted: int = -1
+    named: int = -1
     result: bytes = b""
 
     def deliveries(self, workers: int) -> Iterator[tuple[int, bytes]]:
         """Every rank that gets something, and what."""
         if self.packet:
             for rank in range(workers) if self.to is None else (self.to,):
-                yield rank, self.result if rank == self.wanted else self.packet
+                yield rank, self.result if rank == self.named else self.packet
 
 
 class SwitchMachine:
@@ -335,20 +349,22 @@ class SwitchMachine:
             e1 = apply_lanes(verdict, lanes, sums, out)
         if verdict < COMPLETE and verdict != RETRANSMIT:
             return Answer(verdict, rank, b"")
-        size = header.size ^ 7 if header.msg_type == ASK else header.size
         answer = np.frombuffer(packet[:HEADER_BYTES], np.uint8).copy()
         set_exponents(answer, 0, int(slots[index]["e0"]), int(slots[index]["e1"]))
-        set_kind(answer, 0, ABSENT, 1, size)
+        size = header.size ^ (ASKED if header.msg_type == ASK else 0)
+        set_kind(answer, 0, ABSENT, header.to_one, size)
         permission = answer.tobytes()
         set_kind(answer, 0, kind, header.to_one if bits else 0, size)
         set_exponents(answer, 0, int(slots[index]["e0"]), e1)
+        if not bits:
+            clear_but_one(answer, 0)
         result = answer.tobytes() + out.tobytes()
-        if bits and header.to_one:
-            wanted_by = header.e1 & 0xFF
+        if bits and (header.to_one or header.but_one):
+            named = header.e1 & 0xFF
+            to_it, to_others = (permission, result) if header.but_one else (result, permission)
             if verdict != RETRANSMIT:
-                return Answer(verdict, None, permission, wanted_by, result)
-            if rank != wanted_by:
-                return Answer(verdict, rank, permission)
+                return Answer(verdict, None, to_others, named, to_it)
+            return Answer(verdict, rank, to_it if rank == named else to_others)
         return Answer(verdict, rank if verdict == RETRANSMIT else None, result)
 
 
@@ -359,7 +375,13 @@ def words(rank: int, first_chunk: int, chunks: int) -> npt.NDArray[np.uint32]:
 
 
 def word_tensors(
-    kind: int, workers: int, chunks: tuple[int, ...], *, sparse: bool = False, to_one: bool = False
+    kind: int,
+    workers: int,
+    chunks: tuple[int, ...],
+    *,
+    sparse: bool = False,
+    to_one: bool = False,
+    but_one: bool = False,
 ) -> tuple[Tensor, ...]:
     """Tensors of so many chunks each, with values that tell ranks and chunks apart.
 
@@ -369,6 +391,7 @@ def word_tensors(
         chunks: of each tensor.
         sparse: of workers + 1 chunks in a row each rank has one, and nobody the last.
         to_one: each rank wants a part only.
+        but_one: each rank gives a part, and wants the others; of words.
     """
     tensors = []
     for index, count in enumerate(chunks):
@@ -379,9 +402,12 @@ def word_tensors(
         if sparse:
             for rank, part in enumerate(parts):
                 part[np.arange(part.size) // ELEMENTS % (workers + 1) != rank] = 0
+        share = -(-count // workers) * ELEMENTS if to_one or but_one else 0
+        if but_one:
+            for rank, part in enumerate(parts):
+                part[np.arange(part.size) // share != rank] = 0
         total = parts[0].copy()
         for part in parts[1:]:
             total += part
-        share = -(-count // workers) * ELEMENTS if to_one else 0
-        tensors.append(Tensor(kind, tuple(parts), total, share))
+        tensors.append(Tensor(kind, tuple(parts), total, share, but_one))
     return tuple(tensors)

@@ -49,6 +49,7 @@ class Configuration:
         start: position at which the streams begin.
         sparse: ranks take turns to have anything but zeros, which go as headers.
         to_one: each rank wants a part of the sums only.
+        but_one: each rank gives a part of the words, and wants those of the others.
         in_flight: packets that each rank's congestion window lets be under way, the last for all further ranks; 0: no limit.
     """
 
@@ -61,11 +62,19 @@ class Configuration:
     start: int = 0
     sparse: bool = False
     to_one: bool = False
+    but_one: bool = False
     in_flight: tuple[int, ...] = (0,)
 
     def tensors(self) -> tuple[Tensor, ...]:
         """The tensors of all ranks."""
-        return word_tensors(self.kind, self.workers, self.chunks, sparse=self.sparse, to_one=self.to_one)
+        return word_tensors(
+            self.kind,
+            self.workers,
+            self.chunks,
+            sparse=self.sparse,
+            to_one=self.to_one,
+            but_one=self.but_one,
+        )
 
 
 class Step(NamedTuple):

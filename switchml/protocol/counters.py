@@ -28,7 +28,7 @@ SWITCH_COUNTERS: tuple[Counter, ...] = (
     Counter("dropped_ahead", "the chunk a window before is not complete, so no worker can have sent it"),
     Counter("dropped_truncated", "shorter than its header says, or than a header"),
     Counter("dropped_wrong_size", "payload is not the job's, or not the chunk's"),
-    Counter("dropped_bad_header", "unknown message type, or a reserved bit set"),
+    Counter("dropped_bad_header", "unknown message type, or `to_one` and `but_one` where they cannot be"),
     Counter("dropped_wrong_slot", "slot outside the job's range"),
     Counter("dropped_wrong_version", "version does not follow from the sequence number"),
     Counter("dropped_unknown_sender", "address and port belong to no worker of a job"),

@@ -15,12 +15,11 @@ if TYPE_CHECKING:
 
 
 class Field(NamedTuple):
-    """Width and meaning of a field. A reserved one is always 0."""
+    """Width and meaning of a field."""
 
     bits: int
     meaning: str
     signed: bool = False
-    reserved: bool = False
 
     def limits(self) -> tuple[int, int]:
         """The smallest and the largest value."""
@@ -39,7 +38,10 @@ class Header(NamedTuple):
     job_number: Annotated[int, Field(8, "job on this switch")] = 0
     tsi: Annotated[int, Field(32, "sequence number of the chunk in its stream")] = 0
     version: Annotated[int, Field(1, "which of the slot's two copies")] = 0
-    unused: Annotated[int, Field(1, "0", reserved=True)] = 0
+    but_one: Annotated[
+        int,
+        Field(1, "1: the worker whose rank `e1` is wants no more than the header, all others the elements"),
+    ] = 0
     slot: Annotated[int, Field(14, "slot, counted from the start of the job's range")] = 0
     e0: Annotated[
         int, Field(8, "exponent; the switch answers with the maximum over the workers", signed=True)
@@ -48,8 +50,8 @@ class Header(NamedTuple):
         int,
         Field(
             8,
-            "second exponent, treated like the first; with `to_one` a rank, as uint8; in a result of narrow lanes: bits they are"
-            " shifted by",
+            "second exponent, treated like the first; with `to_one` or `but_one` a rank, as uint8; in a result of narrow lanes:"
+            " bits they are shifted by",
             signed=True,
         ),
     ] = 0
@@ -58,7 +60,6 @@ class Header(NamedTuple):
 FIELDS: dict[str, Field] = {
     name: hint.__metadata__[0] for name, hint in get_type_hints(Header, include_extras=True).items()
 }
-RESERVED = tuple(name for name, field in FIELDS.items() if field.reserved)
 HEADER_BYTES = sum(field.bits for field in FIELDS.values()) // 8
 
 
@@ -116,7 +117,7 @@ def parse_header(packet: bytes | npt.NDArray[np.uint8]) -> Header:
 
 
 def build_header(header: Header) -> bytes:
-    """The bytes of a header, reserved bits as given.
+    """The bytes of a header.
 
     Raises:
         ValueError: a value that does not fit its field.

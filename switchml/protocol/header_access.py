@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from switchml.protocol.header import FIELDS, PLACES, RESERVED, Header
+from switchml.protocol.header import FIELDS, PLACES, Header
 from switchml.protocol.jit import compiled
 
 Bytes = npt.NDArray[np.uint8]
@@ -55,6 +55,7 @@ def _reader(name: str) -> Callable[[Bytes, int], int]:
 
 read_msg_type = _reader("msg_type")
 read_to_one = _reader("to_one")
+read_but_one = _reader("but_one")
 read_size = _reader("size")
 read_job = _reader("job_number")
 read_tsi = _reader("tsi")
@@ -63,19 +64,12 @@ read_slot = _reader("slot")
 read_e0 = _reader("e0")
 read_e1 = _reader("e1")
 
-reserved_bits_set: Callable[[Bytes, int], bool] = _generated(
-    "reserved_bits_set",
-    "packet, at",
-    [f"return ({' | '.join(f'({_value(name)})' for name in RESERVED) or '0'}) != 0"],
-)
-"""Whether a bit that must be 0 is not."""
-
 pack_header: Callable[[Bytes, int, Header], None] = _generated(
     "pack_header",
     "packet, at, header",
-    _stores({name: f"header.{name}" for name in FIELDS if name not in RESERVED}),
+    _stores({name: f"header.{name}" for name in FIELDS}),
 )
-"""Write a header, reserved bits as 0. Compiled code has to name every field of the Header, by keyword."""
+"""Write a header. Compiled code has to name every field of the Header, by keyword."""
 
 set_kind: Callable[[Bytes, int, int, int, int], None] = _generated(
     "set_kind",
@@ -83,6 +77,17 @@ set_kind: Callable[[Bytes, int, int, int, int], None] = _generated(
     _stores({"msg_type": "msg_type", "to_one": "to_one", "size": "size"}),
 )
 """Overwrite what the packet is."""
+
+clear_but_one: Callable[[Bytes, int], None] = _generated(
+    "clear_but_one",
+    "packet, at",
+    [
+        f"packet[at + {PLACES['but_one'].offset + i}] &= {0xFF ^ byte}"
+        for i, byte in enumerate((1 << PLACES["but_one"].shift).to_bytes(PLACES["but_one"].width, "big"))
+        if byte
+    ],
+)
+"""The answer is for all."""
 
 set_exponents: Callable[[Bytes, int, int, int], None] = _generated(
     "set_exponents", "packet, at, e0, e1", _stores({"e0": "e0", "e1": "e1"})

@@ -31,10 +31,10 @@ MESSAGE_TYPES: tuple[MessageType, ...] = (
     MessageType("PROBE", 3, 0, "the switch answers a worker it knows, by unicast and, where the job has a"
                 " multicast group, by multicast: which of the two paths work? Whose address is not proven yet is sent a"
                 " challenge (below)"),
-    MessageType("ABSENT", 4, 0, "this worker's elements of the chunk are all 0; as an answer: all are, or, with `to_one`,"
-                " another worker gets them"),
+    MessageType("ABSENT", 4, 0, "this worker's elements of the chunk are all 0; as an answer: all are, or, with `to_one`"
+                " or `but_one`, others get them"),
     MessageType("ASK", 5, 0, "has this worker's packet of the chunk come? Where the chunk is complete the answer is its result,"
-                " as to a packet sent again; else the question itself, with `e0` = 1 where the packet has come, else 0"),
+                " as to a packet sent again, with all bits of `size` turned; else the question itself, `e0` = 1 for yes, else 0"),
     MessageType("SUM16", 6, 16, "int16 lanes, added up as int32; the answer carries the sums shifted back into lanes, and in `e1`"
                 " by how many bits", "int16"),
     MessageType("SUM8", 7, 8, "the same with int8 lanes", "int8"),
@@ -54,6 +54,8 @@ class PayloadSize(NamedTuple):
 PAYLOAD_SIZES: tuple[PayloadSize, ...] = tuple(PayloadSize(code, 128 << code, code < 4) for code in range(8))
 PAYLOADS = tuple(size.payload for size in PAYLOAD_SIZES)
 MAX_PAYLOAD = max(PAYLOADS)
+ASKED = len(PAYLOAD_SIZES) - 1
+"""Bits of the `size` field: they are turned in a result that answers an ASK, so that the worker knows it from all others."""
 
 
 def _code(name: str) -> int:

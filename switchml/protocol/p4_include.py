@@ -9,8 +9,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from switchml.protocol.header import FIELDS, HEADER_BYTES, RESERVED
+from switchml.protocol.header import FIELDS, HEADER_BYTES
 from switchml.protocol.messages import (
+    ASKED,
     ELEMENT_BYTES,
     MESSAGE_TYPES,
     PAYLOAD_SIZES,
@@ -45,9 +46,7 @@ def _lines() -> Iterator[str]:
     yield f"typedef bit<{FIELDS['msg_type'].bits}> msg_type_t;"
     for message in MESSAGE_TYPES:
         yield f"const msg_type_t MSG_{message.name} = {message.code};"
-    yield ""
-    tests = [f"hdr.switchml.{name} != 0" for name in RESERVED]
-    yield f"#define RESERVED_BITS_SET {' || '.join(tests) or 'false'}"
+    yield f"const bit<{FIELDS['size'].bits}> ASKED = {ASKED};   // bits of `size` that are turned in a result that answers an ASK"
     yield ""
     yield "header switchml_t {"
     for name, field in FIELDS.items():

@@ -57,6 +57,15 @@ def test_headers_in_place_of_elements(
     assert (finding.violations, finding.wrong, finding.trace) == (0, "", [])
 
 
+@pytest.mark.parametrize(
+    ("workers", "window", "chunks"), [(1, 1, (3,)), (2, 1, (5,)), (2, 2, (3, 2)), (3, 1, (4,))]
+)
+def test_headers_of_what_a_rank_has_given_itself(workers: int, window: int, chunks: tuple[int, ...]) -> None:
+    finding = search(workers=workers, window=window, chunks=chunks, but_one=True)
+    assert finding.complete
+    assert (finding.violations, finding.wrong, finding.trace) == (0, "", [])
+
+
 def test_a_switch_that_adds_the_first_elements_to_old_ones_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     _instead(monkeypatch, FIRST + COMPLETE, ADDED + COMPLETE)
     assert "should be" in search(chunks=(4,), sparse=True).wrong
@@ -66,7 +75,7 @@ def test_a_switch_that_keeps_elements_back_is_found(monkeypatch: pytest.MonkeyPa
     take = machines.SwitchMachine.take
 
     def faulty(machine: machines.SwitchMachine, rank: int, packet: bytes) -> machines.Answer:
-        return take(machine, rank, packet)._replace(wanted=-1)
+        return take(machine, rank, packet)._replace(named=-1)
 
     monkeypatch.setattr(machines.SwitchMachine, "take", faulty)
     assert "is not of its kind" in search(chunks=(2,), to_one=True).wrong

@@ -27,8 +27,8 @@ from conformance_frames import (
 
 from switchml.check.packet_script import packet_script
 from switchml.check.search import Configuration, Search
-from switchml.protocol.header import MAX_WINDOW, RESERVED
-from switchml.protocol.messages import ABSENT, EXPONENTS, LANE_BITS, PROBE, SUM, SUM8, SUM16
+from switchml.protocol.header import MAX_WINDOW
+from switchml.protocol.messages import ABSENT, ASK, ASKED, EXPONENTS, LANE_BITS, PROBE, SUM, SUM8, SUM16
 
 FOLDER = Path(__file__).with_name("scripts")
 PROGRAM = Path(__file__).parents[2] / "p4" / "build" / "switchml_64.json"
@@ -624,6 +624,48 @@ def to_one(s: Script) -> None:
 
 
 @_script
+def but_one(s: Script) -> None:
+    """The elements of a result go to all but one worker, which gets the header."""
+    s.job(5, 3, window=2)
+
+    def message(tsi: int, rank: int, named: int, *, gives: bool) -> bytes:
+        kind, values = (SUM, s.values(rank, tsi)) if gives else (ABSENT, ())
+        return s.message(5, tsi, values, kind=kind, e0=rank, e1=named, but_one=1)
+
+    def answers(tsi: int, named: int, given: Values) -> list[tuple[int, bytes]]:
+        fields = {"e0": 2, "e1": named, "but_one": 1}
+        header = s.message(5, tsi, kind=ABSENT, **fields)
+        return [(rank, header if rank == named else s.message(5, tsi, given, **fields)) for rank in range(3)]
+
+    for tsi, named in ((0, 1), (1, 2), (2, 0)):
+        told = answers(tsi, named, s.values(named, tsi))
+        for rank in range(3):
+            sent = message(tsi, rank, named, gives=rank == named)
+            s.send(5, rank, sent, answered=told if rank == 2 else [])
+        s.say("Again, to each what it got.")
+        for rank in range(3):
+            s.send(5, rank, message(tsi, rank, named, gives=rank == named), answered=[told[rank]])
+    s.say("All are absent: nothing is kept from anybody.")
+    nothing = s.message(5, 3, kind=ABSENT, e0=2, e1=1)
+    for rank in range(3):
+        answered = [(to, nothing) for to in range(3)] if rank == 2 else []
+        s.send(5, rank, message(3, rank, 1, gives=False), answered=answered)
+    s.say("Nobody has rank 3, nor 255: all get the elements.")
+    for tsi, named in ((4, 3), (5, -1)):
+        told = answers(tsi, named, s.values(0, tsi))
+        for rank in range(3):
+            sent = message(tsi, rank, named, gives=rank == 0)
+            s.send(5, rank, sent, answered=told if rank == 2 else [])
+    s.say("Exponents and probes are for all, and nothing is for one and for all but one.")
+    s.send(5, 0, s.message(5, 6, kind=EXPONENTS, but_one=1))
+    s.send(5, 0, s.message(5, 6, kind=PROBE, but_one=1))
+    s.send(5, 0, s.message(5, 6, s.values(0, 6), e1=1, to_one=1, but_one=1))
+    s.count("dropped_bad_header", 5, 3)
+    s.count("chunks_completed", 5, 6)
+    s.count("results_retransmitted", 5, 9)
+
+
+@_script
 def chunk_of_mixed_kinds(s: Script) -> None:
     """A chunk that began without elements takes none with elements, and the other way round."""
     s.job(5, 2, window=2)
@@ -706,14 +748,11 @@ def truncated(s: Script) -> None:
 
 @_script
 def bad_header(s: Script) -> None:
-    """Unknown message types and reserved bits."""
+    """Unknown message types."""
     s.job(5, 2)
-    for kind in (0, 5, 15):
+    for kind in (0, 8, 15):
         s.send(5, 0, s.message(5, 0, s.values(0, 0), kind=kind))
-    for name in RESERVED:
-        s.send(5, 0, s.message(5, 0, s.values(0, 0), **{name: 1}))
-    s.send(5, 0, s.message(5, 0, kind=PROBE, **{RESERVED[0]: 1}))
-    s.count("dropped_bad_header", 5, 4 + len(RESERVED))
+    s.count("dropped_bad_header", 5, 3)
     s.chunk(5, 0, 0)
     s.chunk(5, 1, 0, gives=total(s.values(0, 0), s.values(1, 0)))
 
@@ -888,13 +927,93 @@ def narrow_lanes(s: Script) -> None:
 
 
 @_script
+def asks(s: Script) -> None:
+    """Has my packet come? Who asks is told, with 1 or 0, or gets the result; nothing changes, and nobody else hears of it."""
+    s.job(5, 2, window=2)
+
+    def told(rank: int, tsi: int, come: int, **fields: int) -> None:
+        question = s.message(5, tsi, kind=ASK, e0=-3, **fields)
+        s.send(5, rank, question, answered=[(rank, s.message(5, tsi, kind=ASK, e0=come, **fields))])
+
+    def result(rank: int, tsi: int, given: Values, question: dict[str, int], **fields: int) -> None:
+        answer = s.message(5, tsi, given, size=SIZE_CODES[s.elements] ^ ASKED, **fields)
+        s.send(5, rank, s.message(5, tsi, kind=ASK, **question), answered=[(rank, answer)])
+
+    s.say(
+        "An unused slot; then one of two has come. The chunk a window later has not, since its turn has not."
+    )
+    for rank in range(2):
+        told(rank, 0, 0)
+    s.chunk(5, 1, 0, e1=7)
+    for rank in range(2):
+        told(rank, 0, rank)
+        told(rank, 0, rank, to_one=1, e1=0)
+        told(rank, 2, 0)
+    s.say("Complete: the result, marked as an answer; whose packet comes again gets it without the mark.")
+    sums = total(s.values(0, 0), s.values(1, 0))
+    s.chunk(5, 0, 0, gives=sums, result_e1=7)
+    for rank in range(2):
+        result(rank, 0, sums, {}, e1=7)
+        s.chunk(5, rank, 0, gives=sums, result_e1=7, only=rank)
+    s.say("Elements for worker 1 alone, and for all but worker 1.")
+    for rank, way in ((0, "to_one"), (1, "to_one"), (0, "but_one"), (1, "but_one")):
+        given = rank == (way == "to_one")
+        fields = {"kind": SUM if given else ABSENT, "e1": 7, way: 1}
+        result(rank, 0, sums if given else (), {"e1": 1, way: 1}, **fields)
+    s.say("Exponents, and a chunk that all were absent from.")
+    for tsi, kind in ((1, EXPONENTS), (2, ABSENT)):
+        s.send(5, 0, s.message(5, tsi, kind=kind, e0=4))
+        told(0, tsi, 1)
+        answer = s.message(5, tsi, kind=kind, e0=4)
+        s.send(5, 1, s.message(5, tsi, kind=kind), answered=[(0, answer), (1, answer)])
+        result(1, tsi, (), {}, kind=kind, e0=4)
+        result(0, tsi, (), {"to_one": 1, "e1": 1}, kind=kind, e0=4)
+    s.say("The slot has gone on: too late to ask.")
+    s.chunk(5, 0, 4)
+    s.send(5, 0, s.message(5, 0, kind=ASK))
+    s.send(5, 1, s.message(5, 0, kind=ASK))
+    told(0, 4, 1)
+    told(1, 4, 0)
+    told(1, 0x80000003, 0, slot=1, version=1)
+    s.say("What is wrong with a packet is wrong with a question.")
+    s.send(5, 0, s.message(5, 4, kind=ASK, version=1))
+    s.send(5, 0, s.message(5, 4, kind=ASK, slot=1))
+    s.send(5, 0, s.message(5, 4, kind=ASK, slot=2))
+    s.send(5, 0, s.message(5, 4, kind=ASK, size=0))
+    s.send(5, 0, s.message(5, 4, s.values(0, 4), kind=ASK))
+    s.send(5, 0, s.message(5, 4, kind=ASK, number=6))
+    s.send(5, 0, s.message(5, 4, kind=ASK)[:-1])
+    s.send(5, 0, s.message(5, 4, kind=ASK, size=SIZE_CODES[s.elements] ^ ASKED))
+    s.send(5, 0, s.message(5, 4, kind=ASK, to_one=1, but_one=1))
+    s.chunk(5, 1, 4, gives=total(s.values(0, 4), s.values(1, 4)))
+    lanes = int(s.elements == SMALL)
+    if lanes:
+        s.say("Lanes.")
+        parts = [[0x7F7F7F7F, 0x80808080] * 32] * 2
+        gives, shift = narrow_total(8, *parts)
+        s.chunk(5, 0, 3, data=parts[0], kind=SUM8)
+        s.chunk(5, 1, 3, data=parts[1], kind=SUM8, gives=gives, result_e1=shift)
+        result(0, 3, gives, {}, kind=SUM8, e1=shift)
+    for name, number in (
+        ("asks_answered", 13), ("results_retransmitted", 12 + lanes), ("dropped_stale", 2), ("dropped_wrong_version", 2),
+        ("dropped_wrong_slot", 1), ("dropped_wrong_size", 3), ("dropped_wrong_job", 1), ("dropped_truncated", 1),
+        ("dropped_bad_header", 1), ("chunks_completed", 4 + lanes),
+    ):  # fmt: skip
+        s.count(name, 5, number)
+    s.job(6, 2, window=2, pool_base=2, paper=True, first_port=3)
+    s.say("The published machine has no word for it.")
+    s.send(6, 0, s.message(6, 0, kind=ASK))
+    s.count("dropped_bad_header", 6, 1)
+
+
+@_script
 def found_by_the_search(s: Script) -> None:
     """The published machine gives a wrong sum after one retransmission: the way that `switchml check --paper` finds."""
     finding = Search(Configuration(chunks=(3,), retransmissions=1, paper=True)).run()
     s.lines = packet_script(finding, PROGRAM).splitlines()
 
 
-for _name in ("basic_reduction", "exponents", "stale_packet", "truncated"):
+for _name in ("asks", "basic_reduction", "exponents", "stale_packet", "truncated"):
     SCRIPTS[f"{_name}_{LARGE}"] = SCRIPTS[_name]
 
 

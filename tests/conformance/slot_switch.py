@@ -34,10 +34,11 @@ from switchml.aggregation.slot_machine import (
     new_pool,
 )
 from switchml.p4runtime.entries import ActionCall, CounterValue, Match, Replica, TableEntry
-from switchml.protocol.header import HEADER_BYTES, RESERVED, build_header, parse_header
+from switchml.protocol.header import HEADER_BYTES, build_header, parse_header
 from switchml.protocol.messages import (
     ABSENT,
     ASK,
+    ASKED,
     ELEMENT_BYTES,
     EXPONENTS,
     LANE_BITS,
@@ -82,7 +83,7 @@ class SlotSwitch:
         self._groups: dict[int, Sequence[Replica]] = {}
         self._counters: dict[str, Counter[int]] = {}
         # Of the packet just taken: the rank that wants the answer, if one alone does, and the copy's exponent.
-        self._wanted = self._highest_e1 = 0
+        self._named = self._highest_e1 = 0
 
     # What the control plane does
 
@@ -178,9 +179,10 @@ class SlotSwitch:
         return left
 
     def _for_worker(self, answer: bytes, worker: int) -> bytes:
-        """What that worker gets of an answer: of one that another worker wants, the header."""
+        """What that worker gets of an answer: of one that is for others, the header."""
         header = parse_header(answer)
-        if not header.to_one or worker == self._wanted:
+        apart = header.msg_type != ASK and (header.to_one or header.but_one)
+        if not apart or (worker == self._named) == bool(header.to_one):
             return answer
         return build_header(header._replace(msg_type=ABSENT, e1=self._highest_e1))
 
@@ -207,8 +209,9 @@ class SlotSwitch:
         header = parse_header(packet)
         kind, tsi, slot, version = header.msg_type, header.tsi, header.slot, header.version
         narrow = kind in (SUM16, SUM8) and self._narrow
-        known = kind in (SUM, ABSENT, ASK) or narrow or (kind in (EXPONENTS, PROBE) and not header.to_one)
-        if not known or any(getattr(header, name) for name in RESERVED):
+        ways = header.to_one + header.but_one
+        known = kind in (SUM, ABSENT, ASK) or narrow or (kind in (EXPONENTS, PROBE) and not ways)
+        if not known or ways > 1:
             return "dropped_bad_header", None
         if header.job_number != job:
             return "dropped_wrong_job", None
@@ -253,7 +256,6 @@ class SlotSwitch:
             )
         if verdict in (UNSEEN, WAITING):
             self._count("asks_answered", job)
-            self._wanted = member.worker
             answer = header._replace(e0=int(verdict == WAITING))
             return "", (member, build_header(answer), False)
         refused = {
@@ -282,9 +284,14 @@ class SlotSwitch:
             return "", None
         if verdict >= COMPLETE:
             self._count("chunks_completed", job)
-        self._wanted, self._highest_e1 = header.e1 & 0xFF, int(slots[index]["e1"])
+        self._named, self._highest_e1 = header.e1 & 0xFF, int(slots[index]["e1"])
         answer = header._replace(
-            msg_type=kind, to_one=header.to_one if bits else 0, e0=int(slots[index]["e0"]), e1=e1
+            msg_type=kind,
+            size=header.size ^ (ASKED if header.msg_type == ASK else 0),
+            to_one=header.to_one if bits else 0,
+            but_one=header.but_one if bits else 0,
+            e0=int(slots[index]["e0"]),
+            e1=e1,
         )
         return "", (member, build_header(answer) + out.tobytes(), verdict >= COMPLETE)
 

@@ -18,8 +18,8 @@ from conformance_frames import (
 from conformance_scripts import SIZE_CODES, Script
 from hypothesis import strategies as st
 
-from switchml.protocol.header import MAX_WINDOW, RESERVED
-from switchml.protocol.messages import ABSENT, EXPONENTS, PROBE, SUM, SUM8, SUM16
+from switchml.protocol.header import MAX_WINDOW
+from switchml.protocol.messages import ABSENT, ASK, EXPONENTS, PROBE, SUM, SUM8, SUM16
 
 _SEQUENCE = 1 << 32
 _EDGES = (0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
@@ -47,8 +47,8 @@ class Job:
 class Event:
     """A packet of worker `rank` of the trace's job `job`, at `position` of its stream; then what is wrong with it.
 
-    seed: of its elements and exponents. reserved: a field that is not 0 as it should be. cut: bytes of the datagram that are
-    left; more: that follow it. to_one: the rank that alone wants the result. stranger: 0, or how the sender is none the switch
+    seed: of its elements and exponents. cut: bytes of the datagram that are left; more: that follow it. to_one: the rank that
+    alone wants the result; but_one: that alone does not. stranger: 0, or how the sender is none the switch
     knows. frame_cut, checksum, addressed: damage to the frame, which only a whole switch sees.
     """
 
@@ -60,12 +60,12 @@ class Event:
     slot: int = 0
     version: int = 0
     size: int = 0
-    reserved: str = ""
     number: int = 0
     cut: int | None = None
     more: int = 0
     stranger: int = 0
     to_one: int | None = None
+    but_one: int | None = None
     frame_cut: int | None = None
     checksum: int = 0
     addressed: int = 0
@@ -127,6 +127,7 @@ def _datagram(event: Event, job: Job, elements: int) -> bytes:
     values = [
         chance.choice(_EDGES) if chance.random() < 0.2 else chance.getrandbits(32) for _ in range(elements)
     ]
+    named = event.but_one if event.to_one is None else event.to_one
     message = switchml(
         event.kind,
         SIZE_CODES[elements] ^ event.size,
@@ -135,10 +136,10 @@ def _datagram(event: Event, job: Job, elements: int) -> bytes:
         (tsi + event.slot) % job.window if event.slot < job.window else event.slot,
         tsi // job.window % 2 ^ event.version,
         chance.randint(-128, 127),
-        chance.randint(-128, 127) if event.to_one is None else event.to_one,
-        values if event.kind not in (EXPONENTS, PROBE, ABSENT) else (),
+        chance.randint(-128, 127) if named is None else named,
+        values if event.kind not in (EXPONENTS, PROBE, ABSENT, ASK) else (),
         to_one=int(event.to_one is not None),
-        **({event.reserved: 1} if event.reserved else {}),
+        but_one=int(event.but_one is not None),
     )
     message += bytes(event.more)
     return message[: event.cut]
@@ -161,7 +162,8 @@ def jobs(draw: st.DrawFn) -> tuple[Job, ...]:
 
 _KINDS = st.sampled_from([SUM, SUM, SUM, ABSENT, EXPONENTS])
 _WITH_ABSENT = st.lists(st.sampled_from([SUM, ABSENT]), min_size=4, max_size=4)
-_WANTED = st.sampled_from([None, None, 0, 1, 2, 4])
+_WAYS = st.sampled_from(["", "to_one", "but_one"])
+_NAMED = st.sampled_from([0, 1, 2, 4])
 _POSITIONS = st.integers(0, 11)
 
 # A worker's packet that is as it should be; whether it comes in time, again or too late is the trace's affair.
@@ -174,16 +176,29 @@ _PACKETS = st.builds(
     kind=_KINDS,
 )
 
+# Its question whether that packet has come.
+_ASKS = st.builds(
+    lambda job, rank, position, way, named: Event(
+        job, rank, position, kind=ASK, **({way: named} if way else {})
+    ),
+    job=st.integers(0, 1),
+    rank=st.integers(0, 3),
+    position=_POSITIONS,
+    way=_WAYS,
+    named=_NAMED,
+)
+
 # One packet of every worker, so that chunks complete more often than by chance.
 _ROUNDS = st.builds(
-    lambda job, position, kinds, to_one, order: [
-        Event(job, rank, position, seed=8 * rank + position, kind=kind, to_one=to_one)
+    lambda job, position, kinds, way, named, order: [
+        Event(job, rank, position, seed=8 * rank + position, kind=kind, **({way: named} if way else {}))
         for rank, kind in zip(order, kinds, strict=True)
     ],
     job=st.integers(0, 1),
     position=_POSITIONS,
     kinds=st.one_of(_KINDS.map(lambda kind: [kind] * 4), _WITH_ABSENT),
-    to_one=_WANTED,
+    way=_WAYS,
+    named=_NAMED,
     order=st.permutations(range(4)),
 )
 
@@ -191,12 +206,13 @@ _ROUNDS = st.builds(
 def _spoiled(packet: Event) -> st.SearchStrategy[Event]:
     """The same packet with something that a switch has to refuse, or at least to look at."""
     wrong = st.one_of(
-        st.fixed_dictionaries({"kind": st.sampled_from([0, PROBE, 5, 15])}),
+        st.fixed_dictionaries({"kind": st.sampled_from([0, PROBE, ASK, 8, 15])}),
         st.fixed_dictionaries({"to_one": st.sampled_from([0, 1, 127, -1])}),
+        st.fixed_dictionaries({"but_one": st.sampled_from([0, 1, 127, -1])}),
+        st.just({"to_one": 0, "but_one": 1}),
         st.fixed_dictionaries({"slot": st.sampled_from([1, 2, 3, 4, 8, MAX_WINDOW - 1])}),
         st.fixed_dictionaries({"version": st.just(1)}),
         st.fixed_dictionaries({"size": st.integers(1, 7)}),
-        st.fixed_dictionaries({"reserved": st.sampled_from(RESERVED)}),
         st.fixed_dictionaries({"number": st.integers(1, 255)}),
         st.fixed_dictionaries({"cut": st.sampled_from([0, 1, 9, 10, 11, 14, 100, 265])}),
         st.fixed_dictionaries({"more": st.sampled_from([1, 4, 256])}),
@@ -220,7 +236,12 @@ def _damaged(packet: Event) -> st.SearchStrategy[Event]:
 
 def traces(elements: int, most: int, *, whole_switch: bool = False) -> st.SearchStrategy[Trace]:
     """Of at most `most` packets and rounds of packets. whole_switch: some in frames that are not for an aggregation pipeline."""
-    single: Sequence[st.SearchStrategy[Event]] = [_PACKETS, _PACKETS, _PACKETS.flatmap(_spoiled)]
+    single: Sequence[st.SearchStrategy[Event]] = [
+        _PACKETS,
+        _PACKETS,
+        _ASKS,
+        st.one_of(_PACKETS, _ASKS).flatmap(_spoiled),
+    ]
     if whole_switch:
         single = [*single, _PACKETS.flatmap(_damaged)]
     parts = st.one_of(_ROUNDS, *(packet.map(lambda event: [event]) for packet in single))

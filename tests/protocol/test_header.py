@@ -11,7 +11,6 @@ from switchml.protocol import header, header_access
 from switchml.protocol.header import (
     FIELDS,
     HEADER_BYTES,
-    RESERVED,
     Header,
     build_header,
     parse_header,
@@ -52,19 +51,18 @@ def test_what_is_parsed_is_built(data: bytes) -> None:
 
 @given(headers, st.integers(0, 5))
 def test_compiled_codec_agrees(fields: Header, at: int) -> None:
-    fields = fields._replace(**dict.fromkeys(RESERVED, 0))
     memory = np.full(HEADER_BYTES + 10, 0xAA, np.uint8)
     header_access.pack_header(memory, at, fields)
     assert memory[at : at + HEADER_BYTES].tobytes() == build_header(fields)
     assert (np.delete(memory, range(at, at + HEADER_BYTES)) == 0xAA).all()
     assert _read(memory, at) == fields
-    assert not header_access.reserved_bits_set(memory, at)
 
 
 def _read(memory: header_access.Bytes, at: int) -> Header:
     return Header(
         msg_type=header_access.read_msg_type(memory, at),
         to_one=header_access.read_to_one(memory, at),
+        but_one=header_access.read_but_one(memory, at),
         size=header_access.read_size(memory, at),
         job_number=header_access.read_job(memory, at),
         tsi=header_access.read_tsi(memory, at),
@@ -73,12 +71,6 @@ def _read(memory: header_access.Bytes, at: int) -> Header:
         e0=header_access.read_e0(memory, at),
         e1=header_access.read_e1(memory, at),
     )
-
-
-@given(headers)
-def test_reserved_bits_are_noticed(fields: Header) -> None:
-    memory = np.frombuffer(build_header(fields), np.uint8)
-    assert header_access.reserved_bits_set(memory, 0) == any(getattr(fields, name) for name in RESERVED)
 
 
 @given(headers, st.integers(-128, 127), st.integers(-128, 127))
@@ -93,6 +85,13 @@ def test_set_kind_changes_nothing_else(fields: Header, msg_type: int, to_one: in
     memory = np.frombuffer(build_header(fields), np.uint8).copy()
     header_access.set_kind(memory, 0, msg_type, to_one, size)
     assert parse_header(memory) == fields._replace(msg_type=msg_type, to_one=to_one, size=size)
+
+
+@given(headers)
+def test_clear_but_one_changes_nothing_else(fields: Header) -> None:
+    memory = np.frombuffer(build_header(fields), np.uint8).copy()
+    header_access.clear_but_one(memory, 0)
+    assert parse_header(memory) == fields._replace(but_one=0)
 
 
 @pytest.mark.parametrize("length", range(HEADER_BYTES))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from switchml.protocol import p4_include
-from switchml.protocol.header import RESERVED
 
 INCLUDE = Path(__file__).parents[2] / "p4" / "include" / "switchml_header.p4"
 
@@ -25,8 +24,6 @@ def test_it_has_the_wire_format() -> None:
     ):
         assert line in lines
     assert lines[lines.index("#elif ELEMENTS == 256") + 1] == "#define SIZE_CODE 3"
-    (reserved,) = (line for line in lines if line.startswith("#define RESERVED_BITS_SET"))
-    assert reserved.count("hdr.switchml.") == reserved.count(" != 0") == len(RESERVED)
 
 
 def test_the_command_writes_the_file(tmp_path: Path) -> None:

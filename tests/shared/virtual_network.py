@@ -89,7 +89,8 @@ class NetworkConditions:
 @dataclass(frozen=True)
 class Task:
     """One transfer of every rank. kind: worker.window.BLOCKS (float32) or WORDS (uint32). sources: by rank.
-    firsts: WORDS, where each rank's words begin. count: elements in all. part: of a rank's share of the sums; 0: all.
+    firsts: WORDS, where each rank's words begin. count: elements in all. part: of a rank's share of the sums; 0: all. others: as
+    in Share.
     seeds: BLOCKS, of each rank's stochastic rounding. feedback: BLOCKS, `sources` are left with what was rounded off them.
     """
 
@@ -100,9 +101,10 @@ class Task:
     seeds: tuple[int, ...] = ()
     feedback: bool = False
     part: int = 0
+    others: bool = False
 
     def wanted(self, rank: int) -> slice:
-        return Share(rank, self.part).of(slice(0, self.count))
+        return Share(rank, self.part, others=self.others).of(slice(0, self.count))
 
 
 @dataclass
@@ -196,7 +198,7 @@ class VirtualNetwork:
                 first,
                 first + source.size,
             )
-            entry["part"] = task.part
+            entry["part"], entry["others"] = task.part, task.others
             seed, entry["feedback"] = task.seeds[rank] if task.seeds else NEAREST, task.feedback
             entry["seed"], entry["deadline"], entry["signature"] = (
                 seed,

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from switchml.control.target import JobProgram, WorkerProgram
-from switchml.protocol.header import HEADER_BYTES, MAX_WINDOW, RESERVED, Header, build_header, parse_header
-from switchml.protocol.messages import ABSENT, ASK, EXPONENTS, PROBE, SUM
+from switchml.protocol.header import HEADER_BYTES, MAX_WINDOW, Header, build_header, parse_header
+from switchml.protocol.messages import ABSENT, ASK, ASKED, EXPONENTS, PROBE, SUM
 from switchml.switch_emulator.faults import Faults, new_faults
 from switchml.switch_emulator.native_target import EmulatorTarget
 
@@ -103,9 +103,10 @@ BAD = {
     "message type 8": (0, _packet(msg_type=8), "dropped_bad_header"),
     "exponents to one": (0, _packet(b"", msg_type=EXPONENTS, to_one=1), "dropped_bad_header"),
     "a probe to one": (0, _packet(b"", msg_type=PROBE, to_one=1), "dropped_bad_header"),
+    "exponents but to one": (0, _packet(b"", msg_type=EXPONENTS, but_one=1), "dropped_bad_header"),
+    "to one and but to one": (0, _packet(to_one=1, but_one=1), "dropped_bad_header"),
     "absent with elements": (0, _packet(msg_type=ABSENT), "dropped_wrong_size"),
     "absent of another size": (0, _packet(b"", msg_type=ABSENT, size=1), "dropped_wrong_size"),
-    **{f"{name} bit": (0, _packet(**{name: 1}), "dropped_bad_header") for name in RESERVED},
     "a question with elements": (0, _packet(msg_type=ASK), "dropped_wrong_size"),
     "a question of another size": (0, _packet(b"", msg_type=ASK, size=1), "dropped_wrong_size"),
     "a question of a slot beyond": (0, _packet(b"", msg_type=ASK, slot=WINDOW), "dropped_wrong_slot"),
@@ -196,8 +197,9 @@ def test_who_is_absent_sends_no_elements(bench: Bench) -> None:
     assert bench.answer(0) == answer
 
 
-def test_what_all_are_absent_from_comes_back_as_a_header(bench: Bench) -> None:
-    absent = _packet(b"", msg_type=ABSENT, to_one=1)
+@pytest.mark.parametrize("way", [{}, {"to_one": 1}, {"but_one": 1}], ids=str)
+def test_what_all_are_absent_from_comes_back_as_a_header(bench: Bench, way: dict[str, int]) -> None:
+    absent = _packet(b"", msg_type=ABSENT, **way)
     assert bench.send(1, absent) == {}
     assert bench.send(0, absent) == {"chunks_completed": 1, "packets_sent": 2, "bytes_sent": 2 * HEADER_BYTES}
     for worker in range(2):
@@ -218,6 +220,28 @@ def test_elements_go_to_the_one_that_wants_them(bench: Bench) -> None:
         assert bench.send(worker, packets[worker])["results_retransmitted"] == 1
         assert bench.answer(worker) == expected[worker]
     assert bench.silent()
+
+
+def test_elements_do_not_go_to_the_one_that_gave_them(bench: Bench) -> None:
+    """Nor when they are asked for again."""
+    packets = [_packet(b"", msg_type=ABSENT, e0=9, e1=1, but_one=1), _packet(e1=1, but_one=1)]
+    bench.send(0, packets[0])
+    assert bench.send(1, packets[1]) == {
+        "elements_added": 32, "chunks_completed": 1, "packets_sent": 2, "bytes_sent": HEADER_BYTES + _SIZE,
+    }  # fmt: skip
+    answer = GOOD._replace(e0=9, e1=1, but_one=1)
+    expected = [build_header(answer) + ELEMENTS, build_header(answer._replace(msg_type=ABSENT))]
+    assert [bench.answer(worker) for worker in range(2)] == expected
+    for worker in range(2):
+        assert bench.send(worker, packets[worker])["results_retransmitted"] == 1
+        assert bench.answer(worker) == expected[worker]
+    assert bench.silent()
+
+
+def _marked(result: bytes) -> bytes:
+    """As the answer to a question."""
+    header = parse_header(result)
+    return build_header(header._replace(size=header.size ^ ASKED)) + result[HEADER_BYTES:]
 
 
 def _asked(bench: Bench, worker: int, **changes: int) -> bool:
@@ -244,7 +268,9 @@ def test_a_question_whether_a_packet_has_come(bench: Bench) -> None:
     again = {"results_retransmitted": 1, "packets_sent": 1, "bytes_sent": _SIZE}
     for worker in range(2):
         assert bench.send(worker, _packet(b"", msg_type=ASK)) == again
-        assert bench.answer(worker) == result
+        assert bench.answer(worker) == _marked(result)
+        assert bench.send(worker, _packet()) == again
+        assert bench.answer(worker) == result, "which answers no question"
     _complete(bench, tsi=WINDOW, version=1)
     bench.send(1, _packet(tsi=2 * WINDOW))
     assert bench.send(1, _packet(b"", msg_type=ASK)) == {"dropped_stale": 1}
@@ -258,7 +284,7 @@ def test_a_question_about_elements_that_one_wants(bench: Bench) -> None:
     assert [len(answer) for answer in answers] == [HEADER_BYTES, _SIZE]
     for worker in range(2):
         assert bench.send(worker, _packet(b"", msg_type=ASK, to_one=1, e1=1))["results_retransmitted"] == 1
-        assert bench.answer(worker) == answers[worker]
+        assert bench.answer(worker) == _marked(answers[worker])
 
 
 def test_faults_meet_an_answer_to_a_question_as_any_other() -> None:

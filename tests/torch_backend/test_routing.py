@@ -85,12 +85,12 @@ def test_sums_of_sparse_tensors_go_by_rows_and_the_rest_of_them_takes_gloo() -> 
 @pytest.mark.parametrize("world_size", [2, 3, 8])
 def test_the_bytes_gathered_decide_for_allgather(world_size: int) -> None:
     largest = GATHERED_LIMIT // world_size
-    for size, path in [(0, Path.SWITCH), (largest, Path.SWITCH), (largest + 1, Path.GLOO)]:
+    for size, path in [(0, Path.SWITCH), (largest, Path.SWITCH), (largest + 1, Path.BESIDE)]:
         tensors = [torch.empty(size, dtype=torch.uint8)]
         assert choose("allgather", tensors, None, world_size) is path
         assert choose("all_gather_single_coalesced", tensors, None, world_size) is path
     half = torch.empty(largest // 2 + 1, dtype=torch.uint8)
-    assert choose("allgather_coalesced", [half, half], None, world_size) is Path.GLOO
+    assert choose("allgather_coalesced", [half, half], None, world_size) is Path.BESIDE
 
 
 @pytest.mark.parametrize("method", ["allreduce", "allreduce_coalesced", "reduce", "reduce_scatter"])

@@ -14,7 +14,7 @@ from virtual_tcp import VirtualTcp
 
 from switchml.protocol.header import HEADER_BYTES
 from switchml.worker.congestion import FRAMING
-from switchml.worker.window import BLOCKS
+from switchml.worker.window import BLOCKS, WORDS
 
 PAYLOAD = 1024
 ELEMENTS = PAYLOAD // 4
@@ -241,3 +241,60 @@ def test_jobs_on_the_same_links_have_right_sums() -> None:
     alone = network(Link(100 * MBIT, 64 * KIB, 100 * US), chunks=200)
     alone.run()
     assert max(job.now for job in jobs) > 2.5 * alone.now
+
+
+def _gathers_and_scatters(chunks: int, tensors: int, link: Link) -> tuple[VirtualNetwork, VirtualNetwork]:
+    """All-gathers of as many bytes as reduce-scatters have, by 4 workers in a job each."""
+    workers, elements = 4, chunks * ELEMENTS
+    part = elements // workers
+    rng = np.random.default_rng(1)
+    words = tuple(rng.integers(1, 1 << 32, part, np.uint32) for _ in range(workers))
+    floats = tuple(rng.integers(-1000, 1000, elements).astype(np.float32) for _ in range(workers))
+    firsts = tuple(rank * part for rank in range(workers))
+    gather = Task(WORDS, elements, words, firsts, part=part, others=True)
+    scatter = Task(BLOCKS, elements, floats, part=part)
+    conditions = NetworkConditions(delay=link.delay, jitter=1 * US, rate=link.rate, queue=link.queue)
+    first, second = (
+        VirtualNetwork(
+            workers, 512, PAYLOAD, (task,) * tensors, conditions, seed, limit=1 << 62, patient=True
+        )
+        for seed, task in ((1, gather), (2, scatter))
+    )
+    return first, second
+
+
+def _check_parts(gather: VirtualNetwork, scatter: VirtualNetwork) -> None:
+    words = np.concatenate(gather.tasks[0].sources)
+    sums = np.sum(np.stack(scatter.tasks[0].sources), axis=0)
+    for rank in range(gather.workers):
+        assert all(np.array_equal(result, words) for result in gather.results(rank))
+        mine = scatter.tasks[0].wanted(rank)
+        assert all(np.array_equal(result[mine], sums[mine]) for result in scatter.results(rank))
+
+
+def _of_link(run: VirtualNetwork, tensors: float) -> float:
+    """What so many tensors take of the time, if all of each goes down a link; packets without elements are not counted."""
+    chunks = run.tasks[0].count // ELEMENTS
+    return (
+        tensors * chunks * (HEADER_BYTES + PAYLOAD + FRAMING) * 1_000_000_000 / run.conditions.rate / run.now
+    )
+
+
+def test_a_gather_brings_a_rank_what_it_has_not() -> None:
+    """3/4 of the tensor, as a ring does; and a reduce-scatter takes as much from it."""
+    gather, scatter = _gathers_and_scatters(2000, 2, Link(200 * MBIT, 256 * KIB, 100 * US))
+    gather.run()
+    scatter.run()
+    _check_parts(gather, scatter)
+    shares = _of_link(gather, 2 * 3 / 4), _of_link(scatter, 2 * 3 / 4)
+    assert min(shares) >= 0.92, shares  # the rest: headers, and the first round trips
+
+
+def test_gathers_and_reduce_scatters_fill_both_ways_of_a_link() -> None:
+    """In less than the 3/2 of a tensor's time that they take one after the other; gloo takes 9/4: its reduce-scatter is an
+    all-reduce.
+    """
+    jobs = _gathers_and_scatters(2000, 3, Link(200 * MBIT, 256 * KIB, 100 * US))
+    run_together(*jobs)
+    _check_parts(*jobs)
+    assert min(_of_link(job, 3) for job in jobs) >= 0.7

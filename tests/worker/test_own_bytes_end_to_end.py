@@ -66,7 +66,7 @@ def test_all_gather_sends_a_rank_s_own_bytes_once(transport_worlds: Any) -> None
     for result, count in zip(results, counts, strict=True):
         assert np.array_equal(result, np.array(given))
         _sent(count, 1 + _CHUNKS, (_SIZE - 1) * _CHUNKS)
-        _received(count, 1 + _SIZE * _CHUNKS, 0)
+        _received(count, 1 + (_SIZE - 1) * _CHUNKS, _CHUNKS)
 
 
 def test_broadcast_is_sent_by_its_root_alone(transport_worlds: Any) -> None:
