@@ -26,12 +26,21 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 # The longest files begin, so that none of them ends the run alone.
 LONGEST = (
-    "examples/test_digits.py",
     "torch_backend/test_programs.py",
+    "examples/test_digits.py",
+    "virtual_network/test_bottlenecks.py",
+    "torch_backend/test_two_machines.py",
+    "virtual_network/test_virtual_network.py",
     "launch/test_run.py",
     "bench/test_allreduce.py",
-    "torch_backend/test_autoload.py",
+    "bench/test_launched.py",
+    "bench/test_training_step.py",
     "controller/test_controller_training.py",
+    "mininet/test_mininet.py",
+    "examples/test_characters.py",
+    "bench/test_cli.py",
+    "cluster/test_launchers.py",
+    "torch_backend/test_autoload.py",
     "p4runtime_server/test_shell_end_to_end.py",
     "torch_backend/test_doctor.py",
 )

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from switchml.bench.allreduce import Plan
     from switchml.bench.results import Measurement
     from switchml.bench.systems.catalogue import Entry
+    from switchml.bench.training_step import StepTimes
 
 bench_app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -413,44 +414,33 @@ def ddp(
     as many bytes alone: where the network is the limit, a step should take little more, because DDP reduces during the backward
     pass.
     """
-    from switchml.bench.allreduce import Plan
     from switchml.bench.report import training_table
     from switchml.bench.systems.ddp import layers_of, size_of
-    from switchml.bench.training_step import measure_training, total_steps, training_entry
+    from switchml.bench.training_step import training_entry
 
     check_writable(json)
     bare, backends = _bare(transport), _backends(baseline)
     wanted = parse_parameters(parameters)
-    plan = Plan(
-        workers=parse_counts(workers),
+    plan = _torch_plan(
+        workers,
+        payload,
+        _shape(rate, queue),
         sizes=[size_of(wanted)],
-        dtype="float32",
-        op="sum",
         variants=[*(training_entry(name, wanted, batch, timeout, bare) for name in backends), bare],
-        baselines=[],
         rounds=rounds,
         warm_up=2,
-        payload=_payload(payload),
         window=window,
         wire=wire,
-        shape=_shape(rate, queue),
         switches=switches,
         timeout=timeout,
     )
-    with orderly_end(), progress_bar(total_steps(plan)) as bar:
-        found = measure_training(plan, steps, bar)
+    found = _step_times(plan, steps)
     above = [
         f"{layers_of(wanted)} layers, {size_of(wanted) // 4:,} parameters, {size_of(wanted) / 1e6:.1f} MB of gradients, "
         f"batch {batch} a rank, {_links(plan)}; {rounds} rounds of {steps} steps, median [minimum maximum]"
     ]
-    publish(
-        "ddp",
-        json,
-        above,
-        training_table(found),
-        results=[one.as_json() for one in found],
-        plan=_described(plan),
-    )
+    results = [one.as_json() for one in found]
+    publish("ddp", json, above, training_table(found), results=results, plan=_described(plan))
 
 
 @bench_app.command()
@@ -476,45 +466,34 @@ def fsdp(
     The model is that of `switchml bench ddp`, each layer sharded. A step gathers every layer's parameters twice, and reduces and
     scatters its gradients once.
     """
-    from switchml.bench.allreduce import Plan
     from switchml.bench.report import training_table
     from switchml.bench.systems.ddp import layers_of, size_of
-    from switchml.bench.training_step import measure_training, torch_entry, total_steps
+    from switchml.bench.training_step import torch_entry
 
     check_writable(json)
     wanted, bare = parse_parameters(parameters), _bare(transport)
     options = {"parameters": wanted, "batch": batch}
     rank = "switchml.bench.systems.sharded_step:ShardedTraining"
-    plan = Plan(
-        workers=parse_counts(workers),
+    plan = _torch_plan(
+        workers,
+        payload,
+        _shape(rate, queue),
         sizes=[size_of(wanted)],
-        dtype="float32",
-        op="sum",
         variants=[torch_entry("step", rank, name, options, timeout, bare) for name in _backends(baseline)],
-        baselines=[],
         rounds=rounds,
         warm_up=1,
-        payload=_payload(payload),
         window=window,
         wire=wire,
-        shape=_shape(rate, queue),
         switches=switches,
         timeout=timeout,
     )
-    with orderly_end(), progress_bar(total_steps(plan)) as bar:
-        found = measure_training(plan, steps, bar)
+    found = _step_times(plan, steps)
     above = [
         f"FSDP2, {layers_of(wanted)} layers, {size_of(wanted) // 4:,} parameters, {size_of(wanted) / 1e6:.1f} MB, batch {batch} "
         f"a rank, {_links(plan)}; {rounds} rounds of {steps} steps, median [minimum maximum]"
     ]
-    publish(
-        "fsdp",
-        json,
-        above,
-        training_table(found),
-        results=[one.as_json() for one in found],
-        plan=_described(plan),
-    )
+    results = [one.as_json() for one in found]
+    publish("fsdp", json, above, training_table(found), results=results, plan=_described(plan))
 
 
 @bench_app.command()
@@ -543,19 +522,18 @@ def embedding(
     Each rank has looked up rows of its own, at random. sparse: the gradient of nn.Embedding(sparse=True). dense: the same with
     all its rows of zeros.
     """
-    from switchml.bench.allreduce import Plan
     from switchml.bench.report import calls_table
-    from switchml.bench.training_step import measure_training, torch_entry, total_steps
+    from switchml.bench.training_step import torch_entry
 
     check_writable(json)
     bare = _bare(transport)
     counts = [max(1, round(share * rows)) for share in parse_shares(density)]
     rank = "switchml.bench.systems.torch_calls:EmbeddingGradients"
-    plan = Plan(
-        workers=parse_counts(workers),
+    plan = _torch_plan(
+        workers,
+        payload,
+        _shape(rate, queue),
         sizes=[4 * count for count in counts],
-        dtype="float32",
-        op="sum",
         variants=[
             torch_entry(
                 what,
@@ -568,19 +546,15 @@ def embedding(
             for name in _backends(baseline)
             for what in ("sparse", "dense")
         ],
-        baselines=[],
         rounds=rounds,
         warm_up=1,
         min_time=min_time,
-        payload=_payload(payload),
         window=window,
         wire=wire,
-        shape=_shape(rate, queue),
         switches=switches,
         timeout=timeout,
     )
-    with orderly_end(), progress_bar(total_steps(plan)) as bar:
-        found = measure_training(plan, 0, bar)
+    found = _step_times(plan, 0)
     above = [
         f"Gradient of an embedding of {rows:,} x {columns} float32, {_links(plan)}; {rounds} rounds, median [minimum maximum]",
         "tensor: rows that a rank has. X / this: X's time over this one's, median of the rounds' own ratios",
@@ -616,48 +590,37 @@ def sharding(
 
     A size is that of the whole tensor, float32.
     """
-    from switchml.bench.allreduce import Plan
     from switchml.bench.report import calls_table
-    from switchml.bench.training_step import measure_training, torch_entry, total_steps
+    from switchml.bench.training_step import torch_entry
 
     check_writable(json)
     bare = _bare(transport)
     rank = "switchml.bench.systems.torch_calls:ShardedTensors"
-    plan = Plan(
-        workers=parse_counts(workers),
+    plan = _torch_plan(
+        workers,
+        payload,
+        _shape(rate, queue),
         sizes=parse_sizes(sizes),
-        dtype="float32",
-        op="sum",
         variants=[
             torch_entry(call, rank, name, {"call": call}, timeout, bare)
             for name in _backends(baseline)
             for call in ("all-gather", "reduce-scatter", "both")
         ],
-        baselines=[],
         rounds=rounds,
         warm_up=1,
         min_time=min_time,
-        payload=_payload(payload),
         window=window,
         wire=wire,
-        shape=_shape(rate, queue),
         switches=switches,
         timeout=timeout,
     )
-    with orderly_end(), progress_bar(total_steps(plan)) as bar:
-        found = measure_training(plan, 0, bar)
+    found = _step_times(plan, 0)
     above = [
         f"{_links(plan)}; {rounds} rounds, median [minimum maximum]",
         "tensor: bytes of all ranks' parts. gloo / this: gloo's time over this one's, median of the rounds' own ratios",
     ]
-    publish(
-        "sharding",
-        json,
-        above,
-        calls_table(found, show_size),
-        results=[one.as_json() for one in found],
-        plan=_described(plan),
-    )
+    results = [one.as_json() for one in found]
+    publish("sharding", json, above, calls_table(found, show_size), results=results, plan=_described(plan))
 
 
 @bench_app.command(name="import")
@@ -816,6 +779,22 @@ def _bare(transport: str) -> Entry:
     if len(bare) != 1:
         raise UsageError("--transport all: choose one of auto, udp, shm, memory")
     return bare[0]
+
+
+def _torch_plan(workers: str, payload: str, shape: LinkShape | None, **more: Any) -> Plan:
+    """Of what torch.distributed does with float32 tensors, over each backend in turn."""
+    from switchml.bench.allreduce import Plan
+
+    given = {"workers": parse_counts(workers), "payload": _payload(payload), "shape": shape, **more}
+    return Plan(dtype="float32", op="sum", baselines=[], **given)
+
+
+def _step_times(plan: Plan, steps: int) -> list[StepTimes]:
+    """Measured under a progress bar. steps: of a batch; 0 = as many as the plan's time takes."""
+    from switchml.bench.training_step import measure_training, total_steps
+
+    with orderly_end(), progress_bar(total_steps(plan)) as bar:
+        return measure_training(plan, steps, bar)
 
 
 def _backends(baseline: str) -> list[str]:

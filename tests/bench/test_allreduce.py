@@ -19,7 +19,7 @@ from switchml.bench.verification import Verdict
 from switchml.errors import BenchError, UsageError
 from switchml.testbed import LinkShape, why_unavailable
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("preloaded_ranks")]
+pytestmark = pytest.mark.usefixtures("preloaded_ranks")
 
 
 class Watcher:

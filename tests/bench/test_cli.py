@@ -24,7 +24,6 @@ from switchml.bench.results import Measurement, with_ratios
 from switchml.bench.systems.catalogue import Entry
 from switchml.errors import SwitchMLError, UsageError
 
-pytestmark = pytest.mark.timeout(120)
 COMMAND = [sys.executable, "-m", "switchml.cli", "bench"]
 
 

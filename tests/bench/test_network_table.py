@@ -7,13 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from switchml.bench.results import Measurement, Spread, with_ratios
 
 PROGRAM = Path(__file__).parents[2] / "scripts" / "networks" / "network_table.py"
-
-pytestmark = pytest.mark.timeout(120)
 
 
 def run(*arguments: str) -> str:

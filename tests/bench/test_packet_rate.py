@@ -21,8 +21,6 @@ from switchml.protocol.messages import SUM
 from switchml.switch_emulator.ports.ethernet import HEADERS_BYTES
 from switchml.testbed import why_unavailable
 
-pytestmark = pytest.mark.timeout(120)
-
 PROGRAMS = Path(__file__).parents[2] / "p4" / "build"
 NO_TESTBED = why_unavailable()
 ELEMENTS_AT = HEADERS_BYTES + HEADER_BYTES

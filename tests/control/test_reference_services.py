@@ -146,7 +146,6 @@ def test_its_clients_sum_tensors(clients: list[Client], emulator: Emulator) -> N
     assert job.counters["dropped_wrong_job"] == 0
 
 
-@pytest.mark.timeout(120)
 def test_the_p4_program_serves_them_too() -> None:
     pytest.importorskip(
         "google.rpc.status_pb2",

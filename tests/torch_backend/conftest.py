@@ -112,7 +112,7 @@ class Launcher:
         self.started += fresh
         return fresh
 
-    def finish(self, processes: list[RankProcess], timeout: float = 90.0) -> None:
+    def finish(self, processes: list[RankProcess], timeout: float = 240.0) -> None:
         deadline = time.monotonic() + timeout
         for rank in processes:
             rank.stdout, rank.stderr = rank.process.communicate(timeout=max(0.1, deadline - time.monotonic()))

@@ -384,7 +384,7 @@ def test_ctrl_c_ends_everything(launcher: Any) -> None:
     time.sleep(1.0)
     for rank in processes:
         rank.process.send_signal(signal.SIGINT)
-    launcher.finish(processes, timeout=20)
+    launcher.finish(processes)
     for rank in processes:
         assert rank.process.returncode in (1, -signal.SIGINT, 128 + signal.SIGINT), rank.stderr
         assert "KeyboardInterrupt" in rank.stderr
