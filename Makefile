@@ -44,8 +44,6 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
-	$(BIN)/mypy examples/*.py
-	MYPYPATH=scripts/mininet $(BIN)/mypy scripts/mininet/*.py
 
 # The loops are compiled beforehand, or the first tests would do it, and wait for each other, within the time that they have.
 pytest: $(VENV)/.dev $(PACKAGE)
