@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterable
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from switchml.cli_options import (
     SWITCH,
@@ -21,9 +26,21 @@ from switchml.cli_options import (
     TlsCert,
     TlsKey,
 )
-from switchml.control.control_messages import DEFAULT_CONTROL_PORT, JobStatus, MemberStatus, SwitchStatus
+from switchml.control.control_messages import (
+    DEFAULT_CONTROL_PORT,
+    EndedJob,
+    JobStatus,
+    MemberStatus,
+    SwitchStatus,
+)
 from switchml.outlook import on_copies, on_the_link
 from switchml.protocol.counters import SWITCH_COUNTERS, copies_dropped
+from switchml.telemetry.picture import Meter
+from switchml.telemetry.terminal_view import quantity
+
+_JOBS_BESIDE = (
+    2  # whose counters stand beside the switch's: more do not fit into 80 columns; JSON has them all
+)
 
 
 def status(
@@ -42,6 +59,12 @@ def status(
             rich_help_panel=SWITCH,
         ),
     ] = 0.0,
+    watch: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS", min=0.1, help="Ask again so often, until Ctrl-C, and show rates, too."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show a switch's jobs, workers and counters; of several switches, one after the other (JSON: by address)."""
@@ -50,65 +73,103 @@ def status(
     from switchml.control.tls import TlsFiles
 
     tls = TlsFiles(tls_cert, tls_key, tls_ca).client()
-    answers = {}
-    for one in parse_switches(switch):
-        with ControlClient(
-            one.address, token=token, timeout=max(wait, timeout), tls=tls, patient=wait > 0
-        ) as client:
-            answers[client.address] = client.status()
+    with contextlib.ExitStack() as stack:
+        clients = [
+            stack.enter_context(
+                ControlClient(one.address, token=token, timeout=max(wait, timeout), tls=tls, patient=wait > 0)
+            )
+            for one in parse_switches(switch)
+        ]
+
+        def ask() -> dict[str, SwitchStatus]:
+            return {client.address: client.status() for client in clients}
+
+        if watch is None:
+            _show(ask(), as_json, Console())
+        else:
+            with contextlib.suppress(KeyboardInterrupt):
+                _watch(ask, watch, as_json)
+
+
+def _show(answers: Mapping[str, SwitchStatus], as_json: bool, console: Console) -> None:
     if as_json:
         told = {address: asdict(answer) for address, answer in answers.items()}
         print(json.dumps(told if len(told) > 1 else next(iter(told.values())), indent=2, sort_keys=True))
-    else:
-        console = Console()
-        for address, answer in answers.items():
-            for table in tables(address, answer):
-                console.print(table)
-            for sentence in sentences(answer, len(answers)):
-                console.print(sentence, soft_wrap=True, markup=False, highlight=False)
+        return
+    for part in _page(answers):
+        console.print(part)
 
 
-def tables(address: str, answer: SwitchStatus) -> Iterable[Table]:
-    """The switch, its jobs, their workers, the jobs that ended last, and every counter that is not zero."""
+def _page(
+    answers: Mapping[str, SwitchStatus], meters: Mapping[str, Meter] | None = None
+) -> Iterable[RenderableType]:
+    for address, answer in answers.items():
+        yield from tables(address, answer, None if meters is None else meters[address].rate)
+        for sentence in sentences(answer, len(answers)):
+            yield Text(sentence)
+
+
+def _watch(ask: Callable[[], Mapping[str, SwitchStatus]], seconds: float, as_json: bool) -> None:
+    meters: dict[str, Meter] = defaultdict(Meter)
+    with Live(auto_refresh=False, screen=True) if not as_json else contextlib.nullcontext() as live:
+        while True:
+            answers = ask()
+            for address, answer in answers.items():
+                meters[address].take(answer.counters, time.monotonic())
+            if live is None:
+                _show(answers, True, Console())
+            else:
+                live.update(Group(*_page(answers, meters)), refresh=True)
+            time.sleep(seconds)
+
+
+def tables(
+    address: str, answer: SwitchStatus, rates: Callable[[str], float] | None = None
+) -> Iterable[RenderableType]:
+    """The switch, its jobs with their workers, the jobs that ended last, and every counter that is not zero.
+
+    Args:
+        address: of the switch.
+        answer: its own.
+        rates: of a counter of its, by name, a second; None = not known.
+    """
     target = answer.target
-    overview = _table(f"switch {address}", "", "")
+    overview = _grid("", "")
     overview.add_row("data port", f"{target.host}:{target.udp_port}/udp")
     overview.add_row("shared memory", "yes" if target.shm_socket else "no")
     overview.add_row("slots", f"{answer.free_slots} of {target.pool_slots} free")
     overview.add_row("largest payload", f"{target.max_payload} bytes")
     overview.add_row("lease", f"{answer.lease:g} s")
+    overview.add_row("telemetry", answer.telemetry or "none")
     overview.add_row("up", f"{answer.uptime:.0f} s")
-    yield overview
+    yield from _part(f"switch {address}", overview)
 
-    jobs = _table(
-        "jobs", "job", "number", "state", "workers", "slots", "payload", "wire", "results by", "age"
-    )
     for job in answer.jobs:
-        jobs.add_row(*_job_cells(job))
-    if answer.jobs:
-        yield jobs
-
-    workers = _table(
-        "workers", "job", "rank", "state", "transport", "heartbeat", "last packet", "sent again", "twice"
-    )
-    for job in answer.jobs:
+        about = _grid("", "")
+        for row in _job_rows(job):
+            about.add_row(*row)
+        yield from _part(f"job {job.name}", about)
+        workers = _grid("rank", "state", "transport", "heartbeat", "last packet", "again", "twice")
         for member in job.members:
-            workers.add_row(job.name, *_member_cells(member))
-    if workers.row_count:
+            workers.add_row(*_member_cells(member))
         yield workers
 
-    ended = _table("ended", "job", "number", "workers", "reason", "when")
-    for end in answer.ended:
-        ended.add_row(end.name, str(end.job_number), str(end.world_size), end.reason, _ago(end.ended))
     if answer.ended:
-        yield ended
+        ended = [f"{_numbered(end)}, {_ago(end.ended)}: {end.reason}" for end in answer.ended]
+        yield from _part("ended", Text("\n".join(ended)))
 
-    counters = _table("counters", "counter", *(job.name for job in answer.jobs), "switch")
-    for name in (counter.name for counter in SWITCH_COUNTERS):
-        if total := answer.counters.get(name, 0):
-            counters.add_row(name, *(f"{job.counters.get(name, 0):,}" for job in answer.jobs), f"{total:,}")
-    if counters.row_count:
-        yield counters
+    counted = [name for name in (counter.name for counter in SWITCH_COUNTERS) if answer.counters.get(name)]
+    if counted:
+        shown = [job for job in answer.jobs if job.job_number][:_JOBS_BESIDE]
+        heads = ("a second",) if rates else ()
+        counters = _grid("counter", *heads, "switch", *(f"job {job.job_number}" for job in shown))
+        for column in counters.columns[1:]:
+            column.justify = "right"
+        for name in counted:
+            cells = (quantity(rates(name)),) if rates else ()
+            jobs = (f"{job.counters.get(name, 0):,}" for job in shown)
+            counters.add_row(name, *cells, f"{answer.counters[name]:,}", *jobs)
+        yield from _part("counters", counters)
 
 
 def sentences(answer: SwitchStatus, switches: int = 1) -> Iterable[str]:
@@ -130,25 +191,39 @@ def sentences(answer: SwitchStatus, switches: int = 1) -> Iterable[str]:
         yield from (f"{job.name}: {sentence}" for sentence in told if sentence)
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", show_header=any(columns))
+def _part(title: str, what: RenderableType) -> Iterable[RenderableType]:
+    yield Text("")
+    yield Text(title, style="bold")
+    yield what
+
+
+def _grid(*columns: str) -> Table:
+    table = Table(
+        box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=any(columns), header_style="dim"
+    )
     for column in columns:
         table.add_column(column)
     return table
 
 
-def _job_cells(job: JobStatus) -> tuple[str, ...]:
-    return (
-        job.name,
-        str(job.job_number) if job.job_number else "",
-        f"{job.state}, without stamps" if job.paper else job.state,
-        f"{len(job.members)} of {job.world_size}",
-        f"{job.pool_base}-{job.pool_base + job.window - 1}" if job.job_number else "",
-        str(job.payload or "default"),
-        job.wire,
-        f"multicast to {job.multicast_group}:{job.multicast_port}" if job.multicast else "unicast",
-        f"{job.age:.0f} s",
+def _numbered(job: EndedJob) -> str:
+    return f"{job.name} (job {job.job_number})" if job.job_number else f"{job.name} (not served)"
+
+
+def _job_rows(job: JobStatus) -> Iterable[tuple[str, str]]:
+    number = f"job {job.job_number}, " if job.job_number else ""
+    stamps = ", without stamps" if job.paper else ""
+    yield (
+        "state",
+        f"{number}{job.state}{stamps}, {len(job.members)} of {job.world_size} ranks, for {job.age:.0f} s",
     )
+    if job.waits_for:
+        yield "waits for", job.waits_for
+    if job.job_number:
+        last = job.pool_base + job.window - 1
+        yield "slots", f"{job.pool_base}-{last}, of {job.payload} bytes, {job.wire}"
+        where = f"multicast to {job.multicast_group}:{job.multicast_port}" if job.multicast else "unicast"
+        yield "results by", where
 
 
 def _member_cells(member: MemberStatus) -> tuple[str, ...]:

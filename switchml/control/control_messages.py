@@ -128,6 +128,7 @@ class JobStatus:
     counters: dict[str, int]
     age: float  # seconds since the first rank joined
     wire: str = FLOAT32
+    waits_for: str = ""  # why it does not run yet
 
     def over_the_link(self, switch: str) -> int:
         """Members whose packets come over the link of the switch at that address: by UDP, from other hosts."""
@@ -139,7 +140,7 @@ class JobStatus:
 
 @dataclass(frozen=True)
 class EndedJob:
-    """A job that is over."""
+    """A job that is over, or that the switch had no room for: then it has number 0."""
 
     name: str
     job_number: int

@@ -401,6 +401,7 @@ class Controller:
             counters=self._target.job_counters(program.job_number) if program else {},
             age=now - job.since,
             wire=first.wire,
+            waits_for=job.waits_for(),
         )
 
     def _member_status(self, job: Job, now: float) -> Iterator[MemberStatus]:

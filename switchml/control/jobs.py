@@ -177,6 +177,17 @@ class Job:
         """Job number; 0 while the job gathers its ranks."""
         return 0 if self.program is None else self.program.job_number
 
+    def waits_for(self) -> str:
+        """Why it does not run yet, in a sentence; "" = it does."""
+        if self.state is JobState.RUNNING:
+            return ""
+        if self.state is JobState.PROGRAMMED:
+            unready = [rank for rank, member in sorted(self.members.items()) if member.vote is None]
+            return f"{name_ranks(unready)} to be ready"
+        refused = "".join(f"; rank {rank} was refused: {why}" for rank, why in sorted(self.refusals.items()))
+        missing = [rank for rank in range(self.world_size) if rank not in self.members]
+        return f"{name_ranks(missing)} to join{refused}"
+
     def left(self) -> frozenset[int]:
         """The ranks that have left in order."""
         return frozenset(self.departures())
@@ -642,6 +653,7 @@ class JobTable:
         if job.program is not None:
             self._pool.release(job.program.pool_base)
             actions.append(RemoveJob(job.number))
+        if job.program is not None or isinstance(error, PoolExhaustedError):
             self._ended.appendleft(end)
         for member in job.members.values():
             if self._members.pop(member.session, None) is None:

@@ -515,6 +515,7 @@ class Job(google.protobuf.message.Message):
     COUNTERS_FIELD_NUMBER: builtins.int
     AGE_FIELD_NUMBER: builtins.int
     WIRE_FIELD_NUMBER: builtins.int
+    WAITS_FOR_FIELD_NUMBER: builtins.int
     name: builtins.str
     job_number: builtins.int
     """0 while the job gathers its ranks"""
@@ -536,6 +537,8 @@ class Job(google.protobuf.message.Message):
     age: builtins.float
     """seconds since its first rank joined"""
     wire: builtins.str
+    waits_for: builtins.str
+    """why it does not run yet; empty = it does"""
     def __init__(
         self,
         *,
@@ -554,8 +557,9 @@ class Job(google.protobuf.message.Message):
         counters: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
         age: builtins.float = ...,
         wire: builtins.str = ...,
+        waits_for: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing_extensions.Literal["age", b"age", "counters", b"counters", "job_number", b"job_number", "members", b"members", "multicast", b"multicast", "multicast_group", b"multicast_group", "multicast_port", b"multicast_port", "name", b"name", "paper", b"paper", "payload", b"payload", "pool_base", b"pool_base", "state", b"state", "window", b"window", "wire", b"wire", "world_size", b"world_size"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["age", b"age", "counters", b"counters", "job_number", b"job_number", "members", b"members", "multicast", b"multicast", "multicast_group", b"multicast_group", "multicast_port", b"multicast_port", "name", b"name", "paper", b"paper", "payload", b"payload", "pool_base", b"pool_base", "state", b"state", "waits_for", b"waits_for", "window", b"window", "wire", b"wire", "world_size", b"world_size"]) -> None: ...
 
 global___Job = Job
 

@@ -88,6 +88,7 @@ FIELDS = (
     Field(JOBS, "jobs.[].wire", "string", "what sums of float32 travel as"),
     Field(JOBS, "jobs.[].multicast", "bool", "results leave by multicast"),
     Field(JOBS, "jobs.[].age", "number", "seconds since its first rank joined"),
+    Field(JOBS, "jobs.[].waits_for", "string", "why it does not run yet; empty = it does"),
     Field(JOBS, "jobs.[].members", "list", "its ranks, in order"),
     Field(JOBS, "jobs.[].members.[].rank", "int", ""),
     Field(JOBS, "jobs.[].members.[].transport", "string", "`udp`, `shm` or `memory`"),

@@ -155,6 +155,8 @@ def _job(job: JobPicture) -> Iterable[RenderableType]:
     if status["job_number"]:
         head.append(f"   {status['window']} slots of {status['payload']} B, {status['wire']}", style="dim")
     yield head
+    if status["waits_for"]:
+        yield Text(f"  waits for {status['waits_for']}", style="yellow")
     if status["job_number"]:
         line = Text(overflow="ellipsis", no_wrap=True)
         line.append(f"  {quantity(job.sums)} elements/s ".ljust(21))

@@ -801,3 +801,29 @@ def test_what_workers_send_again_adds_up_and_stays_when_they_leave() -> None:
     table.heartbeat("a0", 6.0, Resent(0, 0))
     table.heartbeat("a0", 7.0, Resent(2**64 - 1, 0))
     assert table.resent == Resent(2**63 - 1, 4)
+
+
+def test_why_a_job_does_not_run_yet() -> None:
+    table = make_table()
+    table.join("a0", offer(0, 3), 30.0, 0.0)
+    (job,) = table.jobs
+    assert job.waits_for() == "ranks 1-2 to join"
+    with pytest.raises(UsageError):
+        table.join("a1", offer(1, 3, payload=7), 30.0, 0.0)
+    assert job.waits_for().startswith("ranks 1-2 to join; rank 1 was refused: payload 7")
+    table.join("a1", offer(1, 3), 30.0, 0.0)
+    table.join("a2", offer(2, 3), 30.0, 0.0)
+    table.ready("a1", False, 30.0, 1.0)
+    assert job.waits_for() == "ranks 0, 2 to be ready"
+    table.ready("a0", False, 30.0, 1.0)
+    table.ready("a2", False, 30.0, 1.0)
+    assert job.waits_for() == ""
+
+
+def test_a_job_without_room_is_among_those_that_ended_with_the_reason() -> None:
+    table = make_table(pool_slots=64)
+    join_all(table, "a", window=64)
+    join_all(table, "b", window=64)
+    (refused,) = table.ended(1.0)
+    assert (refused.name, refused.job_number) == ("b", 0)
+    assert "this switch has 0 of 64 free" in refused.reason

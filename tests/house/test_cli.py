@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import subprocess
@@ -151,23 +152,32 @@ def test_status_shows_jobs_workers_and_counters() -> None:
         {"chunks_completed": 9},
         12,
     )
+    half = dataclasses.replace(
+        job, name="half", job_number=0, state="joining", members=members[:1], waits_for="rank 1 to join"
+    )
     answer = SwitchStatus(
         target=TargetDescription("10.0.0.9", 48864, "", 16384, 16384, 256),
-        jobs=(job,),
-        ended=(EndedJob("old", 2, 4, "rank 2 has not been heard for 10.0 s", 30.0),),
+        jobs=(job, half),
+        ended=(
+            EndedJob("full", 0, 2, "no slots", 1.0),
+            EndedJob("old", 2, 4, "rank 2 has not been heard for 10.0 s", 30.0),
+        ),
         counters={"chunks_completed": 1234, "dropped_stale": 0},
         free_slots=16128,
         lease=10,
         uptime=99,
     )
-    console = Console(width=120)
+    console = Console(width=80)
     with console.capture() as capture:
-        for table in tables("10.0.0.9:50551", answer):
-            console.print(table)
+        for part in tables("10.0.0.9:50551", answer, {"chunks_completed": 4321.0}.get):  # type: ignore[arg-type]
+            console.print(part)
     text = capture.get()
+    assert max(map(len, text.splitlines())) <= 80
     for words in (
         "switch 10.0.0.9:50551", "16128 of 16384 free", "512-767", "multicast to 239.1.2.3:5000", "udp 10.0.0.1:4711",
-        "1.2 s ago", "never", "70,001", "rank 2 has not been heard", "chunks_completed", "1,234",
+        "1.2 s ago", "never", "70,001", "rank 2 has not been heard", "chunks_completed", "1,234", "4.32 k",
+        "old (job 2), 30.0 s ago",
+        "full (not served), 1.0 s ago: no slots", "rank 1 to join", "job digits", "results by",
     ):  # fmt: skip
         assert words in text
     assert "dropped_stale" not in text

@@ -33,7 +33,7 @@ def job(**given: Any) -> JobStatus:
     values: dict[str, Any] = {
         "name": NAME, "job_number": 3, "world_size": 2, "state": "running", "pool_base": 512, "window": 256,
         "payload": 1024, "paper": False, "multicast_group": "", "multicast_port": 0, "multicast": False,
-        "members": (member(0), member(1)), "counters": counters(elements_added=2000), "age": 12.0,
+        "members": (member(0), member(1)), "counters": counters(elements_added=2000), "age": 12.0, "waits_for": "",
     } | given  # fmt: skip
     return JobStatus(**values)
 
