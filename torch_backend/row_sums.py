@@ -28,7 +28,6 @@ from switchml.torch_backend.ordered_tasks import OrderedTasks
 from switchml.torch_backend.routing import Tensors
 from switchml.torch_backend.row_union import Rows, gathers, hear, say, union
 from switchml.torch_backend.tensors import for_reduction, for_transfer
-from switchml.worker.collectives import Collectives
 from switchml.worker.work import Work
 
 _DIMENSIONS = 12
@@ -165,11 +164,10 @@ class _Sum:
             return self._sum(mine, np.arange(rows))
         said = told["few"]
         if most > _FEW or rows > _LISTED:
-            said = self._gather(self._membership.worker(), say(mine, most, rows))
+            said = self._gather(say(mine, most, rows))
         every = hear(said, counts, rows)
         those = union(every, rows)
-        row_bytes = math.prod(self._values.shape[1:]) * self._values.element_size()
-        if summed and not gathers(counts, those.size, row_bytes):
+        if summed and not gathers(counts, those.size):
             return self._sum(mine, those)
         return self._add(every, those, most)
 
@@ -182,9 +180,7 @@ class _Sum:
         told["rows"], told["dtype"], told["sparse"] = mine.size, _DTYPES.index(own.dtype), own.sparse_dim()
         told["shape"][: own.dim()], told["dimensions"] = own.shape, own.dim()
         told["few"][: mine.size] = mine[:_FEW]
-        heard = (
-            self._gather(self._membership.worker(), told.reshape(1).view(np.uint8)).view(_TOLD).reshape(-1)
-        )
+        heard = self._gather(told.reshape(1).view(np.uint8)).view(_TOLD).reshape(-1)
         other = next((rank for rank, each in enumerate(heard) if each[_ALIKE] != told[_ALIKE]), None)
         if other is not None:
             raise CollectiveMismatchError(
@@ -199,8 +195,8 @@ class _Sum:
             numbers = numbers * size + index
         return for_reduction(numbers, "sum").array
 
-    def _gather(self, via: Collectives, said: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return via.allgather(said, timeout=self._left(), notify=False).wait()
+    def _gather(self, given: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return self._membership.worker().allgather(given, timeout=self._left(), notify=False).wait()
 
     def _left(self) -> float:
         return max(0.0, self._deadline - time.monotonic())
@@ -224,9 +220,7 @@ class _Sum:
         mine = torch.zeros((most, *shape), dtype=self._values.dtype)
         mine[: self._values.shape[0]] = self._values
         gathered = torch.empty((len(every), most, *shape), dtype=mine.dtype)
-        for_transfer(gathered).array.reshape(len(every), -1)[...] = self._gather(
-            self._membership.gloo_worker(), for_transfer(mine).array
-        )
+        for_transfer(gathered).array.reshape(len(every), -1)[...] = self._gather(for_transfer(mine).array)
         total = torch.zeros((those.size, *shape), dtype=mine.dtype)
         for numbers, values in zip(every, gathered, strict=True):
             total.index_add_(0, _places(numbers, those), values[: numbers.size])

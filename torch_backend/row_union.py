@@ -16,9 +16,6 @@ Rows = npt.NDArray[np.int64]
 
 Array = npt.NDArray[np.uint8] | npt.NDArray[np.uint32] | npt.NDArray[np.int64]
 
-LEAST_SAVED = 32 << 10, 0.2
-"""Bytes, and the share of them, from which on a ring's steps are worth it: `gathers`."""
-
 
 def say(mine: Rows, most: int, rows: int) -> Array:
     """What a rank tells of its rows; of one length and dtype on all ranks.
@@ -58,17 +55,14 @@ def union(every: Sequence[Rows], rows: int) -> Rows:
     return np.unique(np.concatenate(every))
 
 
-def gathers(counts: Sequence[int], in_union: int, row_bytes: int) -> bool:
+def gathers(counts: Sequence[int], in_union: int) -> bool:
     """Whether rows cost less when every rank gets those of all than when the union is summed.
 
-    A sum brings each rank the union; a ring, what the others have, here as many rows from each as the rank has that has most. So
-    few rows that are hardly ever the same on two ranks are worth gathering.
+    A sum brings each rank the union; a gather, what the others have, here as many rows from each as the rank has that has most.
+    So few rows that are hardly ever the same on two ranks are worth gathering.
 
     Args:
         counts: of rows, by rank.
         in_union: rows of the union.
-        row_bytes: bytes of a row.
     """
-    saved = in_union - (len(counts) - 1) * max(counts)
-    least, share = LEAST_SAVED
-    return saved * row_bytes > least and saved > share * in_union
+    return (len(counts) - 1) * max(counts) < in_union

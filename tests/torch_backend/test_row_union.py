@@ -44,17 +44,15 @@ def test_a_rank_with_all_rows_is_the_union() -> None:
 
 
 @pytest.mark.parametrize(
-    ("counts", "in_union", "row_bytes", "gathered"),
+    ("counts", "in_union", "gathered"),
     [
-        ([2000] * 4, 8000, 256, True),  # three quarters of the bytes
-        ([2000] * 2, 4000, 256, True),  # half
-        ([20] * 4, 80, 256, False),  # too few bytes to pay for more steps
-        ([2000] * 4, 2000, 256, False),  # the same rows everywhere
-        ([2000] * 8, 16000, 256, False),  # seven eighths
-        ([2000, 0, 0, 0], 2000, 256, False),  # a ring would carry empty places
+        ([2000] * 4, 8000, True),  # three quarters of the bytes
+        ([2000] * 2, 4000, True),  # half
+        ([2000] * 4, 2000, False),  # the same rows everywhere
+        ([2000] * 8, 16000, True),  # seven eighths
+        ([2000] * 4, 6000, False),  # as many, and nothing to be added here
+        ([2000, 0, 0, 0], 2000, False),  # empty places would travel
     ],
 )
-def test_what_moves_fewer_bytes_is_chosen(
-    counts: list[int], in_union: int, row_bytes: int, gathered: bool
-) -> None:
-    assert gathers(counts, in_union, row_bytes) is gathered
+def test_what_moves_fewer_bytes_is_chosen(counts: list[int], in_union: int, gathered: bool) -> None:
+    assert gathers(counts, in_union) is gathered
