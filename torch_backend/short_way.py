@@ -21,7 +21,7 @@ from switchml.torch_backend.observation import is_observed
 from switchml.torch_backend.reduction import WORKER_OPERATION, seconds
 from switchml.torch_backend.routing import Path, choose
 from switchml.torch_backend.switch_work import BlockingWork, SwitchWork
-from switchml.torch_backend.tensors import NUMPY_TYPES, is_dense
+from switchml.torch_backend.tensors import NUMPY_TYPES, is_dense, tensors_in
 from switchml.worker.collectives import Beginning, Collectives
 from switchml.worker.elements import BFLOAT16
 
@@ -274,7 +274,12 @@ class ShortWay:
         if limit is None:
             limit = membership.timeout
         results = list(outputs)
-        part = entry.short.begin(source, out, kept or results, _NOTHING, limit, opts.asyncOp)
+        kept = kept or results
+        if (
+            opts.asyncOp
+        ):  # what happens to the caller's own tensors meanwhile (`data`, `set_`) is nothing to their memory
+            kept = kept, [tensor.detach() for tensor in tensors_in(*kept)]
+        part = entry.short.begin(source, out, kept, _NOTHING, limit, opts.asyncOp)
         agreement = membership.agreement
         if opts.asyncOp:
             under_way = SwitchWork(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from types import FrameType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -218,6 +221,43 @@ def test_calls_go_on_beside_their_caller(on_switch: Any) -> None:
             # What is noted of calls goes when they are over and another one comes.
             assert group.barrier(opts=blocking(BarrierOptions)).wait()
         assert min(counts) <= 45  # 85 the long way
+
+    on_switch(body)
+
+
+def test_memory_outlives_what_a_tensor_is_made_to_hold_meanwhile(on_switch: Any) -> None:
+    """The loop would write results where something else lies."""
+    met = threading.Barrier(WORLD, timeout=60)
+
+    def body(group: Any, rank: int) -> None:
+        own = [np.full(count, rank + 1.0, np.float32) for count in (3, 3, 6, 6, 3)]
+        memories = [weakref.ref(each) for each in own]
+        tensors = [torch.from_numpy(each) for each in own]
+        reduced, part, whole, gathered, scattered = tensors
+        halves = list(gathered.chunk(WORLD))
+        for turn in range(4):
+            if turn == 3:
+                met.wait()
+                if rank == 1:
+                    met.wait()
+            reduce_options, scatter_options = AllreduceOptions(), ReduceScatterOptions()
+            handles = [
+                group.allreduce([reduced], reduce_options),
+                group.all_gather_single(whole, part, AllgatherOptions()),
+                group.allgather([halves], [part], AllgatherOptions()),
+                group.reduce_scatter_single(scattered, whole.clone(), scatter_options),
+            ]
+            if turn < 3:
+                assert all(handle.wait() for handle in handles)
+        del own, gathered
+        for tensor in (*tensors[:3], tensors[4], *halves):
+            tensor.data = torch.zeros(1)
+        if rank == 0:
+            assert all(memory() is not None for memory in memories)  # rank 1 has still to come
+            met.wait()
+        assert all(handle.wait() for handle in handles)
+        del tensors, halves, handles
+        assert [tensor.tolist() for tensor in (reduced, part, whole, scattered)] == 4 * [[0.0]]
 
     on_switch(body)
 
