@@ -94,6 +94,13 @@ VARIABLES = (
         "`0`",
     ),
     Variable(
+        "SWITCHML_BACKEND_FOR",
+        "",
+        "names of backends, `gloo,nccl`, in whose place a script that names them takes this one "
+        "([docs](docs/scripts.md#a-script-that-names-another-backend))",
+        "none",
+    ),
+    Variable(
         "SWITCHML_MPI",
         "",
         "for `bench`: folders with a `bin/mpiexec` each, with colons between them, where several MPIs are compared",

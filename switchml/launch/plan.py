@@ -65,6 +65,7 @@ class RunPlan:
     wire: str = ""  # "" = float32
     pipeline: str = NATIVE  # of a switch of our own: this, or a P4 program's file
     faults: Faults = field(default_factory=Faults)
+    backend_for: str = ""  # names with commas between them, in whose place the script takes our backend
 
     @property
     def world_size(self) -> int:
@@ -86,6 +87,8 @@ class RunPlan:
             raise UsageError(f"transport {self.transport!r}: use one of {', '.join(TRANSPORTS)}")
         if self.wire and self.wire not in WIRES:
             raise UsageError(f"wire {self.wire!r}: use one of {', '.join(WIRES)}")
+        if self.backend_for and not all(name.strip().isalpha() for name in self.backend_for.split(",")):
+            raise UsageError(f"--backend-for {self.backend_for!r}: use names as in gloo,nccl")
         for name in ("loss", "duplicate", "reorder"):
             probability = getattr(self.faults, name)
             if not 0 <= probability < 1:
@@ -147,6 +150,7 @@ class RunPlan:
             "SWITCHML_PAYLOAD": str(self.payload or ""),
             "SWITCHML_WINDOW": str(self.window or ""),
             "SWITCHML_WIRE": self.wire,
+            "SWITCHML_BACKEND_FOR": self.backend_for,
             # torch's launcher does the same, with a warning that fills the screen.
             "OMP_NUM_THREADS": "1" if self.workers > 1 and "OMP_NUM_THREADS" not in os.environ else "",
         }
