@@ -48,6 +48,10 @@ def _as_asked() -> None:
             from switchml.torch_backend.substitution import substitute
 
             substitute([name.strip().lower() for name in names.split(",")])
+        if asked := os.environ.get("SWITCHML_DATA_PARALLEL"):
+            from switchml.torch_backend.data_parallel.unedited import activate
+
+            activate(asked)
     except UsageError as error:
         print(f"switchml: {error}", file=sys.stderr, flush=True)
 

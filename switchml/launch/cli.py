@@ -50,6 +50,22 @@ def run(
             rich_help_panel=_UNEDITED,
         ),
     ] = "",
+    data_parallel: Annotated[
+        bool,
+        typer.Option(
+            "--data-parallel",
+            help="The script knows nothing of workers: its batches are split over them, its gradients averaged.",
+            rich_help_panel=_UNEDITED,
+        ),
+    ] = False,
+    every_rank: Annotated[
+        bool,
+        typer.Option(
+            "--every-rank",
+            help="With --data-parallel: all workers print and write files, not the first alone.",
+            rich_help_panel=_UNEDITED,
+        ),
+    ] = False,
     switch: SwitchAddress = "",
     token: SwitchToken = "",
     tls_cert: TlsCert = None,
@@ -116,5 +132,6 @@ def run(
         pipeline=pipeline,
         faults=Faults(loss, duplicate, reorder, seed),
         backend_for=backend_for,
+        data_parallel=("every-rank" if every_rank else "1") if data_parallel else "",
     )
     raise typer.Exit(carry_out(plan, account_file=account))

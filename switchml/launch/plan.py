@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import secrets
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,6 +67,9 @@ class RunPlan:
     pipeline: str = NATIVE  # of a switch of our own: this, or a P4 program's file
     faults: Faults = field(default_factory=Faults)
     backend_for: str = ""  # names with commas between them, in whose place the script takes our backend
+    data_parallel: str = (
+        ""  # "1": the script knows nothing of ranks; "every-rank": all of them print and write
+    )
 
     @property
     def world_size(self) -> int:
@@ -140,8 +144,14 @@ class RunPlan:
             *(self.script, *self.arguments),
         ]
 
-    def environment(self, address: str, token: str) -> dict[str, str]:
-        """What the workers are told about the switch; added to the environment they inherit."""
+    def environment(self, address: str, token: str, steps: str = "") -> dict[str, str]:
+        """What the workers are told about the switch; added to the environment they inherit.
+
+        Args:
+            address: the switch's.
+            token: its join token.
+            steps: folder for the times of their steps; "" = nowhere.
+        """
         settings = {
             "SWITCHML_SWITCH": address,
             "SWITCHML_TOKEN": token,
@@ -151,6 +161,12 @@ class RunPlan:
             "SWITCHML_WINDOW": str(self.window or ""),
             "SWITCHML_WIRE": self.wire,
             "SWITCHML_BACKEND_FOR": self.backend_for,
+            "SWITCHML_DATA_PARALLEL": self.data_parallel,
+            "SWITCHML_STEPS": steps,
+            # Sets of strings must come in one order on all ranks.
+            "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", str(secrets.randbits(32)))
+            if self.data_parallel
+            else "",
             # torch's launcher does the same, with a warning that fills the screen.
             "OMP_NUM_THREADS": "1" if self.workers > 1 and "OMP_NUM_THREADS" not in os.environ else "",
         }
