@@ -157,6 +157,73 @@ def outlook(paths: Sequence[SwitchPath], workers: int) -> Outlook:
     return Outlook(workers, slowest.limit, goodput, ring, equal, sentence[0].upper() + sentence[1:])
 
 
+@dataclass(frozen=True)
+class Steps:
+    """What ranks measured of a training, in seconds a step, which is a batch.
+
+    Attributes:
+        workers: of the job.
+        seconds: a step took.
+        input: of that, waiting for the data.
+        network: waiting for the sums of gradients, where no rank is later than the others.
+        ranks: waiting for them because another rank was late.
+        cores: of this machine for its workers; 0 = unknown.
+        here: workers on this machine.
+    """
+
+    workers: int
+    seconds: float
+    input: float
+    network: float
+    ranks: float
+    cores: int = 0
+    here: int = 0
+
+    @property
+    def computing(self) -> float:
+        """What is left, in seconds."""
+        return max(0.0, self.seconds - self.input - self.network - self.ranks)
+
+    @property
+    def best_network(self) -> float:
+        """How many times as fast steps would be where sums took no time."""
+        return self.seconds / max(self.seconds - self.network, 1e-9)
+
+    @property
+    def one_more(self) -> float:
+        """How many times as fast at most with one more worker: input and computing are divided, waiting for the network stays."""
+        divided = (self.input + self.computing) * self.workers / (self.workers + 1)
+        return self.seconds / max(divided + self.network + self.ranks, 1e-9)
+
+    @property
+    def sentence(self) -> str:
+        """For people: where a step's time went, and what would help."""
+        parts = {
+            "computing": self.computing,
+            "waiting for the network": self.network,
+            "waiting for other workers": self.ranks,
+            "waiting for input": self.input,
+        }
+        told = ", ".join(f"{share / self.seconds:.0%} {name}" for name, share in parts.items())
+        crowded = 0 < self.cores < self.here
+        more = (
+            f"one more worker on this machine nothing, whose {self.cores} cores {self.here} share"
+            if crowded
+            else f"one more worker at most {self.one_more:.2f} times"
+        )
+        largest = max(parts, key=lambda name: parts[name])
+        best = f"The best network would make it {self.best_network:.2f} times as fast"
+        return f"A step (of one batch) took {1e3 * self.seconds:.3g} ms: {told}. {best}, {more}{_CURES[largest]}."
+
+
+_CURES = {
+    "computing": "",
+    "waiting for the network": "; larger batches, or SWITCHML_WIRE=int16, send less for as much work",
+    "waiting for other workers": "; the slowest one decides, and what else runs beside it",
+    "waiting for input": "; neither helps much before the DataLoader does (num_workers)",
+}
+
+
 def on_copies(packets: int, sent_again: int, needless: int) -> str:
     """What packets that were sent again tell, in a sentence; "" for a few.
 

@@ -94,6 +94,20 @@ VARIABLES = (
         "`0`",
     ),
     Variable(
+        "SWITCHML_BACKEND_FOR",
+        "",
+        "names of backends, `gloo,nccl`, in whose place a script that names them takes this one "
+        "([docs](docs/scripts.md#a-script-that-names-another-backend))",
+        "none",
+    ),
+    Variable(
+        "SWITCHML_DATA_PARALLEL",
+        "",
+        "`1`: a script that knows nothing of ranks trains on all of them, and the first prints and writes; `every-rank`: all do "
+        "([docs](docs/scripts.md#a-script-that-knows-nothing-of-it))",
+        "none",
+    ),
+    Variable(
         "SWITCHML_MPI",
         "",
         "for `bench`: folders with a `bin/mpiexec` each, with colons between them, where several MPIs are compared",
@@ -112,6 +126,7 @@ _OTHERS = frozenset(
     PREFIX + name
     for name in (
         "RUN",
+        "STEPS",
         "CLUSTER",
         "BMV2_GRPC",
         "P4_BUILD",

@@ -7,6 +7,8 @@ process group is created.
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +34,26 @@ def register() -> None:
             return
         # "cpu" as a list: a string would be read letter by letter. torch's default for CPU stays gloo.
         dist.Backend.register_backend(BACKEND_NAME, create, extended_api=True, devices=["cpu"])
+        _as_asked()
     except Exception as error:
         _complain(error)
+
+
+def _as_asked() -> None:
+    """What the environment asks for besides; see `switchml.variables`."""
+    from switchml.errors import UsageError
+
+    try:
+        if names := os.environ.get("SWITCHML_BACKEND_FOR"):
+            from switchml.torch_backend.substitution import substitute
+
+            substitute([name.strip().lower() for name in names.split(",")])
+        if asked := os.environ.get("SWITCHML_DATA_PARALLEL"):
+            from switchml.torch_backend.data_parallel.unedited import activate
+
+            activate(asked)
+    except UsageError as error:
+        print(f"switchml: {error}", file=sys.stderr, flush=True)
 
 
 def _complain(error: Exception) -> None:

@@ -26,6 +26,7 @@ from switchml.cli_options import (
 from switchml.launch.plan import LOOPBACK, Faults, Nodes, RunPlan
 
 _NODES = "Several machines"
+_UNEDITED = "Scripts as they are"
 
 
 def run(
@@ -39,6 +40,32 @@ def run(
         int, typer.Option("-n", "--nproc-per-node", min=1, help="Workers on this machine.")
     ] = 2,
     module: Annotated[bool, typer.Option("-m", "--module", help="SCRIPT is the name of a module.")] = False,
+    backend_for: Annotated[
+        str,
+        typer.Option(
+            envvar="SWITCHML_BACKEND_FOR",
+            metavar="NAME[,...]",
+            show_default=False,
+            help="Where the script names one of these backends, as gloo,nccl, it takes switchml.",
+            rich_help_panel=_UNEDITED,
+        ),
+    ] = "",
+    data_parallel: Annotated[
+        bool,
+        typer.Option(
+            "--data-parallel",
+            help="The script knows nothing of workers: its batches are split over them, its gradients averaged.",
+            rich_help_panel=_UNEDITED,
+        ),
+    ] = False,
+    every_rank: Annotated[
+        bool,
+        typer.Option(
+            "--every-rank",
+            help="With --data-parallel: all workers print and write files, not the first alone.",
+            rich_help_panel=_UNEDITED,
+        ),
+    ] = False,
     switch: SwitchAddress = "",
     token: SwitchToken = "",
     tls_cert: TlsCert = None,
@@ -83,7 +110,8 @@ def run(
 ) -> None:
     """Start a switch and, over it, SCRIPT in several workers, through torch's own launcher.
 
-    The script asks for the backend: torch.distributed.init_process_group("switchml"). It need not import switchml.
+    The script asks for the backend: torch.distributed.init_process_group("switchml"). It need not import switchml. With
+    --backend-for it may ask for another one.
     """
     from switchml.control.tls import TlsFiles
     from switchml.launch.run import carry_out
@@ -103,5 +131,7 @@ def run(
         wire=wire,
         pipeline=pipeline,
         faults=Faults(loss, duplicate, reorder, seed),
+        backend_for=backend_for,
+        data_parallel=("every-rank" if every_rank else "1") if data_parallel else "",
     )
     raise typer.Exit(carry_out(plan, account_file=account))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import secrets
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +66,10 @@ class RunPlan:
     wire: str = ""  # "" = float32
     pipeline: str = NATIVE  # of a switch of our own: this, or a P4 program's file
     faults: Faults = field(default_factory=Faults)
+    backend_for: str = ""  # names with commas between them, in whose place the script takes our backend
+    data_parallel: str = (
+        ""  # "1": the script knows nothing of ranks; "every-rank": all of them print and write
+    )
 
     @property
     def world_size(self) -> int:
@@ -86,6 +91,8 @@ class RunPlan:
             raise UsageError(f"transport {self.transport!r}: use one of {', '.join(TRANSPORTS)}")
         if self.wire and self.wire not in WIRES:
             raise UsageError(f"wire {self.wire!r}: use one of {', '.join(WIRES)}")
+        if self.backend_for and not all(name.strip().isalpha() for name in self.backend_for.split(",")):
+            raise UsageError(f"--backend-for {self.backend_for!r}: use names as in gloo,nccl")
         for name in ("loss", "duplicate", "reorder"):
             probability = getattr(self.faults, name)
             if not 0 <= probability < 1:
@@ -137,8 +144,14 @@ class RunPlan:
             *(self.script, *self.arguments),
         ]
 
-    def environment(self, address: str, token: str) -> dict[str, str]:
-        """What the workers are told about the switch; added to the environment they inherit."""
+    def environment(self, address: str, token: str, steps: str = "") -> dict[str, str]:
+        """What the workers are told about the switch; added to the environment they inherit.
+
+        Args:
+            address: the switch's.
+            token: its join token.
+            steps: folder for the times of their steps; "" = nowhere.
+        """
         settings = {
             "SWITCHML_SWITCH": address,
             "SWITCHML_TOKEN": token,
@@ -147,6 +160,13 @@ class RunPlan:
             "SWITCHML_PAYLOAD": str(self.payload or ""),
             "SWITCHML_WINDOW": str(self.window or ""),
             "SWITCHML_WIRE": self.wire,
+            "SWITCHML_BACKEND_FOR": self.backend_for,
+            "SWITCHML_DATA_PARALLEL": self.data_parallel,
+            "SWITCHML_STEPS": steps,
+            # Sets of strings must come in one order on all ranks.
+            "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", str(secrets.randbits(32)))
+            if self.data_parallel
+            else "",
             # torch's launcher does the same, with a warning that fills the screen.
             "OMP_NUM_THREADS": "1" if self.workers > 1 and "OMP_NUM_THREADS" not in os.environ else "",
         }

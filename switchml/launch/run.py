@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -24,6 +26,7 @@ from switchml.launch.plan import LOOPBACK, Faults, RunPlan
 from switchml.launch.screen import Progress, summary
 from switchml.launch.throughput import ARRIVED_TWICE, SENT_AGAIN, Meter, Traffic
 from switchml.launch.training import Training
+from switchml.outlook import Steps
 
 if TYPE_CHECKING:
     from switchml.control.client import ControlClient
@@ -42,6 +45,7 @@ class Account:
     exit_code: int
     seconds: float
     traffic: Traffic | None
+    steps: Steps | None = None  # where --data-parallel has measured them
 
     def as_json(self) -> dict[str, Any]:
         """Plain values: seconds, bytes."""
@@ -54,6 +58,7 @@ class Account:
             "faults": asdict(self.plan.faults),
             "exit_code": self.exit_code,
             "seconds": self.seconds,
+            "steps": self.steps and asdict(self.steps),
             "traffic": traffic
             and {
                 "bytes": traffic.bytes,
@@ -84,9 +89,14 @@ def carry_out(plan: RunPlan, *, account_file: Path | None = None) -> int:
     """
     plan.check()
     console = Console(stderr=True)
-    with _switch(plan) as (address, token), Progress(console) as progress:
+    with (
+        _switch(plan) as (address, token),
+        Progress(console) as progress,
+        _folder(plan) as folder,
+    ):
         begin = time.monotonic()
-        with Training(plan.command(), plan.environment(address, token), piped=progress.piped) as training:
+        environment = plan.environment(address, token, str(folder or ""))
+        with Training(plan.command(), environment, piped=progress.piped) as training:
             progress.relay((training.process.stdout, training.process.stderr))
             with _Readings(address, token, plan.tls, plan.world_size) as readings:
                 exit_code = training.wait(
@@ -94,16 +104,52 @@ def carry_out(plan: RunPlan, *, account_file: Path | None = None) -> int:
                 )
                 seconds = time.monotonic() - begin
                 readings.take()
-        account = Account(plan, exit_code, seconds, readings.traffic)
+        account = Account(plan, exit_code, seconds, readings.traffic, steps_of(folder, plan))
     console.print(
         summary(account.traffic, workers=plan.world_size, seconds=seconds, exit_code=exit_code),
         soft_wrap=True,
     )
     for sentence in readings.traffic.sentences if readings.traffic is not None else []:
         console.print(sentence, soft_wrap=True, markup=False, highlight=False)
+    if account.steps is not None:
+        console.print(account.steps.sentence, soft_wrap=True, markup=False, highlight=False)
     if account_file is not None:
         account_file.write_text(json.dumps(account.as_json(), indent=2) + "\n")
     return exit_code
+
+
+@contextlib.contextmanager
+def _folder(plan: RunPlan) -> Iterator[Path | None]:
+    """Where ranks write how long their steps took, if they measure it."""
+    if not plan.data_parallel:
+        yield None
+        return
+    with TemporaryDirectory(prefix="switchml-steps-") as folder:
+        yield Path(folder)
+
+
+def steps_of(folder: Path | None, plan: RunPlan) -> Steps | None:
+    """What this machine's ranks have written of their steps; None where they have not."""
+    if folder is None:
+        return None
+    told = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+    told = [each for each in told if each["batches"]]
+    if len(told) < plan.workers:
+        return None
+    batches = told[0]["batches"]
+    seconds, waited, network = (
+        [each[name] / batches for each in told] for name in ("seconds", "input", "network")
+    )
+    # Who comes last waits for the network alone.
+    return Steps(
+        workers=plan.world_size,
+        seconds=sum(seconds) / len(told),
+        input=sum(waited) / len(told),
+        network=min(network),
+        ranks=sum(network) / len(told) - min(network),
+        cores=len(os.sched_getaffinity(0)),
+        here=plan.workers,
+    )
 
 
 @contextlib.contextmanager

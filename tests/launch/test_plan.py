@@ -110,3 +110,13 @@ def test_what_cannot_work_is_refused_before_anything_starts(
     plan = RunPlan(**{"script": script, **changes})  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=says):
         plan.check()
+
+
+def test_scripts_as_they_are(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
+    told = RunPlan(script, workers=2, backend_for="gloo,nccl", data_parallel="1").environment("1.2.3.4:5", "")
+    assert told["SWITCHML_BACKEND_FOR"] == "gloo,nccl"
+    assert told["SWITCHML_DATA_PARALLEL"] == "1"
+    assert 0 <= int(told["PYTHONHASHSEED"]) < 2**32
+    with pytest.raises(UsageError, match="as in gloo,nccl"):
+        RunPlan(script, backend_for="gloo;nccl").check()

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from rich.console import Console
 
+from switchml.launch.plan import RunPlan
+from switchml.launch.run import steps_of
 from switchml.launch.screen import summary
 from switchml.launch.throughput import ARRIVED_TWICE, SENT_AGAIN, Meter, Traffic
+from switchml.outlook import Steps
 
 
 def test_only_what_came_after_the_first_reading_counts() -> None:
@@ -99,3 +105,39 @@ def test_the_summary_says_when_nothing_is_known_or_nothing_went_through() -> Non
     assert "no switch answered" in _shown(None, exit_code=3)
     assert "exit code" in _shown(None, exit_code=3)
     assert "did the script ask" in _shown(Traffic({"packets_received": 0}, 4))
+
+
+def _ranks_told(folder: Path, network: list[float]) -> RunPlan:
+    for rank, seconds in enumerate(network):
+        times = {"batches": 10, "seconds": 1.0, "input": 0.1, "network": seconds}
+        (folder / f"{rank}.json").write_text(json.dumps(times))
+    return RunPlan("train.py", workers=3)
+
+
+def test_the_last_worker_waits_for_the_network_alone(tmp_path: Path) -> None:
+    plan = _ranks_told(tmp_path, [0.3, 0.6, 0.6])
+    steps = steps_of(tmp_path, plan)
+    assert steps is not None
+    assert (steps.seconds, steps.input, steps.network) == pytest.approx((0.1, 0.01, 0.03))
+    assert (steps.ranks, steps.computing) == pytest.approx((0.02, 0.04))
+    assert steps.best_network == pytest.approx(100 / 70)
+    assert steps.one_more == pytest.approx(100 / (50 * 3 / 4 + 50))
+
+
+def test_steps_of_a_worker_that_has_told_nothing_are_unknown(tmp_path: Path) -> None:
+    plan = _ranks_told(tmp_path, [0.3, 0.6])
+    assert steps_of(tmp_path, plan) is None
+
+
+@pytest.mark.parametrize(
+    ("steps", "says"),
+    [
+        (Steps(4, 0.1, 0.0, 0.06, 0.0), "2.50 times as fast, one more worker at most 1.09 times; larger batches"),
+        (Steps(4, 0.1, 0.08, 0.0, 0.0), "1.00 times as fast, one more worker at most 1.25 times; neither helps"),
+        (Steps(4, 0.1, 0.0, 0.0, 0.0, cores=2, here=4), "one more worker on this machine nothing, whose 2 cores 4 share."),
+        (Steps(4, 0.1, 0.0, 0.0, 0.07), "0% waiting for the network, 70% waiting for other workers"),
+    ],
+)  # fmt: skip
+def test_the_right_cure_is_told(steps: Steps, says: str) -> None:
+    assert says in steps.sentence
+    assert steps.sentence.startswith("A step (of one batch) took 100 ms: ")

@@ -1,0 +1,1 @@
+"""A script that knows nothing of distributed training, on several workers: `switchml run --data-parallel`."""
