@@ -66,7 +66,7 @@ def pytest_sessionstart() -> None:
         program = (
             "from switchml.worker.worker import prepare_engine\n"
             "from switchml.switch_emulator.native_target import prepare_pipeline\n"
-            "prepare_engine()\nprepare_pipeline()\n"
+            "prepare_engine('memory')\nprepare_engine('udp')\nprepare_pipeline()\n"
         )
         subprocess.run([sys.executable, "-P", "-c", program], check=False)  # what is wrong, tests will tell
 

@@ -41,14 +41,17 @@ def register() -> None:
 
 def _as_asked() -> None:
     """What the environment asks for besides; see `switchml.variables`."""
+    names, asked = os.environ.get("SWITCHML_BACKEND_FOR"), os.environ.get("SWITCHML_DATA_PARALLEL")
+    if not names and not asked:
+        return
     from switchml.errors import UsageError
 
     try:
-        if names := os.environ.get("SWITCHML_BACKEND_FOR"):
+        if names:
             from switchml.torch_backend.substitution import substitute
 
             substitute([name.strip().lower() for name in names.split(",")])
-        if asked := os.environ.get("SWITCHML_DATA_PARALLEL"):
+        if asked:
             from switchml.torch_backend.data_parallel.unedited import activate
 
             activate(asked)

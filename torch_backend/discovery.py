@@ -35,12 +35,13 @@ _found: dict[str, tuple[int, ...]] = {}
 
 @dataclass(frozen=True)
 class Placement:
-    """A rank's place: which switches, which job, which rank of how many."""
+    """A rank's place: which switches, which job, which rank of how many, and whether these are all on one host."""
 
     switches: tuple[SwitchAddress, ...]
     job: str
     rank: int
     world_size: int
+    one_host: bool = True
 
     @property
     def addresses(self) -> str:

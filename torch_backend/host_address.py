@@ -81,6 +81,10 @@ class Hosts:
             first.setdefault(facts.machine, rank)
         return list(first.values())
 
+    def are_one(self) -> bool:
+        """Whether all ranks are on one."""
+        return len(self.first_ranks()) == 1
+
     def address_of(self, rank: int) -> str:
         """The address by which the others reach the host of a rank, on which this runs; "" where none can be told."""
         others = [facts for other, facts in enumerate(self.facts) if other != rank]

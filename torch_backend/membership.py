@@ -75,6 +75,7 @@ def join_switch(placement: Placement, options: Options, join_timeout: float, tim
         join_timeout=join_timeout,
         timeout=timeout,
         multicast=options.multicast,
+        one_host=placement.one_host,
     )
     remember_shares(placement, worker.shares)
     if placement.rank == 0 and not quiet():
@@ -339,10 +340,10 @@ class Membership:
         return None, self._gloo_worker
 
     def _join(self, has_to_fit: bool) -> tuple[Placement, Collectives]:
-        timeout = self.timeout
+        timeout, one_host = self.timeout, self._hosts().are_one()
         with telling(lambda: compiling(self._joining)):
             if self._open_worker is join_switch:
-                prepare_engine(self._options.transport)
+                prepare_engine(self._options.transport, one_host)
             placement = find_switches(
                 self._joining,
                 self.rank,
@@ -354,6 +355,7 @@ class Membership:
                 embedded=self._embedded,
                 given_up=self._closing,
             )
+        placement = replace(placement, one_host=one_host)
         try:
             with self._turn(placement.switches, has_to_fit):
                 return placement, self._open_worker(

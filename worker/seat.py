@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from switchml.aggregation.shared_slots import SharedLayout, SharedSlots
+from switchml.aggregation.shared_slots import SharedLayout, SharedSlots, ring_bell
 from switchml.control.client import ControlClient
 from switchml.control.control_messages import JobLayout, JoinOffer, Pace, Resent
 from switchml.control.heartbeat import Departures
@@ -19,6 +19,7 @@ from switchml.link.records import table_of
 from switchml.protocol.counters import WORKER_COUNTERS, named
 from switchml.protocol.header import HEADER_BYTES
 from switchml.protocol.messages import ELEMENT_BYTES, FLOAT32, WIRES, size_code, wire_lanes
+from switchml.protocol.prepare import prepare
 from switchml.worker.congestion import new_congestion, packets_allowed
 from switchml.worker.connection import Connection, ShmConnection, UdpConnection, shares_memory
 from switchml.worker.engine import Engine, run
@@ -28,6 +29,23 @@ from switchml.worker.pulse import start_pulse
 from switchml.worker.recovery import new_recovery
 from switchml.worker.stream import Stream
 from switchml.worker.window import new_window
+
+# In which the others may have a loop to compile that they did not expect; whose process ends, is known at once.
+_READY_SECONDS = 300.0
+
+
+def prepare_loop(in_memory: bool) -> None:
+    """Compile the loop of a job whose switch is in memory, or that of packets; or load it."""
+    if in_memory:
+        prepare(run_in_memory, "worker's engine in memory", 0, 0, 0)
+        prepare(ring_bell, "worker's engine in memory", np.zeros(1, np.int64), 0)
+    else:
+        prepare(run, "worker's engine", 0, 0, 0)
+
+
+def expects_memory(target: TargetDescription, paper: bool) -> bool:
+    """Whether a job will have its switch in memory, unless ranks are on other hosts or want it otherwise."""
+    return target.in_memory and not paper and shares_memory(target)
 
 
 def _connect(target: TargetDescription, transport: str, multicast: bool) -> Connection:
@@ -163,6 +181,8 @@ class Seat:
                     f"job {offer.job!r}: the switch at {client.address} does not know the wire {offer.wire}: "
                     f"leave it at {FLOAT32}"
                 )
+            # Mostly it is there; if not, heartbeats tell the others that we live.
+            prepare_loop(layout.in_memory)
             way: PortTable | SharedSlots
             if layout.in_memory and isinstance(connection, ShmConnection):
                 room = layout.payload // ELEMENT_BYTES * wire_lanes(layout.wire)
@@ -179,8 +199,10 @@ class Seat:
                         layout.multicast_port,
                     )
                 )
+            left = max(1.0, deadline - time.monotonic())
             by_multicast = client.ready(
-                multicast=connection.multicast, timeout=max(1.0, deadline - time.monotonic())
+                multicast=connection.multicast,
+                timeout=left if layout.in_memory else max(left, _READY_SECONDS),
             )
             return cls(client, connection, layout, own, by_multicast, way, spin_ns, share)
         except BaseException:

@@ -18,7 +18,6 @@ from types import TracebackType
 import numpy as np
 from typing_extensions import override
 
-from switchml.aggregation.shared_slots import ring_bell
 from switchml.control.client import ControlClient
 from switchml.control.control_messages import JoinOffer
 from switchml.control.exits import in_a_line
@@ -28,7 +27,6 @@ from switchml.control.tls import TlsFiles
 from switchml.errors import CollectiveMismatchError, JobAbortedError, JoinError, SwitchMLError
 from switchml.protocol.messages import FLOAT32, WIRES
 from switchml.protocol.numerics import error_bound
-from switchml.protocol.prepare import prepare
 from switchml.variables import report_misspelt
 from switchml.worker.collectives import (
     Array,
@@ -42,13 +40,11 @@ from switchml.worker.collectives import (
     nothing,
 )
 from switchml.worker.dealing import deal
-from switchml.worker.engine import run
 from switchml.worker.entry import prepare_entry
-from switchml.worker.in_memory import run_in_memory
 from switchml.worker.owner import Owner
 from switchml.worker.prepared import PreparedPlans
 from switchml.worker.pulse import prepare_pulse
-from switchml.worker.seat import Seat
+from switchml.worker.seat import Seat, expects_memory, prepare_loop
 from switchml.worker.signature import Signature
 from switchml.worker.speeds import LONG_ENOUGH, TRIED_WORDS, shares_by_speed
 from switchml.worker.stream import closed
@@ -61,13 +57,14 @@ _SPIN_NS = 50_000
 _LAST_WORDS = 1.0  # seconds in which the other switches may say why a job cannot be
 
 
-def prepare_engine(transport: str = "auto") -> None:
-    """Compile the loops that a worker of that transport may need, or load them. `Worker.join` does so before its time begins."""
-    if transport != "memory":
-        prepare(run, "worker's engine", 0, 0, 0)
-    if transport in ("auto", "memory"):
-        prepare(run_in_memory, "worker's engine in memory", 0, 0, 0)
-        prepare(ring_bell, "worker's engine in memory", np.zeros(1, np.int64), 0)
+def prepare_engine(transport: str = "auto", one_host: bool = True) -> None:
+    """Compile what a worker needs before it knows its switch, or load it. `Worker.join` does the rest before its time begins.
+
+    Args:
+        transport: of the worker.
+        one_host: whether all ranks of the job are on this host, where "auto" mostly finds the switch in memory.
+    """
+    prepare_loop(transport == "memory" or (transport == "auto" and one_host))
     prepare_entry()
     prepare_pulse()
 
@@ -183,6 +180,7 @@ class Worker(Collectives):
         timeout: float = 300.0,
         multicast: bool = True,
         paper: bool = False,
+        one_host: bool = True,
     ) -> Worker:
         """Join a job at the switch whose control service is at `switch` (host:port); returns when all ranks have.
 
@@ -205,18 +203,17 @@ class Worker(Collectives):
             tls_cert: PEM file of this worker's certificate, for a switch that asks; None takes SWITCHML_TLS_CERT, "" none.
             tls_key: PEM file of its key; likewise SWITCHML_TLS_KEY.
             tls_ca: PEM file of the switch's authority; likewise SWITCHML_TLS_CA. Without any of the three: in the clear.
-            join_timeout: seconds for joining, after whatever has to be compiled.
+            join_timeout: seconds for joining, after the switch was found and whatever has to be compiled is.
             timeout: seconds for a collective.
             multicast: False asks for results by unicast.
             paper: run the slot machine as published, without stamps.
+            one_host: False where ranks are known to be on several hosts: saves compiling what only a switch in memory needs.
 
         Raises:
             SwitchUnreachableError, TlsError, JoinError, UsageError: see switchml/errors.py.
         """
         report_misspelt()
         switches = parse_switches(switch) if isinstance(switch, str) else checked(switch)
-        prepare_engine(transport)
-        deadline = time.monotonic() + join_timeout
         if token is None:
             token = os.environ.get("SWITCHML_TOKEN", "")
         tls = TlsFiles.given(tls_cert, tls_key, tls_ca).client()
@@ -227,6 +224,11 @@ class Worker(Collectives):
                 client = ControlClient(one.address, token=own, timeout=min(10.0, join_timeout), tls=tls)
                 undo.callback(client.close)
                 clients.append(client)
+            prepare_entry()
+            prepare_pulse()
+            for client in clients:
+                may_be = transport == "auto" and one_host
+                prepare_loop(transport == "memory" or (may_be and expects_memory(client.discover(), paper)))
             offer = JoinOffer(
                 job=job,
                 rank=rank,
@@ -241,7 +243,7 @@ class Worker(Collectives):
                 offer=offer,
                 transport=transport,
                 multicast=multicast,
-                timeout=max(1.0, deadline - time.monotonic()),
+                timeout=join_timeout,
                 spin_ns=_SPIN_NS // len(clients),
                 share=len(clients),
             )
@@ -259,7 +261,8 @@ class Worker(Collectives):
             given = [one.share for one in switches]
             worker = cls(seats, [share or 1 for share in given], offer, timeout)
             if len(seats) > 1:
-                until = time.monotonic_ns() + int(max(1.0, deadline - time.monotonic()) * 1e9)
+                # Anew: a loop may have been compiled meanwhile.
+                until = time.monotonic_ns() + int(join_timeout * 1e9)
                 worker._agree(repr(given), until)
                 if not any(given):
                     worker._measure(until)

@@ -14,10 +14,12 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numba.np import numpy_support
 
 from switchml.protocol.jit import DISABLED, compiled, inlined
 
 _pack_array: Any = cgutils.pack_array  # numba has no types
+_dtype_of: Any = numpy_support.as_dtype
 
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint32]
@@ -28,7 +30,7 @@ def build_array(context: Any, builder: Any, array_type: Any, address: Any, shape
     """For intrinsics: the array of a type and shape that lies at an address, in C order."""
     kind: Any = context.get_value_type(array_type)
     parts = context.data_model_manager[array_type]
-    size = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(array_type.dtype)))
+    size = context.get_constant(types.intp, _dtype_of(array_type.dtype).itemsize)
     strides, items = [size], shape[0]
     for length in shape[:0:-1]:
         strides.insert(0, builder.mul(strides[0], length))

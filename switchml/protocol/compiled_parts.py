@@ -6,28 +6,38 @@ in. In a loop of a hundred functions the innermost is so compiled dozens of time
 translated to intermediate code only, a part; the function that Python calls takes all its parts in, and is optimised and made
 into machine code once. That halves the time, and the result is as fast: the optimiser sees the same code.
 
+numba's own functions (`int()`, `view()`) become parts as well, while one of ours is compiled.
+
 One that both call is compiled both ways, the second when it is first called. No function may make an array, or give Python one:
 then there are no references to be counted, which was a fifth of what there was to compile.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from functools import partial
 from typing import Any, ClassVar
 
+from numba import _dynfunc  # type: ignore[attr-defined]
 from numba.core import (
     codegen,
     compiler,
+    compiler_lock,
     compiler_machinery,
+    decorators,
     dispatcher,
     event,
     registry,
     sigutils,
+    target_extension,
     typed_passes,
     types,
     typing,
 )
 
 # numba has no types.
+_make_function: Any = _dynfunc.make_function
 _Library: Any = codegen.JITCodeLibrary
 _Lowering: Any = typed_passes.NativeLowering
 _Tuple: Any = types.BaseTuple
@@ -38,22 +48,73 @@ _numba: Any = dispatcher
 _templates: Any = typing
 _register_pass: Any = compiler_machinery.register_pass
 _signatures: Any = sigutils
+_codegen: Any = codegen
+_binding: Any = _codegen.ll
+_jits: Any = target_extension.jit_registry
+_cpu: Any = target_extension.cpu_target
 
 
 class _PartLibrary(_Library):  # type: ignore[misc]
     """Code that is there to be linked into other code."""
 
+    _shared_module: Any
+    _linking_libraries: list[Any]
+
+    def _optimize_functions(self, ll_module: Any) -> None:
+        """Nothing: whoever takes the code in does that."""
+        ll_module.data_layout = self._codegen._data_layout
+
     def finalize(self) -> None:
-        """Take in what it calls, and leave it at that."""
+        """Make it fit for being linked in more than once, and leave it at that."""
         self._raise_if_finalized()
-        for library in dict.fromkeys(self._linking_libraries):
-            self._reload_init.update(library._reload_init)
-            self._final_module.link_in(library._get_module_for_linking(), preserve=True)
+        for function in self._final_module.functions:
+            if not function.is_declaration and function.linkage == _binding.Linkage.external:
+                function.linkage = "linkonce_odr"
         self._finalized = True
+
+    def _get_module_for_linking(self) -> Any:
+        """For code that is not of this file: with all that it calls."""
+        if self._shared_module is None:
+            whole = self._final_module.clone()
+            _link(whole, _reached(self._linking_libraries))
+            self._shared_module = whole
+        return self._shared_module
+
+
+def _reached(libraries: list[Any]) -> dict[Any, None]:
+    """Those libraries and all that they call, each once."""
+    found: dict[Any, None] = {}
+    left = list(reversed(libraries))
+    while left:
+        library = left.pop()
+        if library not in found:
+            found[library] = None
+            if isinstance(library, _PartLibrary):
+                left += reversed(library._linking_libraries)
+    return found
+
+
+def _link(module: Any, libraries: dict[Any, None]) -> None:
+    for library in libraries:
+        is_part = isinstance(library, _PartLibrary)
+        code = library._final_module if is_part else library._get_module_for_linking()
+        module.link_in(code, preserve=True)
 
 
 class _WholeLibrary(_Library):  # type: ignore[misc]
     """Code of a function that Python calls."""
+
+    _linking_libraries: list[Any]
+    _optimize_functions = _PartLibrary._optimize_functions
+
+    def finalize(self) -> None:
+        """Take in all that it calls, each once however many call it."""
+        reached = _reached(self._linking_libraries)
+        for library in reached:
+            self._reload_init.update(library._reload_init)
+        _link(self._final_module, reached)
+        self._linking_libraries = []
+        super().finalize()
 
     def _optimize_final_module(self) -> None:
         """Once. numba does it twice, with a search for pairs of reference counts between; here are none."""
@@ -65,10 +126,6 @@ class _WholeLibrary(_Library):  # type: ignore[misc]
 def _has_array(kind: Any) -> bool:
     inner = kind if isinstance(kind, _Tuple) else ()
     return isinstance(kind, types.Array) or any(_has_array(each) for each in inner)
-
-
-class _Part:
-    """By which numba finds a part where it would have the address of a function."""
 
 
 @_register_pass(mutates_CFG=True, analysis_only=False)
@@ -106,15 +163,33 @@ class _PartLowering(_Lowering):  # type: ignore[misc]
     def run_pass(self, state: Any) -> Any:
         state.library = _PartLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
         state.flags.no_compile = True
+        state.flags.no_cpython_wrapper = state.flags.no_cfunc_wrapper = True
         super().run_pass(state)
-        part = _Part()
+        # By which numba finds it, in place of a function that Python could call.
+        name, told = state.func_id.func_name, "a part of compiled code"
+        part = _make_function(state.cr.fndesc.lookup_module(), name, told, 0, state.cr.env, (state.library,))
         state.targetctx.insert_user_function(part, state.cr.fndesc, [state.library])
         state.cr = state.cr._replace(cfunc=part)
         return True
 
 
-class _WholeCompiler(_Compiler):  # type: ignore[misc]
-    own: ClassVar[dict[Any, Any]] = {_Lowering: _WholeLowering}
+@contextlib.contextmanager
+def _parts_of_numba() -> Iterator[None]:
+    """What numba itself writes in Python (`int()` is a function of it) becomes parts too.
+
+    Others' compiled code that calls the same function takes the part in as it would the function: references are counted in it.
+    """
+    with compiler_lock.global_compiler_lock:
+        usual = _jits[_cpu]
+        _jits.update({_cpu: partial(decorators.jit, pipeline_class=_ForeignCompiler)})
+        try:
+            yield
+        finally:
+            _jits.update({_cpu: usual})
+
+
+class _PartsCompiler(_Compiler):  # type: ignore[misc]
+    own: ClassVar[dict[Any, Any]]
 
     def define_pipelines(self) -> list[Any]:
         (passes,) = super().define_pipelines()
@@ -123,8 +198,20 @@ class _WholeCompiler(_Compiler):  # type: ignore[misc]
         return [passes]
 
 
-class _PartCompiler(_WholeCompiler):
+class _WholeCompiler(_PartsCompiler):
+    own: ClassVar[dict[Any, Any]] = {_Lowering: _WholeLowering}
+
+    def compile_extra(self, func: Any) -> Any:
+        with _parts_of_numba():
+            return super().compile_extra(func)
+
+
+class _PartCompiler(_PartsCompiler):
     own: ClassVar[dict[Any, Any]] = {_Typing: _ViewTyping, _Lowering: _PartLowering}
+
+
+class _ForeignCompiler(_PartsCompiler):
+    own: ClassVar[dict[Any, Any]] = {_Lowering: _PartLowering}
 
 
 class PartDispatcher(_Dispatcher):  # type: ignore[misc]

@@ -93,8 +93,11 @@ def prepare(function: Any, name: str, *arguments: Any) -> int:
     import numba
 
     typeof: Any = numba.typeof
+    types = tuple(typeof(argument) for argument in arguments)
+    if types in function.overloads:
+        return 0
     progress = _Progress(name)
     with _alone(cache_folder(function)), event.install_listener("numba:compile", progress):
-        function.compile(tuple(typeof(argument) for argument in arguments))
+        function.compile(types)
     progress.close()
     return progress.functions

@@ -721,7 +721,7 @@ def test_thousands_of_half_made_joins_end_no_job(target: Any, monkeypatch: pytes
             beats: list[str] = []
             beat = controller.heartbeat
             monkeypatch.setattr(
-                controller, "heartbeat", lambda session, said: beats.append(session) or beat(session, said)
+                controller, "heartbeat", lambda session, *said: beats.append(session) or beat(session, *said)
             )
             wait_until(lambda: len(beats) >= 1 or bool(aborted))
             assert not aborted

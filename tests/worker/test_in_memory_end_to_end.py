@@ -14,7 +14,9 @@ from switchml.control.client import ControlClient
 from switchml.errors import CollectiveTimeoutError, SwitchMLError
 from switchml.switch_emulator import Emulator
 from switchml.switch_emulator.faults import new_faults
-from switchml.worker import Rounding, Worker
+from switchml.worker import Rounding, Worker, seat
+from switchml.worker.engine import run
+from switchml.worker.in_memory import run_in_memory
 
 _COUNT = 20_000
 _WAYS = ({"transport": "memory"}, {"transport": "shm"}, {"transport": "udp"})
@@ -154,3 +156,40 @@ def test_jobs_in_memory_are_apart(worlds: Any) -> None:
         results = world.run(lambda worker, v=values: worker.allreduce(v.copy()).wait())
         for result in results:
             assert np.all(result == 2 * (1 + number))
+
+
+def test_no_loop_is_compiled_that_the_job_does_not_run(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[object] = []
+    monkeypatch.setattr(seat, "prepare", lambda function, *_: compiled.append(function))
+    for transport, loop, other in (("auto", run_in_memory, run), ("shm", run, run_in_memory)):
+        with Worker.join(
+            emulator.control_address, job=transport, rank=0, world_size=1, transport=transport
+        ) as worker:
+            assert worker.allreduce(np.ones(3, np.float32)).wait().tolist() == [1, 1, 1]
+        assert loop in compiled
+        assert other not in compiled
+        compiled.clear()
+
+
+def test_who_expected_memory_and_shares_the_job_with_packets_compiles_their_loop_too(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[object] = []
+    monkeypatch.setattr(seat, "prepare", lambda function, *_: compiled.append(function))
+    sums: list[list[float]] = []
+
+    def take_part(rank: int, transport: str) -> None:
+        with Worker.join(
+            emulator.control_address, job="mixed", rank=rank, world_size=2, transport=transport
+        ) as worker:
+            sums.append(worker.allreduce(np.ones(3, np.float32)).wait().tolist())
+
+    threads = [threading.Thread(target=take_part, args=each) for each in enumerate(("auto", "udp"))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sums == [[2, 2, 2], [2, 2, 2]]
+    assert {run, run_in_memory} <= set(compiled)

@@ -34,7 +34,7 @@ def _sent(counts: dict[str, int], full: int, headers: int) -> None:
     """So many packets with elements and without were sent, but for what was sent again."""
     bytes_once = full * _FULL + headers * HEADER_BYTES
     assert bytes_once <= counts["bytes_sent"] <= bytes_once + counts["retransmissions"] * _FULL
-    assert counts["packets_sent"] == full + headers + counts["retransmissions"]
+    assert counts["packets_sent"] == full + headers + counts["retransmissions"] + counts["packets_asked_for"]
 
 
 def _received(counts: dict[str, int], full: int, headers: int) -> None:

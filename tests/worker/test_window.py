@@ -287,11 +287,15 @@ def test_the_lowest_position_may_always_leave() -> None:
     lay(script.window)
     assert may_leave(script.window, 0, 0), "though there is no room"
     assert not may_leave(script.window, 1, 0)
+    for slot in (0, 1):
+        mark_sent(script.window, slot, 0, LENGTH)
+    assert not may_leave(script.window, 2, 200)
+    assert may_leave(script.window, 2, 201), "less than the room is in flight: one more, whatever its length"
     script.send()
     _lose(script, 0, 1)
     assert may_leave(script.window, 0, 0)
-    assert not may_leave(script.window, 1, 200)
-    assert may_leave(script.window, 1, 201), "less than the room is in flight: one more, whatever its length"
+    assert may_leave(script.window, 1, 1), "others wait for what is sent again"
+    assert not may_leave(script.window, 1, 0), "but not before its time"
     script.answer(1)
     assert script.window.stream[0]["lowest"] == 0
     script.answer(0)
