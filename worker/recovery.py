@@ -277,9 +277,10 @@ def _look_after_overtaken(times: RecoveryRecord, window: Window, now: int) -> in
     for slot in range(window.slots.size):
         entry = window.slots[slot]
         if entry["state"] == SENT and entry["order"] < times["newest"]:
-            due = max(int(entry["sent_at"]), int(entry["asked_at"])) + (
-                late << min(int(entry["come"]), _MAX_BACKOFF)
-            )
+            due = int(entry["sent_at"]) + late
+            if entry["asked"] > 0:
+                again = max(late, _STALL_NS) << min(int(entry["asked"]) - 1, _MAX_BACKOFF)
+                due = int(entry["asked_at"]) + again
             if due <= now:
                 _look_after(times, window, slot)
                 count += 1
