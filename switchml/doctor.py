@@ -376,6 +376,7 @@ def measure(address: str, token: str, timeout: float, tls: TlsFiles) -> SwitchPa
     def more(side: int, *names: str) -> int:
         return sum(after[side].get(name, 0) - before[side].get(name, 0) for name in names)
 
+    arrived = ("packets_received", "answers_received", "dropped_duplicate", "dropped_stale")
     long = [each for each in moved if each[0] >= _LONG_ENOUGH] or moved[-1:]
     local, link, mtu = _interface_towards(target.host)
     return SwitchPath(
@@ -383,9 +384,7 @@ def measure(address: str, token: str, timeout: float, tls: TlsFiles) -> SwitchPa
         goodput=max(8 * size / seconds for seconds, size in long),
         round_trip=min(trips),
         loss_up=_lost(more(0, "packets_sent"), more(1, "packets_received")),
-        loss_down=_lost(
-            more(1, "packets_sent"), more(0, "packets_received", "dropped_duplicate", "dropped_stale")
-        ),
+        loss_down=_lost(more(1, "packets_sent"), more(0, *arrived)),
         window=window,
         payload=payload,
         largest_payload=target.max_payload,

@@ -230,8 +230,7 @@ def on_copies(packets: int, sent_again: int, needless: int) -> str:
     Args:
         packets: that came to the switches.
         sent_again: those that workers sent again.
-        needless: of them, copies of what had come: a switch dropped them, or a worker got its result twice. A loss on one
-            worker's way makes the others send such copies, too, since they miss the same result.
+        needless: of them, copies of what had come, which a switch dropped.
     """
     if not sent_again or sent_again < _COPIES * packets:
         return ""

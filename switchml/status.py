@@ -182,8 +182,7 @@ def sentences(answer: SwitchStatus, switches: int = 1) -> Iterable[str]:
     for job in answer.jobs:
         counted = job.counters
         sent_again = sum(member.sent_again for member in job.members)
-        needless = sum(member.arrived_twice for member in job.members)
-        needless += copies_dropped(counted)
+        needless = copies_dropped(counted)
         told = (
             on_copies(counted.get("packets_received", 0), sent_again, needless),
             on_the_link(answer.sharing(job) / switches),

@@ -64,7 +64,8 @@ Longs = npt.NDArray[np.int64]
 _AT = indices(WORKER_COUNTERS)
 _PACKETS_SENT, _BYTES_SENT = _AT["packets_sent"], _AT["bytes_sent"]
 _PACKETS_RECEIVED, _BYTES_RECEIVED = _AT["packets_received"], _AT["bytes_received"]
-_RETRANSMISSIONS, _ASKED, _CHUNKS = _AT["retransmissions"], _AT["packets_asked_for"], _AT["chunks_completed"]
+_RETRANSMISSIONS, _CHUNKS = _AT["retransmissions"], _AT["chunks_completed"]
+_ASKED, _ANSWERS = _AT["packets_asked_for"], _AT["answers_received"]
 _DUPLICATE, _STALE = _AT["dropped_duplicate"], _AT["dropped_stale"]
 _FOREIGN, _TRUNCATED, _PORT_FULL = _AT["dropped_foreign"], _AT["dropped_truncated"], _AT["port_full"]
 
@@ -123,6 +124,7 @@ def _take(engine: Engine, memory: Bytes, at: int, length: int, now: int) -> int:
         counters[_TRUNCATED] += 1
         return 0
     if read_msg_type(memory, at) == ASK:
+        counters[_ANSWERS] += 1
         loss_recovery.note_answer(engine.recovery, window, slot, read_e0(memory, at) != 0, now)
         return 0
     counters[_PACKETS_RECEIVED] += 1

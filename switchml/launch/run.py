@@ -24,7 +24,7 @@ from switchml.control.named_switches import parse_switches
 from switchml.errors import SwitchMLError
 from switchml.launch.plan import LOOPBACK, Faults, RunPlan
 from switchml.launch.screen import Progress, summary
-from switchml.launch.throughput import ARRIVED_TWICE, SENT_AGAIN, Meter, Traffic
+from switchml.launch.throughput import SENT_AGAIN, Meter, Traffic
 from switchml.launch.training import Training
 from switchml.outlook import Steps
 
@@ -225,6 +225,6 @@ class _Readings(Closing):
                 )
             answer = self._clients[one.address].status()
             total.update(answer.counters)
-            total.update({SENT_AGAIN: answer.sent_again, ARRIVED_TWICE: answer.arrived_twice})
+            total[SENT_AGAIN] = answer.sent_again
             sharing += [answer.sharing(job) / len(switches) for job in answer.jobs]
         return total, max(sharing)

@@ -9,7 +9,7 @@ from switchml.protocol.counters import SWITCH_COUNTERS, copies_dropped
 
 RETRANSMITTED = ("results_retransmitted", "dropped_duplicate")
 """What a switch does with a worker's retransmission: send the result again, or wait for the others."""
-SENT_AGAIN, ARRIVED_TWICE = "workers_sent_again", "workers_arrived_twice"
+SENT_AGAIN = "workers_sent_again"
 """What workers have told the switch of themselves (`Resent`), beside its own counters."""
 
 
@@ -44,8 +44,8 @@ class Traffic:
     @property
     def sentences(self) -> list[str]:
         """What is worth a word."""
-        needless = self.counters.get(ARRIVED_TWICE, 0) + copies_dropped(self.counters)
-        told = on_copies(self.counters.get("packets_received", 0), self.counters.get(SENT_AGAIN, 0), needless)
+        sent_again, needless = self.counters.get(SENT_AGAIN, 0), copies_dropped(self.counters)
+        told = on_copies(self.counters.get("packets_received", 0), sent_again, needless)
         return [sentence for sentence in (told, on_the_link(self.sharing)) if sentence]
 
     @property

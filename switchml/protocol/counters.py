@@ -46,6 +46,7 @@ WORKER_COUNTERS: tuple[Counter, ...] = (
     Counter("bytes_received", "their bytes"),
     Counter("retransmissions", "packets sent again because no result came in time"),
     Counter("packets_asked_for", "questions to the switch whether a packet has come"),
+    Counter("answers_received", "answers to these without a result"),
     Counter("chunks_completed", "chunks whose result was taken"),
     Counter("blocks_exact", "float blocks exchanged exactly: NaN, Inf or beyond 2^126"),
     Counter("dropped_duplicate", "results that had come before"),

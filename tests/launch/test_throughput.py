@@ -11,7 +11,7 @@ from rich.console import Console
 from switchml.launch.plan import RunPlan
 from switchml.launch.run import steps_of
 from switchml.launch.screen import summary
-from switchml.launch.throughput import ARRIVED_TWICE, SENT_AGAIN, Meter, Traffic
+from switchml.launch.throughput import SENT_AGAIN, Meter, Traffic
 from switchml.outlook import Steps
 
 
@@ -47,16 +47,16 @@ def test_counters_are_named_in_the_order_of_the_table() -> None:
 
 
 def test_what_workers_sent_again_is_judged() -> None:
-    counters = {"packets_received": 10_000, "dropped_duplicate": 300, "dropped_stale": 50, SENT_AGAIN: 500}
-    late = Traffic({**counters, ARRIVED_TWICE: 150}, 2, sharing=8)
+    counters = {"packets_received": 10_000, "dropped_duplicate": 300, "dropped_stale": 200, SENT_AGAIN: 500}
+    late = Traffic(counters, 2, sharing=8)
     assert [sentence.partition(":")[0] for sentence in late.sentences] == [
         "500 packets, 5.0%, were sent again for nothing, since the first had arrived",
         "The packets of 8 workers on other hosts pass one link to the switch",
     ]
-    (lost,) = Traffic({**counters, ARRIVED_TWICE: 50}, 2).sentences
+    (lost,) = Traffic({**counters, "dropped_stale": 100}, 2).sentences
     assert "100 of them because the network had lost" in lost
     # Those that the switch doubled on purpose were not sent again.
-    (doubled,) = Traffic({**counters, ARRIVED_TWICE: 150, "fault_duplicated": 200}, 2).sentences
+    (doubled,) = Traffic({**counters, "fault_duplicated": 200}, 2).sentences
     assert "200 of them because the network had lost" in doubled
     assert Traffic({**counters, SENT_AGAIN: 99}, 2).sentences == []
 

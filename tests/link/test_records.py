@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from switchml.aggregation.slot_machine import Pool, new_pool
+from switchml.control.target import RANGES
 from switchml.link.datagrams import Datagrams, Iovec, MessageHeader, SocketAddress, open_datagrams
 from switchml.link.records import (
     Int8,
@@ -157,7 +158,8 @@ def _engine() -> Engine:
 def _switch() -> Switch:
     counters = np.zeros((MAX_JOBS + 1, len(SWITCH_COUNTERS)), np.int64)
     return Switch(
-        new_records(SwitchRecord, 1), new_tables(), new_pool(4, 64), counters, open_datagrams(None), open_datagrams(None),
+        new_records(SwitchRecord, 1), new_tables(), new_pool(4, 64), counters,
+        np.zeros((MAX_JOBS, RANGES, 2), np.int64), open_datagrams(None), open_datagrams(None),
         new_records(SocketAddress, 2), np.zeros(3, np.uint8),
         new_faults(loss=0.5), np.zeros(1, np.int64), np.zeros(5, np.uint8), np.zeros(4, np.int64),
     )  # fmt: skip

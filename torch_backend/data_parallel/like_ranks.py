@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from switchml.errors import UsageError
+from switchml.torch_backend.tensors import memory_of
 
 _PYTHON_WORDS = 627  # of random.getstate(): 625 integers, whether a Gaussian value is kept, and that
 _NUMPY_WORDS = (
@@ -64,7 +65,7 @@ GONE = -1
 
 def digest(tensor: torch.Tensor) -> int:
     """A checksum of its bytes."""
-    return zlib.crc32(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return zlib.crc32(memory_of(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)).data)
 
 
 def differing(values: list[int]) -> list[tuple[int, int]]:
