@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numba.core import event
 
+from switchml.protocol import jit
 from switchml.protocol.jit import DISABLED, compiled, inlined
 
 pytestmark = pytest.mark.skipif(DISABLED, reason="NUMBA_DISABLE_JIT is set: nothing is compiled")
@@ -32,7 +33,13 @@ class Compiled(event.Listener):
 
 
 @pytest.fixture
-def listener() -> Iterator[Compiled]:
+def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[Compiled]:
+    """Of functions that are not kept on disk: the next run would find them, and compile nothing."""
+
+    def no_folder(_: Any) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(jit, "_Cache", no_folder)
     listener = Compiled()
     with event.install_listener("numba:compile", listener):
         yield listener
@@ -114,6 +121,7 @@ def test_a_part_may_call_itself() -> None:
 
 
 MODULE = """
+from switchml.protocol import jit
 from switchml.protocol.jit import compiled
 
 @compiled
