@@ -12,50 +12,28 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from virtual_rank import (
+    EXPIRED,
+    EXPIRY,
+    FINISHED,
+    PACE,
+    QUESTIONS,
+    RETRANSMISSIONS,
+    WOKEN,
+    WRONG,
+    Rank,
+    happens,
+)
 
 from switchml.check.machines import SwitchMachine
-from switchml.protocol.header import HEADER_BYTES, parse_header
-from switchml.protocol.messages import ASK, FLOAT32, WIRES, size_code
-from switchml.worker import congestion as congestion_control
-from switchml.worker.chunks import (
-    build_packet,
-    expected_bytes,
-    is_answer,
-    is_asked_for,
-    is_empty,
-    packet_bytes,
-    result_bytes,
-    take_result,
-)
-from switchml.worker.congestion import FRAMING, Congestion, new_congestion
+from switchml.link.records import table_of
+from switchml.protocol.header import HEADER_BYTES
+from switchml.protocol.messages import FLOAT32, WIRES, size_code
+from switchml.worker.congestion import FRAMING, new_congestion
 from switchml.worker.kernels import NEAREST
-from switchml.worker.recovery import (
-    Recovery,
-    begin_result,
-    estimate,
-    expire,
-    new_recovery,
-    note_answer,
-    note_duplicate,
-    note_result,
-    packet_sent,
-)
+from switchml.worker.recovery import new_recovery
 from switchml.worker.transfer import Share
-from switchml.worker.window import (
-    DUPLICATE,
-    RING,
-    Window,
-    advance,
-    chunk_elements,
-    lay,
-    mark_asked,
-    mark_sent,
-    match,
-    may_leave,
-    new_window,
-    next_question,
-    next_ready,
-)
+from switchml.worker.window import RING, chunk_elements, new_window
 
 Array = npt.NDArray[Any]
 
@@ -107,17 +85,22 @@ class Task:
         return Share(rank, self.part, others=self.others).of(slice(0, self.count))
 
 
-@dataclass
-class _Rank:
-    window: Window
-    recovery: Recovery
-    congestion: Congestion
-    results: list[Array]
-    flags: list[Array]
-    memory: Array
-    descriptor: Array
-    awake: bool = False
-    retransmissions: int = 0
+class _RankState:
+    """A rank with its memory.
+
+    Attributes:
+        results: destinations of the transfers.
+        flags: of each transfer, which of its blocks are to be exchanged exactly.
+        told: the loop's, as of the last event.
+    """
+
+    def __init__(self, loop: Rank, results: list[Array], flags: list[Array]) -> None:
+        self.loop, self.results, self.flags = loop, results, flags
+        self.window, self.congestion, self.descriptor = loop.window, loop.congestion, loop.descriptor
+        self.inbox, self.outbox = loop.inbox.data, loop.outbox.data
+        self.told: list[int] = loop.told.tolist()
+        self._table = table_of(loop)
+        self.handle = self._table.ctypes.data
 
 
 @dataclass(eq=False)
@@ -131,7 +114,6 @@ class VirtualNetwork:
         now: ns, as it stands.
         lost: packets lost by chance.
         dropped: packets that found a full queue.
-        questions: asked of the switch.
         ended: when each transfer was done at every rank, and what had been sent again till then.
         verdicts: how often the switch gave each.
     """
@@ -150,7 +132,6 @@ class VirtualNetwork:
     now: int = 0
     lost: int = 0
     dropped: int = 0
-    questions: int = 0
     ended: list[tuple[int, int]] = field(default_factory=list)
     verdicts: dict[int, int] = field(default_factory=dict)
 
@@ -166,7 +147,7 @@ class VirtualNetwork:
         self._busy_until = [0] * (2 * self.workers)
         self._naps = [(0, 0)] * (self.workers + 1)
 
-    def _new_rank(self, rank: int) -> _Rank:
+    def _new_rank(self, rank: int) -> _RankState:
         window = new_window(
             rank=rank, workers=self.workers, window=self.window,
             elements=self._elements, size=size_code(self.payload), block_kind=WIRES[self.wire].code,
@@ -178,10 +159,18 @@ class VirtualNetwork:
         results = [np.zeros_like(task.sources[rank], shape=task.count) for task in self.tasks]
         chunks = [-(-task.count // chunk_elements(window, task.kind)) for task in self.tasks]
         flags = [np.zeros(max(1, count), np.uint8) for count in chunks]
-        memory = np.zeros(HEADER_BYTES + self.payload, np.uint8)
-        state = _Rank(
-            window, recovery, congestion, results, flags, memory, np.zeros(self._elements, np.uint32)
+        packet = HEADER_BYTES + self.payload
+        loop = Rank(
+            window=window,
+            recovery=recovery,
+            congestion=congestion,
+            descriptor=np.zeros(self._elements, np.uint32),
+            inbox=np.zeros(packet, np.uint8),
+            outbox=np.zeros(self.window * packet, np.uint8),
+            lengths=np.zeros(self.window, np.int64),
+            told=np.array([0, 0, 0, recovery[0]["next_expiry"], 0]),
         )
+        state = _RankState(loop, results, flags)
         for index, task in enumerate(self.tasks):
             source = task.sources[rank]
             first = task.firsts[rank] if task.firsts else 0
@@ -252,9 +241,6 @@ class VirtualNetwork:
             if awake_at > self.now:
                 self._sequence += 1
                 heapq.heappush(self._events, (awake_at, self._sequence, place, packet))
-            elif not packet:
-                self._ranks[place].awake = True
-                self._pump(place)
             elif place < self.workers:
                 self._at_worker(place, packet)
             else:
@@ -262,16 +248,21 @@ class VirtualNetwork:
         else:
             self.now = max(self.now, soonest)
             rank = timers.index(soonest)
-            expire(self._ranks[rank].recovery, self._ranks[rank].window, self.now)
-            self._pump(rank)
-        while len(self.ended) < min(int(rank.window.stream[0]["finished"]) for rank in self._ranks):
+            self._happens(rank, EXPIRED)
+        finished = min(rank.told[FINISHED] for rank in self._ranks)
+        while len(self.ended) < finished:
             self.ended.append((self.now, self.retransmissions))
         assert self.now < self.limit, f"seed {self.seed}: no progress"
 
     @property
     def retransmissions(self) -> int:
         """Packets that were sent again."""
-        return sum(rank.retransmissions for rank in self._ranks)
+        return sum(rank.told[RETRANSMISSIONS] for rank in self._ranks)
+
+    @property
+    def questions(self) -> int:
+        """Asked of the switch."""
+        return sum(rank.told[QUESTIONS] for rank in self._ranks)
 
     @property
     def lowest(self) -> int:
@@ -294,11 +285,10 @@ class VirtualNetwork:
         heapq.heappush(self._events, (at, self._sequence, rank, b""))
 
     def _timer(self, rank: int) -> int:
-        state = self._ranks[rank]
-        timer = int(state.recovery[0]["next_expiry"])
-        pace = congestion_control.next_leave(state.congestion, self.now)
-        if pace > self.now and next_ready(state.window) >= 0:
-            timer = min(timer, pace)
+        told = self._ranks[rank].told
+        timer, pace = told[EXPIRY], told[PACE]
+        if self.now < pace < timer:
+            timer = pace
         return max(timer, self._asleep_until(rank))
 
     def _send(self, place: int, packet: bytes) -> None:
@@ -322,62 +312,22 @@ class VirtualNetwork:
             self._sequence += 1
             heapq.heappush(self._events, (self.now + delay, self._sequence, place, packet))
 
-    def _pump(self, rank: int) -> None:
-        state = self._ranks[rank]
-        if not state.awake:
-            return
-        lay(state.window)
-        while (slot := next_question(state.window)) >= 0:
-            build_packet(state.window, slot, state.memory, 0)
-            mark_asked(state.window, slot, self.now)
-            self.questions += 1
-            self._send(self.workers + rank, state.memory[:HEADER_BYTES].tobytes())
-        while (slot := next_ready(state.window)) >= 0:
-            if not may_leave(state.window, slot, congestion_control.room(state.congestion, self.now)):
-                return
-            length = packet_bytes(state.window, slot)
-            flight = FRAMING + max(length, expected_bytes(state.window, slot))
-            build_packet(state.window, slot, state.memory, 0)
-            state.retransmissions += mark_sent(state.window, slot, self.now, flight)
-            packet_sent(state.recovery, state.window, slot, self.now)
-            congestion_control.note_sent(state.congestion, state.window, flight, self.now)
-            self._send(self.workers + rank, state.memory[:length].tobytes())
-
     def _at_worker(self, rank: int, packet: bytes) -> None:
+        """A packet comes; an empty one wakes the rank."""
         state = self._ranks[rank]
-        header = parse_header(packet)
-        slot = match(state.window, header.tsi, header.slot, header.version)
-        if slot < 0:
-            if slot == DUPLICATE and not is_asked_for(state.window, np.frombuffer(packet, np.uint8), 0):
-                note_duplicate(state.recovery)
-            return
-        memory = np.frombuffer(packet, np.uint8)
-        assert is_answer(state.window, slot, memory, 0), f"seed {self.seed}: rank {rank} got another kind"
-        assert len(packet) == result_bytes(state.window, memory, 0)
-        if header.msg_type == ASK:
-            note_answer(state.recovery, state.window, slot, header.e0 != 0, self.now)
-            expire(state.recovery, state.window, self.now)
-            self._pump(rank)
-            return
-        assert is_empty(memory, 0) or len(packet) == expected_bytes(state.window, slot)
-        agrees = take_result(state.window, slot, header.e0, memory, 0, state.descriptor)
-        assert agrees, f"seed {self.seed}: rank {rank} saw a mismatch"
-        if begin_result(state.recovery, self.now):
-            congestion_control.note_stall(state.congestion, self.now)
-        asked_for = is_asked_for(state.window, memory, 0)
-        sample = note_result(state.recovery, state.window, slot, asked_for, self.now)
-        moved = HEADER_BYTES + FRAMING if is_empty(memory, 0) else int(state.window.slots[slot]["length"])
-        congestion_control.note_result(state.congestion, state.window, slot, sample, moved, self.now)
-        advance(state.window, slot, header.e0)
-        if sample > 0:
-            estimate(state.recovery, sample)
-        congestion_control.end_results(
-            state.congestion, state.window, int(state.recovery[0]["lost"]), self.now
-        )
-        # The exact exchange itself is the stream's; here it only must not hold up what follows.
-        state.window.transfers["released"] = 1
-        expire(state.recovery, state.window, self.now)
-        self._pump(rank)
+        state.inbox[: len(packet)] = packet
+        self._happens(rank, len(packet) or WOKEN)
+
+    def _happens(self, rank: int, what: int) -> None:
+        state = self._ranks[rank]
+        count = happens(state.handle, what, self.now)
+        assert count >= 0, f"seed {self.seed}: rank {rank} {WRONG[count]}"
+        state.told = state.loop.told.tolist()
+        if count:
+            begin = 0
+            for length in state.loop.lengths[:count].tolist():
+                self._send(self.workers + rank, bytes(state.outbox[begin : begin + length]))
+                begin += state.loop.inbox.size
 
     def _at_switch(self, rank: int, packet: bytes) -> None:
         answer = self._switch.take(rank, packet)
