@@ -136,3 +136,10 @@ def template() -> Iterator[Template]:
 
     with Template() as running:
         yield running
+
+
+@pytest.fixture
+def preloaded_programs(template: Template, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs that a test starts, and those that they start, find torch imported."""
+    for name, value in template.environment.items():
+        monkeypatch.setenv(name, value)

@@ -98,6 +98,7 @@ def measured(file: Path, systems: list[str]) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.usefixtures("preloaded_programs")
 def test_under_torchrun_rank_0_reports(tmp_path: Path) -> None:
     file = tmp_path / "run.json"
     torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -139,6 +140,7 @@ def test_under_mpirun_its_own_allreduce_takes_part(tmp_path: Path) -> None:
     assert "started by Open MPI" in document["network"]
 
 
+@pytest.mark.usefixtures("preloaded_programs")
 def test_under_slurms_variables_over_a_switch_that_runs(tmp_path: Path) -> None:
     file = tmp_path / "run.json"
     slurm = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "1", "MASTER_PORT": str(free_port())}
@@ -158,6 +160,7 @@ def test_under_slurms_variables_over_a_switch_that_runs(tmp_path: Path) -> None:
     assert found[1][1] == ""
 
 
+@pytest.mark.usefixtures("preloaded_programs")
 def test_a_rank_that_fails_is_named_by_rank_0(tmp_path: Path, fake: Callable[..., Entry]) -> None:
     fake()  # writes its module
     command = [sys.executable, "-P", "-c", FAKED, "die", "bench", "allreduce", *SHORT]
@@ -175,6 +178,7 @@ def test_ranks_with_other_arguments_are_named(tmp_path: Path) -> None:
     assert "rank 1 was started with other arguments than rank 0" in found[0][2]
 
 
+@pytest.mark.usefixtures("preloaded_programs")
 def test_a_rank_that_never_comes(tmp_path: Path) -> None:
     [(code, said, error)] = ranks([*BENCH, "--timeout", "2"], by_hand(2)[:1], tmp_path)
     assert (code, said) == (1, "")
@@ -213,6 +217,7 @@ def test_the_mpi_that_starts_the_benchmark_takes_part_under_it_alone() -> None:
 
 
 @pytest.mark.namespaces
+@pytest.mark.usefixtures("preloaded_programs")
 def test_hosts_of_their_own_start_a_switch_each(tmp_path: Path) -> None:
     reason = why_unavailable()
     if reason is not None:

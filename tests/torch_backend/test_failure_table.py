@@ -15,6 +15,7 @@ TABLE = Path(__file__).parents[2] / "scripts" / "failures" / "failure_table.py"
 REASON = why_unavailable()
 # Three processes import torch in each run, on a machine that may be busy.
 SECONDS = 240.0
+pytestmark = pytest.mark.usefixtures("preloaded_programs")
 
 
 def rows(*options: str) -> list[list[str]]:

@@ -215,6 +215,7 @@ def test_a_forked_child_leaves_its_parent_alone(launcher: Any) -> None:
         assert report["sums"] == [3.0] * 42
 
 
+@pytest.mark.usefixtures("preloaded_programs")
 def test_a_script_that_imports_only_torch_under_torchrun() -> None:
     """And that forgets to destroy its process group."""
     command = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -234,7 +235,7 @@ def test_a_script_that_imports_only_torch_under_torchrun() -> None:
     assert {report["gradient"] for report in reports} == {6.0}  # the mean over ranks of 4 and 8
 
 
-@pytest.mark.timeout(300)  # five attempts, each of which imports torch twice, on a machine that may be busy
+@pytest.mark.usefixtures("preloaded_programs")
 @pytest.mark.parametrize(("meets_in_a_file", "places"), [(False, "13"), (True, "0123")])
 def test_torchrun_restarts_however_often_rank_0_is_killed(
     tmp_path: Path, meets_in_a_file: bool, places: str

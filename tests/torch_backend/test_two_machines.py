@@ -26,6 +26,7 @@ SECONDS = 120.0
 pytestmark = [
     pytest.mark.timeout(2 * SECONDS),
     pytest.mark.namespaces,
+    pytest.mark.usefixtures("preloaded_programs"),
     pytest.mark.skipif(REASON is not None, reason=f"no testbed here: {REASON}"),
 ]
 UNSET = ("MASTER_", "GLOO_", "SWITCHML_SWITCH", "RANK", "WORLD_SIZE", "LOCAL_RANK")
