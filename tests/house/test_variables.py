@@ -55,7 +55,7 @@ def test_it_is_said_once_a_process(
     monkeypatch.setenv("SWITCHML_SWTICH", "h:1")
     monkeypatch.delenv("SWITCHML_RUN", raising=False)
     for _ in range(3):
-        variables.report_misspelt()
+        variables.heed_environment()
     assert capfd.readouterr().err == (
         "switchml: the environment variable SWITCHML_SWTICH means nothing to switchml: is SWITCHML_SWITCH meant?\n"
     )
