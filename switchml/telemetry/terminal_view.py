@@ -29,7 +29,7 @@ _FLOWS = (
     ("data out", "bytes_sent", "B"),
     ("chunks", "chunks_completed", ""),
 )
-_TROUBLES = tuple(
+TROUBLES = tuple(
     counter.name
     for counter in SWITCH_COUNTERS
     if counter.name.startswith(("dropped_", "fault_")) or counter.name == "results_retransmitted"
@@ -225,7 +225,7 @@ def _troubles(switch: SwitchPicture) -> Table:
         ("in all", _RIGHT),
     )
     meter = switch.meter
-    for name in _TROUBLES:
+    for name in TROUBLES:
         if meter.counters.get(name):
             table.add_row(
                 name.removeprefix("dropped_").replace("_", " "),
