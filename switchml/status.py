@@ -133,16 +133,11 @@ def tables(
         answer: its own.
         rates: of a counter of its, by name, a second; None = not known.
     """
-    target = answer.target
-    overview = _grid("", "")
-    overview.add_row("data port", f"{target.host}:{target.udp_port}/udp")
-    overview.add_row("shared memory", "yes" if target.shm_socket else "no")
-    overview.add_row("slots", f"{answer.free_slots} of {target.pool_slots} free")
-    overview.add_row("largest payload", f"{target.max_payload} bytes")
-    overview.add_row("lease", f"{answer.lease:g} s")
-    overview.add_row("telemetry", answer.telemetry or "none")
-    overview.add_row("up", f"{answer.uptime:.0f} s")
-    yield from _part(f"switch {address}", overview)
+    free = f"{answer.free_slots} of {answer.target.pool_slots} free"
+    if rates is None:
+        yield from _part(f"switch {address}", _overview(answer, free))
+    else:  # what changes comes first: a terminal has 24 lines
+        yield Text(f"switch {address}   up {answer.uptime:.0f} s   slots {free}", style="bold")
 
     for job in answer.jobs:
         about = _grid("", "")
@@ -188,6 +183,19 @@ def sentences(answer: SwitchStatus, switches: int = 1) -> Iterable[str]:
             on_the_link(answer.sharing(job) / switches),
         )
         yield from (f"{job.name}: {sentence}" for sentence in told if sentence)
+
+
+def _overview(answer: SwitchStatus, free: str) -> Table:
+    target = answer.target
+    overview = _grid("", "")
+    overview.add_row("data port", f"{target.host}:{target.udp_port}/udp")
+    overview.add_row("shared memory", "yes" if target.shm_socket else "no")
+    overview.add_row("slots", free)
+    overview.add_row("largest payload", f"{target.max_payload} bytes")
+    overview.add_row("lease", f"{answer.lease:g} s")
+    overview.add_row("telemetry", answer.telemetry or "none")
+    overview.add_row("up", f"{answer.uptime:.0f} s")
+    return overview
 
 
 def _part(title: str, what: RenderableType) -> Iterable[RenderableType]:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from rich.console import Console
+from rich.live import Live
 from typer.testing import CliRunner
 from watched_switch import counters, job, status
 
 from switchml.cli import app
 from switchml.control import client
+from switchml.protocol.counters import SWITCH_COUNTERS
 
 LOOKS = 3
 
 
 class Client:
     """Of a switch that gets a thousand packets between two looks; the fourth look is Ctrl-C."""
+
+    counted: ClassVar[dict[str, int]] = {}
 
     def __init__(self, address: str, **_: Any) -> None:
         self.address, self.looks = address, 0
@@ -31,7 +37,10 @@ class Client:
         if self.looks == LOOKS:
             raise KeyboardInterrupt
         self.looks += 1
-        return status(job(counters=counters(packets_received=7)), packets_received=1000 * self.looks)
+        return status(
+            job(counters=counters(packets_received=7)),
+            **self.counted | {"packets_received": 1000 * self.looks},
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -48,3 +57,27 @@ def test_as_json_it_is_an_object_a_look() -> None:
         found.append(one["counters"]["packets_received"])
         text = text[end:].strip()
     assert found == [1000, 2000, 3000]
+
+
+def test_in_a_terminal_of_24_lines_the_rates_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+    monkeypatch.setattr(Live, "update", lambda self, page, **_: seen.append(drawn(page)))
+    monkeypatch.setattr(Client, "counted", {counter.name: 1 for counter in SWITCH_COUNTERS[:8]})
+    done = CliRunner().invoke(app, ["status", "--switch", "here:1", "--watch", "0.1"])
+    assert done.exit_code == 0, done.output
+    assert len(seen) == LOOKS
+    rates = []
+    for lines in seen:
+        assert lines[0].startswith("switch here:1   up 99 s   slots 16128 of 16384 free")
+        (received,) = (line.split() for line in lines[:24] if line.startswith("packets_received"))
+        rates.append(float(received[1]) * {"k": 1000.0}.get(received[2], 1.0))
+        assert len(lines) <= 24
+    # A thousand packets in a tenth of a second or more.
+    assert rates[0] == 0
+    assert all(0 < rate <= 10_000 for rate in rates[1:])
+
+
+def drawn(page: Any) -> list[str]:
+    console = Console(file=io.StringIO(), width=80, color_system=None)
+    console.print(page)
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined, no-any-return]
