@@ -229,8 +229,13 @@ def _job_rows(job: JobStatus) -> Iterable[tuple[str, str]]:
     if job.job_number:
         last = job.pool_base + job.window - 1
         yield "slots", f"{job.pool_base}-{last}, of {job.payload} bytes, {job.wire}"
-        where = f"multicast to {job.multicast_group}:{job.multicast_port}" if job.multicast else "unicast"
-        yield "results by", where
+        yield "results by", _results_by(job)
+
+
+def _results_by(job: JobStatus) -> str:
+    if any(member.transport == "memory" for member in job.members):
+        return "memory"
+    return f"multicast to {job.multicast_group}:{job.multicast_port}" if job.multicast else "unicast"
 
 
 def _member_cells(member: MemberStatus) -> tuple[str, ...]:

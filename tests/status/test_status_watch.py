@@ -10,11 +10,12 @@ import pytest
 from rich.console import Console
 from rich.live import Live
 from typer.testing import CliRunner
-from watched_switch import counters, job, status
+from watched_switch import counters, job, member, status
 
 from switchml.cli import app
 from switchml.control import client
 from switchml.protocol.counters import SWITCH_COUNTERS
+from switchml.status import tables
 
 LOOKS = 3
 
@@ -81,3 +82,11 @@ def drawn(page: Any) -> list[str]:
     console = Console(file=io.StringIO(), width=80, color_system=None)
     console.print(page)
     return console.file.getvalue().splitlines()  # type: ignore[attr-defined, no-any-return]
+
+
+@pytest.mark.parametrize(("transport", "way"), [("memory", "memory"), ("udp", "unicast")])
+def test_by_what_results_come(transport: str, way: str) -> None:
+    members = tuple(member(rank, transport=transport) for rank in range(2))
+    pages = [drawn(part) for part in tables("here:1", status(job(members=members)))]
+    (line,) = (line for page in pages for line in page if line.startswith("results by"))
+    assert line.split() == ["results", "by", way]

@@ -329,7 +329,7 @@ function switchSection() {
     bytes: new Plot("Data", ["in", "out"], "B"),
     chunks: new Plot("Chunks", ["complete"], ""),
   };
-  const none = make("p", "soft", "no jobs");
+  const none = make("p", "soft");
   const jobs = make("div");
   const keptJobs = new Kept(jobs, jobCard);
   const troubles = table("Dropped and repeated", ["what", "left"], ["a second", ""], ["", ""], ["in all", ""]);
@@ -348,12 +348,12 @@ function switchSection() {
   });
   const ended = table("Ended jobs", ["job", "left"], ["ended", ""], ["why", "left"]);
   const keptEnded = new Kept(ended.body, () => {
-    const { element, tell } = textRow("left", "", "left words");
+    const { element, tell } = textRow("left words", "", "left words");
     return { element, update: (one) => tell(`${one.name} #${one.job_number}`, `${clock(one.ended)} ago`, one.reason) };
   });
   const changes = table("Comings and goings", ["", ""], ["who", "left"], ["now", "left"]);
   const keptChanges = new Kept(changes.body, () => {
-    const { element, tell } = textRow("", "left", "left words");
+    const { element, tell } = textRow("", "left words", "left words");
     return {
       element,
       update: (one) => {
@@ -378,6 +378,9 @@ function switchSection() {
       plots.packets.update([now.packets_received, now.packets_sent], [all.packets_received, all.packets_sent]);
       plots.bytes.update([now.bytes_received, now.bytes_sent], [all.bytes_received, all.bytes_sent]);
       plots.chunks.update([now.chunks_completed], [all.chunks_completed]);
+      const used = all.packets_received > 0;
+      cards.hidden = !used;
+      say(none, used ? "no jobs" : "no jobs, and nothing has come yet");
       none.hidden = one.jobs.length > 0;
       keptJobs.update(one.jobs, (job) => job.key);
       keptTroubles.update(one.troubles, (trouble) => trouble.name);
