@@ -12,8 +12,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from typer.testing import CliRunner
 from watched_training import LATE, RANKS, SLOTS, SWITCH, watched_training
 
+from switchml.cli import app
 from switchml.errors import PortInUseError, UsageError
 from switchml.telemetry.web_frame import frame
 from switchml.telemetry.web_server import WebServer
@@ -148,3 +150,10 @@ def test_a_frame_of_a_switch_with_a_late_rank() -> None:
     assert job["sums"][-1] == pytest.approx(2e8, rel=0.01)
     assert max(job["members"], key=lambda member: member["late"])["rank"] == LATE
     assert frame(watched_training(trains=False), 0.0)["switches"][0]["jobs"] == []
+
+
+def test_a_page_is_not_a_picture() -> None:
+    for command in (["top", "--web", "--once"], ["replay", "run.jsonl", "--web", "--json"]):
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 1
+        assert "--web is a page" in done.output
