@@ -86,12 +86,12 @@ def check(
         ),
     ] = None,
     program: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             metavar="FILE.json",
-            help="Our P4 program, compiled for 64 elements, which --script is written for.",
+            help="Our P4 program, compiled for 64 elements, which --script is written for. [default: switchml's own]",
         ),
-    ] = Path("p4/build/switchml_64.json"),
+    ] = None,
     limit: Annotated[int, typer.Option(help="States after which a search gives up.")] = 5_000_000,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -182,7 +182,11 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
 
 
 def _search(
-    configurations: Sequence[Configuration], limit: int, script: Path | None, program: Path, as_json: bool
+    configurations: Sequence[Configuration],
+    limit: int,
+    script: Path | None,
+    program: Path | None,
+    as_json: bool,
 ) -> int:
     from rich.console import Console
 

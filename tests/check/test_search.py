@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,8 @@ from switchml.check.search import Configuration, Finding, Search
 from switchml.cli import app
 from switchml.errors import UsageError
 from switchml.worker.window import BLOCKS, WORDS
+
+ROOT = Path(__file__).parents[2]
 
 
 def search(**configuration: Any) -> Finding:
@@ -214,6 +217,16 @@ def test_the_command_prints_the_way_to_a_violation() -> None:
     assert done.exit_code == 1
     assert "violation: worker 0: element 0 of chunk" in done.stdout
     assert "the switch gets worker 0's packet of position 0" in done.stdout
+
+
+def test_a_packet_script_is_written_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["check", "--paper", "--chunks", "3", "--retransmissions", "1", "--script", "wrong.stf"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 1, done.output
+    written = (tmp_path / "wrong.stf").read_text()
+    assert written.startswith("# worker 0: element 0 of chunk")
+    assert (ROOT / "tests/conformance/scripts/found_by_the_search.stf").read_text().endswith(written)
 
 
 def test_the_command_as_json() -> None:
