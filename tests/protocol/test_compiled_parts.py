@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 from numba.core import event
 
-from switchml.protocol import jit
 from switchml.protocol.jit import DISABLED, compiled, inlined
 
 pytestmark = pytest.mark.skipif(DISABLED, reason="NUMBA_DISABLE_JIT is set: nothing is compiled")
@@ -33,13 +33,9 @@ class Compiled(event.Listener):
 
 
 @pytest.fixture
-def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[Compiled]:
-    """Of functions that are not kept on disk: the next run would find them, and compile nothing."""
-
-    def no_folder(_: Any) -> None:
-        raise RuntimeError
-
-    monkeypatch.setattr(jit, "_Cache", no_folder)
+def listener(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Compiled]:
+    """Of functions that no earlier run has left in the cache."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     listener = Compiled()
     with event.install_listener("numba:compile", listener):
         yield listener
@@ -121,7 +117,6 @@ def test_a_part_may_call_itself() -> None:
 
 
 MODULE = """
-from switchml.protocol import jit
 from switchml.protocol.jit import compiled
 
 @compiled
