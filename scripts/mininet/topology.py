@@ -131,8 +131,6 @@ def why_not(switch: str, shape: LinkShape) -> str | None:
         return f"{', '.join(missing)} missing: apt-get install mininet"
     if switch == "bmv2" and switches.find_bmv2() is None:
         return "simple_switch_grpc is not in PATH; set SWITCHML_BMV2_GRPC to where it is"
-    if switch != "native" and not switches.PROGRAM.is_file():
-        return f"there is no {switches.PROGRAM}: `make -C p4` compiles it"
     return why_unavailable(rate=bool(shape.rate), loss=bool(shape.loss))
 
 
