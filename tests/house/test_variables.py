@@ -101,4 +101,4 @@ def test_the_level_of_the_log(
     assert ours.level == level
     said = capsys.readouterr().err
     assert said == f"switchml: {logging.getLevelName(level)}: switchml.control: a job has begun\n"
-    ours._cache.clear()  # type: ignore[attr-defined]
+    ours._cache.clear()  # type: ignore[attr-defined]  # levels that are kept by child loggers
