@@ -287,7 +287,7 @@ def _native(options: _Options) -> Iterator[_Running]:
 
     for option, given in {
         "-i": options.interfaces, "--use-files": options.use_files is not None,
-        "--capture": options.capture, "--trace": options.trace, "--p4info": options.p4info,
+        "--trace": options.trace, "--p4info": options.p4info,
         "--queue-rate, --port-rate, --queue-depth or --priority-queues": options.queues,
     }.items():  # fmt: skip
         if given:
@@ -308,6 +308,7 @@ def _native(options: _Options) -> Iterator[_Running]:
                 lease=options.lease,
                 faults=faults,
                 offload=options.offload,
+                capture=str(options.capture or ""),
                 tls=options.tls,
             )
         )

@@ -88,6 +88,13 @@ VARIABLES = (
         "30",
     ),
     Variable(
+        "SWITCHML_CAPTURE",
+        "",
+        "pcap file for a rank's packets; the job's name and the rank are put before its ending "
+        "([docs](docs/packets.md))",
+        "none",
+    ),
+    Variable(
         "SWITCHML_QUIET",
         "",
         "`1`: rank 0 does not say at the start which switch the job is on, and how",

@@ -20,7 +20,7 @@ def refused(*arguments: str) -> str:
 @pytest.mark.parametrize(
     "arguments",
     [
-        *(["-i", "1@veth0"], ["--use-files", "0"], ["--capture", "x.pcap"], ["--trace"], ["--p4info", "x"]),
+        *(["-i", "1@veth0"], ["--use-files", "0"], ["--trace"], ["--p4info", "x"]),
         *(
             ["--queue-rate", "100"],
             ["--port-rate", "100"],
