@@ -28,6 +28,7 @@ from switchml.switch_emulator.p4.device import P4Device
 from switchml.switch_emulator.p4.egress_queues import QueueLimits
 from switchml.switch_emulator.p4.switch import P4Switch
 from switchml.switch_emulator.ports.capture import CapturedPorts
+from switchml.switch_emulator.ports.chosen_trace import ChosenTrace
 from switchml.switch_emulator.ports.faulty import FaultRates, FaultyPorts
 from switchml.switch_emulator.ports.interface import Ports
 from switchml.switch_emulator.ports.trace import TracedPorts
@@ -270,7 +271,13 @@ class P4UdpEmulator(Closing):
                 )
             )
             # The program is there already: loading it again would translate it once more.
-            self._target = P4RuntimeTarget(client, *ports.address, ports=(), on_workers=ports.keep)
+
+            def on_workers(ranks: Mapping[tuple[str, int], int]) -> None:
+                ports.keep(ranks)
+                if wrapping is not None and isinstance(wrapping.trace, ChosenTrace):
+                    wrapping.trace.know(ranks)
+
+            self._target = P4RuntimeTarget(client, *ports.address, ports=(), on_workers=on_workers)
             stack.callback(self._target.close)
             self.controller: Controller = Controller(self._target, token=token, lease=lease)
             stack.callback(self.controller.close)

@@ -142,6 +142,30 @@ Capture = Annotated[
     ),
 ]
 
+_OF_TRACE = "Packets to trace; each of these asks for a trace"
+TraceJob = Annotated[
+    int | None,
+    typer.Option("--trace-job", metavar="NUMBER", min=0, help="Of this job.", rich_help_panel=_OF_TRACE),
+]
+TraceSlot = Annotated[
+    int | None,
+    typer.Option("--trace-slot", metavar="SLOT", min=0, help="Of this slot.", rich_help_panel=_OF_TRACE),
+]
+TraceRank = Annotated[
+    int | None,
+    typer.Option(
+        "--trace-rank",
+        metavar="RANK",
+        min=0,
+        help="From or to this rank, over UDP.",
+        rich_help_panel=_OF_TRACE,
+    ),
+]
+TraceCount = Annotated[
+    int | None,
+    typer.Option("--trace-count", metavar="N", min=0, help="At most so many.", rich_help_panel=_OF_TRACE),
+]
+
 _WHICH = "Which packets"
 OnlyJob = Annotated[
     int | None, typer.Option("--job", metavar="NUMBER", min=0, help="Of this job.", rich_help_panel=_WHICH)

@@ -96,7 +96,7 @@ class P4RuntimeTarget(SwitchTarget):
         ports: where unknown stations may be, for floods.
         default_window: slots of jobs that do not ask for a number.
         report: is told, in a line each, what happens.
-        on_workers: is told the sockets of all joined workers, before those of a new job are programmed.
+        on_workers: is told the ranks of all joined workers by their sockets, before those of a new job are programmed.
 
     Raises:
         P4RuntimeError: the switch has another program, or none.
@@ -113,7 +113,7 @@ class P4RuntimeTarget(SwitchTarget):
         ports: Iterable[int] = DEFAULT_PORTS,
         default_window: int = DEFAULT_WINDOW,
         report: Callable[[str], None] = _log.info,
-        on_workers: Callable[[list[tuple[str, int]]], None] = lambda addresses: None,
+        on_workers: Callable[[Mapping[tuple[str, int], int]], None] = lambda ranks: None,
     ) -> None:
         if not UDP_PORT_FIRST <= udp_port <= UDP_PORT_LAST:
             raise UsageError(
@@ -393,7 +393,11 @@ class P4RuntimeTarget(SwitchTarget):
 
     def _tell_workers(self) -> None:
         self._on_workers(
-            [(worker.address, worker.port) for job in self._jobs.values() for worker in job.program.workers]
+            {
+                (worker.address, worker.port): worker.rank
+                for job in self._jobs.values()
+                for worker in job.program.workers
+            }
         )
 
     def _write_all(self, updates: list[Update]) -> None:
