@@ -20,7 +20,7 @@ from switchml.closing import Closing
 from switchml.control.control_messages import LEASE
 from switchml.control.tls import ServerTls
 from switchml.errors import PortInUseError, SwitchMLError, UsageError
-from switchml.p4runtime.p4info_files import p4info_beside, parse_p4info
+from switchml.p4runtime.p4info_files import p4info_beside, parse_p4info, refuse_source
 from switchml.p4runtime.refusals import RuntimeRequestError
 from switchml.protocol.messages import UDP_PORT_FIRST, UDP_PORT_LAST
 from switchml.switch_emulator.forwarding import Forwarding
@@ -65,6 +65,7 @@ def read_program(path: Path, p4info: Path | None = None) -> CompiledProgram:
     Raises:
         UsageError: a file cannot be read, or holds something else.
     """
+    refuse_source(path)
     if p4info is None and p4info_beside(path).is_file():
         p4info = p4info_beside(path)
     try:

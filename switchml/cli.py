@@ -70,12 +70,24 @@ def load(name: str) -> Any:
     return get_command(loaded)
 
 
-app = typer.Typer(cls=LazyGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from switchml.version import installed_version
+
+        print("switchml", installed_version("switchml"))
+        raise typer.Exit
 
 
 @app.callback(help="In-network gradient aggregation: switches, workers, training runs and benchmarks.")
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version, and end."),
+    ] = False,
 ) -> None:
     report_misspelt()
 

@@ -13,6 +13,7 @@ from switchml.cli_options import NATIVE
 from switchml.control.target import TRANSPORTS
 from switchml.control.tls import TlsFiles
 from switchml.errors import UsageError
+from switchml.p4runtime.p4info_files import refuse_source
 from switchml.protocol.messages import WIRES
 
 LOOPBACK = "127.0.0.1"
@@ -113,6 +114,7 @@ class RunPlan:
                 raise UsageError(
                     f"a P4 program takes packets, not shared memory: leave --transport {self.transport} out"
                 )
+            refuse_source(Path(self.pipeline))
             if not Path(self.pipeline).is_file():
                 raise UsageError(
                     f"--pipeline {self.pipeline}: there is no such file; give a P4 program's JSON"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -82,6 +83,30 @@ def test_version_names_itself_and_what_it_stands_on() -> None:
     lines = dict(line.split(" ", 1) for line in done.stdout.splitlines())
     assert lines["switchml"] == switchml.__version__
     assert {"numba", "numpy", "grpcio", "torch", "python", "kernel"} <= lines.keys()
+
+
+def test_the_version_alone() -> None:
+    done = _run("--version")
+    assert (done.returncode, done.stdout) == (0, f"switchml {switchml.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("switchml st", {"status", "stf"}),
+        ("switchml decode --ra", {"--rank"}),
+        ("switchml bench allr", {"allreduce"}),
+    ],
+)
+def test_a_shell_completes_commands_and_their_options(words: str, offered: set[str]) -> None:
+    environment = {
+        **os.environ,
+        "_SWITCHML_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }
+    done = subprocess.run([SWITCHML], capture_output=True, text=True, timeout=60, env=environment)
+    assert set(done.stdout.split()) == offered
 
 
 def test_an_unknown_command_is_a_usage_error() -> None:

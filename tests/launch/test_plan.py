@@ -103,6 +103,7 @@ def test_a_capture_goes_to_switch_and_ranks(script: str) -> None:
         ({"workers": 0}, "at least 1 worker"),
         ({"nodes": Nodes(2, 2), "switch": "h"}, "node ranks from 0"),
         ({"nodes": Nodes(2, 0), "faults": Faults(loss=0.1)}, "over several nodes"),
+        ({"pipeline": "program.p4"}, "is P4 source"),
         ({"transport": "rdma"}, "auto, udp, shm"),
         ({"transport": "memory", "capture": "wire.pcap"}, "no packets in memory"),
         ({"faults": Faults(loss=1.0)}, "probability"),

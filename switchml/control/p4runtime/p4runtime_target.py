@@ -39,7 +39,7 @@ from switchml.control.p4runtime.program import Location
 from switchml.control.p4runtime.stations import Stations
 from switchml.control.target import JobProgram, SlotReading, SwitchTarget, TargetDescription
 from switchml.errors import PoolExhaustedError, SwitchMLError, UsageError
-from switchml.p4runtime.p4info_files import p4info_beside, parse_p4info
+from switchml.p4runtime.p4info_files import p4info_beside, parse_p4info, refuse_source
 from switchml.p4runtime.refusals import NotPrimaryError, P4RuntimeError
 from switchml.protocol.counters import SWITCH_COUNTERS
 from switchml.protocol.messages import UDP_PORT_FIRST, UDP_PORT_LAST
@@ -66,6 +66,7 @@ class PipelineConfig:
 
 def read_pipeline(config: Path, p4info: Path | None = None) -> PipelineConfig:
     """A program from its files; the P4Info is text, by default in NAME.p4info.txtpb beside NAME.json. Raises UsageError."""
+    refuse_source(config)
     described = p4info or p4info_beside(config)
     for path, what in ((config, "a program in BMv2's JSON"), (described, "its P4Info")):
         if not path.is_file():
