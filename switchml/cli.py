@@ -32,6 +32,10 @@ COMMANDS = {
     "metrics": ("switchml.telemetry.cli:metrics", "Offer what switches do to Prometheus."),
     "bench": ("switchml.bench.cli:bench_app", "Measure collectives, next to other backends."),
     "decode": ("switchml.packets.cli:decode", "Show what is in captures of packets."),
+    "examples": (
+        "switchml.shipped.cli:examples",
+        "List the examples that come with it, or tell where one is.",
+    ),
     "p4": ("switchml.new_program.cli:p4_app", "Begin a P4 program of one's own."),
     "stf": ("switchml.stf.cli:stf", "Play a packet script to a P4 program."),
     "check": ("switchml.check.cli:check", "Search the state machines of worker and switch exhaustively."),
