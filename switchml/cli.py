@@ -43,6 +43,35 @@ COMMANDS = {
 }
 """Subcommands by name: where each one's function or `typer.Typer` is, and its line in the help."""
 
+EXAMPLES = {
+    "run": (
+        "switchml run -n 4 -- $(switchml examples digits) --backend switchml",
+        "switchml run -n 2 --data-parallel train.py",
+        "switchml run -n 2 --transport udp --loss 0.01 --capture wire.pcap -- train.py",
+    ),
+    "switch": (
+        "switchml switch --host 10.0.0.254 --token SECRET",
+        "switchml switch --pipeline program.json --trace-slot 3 --trace-count 5",
+    ),
+    "doctor": ("switchml doctor", "switchml doctor --switch 10.0.0.254:50551"),
+    "controller": (
+        "switchml controller --target p4runtime://10.0.0.1:9559 --pipeline program.json --data-address 10.0.0.254",
+    ),
+    "status": ("switchml status", "switchml status --switch 10.0.0.254:50551 --watch 1"),
+    "top": ("switchml top", "switchml top --switch 10.0.0.254:50551 --web"),
+    "record": ("switchml record run.jsonl.gz",),
+    "replay": ("switchml replay run.jsonl.gz",),
+    "metrics": ("switchml metrics",),
+    "decode": (
+        "switchml decode wire.pcap --rank 1 --count 20",
+        "switchml decode wire.pcap wire.JOB.rank0.pcap",
+        "switchml decode --dissector > switchml.lua",
+    ),
+    "stf": ("switchml stf program.json script.stf --trace", "switchml stf --suite programs --json"),
+    "check": ("switchml check --workers 2 --window 2 --chunks 4",),
+}
+"""By subcommand, below its help; those that are not here have theirs in their own text."""
+
 
 class LazyGroup(TyperGroup):
     """Lists every subcommand by its line of help, and loads the one that is called."""
@@ -70,7 +99,10 @@ def load(name: str) -> Any:
     if not isinstance(loaded, typer.Typer):
         single = typer.Typer(add_completion=False)
         # A script's own options follow the launcher's: the first word that is no option ends those.
-        single.command(name, context_settings={"allow_interspersed_args": name != "run"})(loaded)
+        examples = "\n\n".join(("For instance:", *EXAMPLES[name])) if name in EXAMPLES else None
+        single.command(name, epilog=examples, context_settings={"allow_interspersed_args": name != "run"})(
+            loaded
+        )
         loaded = single
     return get_command(loaded)
 

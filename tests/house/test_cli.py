@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 import switchml
-from switchml.cli import COMMANDS, load
+from switchml.cli import COMMANDS, EXAMPLES, load
 from switchml.control.control_messages import EndedJob, JobStatus, MemberStatus, SwitchStatus
 from switchml.control.target import TargetDescription
 from switchml.status import sentences, tables
@@ -43,6 +43,17 @@ def test_every_command_exists_and_explains_itself(name: str) -> None:
     done = _run(name, "--help")
     assert done.returncode == 0
     assert f"switchml {name}" in done.stdout
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_are_below_the_help_and_have_only_options_that_are_there(name: str) -> None:
+    command = load(name)
+    known = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
+    for example in EXAMPLES[name]:
+        assert example in command.epilog
+        program, called, *words = example.partition(" -- ")[0].split()
+        assert (program, called) == ("switchml", name)
+        assert {word for word in words if word.startswith("-")} <= known
 
 
 def _options(command: Any, path: str) -> Iterator[tuple[str, Any]]:
