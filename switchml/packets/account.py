@@ -97,6 +97,7 @@ class _Chunk:
     slot: int
     came: dict[Worker, int] = field(default_factory=dict)  # when it first came
     given: Counter[Worker] = field(default_factory=Counter)  # results to it
+    missing: set[Worker] = field(default_factory=set)  # who was told that its packet had not come
     done: bool = False
 
 
@@ -165,6 +166,8 @@ def _take_packet(account: Account, slot: SlotAccount, chunk: _Chunk, packet: Pac
     slot.again += 1
     if chunk.given[worker]:
         why = "its result had left and did not come, or not yet"
+    elif worker in chunk.missing:
+        why = "it was told that it had not come"
     elif chunk.done:
         why = "the chunk was complete"
     else:
@@ -180,6 +183,7 @@ def _take_result(
     if packet.header.msg_type == ASK:  # a question that comes back: the chunk is not complete
         if packet.header.e0 == 0:
             account.workers[worker].missing += 1
+            chunk.missing.add(worker)
             why = "lost on the way to the switch, or dropped by it" if first else "lost, or not sent yet"
             account.events.append(Event(packet, worker, "not come", after, why))
         return

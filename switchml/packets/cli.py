@@ -17,8 +17,10 @@ from switchml.errors import UsageError
 from switchml.packets.account import Account, Event, Loss, Worker, account_of, lost_between, worker_of
 from switchml.packets.decoding import Capture, Packet, read_capture
 from switchml.packets.selection import Selection
+from switchml.protocol.messages import PROBE
 
 _ROWS = 40
+_SHOWN = ("tsi", "slot", "version", "e0", "e1")
 _SECOND = 1_000_000_000
 
 
@@ -192,7 +194,9 @@ def tables(packets: Sequence[Packet], shown: int) -> Iterator[Table | str]:
             f"{(packet.time - packets[0].time) / _SECOND:.6f}",
             _who(packet),
             packet.kind + flags,
-            *(str(getattr(header, name)) for name in ("job_number", "tsi", "slot", "version", "e0", "e1")),
+            str(header.job_number),
+            # A probe has a secret there.
+            *("" if header.msg_type == PROBE else str(getattr(header, name)) for name in _SHOWN),
             str(packet.elements),
         )
     yield table

@@ -110,6 +110,18 @@ def test_the_account(made: MadePackets) -> None:
     assert [worker.rank for worker in open_chunk.missing] == [1]
 
 
+def test_what_is_sent_again_because_it_had_not_come_is_told_so() -> None:
+    """As where the emulator loses a packet after the capture has it."""
+    made = MadePackets()
+    made.up(0, CHUNK, [1])
+    made.up(0, asked(CHUNK))
+    made.down(0, asked(CHUNK))
+    made.up(0, CHUNK, [1])
+    events = account_of(decode(made.records).packets).events
+    assert [event.what for event in events] == ["not come", "packet again"]
+    assert events[1].why == "it was told that it had not come"
+
+
 def test_what_was_lost_between_two_places(made: MadePackets) -> None:
     """The switch has rank 0's packet once, and rank 0 sent it twice; its result left twice and came once."""
     switch, rank = MadePackets(), MadePackets()
