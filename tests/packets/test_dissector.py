@@ -35,7 +35,7 @@ def test_tshark_says_what_decode_says(tmp_path: Path) -> None:
     """Packets of all types with any header, from ranks and to them."""
     if shutil.which("tshark") is None:
         pytest.skip(
-            "tshark is not installed; as a package of the distribution it is some 100 MB, too much for CI"
+            "tshark is not installed: with its libraries 120 MB and half a minute, too much of CI for one test"
         )
     made, rng = MadePackets(), random.Random(5)
     for kind in MESSAGE_TYPES:
