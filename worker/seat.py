@@ -50,18 +50,21 @@ def expects_memory(target: TargetDescription, paper: bool) -> bool:
     return target.in_memory and not paper and shares_memory(target)
 
 
-def _connect(target: TargetDescription, transport: str, multicast: bool, capture: str) -> Connection:
+def _connect(target: TargetDescription, transport: str, multicast: bool) -> Connection:
     if transport not in TRANSPORTS:
         raise UsageError(f"transport {transport!r} is none of {', '.join(TRANSPORTS)}")
-    if capture and transport == "memory":
-        raise UsageError(
-            "SWITCHML_CAPTURE: there are no packets in memory; use the transport shm, udp or auto"
-        )
-    if capture and transport == "auto" and shares_memory(target):
-        transport = "shm"
     if transport in ("shm", "memory") or (transport == "auto" and shares_memory(target)):
         return ShmConnection(target, transport)
     return UdpConnection(target, multicast=multicast)
+
+
+def _with_packets(target: TargetDescription, transport: str) -> str:
+    """The transport for packets that are to be recorded."""
+    if transport == "memory":
+        raise UsageError(
+            "SWITCHML_CAPTURE: there are no packets in memory; use the transport shm, udp or auto"
+        )
+    return "shm" if transport == "auto" and shares_memory(target) else transport
 
 
 def _capture_file(wanted: str, offer: JoinOffer, switch: str) -> str:
@@ -189,7 +192,8 @@ class Seat:
         """
         deadline = time.monotonic() + timeout
         capture = os.environ.get("SWITCHML_CAPTURE", "").strip()
-        connection = _connect(client.discover(), transport, multicast, capture)
+        target = client.discover()
+        connection = _connect(target, _with_packets(target, transport) if capture else transport, multicast)
         try:
             if capture:
                 connection.record(_capture_file(capture, offer, client.address if share > 1 else ""))
