@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -54,6 +56,29 @@ def _connect(target: TargetDescription, transport: str, multicast: bool) -> Conn
     if transport in ("shm", "memory") or (transport == "auto" and shares_memory(target)):
         return ShmConnection(target, transport)
     return UdpConnection(target, multicast=multicast)
+
+
+def _with_packets(target: TargetDescription, transport: str) -> str:
+    """The transport for packets that are to be recorded."""
+    if transport == "memory":
+        raise UsageError(
+            "SWITCHML_CAPTURE: there are no packets in memory; use the transport shm, udp or auto"
+        )
+    return "shm" if transport == "auto" and shares_memory(target) else transport
+
+
+def _capture_file(wanted: str, offer: JoinOffer, switch: str) -> str:
+    """Where a rank's packets go: `wire.pcap` becomes `wire.JOB.rank0.pcap`.
+
+    Args:
+        wanted: as the environment names it.
+        offer: of the rank.
+        switch: address of one of several; "" = the only one.
+    """
+    path = Path(wanted)
+    of = f"{offer.job}.{switch}" if switch else offer.job
+    name = re.sub(r"[^\w.-]+", "_", of)
+    return str(path.with_name(f"{path.stem}.{name}.rank{offer.rank}{path.suffix or '.pcap'}"))
 
 
 def _ignore(reason: str) -> None:
@@ -166,8 +191,12 @@ class Seat:
             SwitchUnreachableError, JoinError, UsageError: see switchml/errors.py.
         """
         deadline = time.monotonic() + timeout
-        connection = _connect(client.discover(), transport, multicast)
+        capture = os.environ.get("SWITCHML_CAPTURE", "").strip()
+        target = client.discover()
+        connection = _connect(target, _with_packets(target, transport) if capture else transport, multicast)
         try:
+            if capture:
+                connection.record(_capture_file(capture, offer, client.address if share > 1 else ""))
             own = replace(
                 offer,
                 transport=connection.kind,

@@ -26,8 +26,8 @@ from mininet.node import Switch
 from pyroute2 import IPRoute
 
 from switchml.errors import SwitchMLError
+from switchml.packets.made_macs import SWITCH_MAC
 from switchml.protocol.messages import UDP_PORT_FIRST
-from switchml.switch_emulator.ports.udp import SWITCH_MAC
 from switchml.testbed import Namespace, TestbedError
 
 DATA_ADDRESS = "10.83.0.254"

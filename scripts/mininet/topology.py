@@ -23,7 +23,7 @@ from mininet.node import Node
 from mininet.topo import Topo
 from pyroute2 import IPRoute
 
-from switchml.switch_emulator.ports.udp import SWITCH_MAC
+from switchml.packets.made_macs import SWITCH_MAC
 from switchml.termination import orderly_end
 from switchml.testbed import LinkShape, Namespace, TestbedError, why_unavailable
 
