@@ -48,6 +48,7 @@ class Part:
     first: int = 0
     share: Share = EVERYTHING
     rounding: Rounding = TO_NEAREST
+    row: int = 0
 
 
 class Strategy(Protocol):
@@ -145,6 +146,7 @@ class Pipeline(Source):
             part.first,
             part.share,
             part.rounding,
+            row=part.row,
         )
 
 
@@ -178,6 +180,7 @@ class Direct(Strategy):
                 destination=part.destination[part.share.place(slice(start, stop))],
                 first=first,
                 share=part.share.beyond(start),
+                row=min(part.row, stop - start),
             )
         )
 
@@ -243,7 +246,8 @@ def _gathered(mine: Array, rows: Array, rank: int, root: int | None) -> Part:
     """A gather of all ranks' words, each as many as `mine`, into `rows`, at all ranks or at one."""
     every = rows.reshape(-1)
     share = EVERYTHING if root is None else Share(rank, every.size, root * every.size)
-    return Part(WORDS, every.size, mine, every[share.of(slice(0, every.size))], rank * mine.size, share)
+    wanted = every[share.of(slice(0, every.size))]
+    return Part(WORDS, every.size, mine, wanted, rank * mine.size, share, row=mine.size)
 
 
 class _Rows:
@@ -399,7 +403,7 @@ class BroadcastBytes(Strategy):
         staged = self._staging[lane, : -(-values.size // 4)]
         if self._is_root:
             staged.view(np.uint8)[: values.size] = values
-        return Part(WORDS, staged.size, staged if self._is_root else staged[:0], staged)
+        return Part(WORDS, staged.size, staged if self._is_root else staged[:0], staged, row=staged.size)
 
     @override
     def store(self, segment: int, lane: int) -> None:
@@ -824,7 +828,8 @@ class Collectives(ABC):
             strategy = nothing
         elif raw.size % 4 == 0:
             words = raw.view(np.uint32)
-            strategy = partial(Direct, Part(WORDS, words.size, words if is_root else words[:0], words))
+            own = words if is_root else words[:0]
+            strategy = partial(Direct, Part(WORDS, words.size, own, words, row=words.size))
         else:
             strategy = partial(BroadcastBytes, raw, is_root)
 
@@ -868,7 +873,8 @@ class Collectives(ABC):
             strategy = nothing
         elif raw.size % 4 == 0:
             words, mine = every.view(np.uint32), raw.view(np.uint32)
-            strategy = partial(Direct, Part(WORDS, words.size, mine, words, self.rank * mine.size))
+            place = self.rank * mine.size
+            strategy = partial(Direct, Part(WORDS, words.size, mine, words, place, row=mine.size))
         else:
             strategy = partial(GatheredBytes, raw, every.reshape(self.world_size, -1), self.rank)
         return self._submit(

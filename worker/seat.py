@@ -21,13 +21,16 @@ from switchml.protocol.header import HEADER_BYTES
 from switchml.protocol.messages import ELEMENT_BYTES, FLOAT32, WIRES, size_code, wire_lanes
 from switchml.worker.congestion import new_congestion
 from switchml.worker.connection import Connection, ShmConnection, UdpConnection, shares_memory
-from switchml.worker.engine import Engine, run
-from switchml.worker.in_memory import MemoryEngine, run_in_memory
+from switchml.worker.engine import Engine
+from switchml.worker.in_memory import MemoryEngine
 from switchml.worker.port import Port
 from switchml.worker.pulse import start_pulse
 from switchml.worker.recovery import new_recovery
 from switchml.worker.stream import Stream
 from switchml.worker.window import new_window
+
+_SPIN_IN_MEMORY_NS = 5_000_000
+"""Longer than another program keeps a core: ranks that slept meanwhile would wait for each other asleep ever after."""
 
 
 def _connect(target: TargetDescription, transport: str, multicast: bool) -> Connection:
@@ -99,10 +102,8 @@ class Seat:
         engine: Engine | MemoryEngine
         if isinstance(way, SharedSlots):
             lanes = np.zeros(layout.payload, np.uint8)
-            engine, loop = (
-                MemoryEngine(window, way, self._counters, descriptor, lanes, flag, scratch),
-                run_in_memory,
-            )
+            reserved = np.zeros(1, np.int64)
+            engine = MemoryEngine(window, way, self._counters, descriptor, lanes, reserved, flag, scratch)
         else:
             congestion = new_congestion(
                 packet=HEADER_BYTES + layout.payload,
@@ -113,10 +114,10 @@ class Seat:
             engine = Engine(
                 window, new_recovery(), congestion, way.handle, self._counters, descriptor, flag, scratch
             )
-            loop = run
-        if self.transport == "memory" and offer.world_size * share > len(os.sched_getaffinity(0)):
-            spin_ns = 0  # whoever is waited for needs the core
-        self.stream = Stream(engine, loop, connection.wake, self._explain, spin_ns=spin_ns)
+        if self.transport == "memory":
+            enough = offer.world_size * share <= len(os.sched_getaffinity(0))
+            spin_ns = _SPIN_IN_MEMORY_NS if enough else 0  # whoever is waited for needs the core
+        self.stream = Stream(engine, connection.wake, self._explain, spin_ns=spin_ns)
 
     @classmethod
     def take(

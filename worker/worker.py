@@ -66,7 +66,7 @@ def prepare_engine(transport: str = "auto") -> None:
     if transport != "memory":
         prepare(run, "worker's engine", 0, 0, 0)
     if transport in ("auto", "memory"):
-        prepare(run_in_memory, "worker's engine in memory", 0, 0, 0)
+        prepare(run_in_memory, "worker's engine in memory", 0, 0, 0, 0, 0, 0, 0, 0, 0)
         prepare(ring_bell, "worker's engine in memory", np.zeros(1, np.int64), 0)
     prepare_entry()
     prepare_pulse()
