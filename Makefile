@@ -44,8 +44,6 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
-	$(BIN)/mypy examples/*.py
-	MYPYPATH=scripts/mininet $(BIN)/mypy scripts/mininet/*.py
 
 # The loops are compiled beforehand, or the first tests would do it, and wait for each other, within the time that they have.
 pytest: $(VENV)/.dev $(PACKAGE)
@@ -80,6 +78,7 @@ docs: $(VENV)/.dev $(PACKAGE)
 	$(BIN)/python -m switchml.protocol.p4_include p4/include/switchml_header.p4
 	$(BIN)/python -m switchml.torch_backend.routing docs/torch.md
 	$(BIN)/python -m switchml.variables README.md
+	$(BIN)/python -m switchml.telemetry.event_table docs/telemetry.md
 
 # The generator is an old one on purpose, in an environment of its own: see the head of switch.proto. P4Runtime's comes without
 # its .proto files, so its stubs are made from the descriptors in its modules, which only protobuf in plain Python still takes.

@@ -44,12 +44,14 @@ from switchml.protocol.compiling_signs import telling
 from switchml.protocol.messages import UDP_PORT_FIRST
 
 if TYPE_CHECKING:
+    from switchml.control.controller import Controller
     from switchml.control.tls import ServerTls
     from switchml.switch_emulator.p4.egress_queues import QueueLimits
     from switchml.switch_emulator.p4_emulator import Wrapping
     from switchml.switch_emulator.ports.interface import Ports
 
 NO_PROGRAM = "none"
+TELEMETRY = "Telemetry"
 QUEUES = "Queues at the ports of a P4 pipeline"
 
 _LOOK_SECONDS = 0.1
@@ -95,6 +97,9 @@ class _Options:
     seed: int
     offload: bool
     tls: ServerTls | None
+    telemetry: bool
+    telemetry_host: str
+    telemetry_port: int
 
 
 @dataclass(frozen=True)
@@ -205,6 +210,26 @@ def switch_command(
     announce: Annotated[
         str, typer.Option(help="'-' or a file descriptor: one line of JSON there when ready.")
     ] = "",
+    telemetry: Annotated[
+        bool,
+        typer.Option(
+            help="Let programs listen to what the switch does, switchml top and others.",
+            rich_help_panel=TELEMETRY,
+        ),
+    ] = True,
+    telemetry_host: Annotated[
+        str,
+        typer.Option(
+            help="Address for that; beyond loopback it takes --token, which listeners have to know.",
+            rich_help_panel=TELEMETRY,
+        ),
+    ] = "127.0.0.1",
+    telemetry_port: Annotated[
+        int,
+        typer.Option(
+            min=0, max=65535, help="TCP port for that; 0 takes a free one.", rich_help_panel=TELEMETRY
+        ),
+    ] = 0,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
     tls_ca: TlsCa = None,
@@ -228,6 +253,7 @@ def switch_command(
         ),
         capture=capture, trace=trace, loss=loss, duplicate=duplicate, reorder=reorder, seed=seed, offload=offload,
         tls=TlsFiles(tls_cert, tls_key, tls_ca).server(),
+        telemetry=telemetry, telemetry_host=telemetry_host, telemetry_port=telemetry_port,
     )  # fmt: skip
     with contextlib.ExitStack() as stack:
         with telling(lambda: _write(announce, {"compiling": True}) if tell_compiling else None):
@@ -295,10 +321,28 @@ def _native(options: _Options) -> Iterator[_Running]:
                 serve(device, options.host, options.p4runtime_port, token=options.token, tls=options.tls)
             )
             p4runtime = server.address
+        stack.enter_context(_publish(emulator.controller, emulator.control_address, options))
         yield _Running(
             *(emulator.control_address, emulator.udp_address, p4runtime, emulator.counters),
             needed=emulator.controller.needed,
         )
+
+
+def _publish(
+    controller: Controller, address: str, options: _Options
+) -> contextlib.AbstractContextManager[object]:
+    """Telemetry, where it is wanted."""
+    if not options.telemetry:
+        return contextlib.nullcontext()
+    from switchml.telemetry.publisher import Publisher
+
+    return Publisher(
+        controller,
+        switch=address,
+        host=options.telemetry_host,
+        port=options.telemetry_port,
+        token=options.token,
+    )
 
 
 @contextlib.contextmanager
@@ -307,19 +351,22 @@ def _p4_over_udp(options: _Options) -> Iterator[_Running]:
 
     if options.pipeline == NO_PROGRAM or options.use_files is not None:
         raise UsageError("--pipeline none and --use-files need ports: -i PORT@NAME")
-    with P4UdpEmulator(
-        read_program(Path(options.pipeline), options.p4info),
-        options.host,
-        udp_port=options.port,
-        control_port=options.control_port,
-        p4runtime_port=options.p4runtime_port,
-        device_id=options.device_id,
-        token=options.token,
-        lease=options.lease,
-        wrapping=_wrapping(options),
-        queues=options.queues,
-        tls=options.tls,
-    ) as emulator:
+    with (
+        P4UdpEmulator(
+            read_program(Path(options.pipeline), options.p4info),
+            options.host,
+            udp_port=options.port,
+            control_port=options.control_port,
+            p4runtime_port=options.p4runtime_port,
+            device_id=options.device_id,
+            token=options.token,
+            lease=options.lease,
+            wrapping=_wrapping(options),
+            queues=options.queues,
+            tls=options.tls,
+        ) as emulator,
+        _publish(emulator.controller, emulator.control_address, options),
+    ):
         yield _Running(
             *(emulator.control_address, emulator.udp_address, emulator.p4runtime_address, emulator.counters),
             needed=emulator.controller.needed,

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from typing_extensions import override
 
 from switchml.aggregation.shared_slots import (
@@ -25,14 +26,22 @@ from switchml.aggregation.shared_slots import (
     last_heard,
     shared_slots,
 )
-from switchml.aggregation.slot_machine import MAX_WORKERS, clear_slots, is_seen, new_pool
+from switchml.aggregation.slot_machine import MAX_WORKERS, SlotCopy, clear_slots, is_seen, new_pool
 from switchml.control.address import interface_of, listen_error
 from switchml.control.ranges import RangeAllocator
-from switchml.control.target import JobProgram, SlotReading, SwitchTarget, TargetDescription, WorkerProgram
+from switchml.control.target import (
+    RANGES,
+    JobProgram,
+    SlotMap,
+    SlotReading,
+    SwitchTarget,
+    TargetDescription,
+    WorkerProgram,
+)
 from switchml.errors import PoolExhaustedError, SwitchMLError
 from switchml.link.datagrams import SocketAddress, enlarge_buffers, open_datagrams, socket_address
 from switchml.link.libc import monotonic_ns
-from switchml.link.records import new_records, table_of
+from switchml.link.records import Records, new_records, table_of
 from switchml.link.ring import down_tail, ring_layout
 from switchml.protocol.counters import SWITCH_COUNTERS, named
 from switchml.protocol.messages import ELEMENT_BYTES, MAX_PAYLOAD, WIRES, size_code, wire_lanes
@@ -40,7 +49,7 @@ from switchml.protocol.prepare import prepare
 from switchml.protocol.probes import new_secret, secret_of_ticket
 from switchml.switch_emulator.fabric import Fabric, Handout, JobMemory, MemoryServer, Place, Region
 from switchml.switch_emulator.faults import Faults, new_faults
-from switchml.switch_emulator.pipeline import Switch, SwitchRecord, run
+from switchml.switch_emulator.pipeline import DROPPED, RESENT, Switch, SwitchRecord, run
 from switchml.switch_emulator.tables import (
     MAX_JOBS,
     MAX_SENDERS,
@@ -128,6 +137,7 @@ class EmulatorTarget(SwitchTarget):
             tables=new_tables(),
             pool=new_pool(POOL_SLOTS, _POOL_ELEMENTS),
             counters=np.zeros((MAX_JOBS + 1, len(SWITCH_COUNTERS)), np.int64),
+            by_range=np.zeros((MAX_JOBS, RANGES, 2), np.int64),
             link=open_datagrams(self._socket, offload=offload),
             permits=open_datagrams(self._socket, offload=offload),
             permit_names=new_records(SocketAddress, MAX_WORKERS),
@@ -203,6 +213,17 @@ class EmulatorTarget(SwitchTarget):
                 at = last_heard(job.slots, rank)
             heard.append(None if at == 0 else max(0.0, (now - at) / 1e9))
         return heard
+
+    @override
+    def slot_map(self, job_number: int) -> SlotMap:
+        job, in_memory = self._jobs[job_number], self._in_memory.get(job_number)
+        if in_memory is None:
+            copies = self._switch.pool.slots[2 * job.pool_base : 2 * (job.pool_base + job.window)]
+            by_range = self._switch.by_range[job_number]
+            return slot_map(copies, job.window, len(job.workers), by_range)
+        # Nothing is lost in memory.
+        by_range = np.zeros((RANGES, 2), np.int64)
+        return slot_map(in_memory.slots.copies, job.window, len(job.workers), by_range)
 
     @override
     def counters(self) -> dict[str, int]:
@@ -309,6 +330,7 @@ class EmulatorTarget(SwitchTarget):
             self._add_sender(number, worker)
         self._list_workers(number)
         self._switch.counters[number] = 0
+        self._switch.by_range[number] = 0
 
     def _add_job_in_memory(self, program: JobProgram) -> None:
         self._check_apart(program)
@@ -460,6 +482,33 @@ class EmulatorTarget(SwitchTarget):
         if entry["region_bytes"]:
             self._fabric.release(int(entry["region"]), int(entry["region_bytes"]))
         entry["used"] = 0
+
+
+def slot_map(
+    records: Records[SlotCopy], window: int, workers: int, by_range: npt.NDArray[np.int64]
+) -> SlotMap:
+    """What slots wait for.
+
+    Args:
+        records: state of all copies of all slots, and of nothing else; the first two of a slot count.
+        window: slots.
+        workers: of the job.
+        by_range: see `pipeline.Switch`.
+    """
+    copies = np.asarray(records).reshape(window, -1)[:, :2]
+    count = copies["seen_count"]
+    begun = (copies["used"] != 0) & (count > 0) & (count < workers)
+    seen = np.ascontiguousarray(copies["seen"]).view(np.uint8)
+    absent = np.unpackbits(seen, axis=-1, count=workers, bitorder="little") == 0
+    awaited = (absent & begun[..., np.newaxis]).any(axis=1)
+    missing = awaited.sum(axis=1)
+    return SlotMap(
+        missing=tuple(missing.tolist()),
+        first=tuple(np.where(missing > 0, awaited.argmax(axis=1), -1).tolist()),
+        late=tuple(awaited.sum(axis=0).tolist()),
+        resent=tuple(by_range[:, RESENT].tolist()),
+        dropped=tuple(by_range[:, DROPPED].tolist()),
+    )
 
 
 def _no_room_for_workers() -> PoolExhaustedError:

@@ -21,6 +21,7 @@ from switchml.aggregation.slot_machine import (
     apply,
     apply_lanes,
 )
+from switchml.control.target import RANGES
 from switchml.link import datagrams, libc, ring
 from switchml.link.datagrams import Datagrams
 from switchml.link.memory import copy_bytes, fence, load_acquire, store_release
@@ -83,6 +84,8 @@ NO_JOB = MAX_JOBS
 
 # Typed numbers, because a function is compiled once more for every literal it is called with.
 _START = cast(int, np.int64(0))
+RESENT, DROPPED = 0, 1
+"""Columns of `Switch.by_range`."""
 _ALL = cast(int, np.int64(1))
 _SINGLE = MAX_JOBS  # train destinations below are job numbers, from here on sender numbers
 _RING_BURST = 64
@@ -115,6 +118,8 @@ class Switch(NamedTuple):
             make trains of their own, beside those of results.
         permit_names: where they go.
         fabric: shared memory, its first page the switch's own.
+        by_range: by job and range of its slots (control/target.py), results sent again to one worker, and packets that were
+            duplicates, stale or ahead. Counted only when they come, which costs the others nothing.
         flag: 1 makes `run` return.
         spare: takes results that have nowhere to go.
     """
@@ -123,6 +128,7 @@ class Switch(NamedTuple):
     tables: Tables
     pool: Pool
     counters: Annotated[Longs, (MAX_JOBS + 1, len(SWITCH_COUNTERS))]
+    by_range: Annotated[Longs, (MAX_JOBS, RANGES, 2)]
     link: Datagrams
     permits: Datagrams
     permit_names: Records[datagrams.SocketAddress]
@@ -459,14 +465,9 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
         verdict = admit_paper(switch.pool.slots, index, worker, workers, window, tsi, kind, e0, e1)
     else:
         verdict = admit(switch.pool.slots, index, worker, workers, window, tsi, kind, e0, e1)
-    if verdict == DUPLICATE:
-        counters[_DUPLICATE] += 1
-        return
-    if verdict == STALE:
-        counters[_STALE] += 1
-        return
-    if verdict == AHEAD:
-        counters[_AHEAD] += 1
+    if verdict in (DUPLICATE, STALE, AHEAD):
+        counters[_DUPLICATE if verdict == DUPLICATE else _STALE if verdict == STALE else _AHEAD] += 1
+        switch.by_range[number, slot * RANGES // window, DROPPED] += 1
         return
     if verdict == MISFIT:
         counters[_WRONG_SIZE] += 1
@@ -474,6 +475,7 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
     first = int(job["sums_base"]) + (2 * slot + version) * int(job["sums"])
     if verdict == RETRANSMIT:
         counters[_RETRANSMITTED] += 1
+        switch.by_range[number, slot * RANGES // window, RESENT] += 1
     else:
         counters[_ELEMENTS_ADDED] += elements
     everyone = verdict >= COMPLETE

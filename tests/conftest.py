@@ -10,9 +10,13 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from preloaded import Template
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
 settings.register_profile(
@@ -114,3 +118,12 @@ def no_process_left_behind() -> Iterator[None]:
                     continue
             pytest.fail("processes left behind: " + "; ".join(f"{pid}: {cmd}" for pid, cmd in left.items()))
         time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def template() -> Iterator[Template]:
+    """Starts programs that find torch imported."""
+    from preloaded import Template
+
+    with Template() as running:
+        yield running

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import secrets
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch._C._distributed_c10d import Store
@@ -123,8 +125,14 @@ def _decide(group: str, options: Options, hosts: Callable[[], Hosts]) -> dict[st
         ],
         "starters": [] if named else hosts().first_ranks(),
         # Two runs against one switch may have equal group names.
-        "job": f"torch-{group[:32]}-{secrets.token_hex(6)}",
+        "job": f"{_program()}-{group[:32]}-{secrets.token_hex(6)}",
     }
+
+
+def _program() -> str:
+    """What the job is called by: the script, or module, that this process runs."""
+    name = Path(sys.argv[0]).stem if sys.argv and sys.argv[0] not in ("-c", "-m") else ""
+    return "".join(each if each.isprintable() else "?" for each in name[:32]) or "torch"
 
 
 def _start(

@@ -152,6 +152,12 @@ def room(congestion: Congestion, now: int) -> int:
     return int(state["window"])
 
 
+def packets_allowed(congestion: Congestion) -> int:
+    """Full packets that the window lets be unanswered."""
+    state = congestion[0]
+    return int(state["window"]) // int(state["packet"])
+
+
 @compiled
 def next_leave(congestion: Congestion, now: int) -> int:
     """When the pace lets half a burst leave again; `now` or earlier if it does not forbid."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from switchml.aggregation.shared_slots import SharedLayout, SharedSlots
 from switchml.control.client import ControlClient
-from switchml.control.control_messages import JobLayout, JoinOffer, Resent
+from switchml.control.control_messages import JobLayout, JoinOffer, Pace, Resent
 from switchml.control.heartbeat import Departures
 from switchml.control.target import TRANSPORTS, TargetDescription
 from switchml.errors import JobAbortedError, JoinError, SwitchMLError, UsageError
@@ -19,7 +19,7 @@ from switchml.link.records import table_of
 from switchml.protocol.counters import WORKER_COUNTERS, named
 from switchml.protocol.header import HEADER_BYTES
 from switchml.protocol.messages import ELEMENT_BYTES, FLOAT32, WIRES, size_code, wire_lanes
-from switchml.worker.congestion import new_congestion
+from switchml.worker.congestion import new_congestion, packets_allowed
 from switchml.worker.connection import Connection, ShmConnection, UdpConnection, shares_memory
 from switchml.worker.engine import Engine
 from switchml.worker.in_memory import MemoryEngine
@@ -100,6 +100,7 @@ class Seat:
         self._counters = np.zeros(len(WORKER_COUNTERS), np.int64)
         descriptor, flag, scratch = np.zeros(count, np.uint32), np.zeros(1, np.int64), np.zeros(4, np.int64)
         engine: Engine | MemoryEngine
+        self._pace = lambda: Pace(in_flight=layout.window)
         if isinstance(way, SharedSlots):
             lanes = np.zeros(layout.payload, np.uint8)
             reserved = np.zeros(1, np.int64)
@@ -111,9 +112,11 @@ class Seat:
                 enabled=connection.kind == "udp",
                 share=share,
             )
+            recovery = new_recovery()
             engine = Engine(
-                window, new_recovery(), congestion, way.handle, self._counters, descriptor, flag, scratch
+                window, recovery, congestion, way.handle, self._counters, descriptor, flag, scratch
             )
+            self._pace = lambda: Pace(recovery[0]["srtt"] / 1e9, packets_allowed(congestion))
         if self.transport == "memory":
             enough = offer.world_size * share <= len(os.sched_getaffinity(0))
             spin_ns = _SPIN_IN_MEMORY_NS if enough else 0  # whoever is waited for needs the core
@@ -198,7 +201,7 @@ class Seat:
                 JobAbortedError(f"job {self._offer.job!r} at {self._client.address} ended early: {reason}")
             )
 
-        self._client.start_heartbeats(ended, on_left, finished, self._resent)
+        self._client.start_heartbeats(ended, on_left, finished, self._resent, self._pace)
 
     def counters(self) -> dict[str, int]:
         """Counters of this stream by name (protocol/counters.py)."""

@@ -16,7 +16,7 @@ import grpc
 from switchml.closing import Closing
 from switchml.control import switch_pb2 as pb
 from switchml.control.address import join_address, parse_address, resolve_ipv4
-from switchml.control.control_messages import JobLayout, JoinOffer, Resent, SlotReport, SwitchStatus
+from switchml.control.control_messages import JobLayout, JoinOffer, Pace, Resent, SlotReport, SwitchStatus
 from switchml.control.convert import (
     departures_from_pb,
     layout_from_pb,
@@ -107,6 +107,7 @@ class ControlClient(Closing):
         self._lifeline: Lifeline | None = None
         self._progress: Callable[[], int] | None = None
         self._resent: Callable[[], Resent] = Resent
+        self._pace: Callable[[], Pace] = Pace
         self._closed = False
         self._lock = threading.Lock()
         self.address = join_address(self._host, port)
@@ -215,6 +216,7 @@ class ControlClient(Closing):
         on_left: Callable[[Departures], None] | None = None,
         progress: Callable[[], int] | None = None,
         resent: Callable[[], Resent] = Resent,
+        pace: Callable[[], Pace] = Pace,
     ) -> None:
         """Have the end of the job, and ranks that leave, reported.
 
@@ -225,11 +227,12 @@ class ControlClient(Closing):
             on_left: called whenever more ranks have left in order, with all that have.
             progress: how many collectives this rank has finished; the others are told when it leaves.
             resent: what this rank has sent again, for those who ask the switch.
+            pace: how fast it sends, for the same.
         """
         self._membership()
         if self._heartbeats is None:
             raise UsageError("heartbeats begin with a join")
-        self._progress, self._resent = progress, resent
+        self._progress, self._resent, self._pace = progress, resent, pace
         self._heartbeats.report_to(on_abort, on_left)
 
     def slot(self, tsi: int) -> SlotReport:
@@ -291,7 +294,9 @@ class ControlClient(Closing):
         session = self._session
         if not session:
             return {}
-        request = pb.HeartbeatRequest(session=session, **dataclasses.asdict(self._resent()))
+        request = pb.HeartbeatRequest(
+            session=session, **dataclasses.asdict(self._resent()), **dataclasses.asdict(self._pace())
+        )
         return departures_from_pb(self._call(self._stub.Heartbeat, request, timeout))
 
     def _severed(self) -> bool:

@@ -85,6 +85,14 @@ class Resent:
 
 
 @dataclass(frozen=True)
+class Pace:
+    """How fast a worker sends, as it sees its network."""
+
+    round_trip: float = 0.0  # seconds, smoothed; 0 = unknown
+    in_flight: int = 0  # packets that it lets be unanswered; 0 = unknown
+
+
+@dataclass(frozen=True)
 class MemberStatus:
     """One rank of a job."""
 
@@ -97,6 +105,8 @@ class MemberStatus:
     packet: float | None  # seconds since the last packet; None = never
     sent_again: int = 0  # as in Resent, as it last said
     arrived_twice: int = 0
+    round_trip: float = 0.0  # as in Pace, likewise
+    in_flight: int = 0
 
 
 @dataclass(frozen=True)
@@ -151,6 +161,7 @@ class SwitchStatus:
     uptime: float = field(compare=False)  # seconds
     sent_again: int = 0  # as in Resent: of all workers, those that have left too
     arrived_twice: int = 0
+    telemetry: str = ""  # host:port of what it publishes; "" = nothing
 
     def sharing(self, job: JobStatus) -> int:
         """How many workers of a job send over one link to the switch; 0 for one in hardware, which has a port for each."""

@@ -20,6 +20,7 @@ from switchml.control.control_messages import (
     JobStatus,
     JoinOffer,
     MemberStatus,
+    Pace,
     Resent,
     SlotReport,
     SwitchStatus,
@@ -38,7 +39,7 @@ from switchml.control.jobs import (
     TargetAction,
     copy_error,
 )
-from switchml.control.target import JobProgram, SwitchTarget, TargetDescription
+from switchml.control.target import JobProgram, SlotMap, SwitchTarget, TargetDescription
 from switchml.errors import (
     InvalidTokenError,
     JobAbortedError,
@@ -85,6 +86,7 @@ class Controller:
         self._begun = clock()
         self._closed = ""
         self._suspended = ""
+        self.telemetry = ""  # host:port of what is published of this switch, for who asks; "" = nothing
         octet = secrets.randbelow(256) if multicast_octet is None else multicast_octet
         self._table = JobTable(self._description, lease=lease, multicast_octet=octet)
 
@@ -160,12 +162,15 @@ class Controller:
         """Have `tell` called with sessions whose next heartbeat brings news; it must not block or call back."""
         self._tell = tell
 
-    def heartbeat(self, session: str, resent: Resent | None = None) -> Mapping[int, Departure]:
+    def heartbeat(
+        self, session: str, resent: Resent | None = None, pace: Pace | None = None
+    ) -> Mapping[int, Departure]:
         """Renew the lease.
 
         Args:
             session: the membership.
             resent: what the rank says of itself; None = nothing.
+            pace: the same.
 
         Returns:
             By rank, how those left who have.
@@ -174,7 +179,7 @@ class Controller:
             JobAbortedError: the job has ended.
         """
         with self._lock:
-            return self._table.heartbeat(session, self._clock(), resent)
+            return self._table.heartbeat(session, self._clock(), resent, pace)
 
     def attached(self, session: str) -> None:
         """The session's lifeline has come, or shows life."""
@@ -259,17 +264,40 @@ class Controller:
         """
         with self._lock:
             self._check_ours()
-            now = self._clock()
-            return SwitchStatus(
-                target=self._description,
-                jobs=tuple(self._job_status(job, now) for job in self._table.jobs),
-                ended=self._table.ended(now),
-                counters=self._target.counters(),
-                free_slots=self._table.free_slots,
-                lease=self._table.lease,
-                uptime=now - self._begun,
-                **dataclasses.asdict(self._table.resent),
-            )
+            return self._status()
+
+    def _status(self) -> SwitchStatus:
+        now = self._clock()
+        return SwitchStatus(
+            target=self._description,
+            jobs=tuple(self._job_status(job, now) for job in self._table.jobs),
+            ended=self._table.ended(now),
+            counters=self._target.counters(),
+            free_slots=self._table.free_slots,
+            lease=self._table.lease,
+            uptime=now - self._begun,
+            telemetry=self.telemetry,
+            **dataclasses.asdict(self._table.resent),
+        )
+
+    def observe(self, *, slots: bool = True) -> tuple[SwitchStatus, dict[int, SlotMap]]:
+        """As `status`, and what the slots of the jobs wait for, by job number.
+
+        Args:
+            slots: False leaves the slots out.
+
+        Raises:
+            JoinError: as for `status`.
+        """
+        with self._lock:
+            self._check_ours()
+            maps = {}
+            if slots:
+                for job in self._table.jobs:
+                    found = self._target.slot_map(job.number) if job.program is not None else None
+                    if found is not None:
+                        maps[job.number] = found
+            return self._status(), maps
 
     def suspend(self, reason: str) -> None:
         """The switch is in other hands: ends every job, and says so to all who ask, until `resume`."""
@@ -388,6 +416,7 @@ class Controller:
                 heartbeat=now - member.heard if job.program and not member.left else None,
                 packet=heard[rank],
                 **dataclasses.asdict(member.resent),
+                **dataclasses.asdict(member.pace),
             )
 
 

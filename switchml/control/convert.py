@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from switchml.control.control_messages import (
     JobStatus,
     JoinOffer,
     MemberStatus,
+    Pace,
     Resent,
     SlotReport,
     SwitchStatus,
@@ -103,6 +105,12 @@ def departures_from_pb(message: pb.HeartbeatReply) -> dict[int, Departure]:
 def resent_from_pb(message: pb.HeartbeatRequest | pb.LeaveRequest) -> Resent:
     """What a worker says of itself."""
     return _value(Resent, message)
+
+
+def pace_from_pb(message: pb.HeartbeatRequest) -> Pace:
+    """What a worker says of itself, as far as it can be."""
+    pace = _value(Pace, message)
+    return pace if 0 <= pace.round_trip < math.inf else dataclasses.replace(pace, round_trip=0.0)
 
 
 def slot_to_pb(report: SlotReport) -> pb.SlotReply:

@@ -31,6 +31,7 @@ from switchml.control.control_messages import (
     EndedJob,
     JobLayout,
     JoinOffer,
+    Pace,
     Resent,
 )
 from switchml.control.offer import check_offer, check_same_layout, check_timeout, resolved_payload
@@ -137,6 +138,7 @@ class Member:
     alive: bool = False  # heard since all have joined
     departure: Departure | None = None  # None = it has not left
     resent: Resent = field(default_factory=Resent)  # as it last said
+    pace: Pace = field(default_factory=Pace)  # likewise
     connected: bool = False  # its lifeline stands
     lost: float | None = None  # since when it does not any more; None = it does, or there never was one
 
@@ -268,13 +270,16 @@ class JobTable:
         member.vote, member.timeout, member.deadline = multicast, timeout, now + timeout
         return self._start(job) if all(each.vote is not None for each in job.members.values()) else []
 
-    def heartbeat(self, session: str, now: float, resent: Resent | None = None) -> Mapping[int, Departure]:
+    def heartbeat(
+        self, session: str, now: float, resent: Resent | None = None, pace: Pace | None = None
+    ) -> Mapping[int, Departure]:
         """Renew the lease.
 
         Args:
             session: of the rank.
             now: the time.
             resent: what it says of itself; None = nothing.
+            pace: the same.
 
         Returns:
             By rank, how those left who have.
@@ -286,6 +291,8 @@ class JobTable:
         job, member = self._member(session)
         member.heard, member.lost, member.alive = now, None, True
         self._note(member, resent)
+        if pace is not None:
+            member.pace = pace
         return job.departures()
 
     def _note(self, member: Member, resent: Resent | None) -> None:

@@ -18,6 +18,7 @@ from switchml.control.convert import (
     departures_to_pb,
     layout_to_pb,
     offer_from_pb,
+    pace_from_pb,
     resent_from_pb,
     slot_to_pb,
     status_to_pb,
@@ -162,7 +163,8 @@ class _Service:
 
     @guarded
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.HeartbeatReply:
-        return departures_to_pb(self.controller.heartbeat(request.session, resent_from_pb(request)))
+        left = self.controller.heartbeat(request.session, resent_from_pb(request), pace_from_pb(request))
+        return departures_to_pb(left)
 
     @guarded
     async def Leave(self, request: pb.LeaveRequest, context: Context) -> pb.LeaveReply:

@@ -241,19 +241,27 @@ class HeartbeatRequest(google.protobuf.message.Message):
     SESSION_FIELD_NUMBER: builtins.int
     SENT_AGAIN_FIELD_NUMBER: builtins.int
     ARRIVED_TWICE_FIELD_NUMBER: builtins.int
+    ROUND_TRIP_FIELD_NUMBER: builtins.int
+    IN_FLIGHT_FIELD_NUMBER: builtins.int
     session: builtins.str
     sent_again: builtins.int
     """packets, so far"""
     arrived_twice: builtins.int
     """results that had come before"""
+    round_trip: builtins.float
+    """seconds, smoothed; 0 = unknown"""
+    in_flight: builtins.int
+    """packets that it lets be unanswered; 0 = unknown"""
     def __init__(
         self,
         *,
         session: builtins.str = ...,
         sent_again: builtins.int = ...,
         arrived_twice: builtins.int = ...,
+        round_trip: builtins.float = ...,
+        in_flight: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing_extensions.Literal["arrived_twice", b"arrived_twice", "sent_again", b"sent_again", "session", b"session"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["arrived_twice", b"arrived_twice", "in_flight", b"in_flight", "round_trip", b"round_trip", "sent_again", b"sent_again", "session", b"session"]) -> None: ...
 
 global___HeartbeatRequest = HeartbeatRequest
 
@@ -431,6 +439,8 @@ class Member(google.protobuf.message.Message):
     PACKET_FIELD_NUMBER: builtins.int
     SENT_AGAIN_FIELD_NUMBER: builtins.int
     ARRIVED_TWICE_FIELD_NUMBER: builtins.int
+    ROUND_TRIP_FIELD_NUMBER: builtins.int
+    IN_FLIGHT_FIELD_NUMBER: builtins.int
     rank: builtins.int
     transport: builtins.str
     address: builtins.str
@@ -444,6 +454,8 @@ class Member(google.protobuf.message.Message):
     sent_again: builtins.int
     """as it last said"""
     arrived_twice: builtins.int
+    round_trip: builtins.float
+    in_flight: builtins.int
     def __init__(
         self,
         *,
@@ -456,9 +468,11 @@ class Member(google.protobuf.message.Message):
         packet: builtins.float | None = ...,
         sent_again: builtins.int = ...,
         arrived_twice: builtins.int = ...,
+        round_trip: builtins.float = ...,
+        in_flight: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing_extensions.Literal["_heartbeat", b"_heartbeat", "_packet", b"_packet", "heartbeat", b"heartbeat", "packet", b"packet"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing_extensions.Literal["_heartbeat", b"_heartbeat", "_packet", b"_packet", "address", b"address", "arrived_twice", b"arrived_twice", "heartbeat", b"heartbeat", "packet", b"packet", "port", b"port", "rank", b"rank", "sent_again", b"sent_again", "state", b"state", "transport", b"transport"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["_heartbeat", b"_heartbeat", "_packet", b"_packet", "address", b"address", "arrived_twice", b"arrived_twice", "heartbeat", b"heartbeat", "in_flight", b"in_flight", "packet", b"packet", "port", b"port", "rank", b"rank", "round_trip", b"round_trip", "sent_again", b"sent_again", "state", b"state", "transport", b"transport"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_heartbeat", b"_heartbeat"]) -> typing_extensions.Literal["heartbeat"] | None: ...
     @typing.overload
@@ -602,6 +616,7 @@ class StatusReply(google.protobuf.message.Message):
     UPTIME_FIELD_NUMBER: builtins.int
     SENT_AGAIN_FIELD_NUMBER: builtins.int
     ARRIVED_TWICE_FIELD_NUMBER: builtins.int
+    TELEMETRY_FIELD_NUMBER: builtins.int
     @property
     def target(self) -> global___DiscoverReply: ...
     @property
@@ -617,6 +632,8 @@ class StatusReply(google.protobuf.message.Message):
     sent_again: builtins.int
     """what all workers have said, those that have left too"""
     arrived_twice: builtins.int
+    telemetry: builtins.str
+    """host:port of what it publishes (docs/telemetry.md); empty = nothing"""
     def __init__(
         self,
         *,
@@ -629,8 +646,9 @@ class StatusReply(google.protobuf.message.Message):
         uptime: builtins.float = ...,
         sent_again: builtins.int = ...,
         arrived_twice: builtins.int = ...,
+        telemetry: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing_extensions.Literal["target", b"target"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing_extensions.Literal["arrived_twice", b"arrived_twice", "counters", b"counters", "ended", b"ended", "free_slots", b"free_slots", "jobs", b"jobs", "lease", b"lease", "sent_again", b"sent_again", "target", b"target", "uptime", b"uptime"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["arrived_twice", b"arrived_twice", "counters", b"counters", "ended", b"ended", "free_slots", b"free_slots", "jobs", b"jobs", "lease", b"lease", "sent_again", b"sent_again", "target", b"target", "telemetry", b"telemetry", "uptime", b"uptime"]) -> None: ...
 
 global___StatusReply = StatusReply

@@ -82,6 +82,24 @@ class SlotReading:
     seen: frozenset[int]
 
 
+@dataclass(frozen=True)
+class SlotMap:
+    """What the slots of one job wait for at a moment, and what did not go straight, by ranges of its slots.
+
+    A range is a `RANGES`th of the job's slots. Nothing stops meanwhile: neighbours may be a packet apart.
+    """
+
+    missing: tuple[int, ...]  # by slot: ranks that it waits for; 0 = it waits for nobody
+    first: tuple[int, ...]  # by slot: the lowest of these; -1 = none
+    late: tuple[int, ...]  # by rank: slots that wait for it
+    resent: tuple[int, ...] = ()  # by range: results sent again to one worker
+    dropped: tuple[int, ...] = ()  # by range: packets that were duplicates, stale or ahead
+
+
+RANGES = 16
+"""Ranges of a job's slots."""
+
+
 class SwitchTarget(Protocol):
     """A switch as its controller sees it. Calls come from one thread at a time and should not block."""
 
@@ -106,6 +124,10 @@ class SwitchTarget(Protocol):
 
     def last_heard(self, job_number: int) -> list[float | None]:
         """Seconds since the last packet, by rank; None = never."""
+
+    def slot_map(self, job_number: int) -> SlotMap | None:
+        """What the job's slots wait for; None where looking would cost the switch time."""
+        return None
 
     def counters(self) -> dict[str, int]:
         """Counters of the whole switch."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from preloaded import Template
 
+from switchml.bench import rank_group
 from switchml.bench.systems.catalogue import Entry
 from switchml.bench.verification import ELEMENT_TYPES, OPERATIONS
 
@@ -107,3 +112,14 @@ def fake(tmp_path: Path) -> Callable[..., Entry]:
         )
 
     return make
+
+
+@pytest.fixture
+def preloaded_ranks(template: Template, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks outside of namespaces find torch imported."""
+
+    def popen(argv: list[str], **options: Any) -> subprocess.Popen[Any]:
+        start = template.popen if argv[0] == sys.executable else subprocess.Popen
+        return start(argv, **options)
+
+    monkeypatch.setattr(rank_group, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": popen}))

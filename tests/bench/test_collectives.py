@@ -19,7 +19,7 @@ from switchml.bench.timed_collectives import COLLECTIVES, ROOT, Collective
 from switchml.bench.verification import ELEMENT_TYPES, PERIOD, Verdict, table, to_float64, verify
 from switchml.errors import UsageError
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("preloaded_ranks")]
 MOVING = ("broadcast", "all_gather", "all_to_all")
 REDUCING = ("allreduce", "reduce", "reduce_scatter")
 WORKERS = 3

@@ -13,7 +13,7 @@ from switchml.bench.cli import bench_app
 from switchml.bench.systems.ddp import WIDTH, layers_of, size_of
 from switchml.errors import UsageError
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("preloaded_ranks")]
 
 
 def test_model_comes_near_the_parameters_asked_for() -> None:

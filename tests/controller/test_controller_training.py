@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from free_port import free_port
+from preloaded import Template
 
 pytest.importorskip("torch", reason="torch is in the extra `examples`")
 pytest.importorskip("sklearn", reason="scikit-learn is in the extra `examples`")
@@ -19,44 +22,51 @@ pytest.importorskip(
 DIGITS = Path(__file__).parents[2] / "examples" / "digits.py"
 
 
-def trained(
-    folder: Path, pipeline: str, *options: str, seed: int = 1
-) -> tuple[dict[str, Any], dict[str, Any]]:
+MODEL = ("--model", "logistic", "--epochs", "1", "--json")
+
+
+def over_the_program(folder: Path, config: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The example's outcome, and the summary of the run."""
-    outcome, summary = folder / f"{Path(pipeline).stem}-{seed}.json", folder / "summary.json"
+    outcome, summary = folder / "program.json", folder / "summary.json"
+    run = [
+        sys.executable,
+        "-m",
+        "switchml.cli",
+        "run",
+        "-n",
+        "2",
+        "--pipeline",
+        str(config),
+        "--json",
+        str(summary),
+    ]
     done = subprocess.run(
-        [
-            *(
-                sys.executable,
-                "-m",
-                "switchml.cli",
-                "run",
-                "-n",
-                "2",
-                "--pipeline",
-                pipeline,
-                "--json",
-                str(summary),
-            ),
-            *(*options, "--", str(DIGITS), "--model", "logistic", "--epochs", "1", "--seed", str(seed)),
-            *("--json", str(outcome)),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=200,
+        [*run, "--", str(DIGITS), *MODEL, str(outcome)], capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stderr
     return json.loads(outcome.read_text())[0], json.loads(summary.read_text())
 
 
+def over_the_native_pipeline(folder: Path, template: Template, payload: int) -> dict[str, Any]:
+    outcome = folder / "native.json"
+    job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    job["SWITCHML_PAYLOAD"] = str(payload)
+    words = [str(DIGITS), *MODEL, str(outcome)]
+    ranks = [template.start(words, os.environ | job | {"RANK": str(rank)}) for rank in range(2)]
+    said = [rank.communicate(timeout=200) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
+    found: dict[str, Any] = json.loads(outcome.read_text())[0]
+    return found
+
+
 @pytest.mark.timeout(500)
 def test_both_pipelines_give_the_same_parameters(
-    small_program_files: tuple[Path, Path], tmp_path: Path
+    small_program_files: tuple[Path, Path], template: Template, tmp_path: Path
 ) -> None:
     config, _ = small_program_files
-    p4, summary = trained(tmp_path, str(config))
+    p4, summary = over_the_program(tmp_path, config)
     # Packets of the same size: a scale is shared by the elements of a packet.
-    native, _ = trained(tmp_path, "native", "--payload", "256")
+    native = over_the_native_pipeline(tmp_path, template, 256)
     assert p4["digest"] == native["digest"]
     assert p4["accuracy"] == native["accuracy"] > 0.5
     assert summary["pipeline"] == str(config)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from preloaded import Template
 
 pytest.importorskip("torch", reason="torch is in the extra `examples`")
 
@@ -41,7 +43,10 @@ def test_narrow_wires_learn_as_whole_ones_do(tmp_path: Path) -> None:
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
-def test_without_a_launcher_it_says_how_to_start_it() -> None:
-    done = subprocess.run([sys.executable, str(CHARACTERS)], capture_output=True, text=True, timeout=100)
-    assert done.returncode == 1
-    assert "switchml run -n 8" in done.stderr
+def test_without_a_launcher_it_says_how_to_start_it(template: Template) -> None:
+    alone = template.start(
+        [str(CHARACTERS)], {name: value for name, value in os.environ.items() if name != "RANK"}
+    )
+    _, said = alone.communicate(timeout=100)
+    assert alone.returncode == 1
+    assert "switchml run -n 8" in said

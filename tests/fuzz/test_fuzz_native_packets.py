@@ -7,7 +7,6 @@ import resource
 import socket
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -17,6 +16,7 @@ from switchml.control.target import JobProgram, WorkerProgram
 from switchml.link.datagrams import socket_address
 from switchml.link.records import table_of
 from switchml.protocol.header import HEADER_BYTES, build_header
+from switchml.protocol.jit import compiled
 from switchml.protocol.probes import new_secret, probe_header, ticket_of_secret
 from switchml.switch_emulator.native_target import EmulatorTarget
 from switchml.switch_emulator.pipeline import _flush_train, switch_at, take_message
@@ -32,13 +32,14 @@ _STAMPED, _PAPER, _CLAIMED, _UNTOUCHED = 1, 2, 3, 4
 _MOST_KILOBYTES = 64 << 10
 
 
-@numba.njit  # type: ignore[untyped-decorator]
+@compiled
 def _feed(
     handle: int, packets: Bytes, lengths: Longs, segments: Longs, senders: Longs, names: Longs, found: Longs
 ) -> None:
     memory = switch_at(handle).link.rx_memory
     for index in range(lengths.size):
-        memory[: packets.shape[1]] = packets[index]
+        for at in range(packets.shape[1]):
+            memory[at] = packets[index, at]
         address, port = names[senders[index]]
         found[index] = take_message(handle, address, port, 0, lengths[index], segments[index])
     _flush_train(handle)

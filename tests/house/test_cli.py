@@ -67,9 +67,12 @@ def test_a_token_and_tls_can_always_come_from_the_environment() -> None:
         "bench",
         "controller",
         "doctor",
+        "metrics",
+        "record",
         "run",
         "status",
         "switch",
+        "top",
     }
 
 

@@ -267,3 +267,17 @@ def test_a_job_with_the_published_machine_takes_any_version() -> None:
         assert bench.send(0, _packet(slot=WINDOW)) == {"dropped_wrong_slot": 1}
     finally:
         bench.close()
+
+
+def test_repeats_are_counted_by_range_of_slots(bench: Bench) -> None:
+    """Of sixteen ranges four slots use every fourth."""
+    first, last = _packet(slot=1, tsi=1), _packet(slot=3, tsi=3)
+    bench.send(0, first)
+    bench.send(0, first)
+    bench.send(0, last)
+    bench.send(1, last)
+    bench.send(1, last)
+    found = bench.target.slot_map(JOB)
+    assert {at: count for at, count in enumerate(found.dropped) if count} == {4: 1}
+    assert {at: count for at, count in enumerate(found.resent) if count} == {12: 1}
+    assert (found.missing, found.first, found.late) == ((0, 1, 0, 0), (-1, 1, -1, -1), (0, 1))

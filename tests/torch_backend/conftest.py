@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 from free_port import free_port
+from preloaded import Template
 from store_worker import StoreJobs, StoreWorker, on_every_rank
 
 from switchml.torch_backend.creation import create_process_group
@@ -92,7 +92,8 @@ class RankProcess:
 class Launcher:
     """Starts programs, one process a rank, over loopback; ends what is left of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, template: Template) -> None:
+        self.template = template
         self.started: list[RankProcess] = []
 
     def start(self, program: str, world_size: int, *arguments: str, **environment: str) -> list[RankProcess]:
@@ -103,17 +104,9 @@ class Launcher:
             "OMP_NUM_THREADS": "1",
         }
         shared.update(environment)
-        command = [sys.executable, "-P", str(PROGRAMS / program), *arguments]
+        command = [str(PROGRAMS / program), *arguments]
         fresh = [
-            RankProcess(
-                subprocess.Popen(
-                    command,
-                    env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-            )
+            RankProcess(self.template.start(command, shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}))
             for rank in range(world_size)
         ]
         self.started += fresh
@@ -134,8 +127,8 @@ class Launcher:
 
 
 @pytest.fixture(scope="module")
-def launcher() -> Iterator[Launcher]:
-    made = Launcher()
+def launcher(template: Template) -> Iterator[Launcher]:
+    made = Launcher(template)
     yield made
     for rank in made.started:
         if rank.process.poll() is None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from free_port import free_port
+from preloaded import Template
 
 from switchml.control import embedded
 
@@ -23,14 +22,14 @@ BOUND = {"float32": 1e-5, "int16": 1e-3, "int8": 0.15}
 
 
 @pytest.fixture(scope="module")
-def reports() -> dict[str, list[dict[str, Any]]]:
+def reports(template: Template) -> dict[str, list[dict[str, Any]]]:
     """By wire, what each rank reports."""
     # One switch for all: rank 0 would start one for each state.
     with embedded.start() as switch:
-        return _run(SWITCHML_SWITCH=switch.address, SWITCHML_TOKEN=switch.token)
+        return _run(template, SWITCHML_SWITCH=switch.address, SWITCHML_TOKEN=switch.token)
 
 
-def _run(**environment: str) -> dict[str, list[dict[str, Any]]]:
+def _run(template: Template, **environment: str) -> dict[str, list[dict[str, Any]]]:
     shared = os.environ | {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
@@ -38,16 +37,7 @@ def _run(**environment: str) -> dict[str, list[dict[str, Any]]]:
         "SWITCHML_PAYLOAD": "1024",
     }
     shared |= environment
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-P", str(PROGRAM), *BOUND],
-            env=shared | {"RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(WORLD)
-    ]
+    ranks = [template.start([str(PROGRAM), *BOUND], shared | {"RANK": str(rank)}) for rank in range(WORLD)]
     try:
         found = []
         for rank in ranks:

@@ -1,6 +1,7 @@
-"""Under `torchrun --max-restarts`: rank 0 is killed at another place in each of the first four attempts.
+"""Under `torchrun --max-restarts`: rank 0 is killed in each of the first attempts.
 
-`restarted.py [FILE]`: meets in a file, which outlives the attempts, in the place of torchrun's store.
+`restarted.py PLACES [FILE]`: at these places in turn; meets in a file, which outlives the attempts, in the place of torchrun's
+store.
 """
 
 import os
@@ -14,22 +15,24 @@ import torch
 import torch.distributed as dist
 
 attempt, rank = int(os.environ["TORCHELASTIC_RESTART_COUNT"]), int(os.environ["RANK"])
+dying = dict(enumerate(map(int, sys.argv[1]))).get(attempt)
+files = sys.argv[2:]
 
 
 def die_at(place: int) -> None:
-    if rank == 0 and attempt == place:
+    if rank == 0 and place == dying:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-if rank == attempt == 0 and len(sys.argv) > 1:  # the other has begun to make the group, this one never does
+if files and rank == dying == 0:  # the other has begun to make the group, this one never does
     given_up = time.monotonic() + 60
-    while not Path(sys.argv[1]).exists() or b"opened/1" not in Path(sys.argv[1]).read_bytes():
+    while not Path(files[0]).exists() or b"opened/1" not in Path(files[0]).read_bytes():
         assert time.monotonic() < given_up, "rank 1 never opened the group"
         time.sleep(0.05)
 die_at(0)
-if attempt == 1:  # while the group is made
+if dying == 1:  # while the group is made
     threading.Timer(0.2, die_at, [1]).start()
-where = f"file://{sys.argv[1]}" if len(sys.argv) > 1 else "env://"
+where = f"file://{files[0]}" if files else "env://"
 dist.init_process_group("switchml", where, rank=rank, world_size=int(os.environ["WORLD_SIZE"]))
 die_at(2)
 tensor = torch.ones(100_000)
