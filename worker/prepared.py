@@ -29,7 +29,7 @@ from switchml.worker.owner import Owner
 from switchml.worker.signature import CALL_MASK
 from switchml.worker.stream import Stream
 from switchml.worker.tally import Tally
-from switchml.worker.transfer import Ready, Transfer
+from switchml.worker.transfer import Added, Ready, Transfer
 from switchml.worker.window import BLOCKS, TransferRecord
 from switchml.worker.work import Work
 
@@ -144,6 +144,13 @@ class Prepared:
         self._gathers = isinstance(strategy, Gathered)
         self._adds = said.dtype == "float32" and said.op in ("sum", "avg")
         self._divisor = plans.world_size if said.op == "avg" else 1
+        self._added: Added | None = None
+        if self._adds and self._gathers and 0 < part.row <= plans.stream.shared_row:
+            # Straight to where the result goes.
+            mine = self._mine
+            self._added = Added(mine.start, mine.stop - mine.start, self._divisor)
+            self._gathers, self._divisor = False, 1
+            part = replace(part, destination=call.source[mine])
         self._source, self._destination = _Extent.of(part.source), _Extent.of(part.destination)
         # Without the memory, which may be large.
         self._part = replace(part, source=part.source[:0].copy(), destination=part.destination[:0].copy())
@@ -151,7 +158,7 @@ class Prepared:
         laid = self._transfer(part.source, part.destination, self._words, _unused, _unused, 0, None)
         self._chunks = laid.chunks(elements) if part.kind == BLOCKS else 0
         self._record = new_records(TransferRecord, 1)
-        self._record[0] = laid.record(elements)
+        self._record[0] = laid.record(elements, plans.stream.shared_row)
         self._table = table_of(Template(self._record))
         self.template: int = self._table.ctypes.data
         self._lanes: list[_Lane] = []
@@ -250,7 +257,8 @@ class Prepared:
     ) -> Transfer:
         part = self._part
         return Transfer(
-            part.kind, part.count, source, destination, words, done, fail, deadline, part.first, part.share, flags=flags
+            part.kind, part.count, source, destination, words, done, fail, deadline, part.first, part.share, flags=flags,
+            row=part.row, added=self._added,
         )  # fmt: skip
 
 
