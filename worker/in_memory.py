@@ -82,10 +82,13 @@ _BURST = 32
 _LOOKS = 3
 """Chunks that are not complete yet, or slots that others hold, before the rest is taken to be so too."""
 _MAX_SLEEP_NS = 50_000_000
+_TRIES = 100
+"""How often a chunk is looked for without asking the clock: a fraction of a microsecond."""
 _HELD_SPIN_NS = 20_000
 _HELD_SLEEP_NS = 100_000
 """Nobody rings when a slot is given back: it is held for a microsecond, unless its owner was stopped."""
 _YIELD_NS = 1_000_000
+"""Longer than it takes to wake a rank that sleeps, or two would wait for each other asleep ever after."""
 _FOREIGN_NS = 200_000
 """Who offers its core and gets it back later than this has given it to another program, which will take it again."""
 _RESERVED_NS = 1_000_000_000
@@ -290,6 +293,20 @@ def turn(handle: int, now: int) -> int:
 
 
 @inlined
+def _comes_soon(engine: MemoryEngine) -> bool:
+    """Whether the first chunk that this rank waits for, where it has brought it, is complete before long."""
+    window = engine.window
+    lowest, width = int(window.stream[0]["lowest"]), int(window.stream[0]["window"])
+    slot = slot_of(lowest, width)
+    if window.slots[slot]["state"] != SENT or window.slots[slot]["position"] != lowest:
+        return False
+    for _ in range(_TRIES):  # noqa: SIM110 - compiled
+        if is_complete(engine.slots, slot, version_of(lowest, width), lowest):
+            return True
+    return False
+
+
+@inlined
 def _next_is_held(engine: MemoryEngine) -> bool:
     """Whether there is a chunk to be brought; then another rank is at its slot."""
     window = engine.window
@@ -344,7 +361,7 @@ def run_in_memory(
 
     Args:
         handle: of a MemoryEngine.
-        spin_ns: how long to look again before sleeping; 0: there are more ranks than cores, which are offered to the others.
+        spin_ns: how long to look again before this core is offered to others; 0: there are more ranks than cores.
         limit_ns: as of `engine.run`.
         template: as of `enter`, and so on; 0: nothing is entered.
         source: likewise.
@@ -375,6 +392,7 @@ def _run(handle: int, spin_ns: int, limit_ns: int) -> int:
     lay(window)
     now = libc.monotonic_ns(scratch)
     limit, quiet_since = now + limit_ns, now
+    looked = False
     while True:
         done = _turn(engine, now)
         # First of all: a transfer must not be taken as finished before its exact exchange is arranged.
@@ -386,6 +404,11 @@ def _run(handle: int, spin_ns: int, limit_ns: int) -> int:
             return ATTENTION
         if stream["head"] == stream["queued"]:
             return IDLE_STREAM
+        if not looked:
+            looked = True
+            if _comes_soon(engine):  # what is small is over with this
+                note_heard(engine.slots, int(stream["rank"]), now)
+                continue
         now = libc.monotonic_ns(scratch)
         if done > 0:
             note_heard(engine.slots, int(stream["rank"]), now)
@@ -395,11 +418,12 @@ def _run(handle: int, spin_ns: int, limit_ns: int) -> int:
         if late >= 0:
             finish(window, late, TIMED_OUT)
             return FINISHED
-        # First without giving up the core, where there is one for each rank: on a busy machine it does not come back for
-        # milliseconds. Else it is offered to whoever is waited for, as long as it comes back soon.
-        if now - quiet_since < spin_ns or (now - quiet_since < _HELD_SPIN_NS and _next_is_held(engine)):
+        quiet = now - quiet_since
+        # First without giving up the core, where there is one for each rank.
+        if quiet < spin_ns or (quiet < _HELD_SPIN_NS and _next_is_held(engine)):
             continue
-        if spin_ns == 0 and now - quiet_since < _YIELD_NS and now >= engine.reserved[0]:
+        # Then it is offered to whoever is waited for, who may be on this one, as long as it comes back soon.
+        if quiet < _YIELD_NS and now >= engine.reserved[0]:
             libc.sched_yield()
             back = libc.monotonic_ns(scratch)
             if back - now > _FOREIGN_NS:

@@ -182,8 +182,8 @@ class Prepared:
         """
         plans = self.plans
         plans.owner.check()
-        seconds = plans.timeout if timeout is None else timeout
-        work = _PreparedWork(self, source, out, kept, result, time.monotonic_ns() + int(seconds * 1e9))
+        left = plans.timeout_ns if timeout is None else int(timeout * 1e9)
+        work = _PreparedWork(self, source, out, kept, result, time.monotonic_ns() + left)
         tally = plans.tally
         with tally.lock:
             work.number = tally.called & CALL_MASK
@@ -292,6 +292,15 @@ class _PreparedWork(Work, Ready):
         return self._prepared.what
 
     @override
+    def wait(self, timeout: float | None = None) -> npt.NDArray[Any]:
+        plans = self._prepared.plans
+        if not self._ended and timeout is None and plans.owner.is_here():
+            plans.stream.at_once(self)
+        if self._ended and self._error is None:
+            return self._result
+        return Work.wait(self, timeout)
+
+    @override
     def error_bound(self) -> float:
         return self._prepared.error_bound(self._highest) if self._ended and self._error is None else 0.0
 
@@ -363,7 +372,7 @@ class PreparedPlans(Plans):
     ) -> None:
         self._recorder = _Recorder(rank, world_size, wire)
         self._seen: set[tuple[Any, ...]] = set()
-        self.world_size, self.bits, self.job, self.timeout = world_size, bits, job, timeout
+        self.world_size, self.bits, self.job, self.timeout_ns = world_size, bits, job, int(timeout * 1e9)
         self.stream, self.tally, self.owner = stream, tally, owner
 
     @override

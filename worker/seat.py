@@ -30,11 +30,11 @@ from switchml.worker.recovery import new_recovery
 from switchml.worker.stream import Stream
 from switchml.worker.window import new_window
 
-_SPIN_IN_MEMORY_NS = 5_000_000
-"""Longer than another program keeps a core: ranks that slept meanwhile would wait for each other asleep ever after."""
-
 # In which the others may have a loop to compile that they did not expect; whose process ends, is known at once.
 _READY_SECONDS = 300.0
+
+_SPIN_IN_MEMORY_NS = 200_000
+"""Longer than a rank takes to wake up: ranks that slept meanwhile would wait for each other asleep ever after."""
 
 
 def prepare_loop(in_memory: bool) -> None:
