@@ -35,11 +35,14 @@ from switchml.worker.window import new_window
 # In which the others may have a loop to compile that they did not expect; whose process ends, is known at once.
 _READY_SECONDS = 300.0
 
+_SPIN_IN_MEMORY_NS = 200_000
+"""Longer than a rank takes to wake up: ranks that slept meanwhile would wait for each other asleep ever after."""
+
 
 def prepare_loop(in_memory: bool) -> None:
     """Compile the loop of a job whose switch is in memory, or that of packets; or load it."""
     if in_memory:
-        prepare(run_in_memory, "worker's engine in memory", 0, 0, 0)
+        prepare(run_in_memory, "worker's engine in memory", 0, 0, 0, 0, 0, 0, 0, 0, 0)
         prepare(ring_bell, "worker's engine in memory", np.zeros(1, np.int64), 0)
     else:
         prepare(run, "worker's engine", 0, 0, 0)
@@ -143,10 +146,8 @@ class Seat:
         self._pace = lambda: Pace(in_flight=layout.window)
         if isinstance(way, SharedSlots):
             lanes = np.zeros(layout.payload, np.uint8)
-            engine, loop = (
-                MemoryEngine(window, way, self._counters, descriptor, lanes, flag, scratch),
-                run_in_memory,
-            )
+            reserved = np.zeros(1, np.int64)
+            engine = MemoryEngine(window, way, self._counters, descriptor, lanes, reserved, flag, scratch)
         else:
             congestion = new_congestion(
                 packet=HEADER_BYTES + layout.payload,
@@ -159,10 +160,10 @@ class Seat:
                 window, recovery, congestion, way.handle, self._counters, descriptor, flag, scratch
             )
             self._pace = lambda: Pace(recovery[0]["srtt"] / 1e9, packets_allowed(congestion))
-            loop = run
-        if self.transport == "memory" and offer.world_size * share > len(os.sched_getaffinity(0)):
-            spin_ns = 0  # whoever is waited for needs the core
-        self.stream = Stream(engine, loop, connection.wake, self._explain, spin_ns=spin_ns)
+        if self.transport == "memory":
+            enough = offer.world_size * share <= len(os.sched_getaffinity(0))
+            spin_ns = _SPIN_IN_MEMORY_NS if enough else 0  # whoever is waited for needs the core
+        self.stream = Stream(engine, connection.wake, self._explain, spin_ns=spin_ns)
 
     @classmethod
     def take(
