@@ -33,7 +33,7 @@ HIDDEN = 128
 SIDE = 4  # words on either side
 BATCH = 512  # of all ranks together
 DRAWN = 1024  # outputs, for a step
-TEST = 4096
+TEST = 8192
 FORMS = ("sampled", "full")
 RATE = 0.1
 _OTHER = 0  # stands for all words that are no output
@@ -280,6 +280,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=0, help="train both forms so long")
     parser.add_argument("--every", type=int, default=1, help="read every so many files of the source only")
     options = parser.parse_args()
+    torch.sparse.check_sparse_tensor_invariants.disable()  # or torch warns of its own optimizer
     systems, forms = compared.names(options.systems), compared.names(options.forms, FORMS)
     compared.join(
         "sudo switchml bench script --workers 4 --rate 200mbit -- examples/words.py --workers 1,2,4"
