@@ -245,25 +245,34 @@ def draw(epochs: list[Epoch], title: str, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(9.0, 4.2), layout="constrained")
-    kinds = list(dict.fromkeys((one.form, one.system) for one in epochs))
+    figure, axes = pyplot.subplots(1, 2, figsize=(9.0, 4.6), layout="constrained")
+    several = list(dict.fromkeys((one.form, one.system) for one in epochs if one.workers > 1))
+    forms = list(dict.fromkeys(one.form for one in epochs))
     counts = sorted({one.workers for one in epochs})
-    width = 0.8 / len(kinds)
-    for place, kind in enumerate(kinds):
-        own = [one for one in epochs if (one.form, one.system) == kind]
-        at = [counts.index(one.workers) - 0.4 + (place + 0.5) * width for one in own]
-        for axis, values in zip(
-            axes, ([one.seconds for one in own], [one.megabytes for one in own]), strict=True
-        ):
-            bars = axis.bar(at, values, width * 0.92, label=" over ".join(kind))
-            axis.bar_label(bars, [f"{value:.3g}" for value in values], padding=2, fontsize=7)
+    for count in counts:
+        here = [one for one in epochs if one.workers == count]
+        width = 0.84 / len(here)
+        for place, one in enumerate(here):
+            kind = (one.form, one.system)
+            colour = f"C{several.index(kind)}" if kind in several and count > 1 else "grey"
+            name = " over ".join(kind) if count > 1 else f"{one.form}, alone"
+            style = {"color": colour, "hatch": "//" * forms.index(one.form), "edgecolor": "white"}
+            at = counts.index(count) - 0.42 + (place + 0.5) * width
+            for axis, value in zip(axes, (one.seconds, one.megabytes), strict=True):
+                if value:
+                    bar = axis.bar(at, value, width * 0.92, label=name, **style)
+                    axis.bar_label(bar, [f"{value:,.0f}"], padding=2, fontsize=6)
     for axis, label in zip(axes, ("seconds an epoch", "MB an epoch, in and out of a worker"), strict=True):
-        axis.set_xticks(range(len(counts)), [f"{count} workers" for count in counts])
-        axis.set_yscale("log" if any(one.megabytes for one in epochs) else "linear")
+        axis.set_xticks(range(len(counts)), [f"{count} worker{'s' * (count > 1)}" for count in counts])
+        axis.set_xlim(-0.6, len(counts) - 0.4)
+        axis.set_yscale("log")
         axis.set_title(label, fontsize="medium")
         axis.grid(axis="y", alpha=0.3)
         axis.set_axisbelow(True)
-    axes[0].legend(frameon=False, fontsize="small")
+    handles = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize="small"
+    )
     figure.suptitle(title, fontsize="medium")
     figure.savefig(path, dpi=130)
 
