@@ -220,7 +220,7 @@ def main() -> None:
             f"{options.batch} a step: stood in for by waiting, nothing is trained"
         )
         if options.slower != 1:
-            title += f"; in time stretched {options.slower:g} times"
+            title += f"\nin time stretched {options.slower:g} times, links and computing alike"
         compared.say(title)
         speeds = []
         counts = (

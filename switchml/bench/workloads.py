@@ -78,7 +78,7 @@ WORKLOADS = {
             8,
             "1gbit",
             "--workers 1,2,4,5,8 --steps 2 --rounds 2",
-            small=f"{_WORKERS} --steps 1 --rounds 1 --batch 8",
+            small=f"{_WORKERS} --steps 1 --rounds 1 --batch 8 --systems gloo,int8",
         ),
         Workload(
             "scaling-stretched",
