@@ -172,11 +172,7 @@ def _handed_over(connection: socket.socket) -> list[str]:
     environment, words = request["environment"], list(request["words"])
     os.environ.clear()
     os.environ.update(environment)
-    first = (
-        []
-        if request["safe_path"]
-        else [os.path.dirname(words[0]) if words[0].endswith(".py") else os.getcwd()]
-    )
+    first = [] if request["safe_path"] or words[0].endswith(".py") else [os.getcwd()]
     sys.path[:0] = [*first, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     return words
 
@@ -220,6 +216,7 @@ def _run(words: list[str]) -> None:
         module = sys.modules["__main__"] = types.ModuleType("__main__")
         exec(program, vars(module))
     else:
+        sys.path.insert(0, os.path.dirname(words[0]))
         runpy.run_path(words[0], run_name="__main__")
 
 
