@@ -76,6 +76,7 @@ bench: $(VENV)/.dev $(PACKAGE)
 docs: $(VENV)/.dev $(PACKAGE)
 	$(BIN)/python -m switchml.protocol.format_table docs/protocol.md
 	$(BIN)/python -m switchml.protocol.p4_include p4/include/switchml_header.p4
+	$(BIN)/python -m switchml.packets.dissector scripts/wireshark/switchml.lua
 	$(BIN)/python -m switchml.torch_backend.routing docs/torch.md
 	$(BIN)/python -m switchml.variables README.md
 	$(BIN)/python -m switchml.telemetry.event_table docs/telemetry.md

@@ -2,28 +2,29 @@
 
     switchml run -n 8 -- examples/characters.py --plot losses.png
     torchrun --nproc-per-node 8 examples/characters.py --wires float32,int8
+    sudo switchml bench script --workers 4 --rate 200mbit -- examples/characters.py --wires gloo,float32,int8 --shard
 
 The text is Python's own documentation, which every Python brings along. All models begin with the same parameters and see the
-same text in the same order; only what their gradients travel as differs. The loss drawn is that of text that none has seen.
+same text in the same order; only what their gradients travel as differs, or that it is gloo. The loss drawn is that of text that
+none has seen. With --shard, parameters, gradients and the optimizer's state are sharded over the ranks (FSDP2).
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import compared
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
-
-from switchml.torch_backend import Options
 
 CONTEXT = 64  # characters that the model sees
 BATCH = 4  # pieces of text a rank and step
@@ -44,7 +45,12 @@ class Text:
 
 @dataclass(frozen=True)
 class Curve:
-    """Losses of one model, in nats a character, after so many steps."""
+    """Losses of one model, in nats a character, after so many steps.
+
+    Attributes:
+        seconds: of the steps alone.
+        characters_a_second: that all ranks together have learnt from.
+    """
 
     wire: str
     world_size: int
@@ -52,6 +58,7 @@ class Curve:
     steps: list[int]
     losses: list[float]
     seconds: float
+    characters_a_second: float = 0.0
 
 
 def text() -> Text:
@@ -103,31 +110,48 @@ def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     return F.cross_entropy(model(given).flatten(0, 1), wanted.flatten())
 
 
-def train(wire: str, data: Text, steps: int, every: int, seed: int) -> Curve:
+def spread(model: Characters, group: Any, shard: bool) -> nn.Module:
+    """The model over all ranks of a group: a copy on each, or sharded."""
+    if not shard:
+        return DistributedDataParallel(model, process_group=group)
+    mesh = DeviceMesh.from_group(group, "cpu")
+    for layer in model.layers.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+def train(wire: str, data: Text, steps: int, every: int, seed: int, shard: bool) -> Curve:
     """Train one model over all ranks. All make the same one, and each takes other pieces of the text."""
-    group = dist.new_group(backend="switchml", pg_options=Options(wire=wire))
+    group = compared.group_of(wire)
     torch.manual_seed(seed)
-    model = DistributedDataParallel(Characters(data.characters), process_group=group)
+    bare = Characters(data.characters)
+    parameters = sum(one.numel() for one in bare.parameters())
+    model = spread(bare, group, shard)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK)
     rates = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / WARM_UP, 1 - 0.9 * step / steps)
     )
     own = torch.Generator().manual_seed(1000 * seed + dist.get_rank())
     test = pieces(data.test, TESTED, torch.Generator().manual_seed(seed))
-    curve = Curve(wire, dist.get_world_size(), sum(one.numel() for one in model.parameters()), [], [], 0.0)
-    begin = time.perf_counter()
+    curve = Curve(wire, dist.get_world_size(), parameters, [], [], 0.0)
+    seconds = 0.0
     for step in range(steps + 1):
-        if dist.get_rank() == 0 and (step % every == 0 or step == steps):
+        # Of a sharded model no rank has all, so all of them go through it.
+        if (dist.get_rank() == 0 or shard) and (step % every == 0 or step == steps):
             with torch.no_grad():
                 curve.steps.append(step)
-                curve.losses.append(loss_of(model.module, test).item())
+                curve.losses.append(loss_of(model if shard else bare, test).item())
         if step < steps:
+            begin = time.perf_counter()
             optimizer.zero_grad()
             loss_of(model, pieces(data.training, BATCH, own)).backward()
             optimizer.step()
             rates.step()
-    dist.destroy_process_group(group)
-    return Curve(**{**asdict(curve), "seconds": time.perf_counter() - begin})
+            seconds += time.perf_counter() - begin
+    compared.leave(group)
+    learnt = steps * BATCH * CONTEXT * dist.get_world_size()
+    return Curve(**{**asdict(curve), "seconds": seconds, "characters_a_second": learnt / seconds})
 
 
 def draw(curves: list[Curve], path: Path) -> None:
@@ -140,8 +164,11 @@ def draw(curves: list[Curve], path: Path) -> None:
     figure, (top, below) = pyplot.subplots(
         2, figsize=(7.6, 6.2), sharex=True, height_ratios=(2, 1), layout="constrained"
     )
-    for curve, line in zip(curves, ("-", "--", ":"), strict=False):
-        top.plot(curve.steps, curve.losses, line, label=f"{curve.wire}: {curve.losses[-1]:.3f} in the end")
+    for curve, line in zip(curves, ("-", "--", ":", "-."), strict=False):
+        name = (
+            f"{curve.wire}: {curve.losses[-1]:.3f} in the end, {curve.characters_a_second:,.0f} characters/s"
+        )
+        top.plot(curve.steps, curve.losses, line, label=name)
         below.plot(curve.steps, [a - b for a, b in zip(curve.losses, curves[0].losses, strict=True)], line)
     first = curves[0]
     top.set_title(
@@ -159,28 +186,23 @@ def draw(curves: list[Curve], path: Path) -> None:
 
 def main() -> None:
     """One rank of the training."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--wires", default="float32,int16,int8")
+    parser = compared.parser(__doc__)
+    parser.add_argument("--wires", default=",".join(compared.WIRES), help="of these, or gloo")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--every", type=int, default=10, help="steps from one test to the next")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the losses there")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them there")
+    parser.add_argument("--shard", action="store_true", help="FSDP2 in the place of DistributedDataParallel")
     args = parser.parse_args()
-    if "RANK" not in os.environ:
-        sys.exit("start me through a launcher: switchml run -n 8 -- examples/characters.py, or torchrun")
-    torch.set_num_threads(1)
+    wires = compared.names(args.wires)
+    compared.join("switchml run -n 8 -- examples/characters.py")
     torch.use_deterministic_algorithms(True)
-    dist.init_process_group("gloo")
     try:
         data = text()
-        curves = [train(wire, data, args.steps, args.every, args.seed) for wire in args.wires.split(",")]
+        curves = [train(wire, data, args.steps, args.every, args.seed, args.shard) for wire in wires]
         if dist.get_rank() == 0:
             for curve in curves:
                 print(
-                    f"{curve.wire:8}  loss {curve.losses[-1]:.4f} after {curve.steps[-1]} steps, {curve.seconds:.1f} s"
+                    f"{curve.wire:8}  loss {curve.losses[-1]:.4f} after {curve.steps[-1]} steps, {curve.seconds:.1f} s, "
+                    f"{curve.characters_a_second:,.0f} characters a second"
                 )
             if args.json:
                 args.json.write_text(json.dumps([asdict(curve) for curve in curves], indent=2) + "\n")

@@ -95,7 +95,42 @@ def conv() -> nn.Module:
     )
 
 
-MODELS = {"logistic": logistic, "conv": conv}
+class Residual(nn.Module):
+    """Two convolutions with batch norm, and what came in added to what they give."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.first_norm = nn.BatchNorm2d(channels)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.second_norm = nn.BatchNorm2d(channels)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images: (batch, channels, height, width), as what is returned."""
+        inside = torch.relu(self.first_norm(self.first(images)))
+        added: Tensor = torch.relu(images + self.second_norm(self.second(inside)))
+        return added
+
+
+def resnet() -> nn.Module:
+    """A residual network for images of 8 x 8 (He et al., CVPR 2016)."""
+    return nn.Sequential(
+        nn.Conv2d(1, 32, 3, padding=1, bias=False),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        Residual(32),
+        nn.Conv2d(32, 64, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(64),
+        nn.ReLU(),
+        Residual(64),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(64, 10),
+    )
+
+
+MODELS = {"logistic": logistic, "conv": conv, "resnet": resnet}
+BOTH = ("logistic", "conv")
 
 
 def batches(count: int, rank: int, world_size: int, seed: int) -> list[Tensor]:
@@ -122,6 +157,7 @@ def train_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, data: Digits
 @torch.no_grad()
 def accuracy(model: nn.Module, data: Digits) -> float:
     """Share of the test images that the model names rightly."""
+    model.eval()  # what is trained no more
     right = model(data.test_images).argmax(1) == data.test_labels
     return float(right.float().mean())
 
@@ -218,7 +254,7 @@ def main() -> None:
     dist.init_process_group(args.backend)
     try:
         data = digits(args.seed)
-        names = list(MODELS) if args.model == "both" else [args.model]
+        names = BOTH if args.model == "both" else [args.model]
         outcomes = [train(name, data, args.epochs, args.seed, args.hook) for name in names]
         if args.json and dist.get_rank() == 0:
             args.json.write_text(json.dumps([asdict(outcome) for outcome in outcomes], indent=2) + "\n")

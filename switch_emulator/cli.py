@@ -40,6 +40,10 @@ from switchml.cli_options import (
     TlsCert,
     TlsKey,
     Trace,
+    TraceCount,
+    TraceJob,
+    TraceRank,
+    TraceSlot,
 )
 from switchml.control.control_messages import LEASE
 from switchml.errors import UsageError
@@ -49,6 +53,7 @@ from switchml.protocol.messages import UDP_PORT_FIRST
 if TYPE_CHECKING:
     from switchml.control.controller import Controller
     from switchml.control.tls import ServerTls
+    from switchml.packets.selection import Selection
     from switchml.switch_emulator.p4.egress_queues import QueueLimits
     from switchml.switch_emulator.p4_emulator import Wrapping
     from switchml.switch_emulator.ports.interface import Ports
@@ -92,7 +97,7 @@ class _Options:
     device_id: int
     queues: QueueLimits | None
     capture: Path | None
-    trace: bool
+    trace: Selection | None
     loss: float
     duplicate: float
     reorder: float
@@ -199,6 +204,10 @@ def switch_command(
     ] = None,
     capture: Capture = None,
     trace: Trace = False,
+    trace_job: TraceJob = None,
+    trace_slot: TraceSlot = None,
+    trace_rank: TraceRank = None,
+    trace_count: TraceCount = None,
     loss: Loss = 0.0,
     duplicate: Duplicate = 0.0,
     reorder: Reorder = 0.0,
@@ -236,7 +245,8 @@ def switch_command(
         queues=_queue_limits(
             queue_rate=queue_rate, port_rate=port_rate, depth=queue_depth, priorities=priority_queues
         ),
-        capture=capture, trace=trace, loss=loss, duplicate=duplicate, reorder=reorder, seed=seed, offload=offload,
+        capture=capture, trace=_traced(trace, trace_job, trace_slot, trace_rank, trace_count),
+        loss=loss, duplicate=duplicate, reorder=reorder, seed=seed, offload=offload,
         tls=TlsFiles(tls_cert, tls_key, tls_ca).server(),
         telemetry=telemetry, telemetry_host=telemetry_host, telemetry_port=telemetry_port,
     )  # fmt: skip
@@ -272,7 +282,7 @@ def _native(options: _Options) -> Iterator[_Running]:
 
     for option, given in {
         "-i": options.interfaces, "--use-files": options.use_files is not None,
-        "--capture": options.capture, "--trace": options.trace, "--p4info": options.p4info,
+        "--trace": options.trace, "--p4info": options.p4info,
         "--queue-rate, --port-rate, --queue-depth or --priority-queues": options.queues,
     }.items():  # fmt: skip
         if given:
@@ -293,6 +303,7 @@ def _native(options: _Options) -> Iterator[_Running]:
                 lease=options.lease,
                 faults=faults,
                 offload=options.offload,
+                capture=str(options.capture or ""),
                 tls=options.tls,
             )
         )
@@ -415,8 +426,31 @@ def _wrapping(options: _Options) -> Wrapping:
     return Wrapping(
         fault_rates=FaultRates(options.loss, options.duplicate, options.reorder, options.seed),
         capture=str(options.capture or ""),
-        trace=_tell if options.trace else None,
+        trace=None if options.trace is None else _trace(options),
     )
+
+
+def _traced(
+    trace: bool, job: int | None, slot: int | None, rank: int | None, count: int | None
+) -> Selection | None:
+    """Which packets are traced; None = none."""
+    from switchml.packets.selection import Selection
+
+    selection = Selection(job, slot, rank, count)
+    return selection if trace or selection != Selection() else None
+
+
+def _trace(options: _Options) -> Callable[[str], None]:
+    from switchml.packets.selection import Selection
+    from switchml.switch_emulator.ports.chosen_trace import ChosenTrace
+
+    if options.trace is None or options.trace == Selection():
+        return _tell
+    if options.trace.rank is not None and options.interfaces:
+        raise UsageError(
+            "--trace-rank needs workers that join over UDP: here their ranks are not known, leave -i out"
+        )
+    return ChosenTrace(_tell, options.trace)
 
 
 def _tell(line: str) -> None:

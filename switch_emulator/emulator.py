@@ -22,9 +22,11 @@ class Emulator(Closing):
         lease: seconds of silence after which a worker is taken for dead.
         faults: see `faults.new_faults`.
         offload: False forbids segmentation offload.
+        capture: path of a pcap file for all packets, "" = none.
         tls: of the control service.
 
     Raises:
+        PcapError: that file cannot be written.
         PortInUseError: one of the ports is taken.
         UsageError: the host is no address of this machine.
     """
@@ -39,9 +41,10 @@ class Emulator(Closing):
         lease: float = LEASE,
         faults: Faults | None = None,
         offload: bool = True,
+        capture: str = "",
         tls: ServerTls | None = None,
     ) -> None:
-        self.target = EmulatorTarget(host, udp_port, faults=faults, offload=offload)
+        self.target = EmulatorTarget(host, udp_port, faults=faults, offload=offload, capture=capture)
         try:
             self.controller = Controller(self.target, token=token, lease=lease)
             self._server: ControlServer = serve(self.controller, host, control_port, tls=tls)

@@ -43,6 +43,7 @@ from switchml.link.datagrams import SocketAddress, enlarge_buffers, open_datagra
 from switchml.link.libc import monotonic_ns
 from switchml.link.records import Records, new_records, table_of
 from switchml.link.ring import down_tail, ring_layout
+from switchml.packets.tape import TapeFile, no_tape
 from switchml.protocol.counters import SWITCH_COUNTERS, named
 from switchml.protocol.messages import ELEMENT_BYTES, MAX_PAYLOAD, WIRES, size_code, wire_lanes
 from switchml.protocol.prepare import prepare
@@ -111,8 +112,10 @@ class EmulatorTarget(SwitchTarget):
         udp_port: 0 for a free one.
         faults: see `faults.new_faults`.
         offload: False forbids segmentation offload.
+        capture: path of a pcap file for all packets, "" = none. No job is in memory then, for there are no packets.
 
     Raises:
+        PcapError: that file cannot be written.
         PortInUseError: the UDP port is taken.
         UsageError: the host is no address of this machine.
     """
@@ -124,7 +127,9 @@ class EmulatorTarget(SwitchTarget):
         *,
         faults: Faults | None = None,
         offload: bool = True,
+        capture: str = "",
     ) -> None:
+        self._capture = TapeFile(capture) if capture else None
         self._socket = _listen(host, udp_port)
         prepare_pipeline()
         self._host = host
@@ -146,7 +151,10 @@ class EmulatorTarget(SwitchTarget):
             flag=np.zeros(1, np.int64),
             spare=np.zeros(MAX_PAYLOAD + 4096, np.uint8),
             scratch=np.zeros(4, np.int64),
+            tape=self._capture.tape if self._capture is not None else no_tape(),
         )
+        state[0]["address"] = int.from_bytes(socket.inet_aton(host), "big")
+        state[0]["port"] = self._port
         self._handle = table_of(self._switch)
         self._ended = np.zeros(len(SWITCH_COUNTERS), np.int64)
         self._elements = RangeAllocator(_POOL_ELEMENTS)
@@ -167,7 +175,7 @@ class EmulatorTarget(SwitchTarget):
         description = TargetDescription(
             self._host, self._port, self._memory_server.name, POOL_SLOTS, MAX_PAYLOAD, MAX_WORKERS,
             mac=hardware_address(self._host), proves_addresses=True, tells_claims_apart=True, wires=tuple(WIRES),
-            in_memory=self._switch.faults.settings[0]["active"] == 0,
+            in_memory=self._switch.faults.settings[0]["active"] == 0 and self._capture is None,
         )  # fmt: skip
         if self._host.startswith("127."):
             return replace(description, default_payload=_LOOPBACK_PAYLOAD, default_window=_LOOPBACK_WINDOW)
@@ -245,6 +253,8 @@ class EmulatorTarget(SwitchTarget):
         self._memory_server.close()
         self._interrupt()
         self._thread.join(_ANSWER_SECONDS)
+        if self._capture is not None:
+            self._capture.close()
         self._socket.close()
         self._fabric.close()
 

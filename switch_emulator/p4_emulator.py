@@ -20,7 +20,7 @@ from switchml.closing import Closing
 from switchml.control.control_messages import LEASE
 from switchml.control.tls import ServerTls
 from switchml.errors import PortInUseError, SwitchMLError, UsageError
-from switchml.p4runtime.p4info_files import p4info_beside, parse_p4info
+from switchml.p4runtime.p4info_files import p4info_beside, parse_p4info, refuse_source
 from switchml.p4runtime.refusals import RuntimeRequestError
 from switchml.protocol.messages import UDP_PORT_FIRST, UDP_PORT_LAST
 from switchml.switch_emulator.forwarding import Forwarding
@@ -28,6 +28,7 @@ from switchml.switch_emulator.p4.device import P4Device
 from switchml.switch_emulator.p4.egress_queues import QueueLimits
 from switchml.switch_emulator.p4.switch import P4Switch
 from switchml.switch_emulator.ports.capture import CapturedPorts
+from switchml.switch_emulator.ports.chosen_trace import ChosenTrace
 from switchml.switch_emulator.ports.faulty import FaultRates, FaultyPorts
 from switchml.switch_emulator.ports.interface import Ports
 from switchml.switch_emulator.ports.trace import TracedPorts
@@ -64,6 +65,7 @@ def read_program(path: Path, p4info: Path | None = None) -> CompiledProgram:
     Raises:
         UsageError: a file cannot be read, or holds something else.
     """
+    refuse_source(path)
     if p4info is None and p4info_beside(path).is_file():
         p4info = p4info_beside(path)
     try:
@@ -270,7 +272,13 @@ class P4UdpEmulator(Closing):
                 )
             )
             # The program is there already: loading it again would translate it once more.
-            self._target = P4RuntimeTarget(client, *ports.address, ports=(), on_workers=ports.keep)
+
+            def on_workers(ranks: Mapping[tuple[str, int], int]) -> None:
+                ports.keep(ranks)
+                if wrapping is not None and isinstance(wrapping.trace, ChosenTrace):
+                    wrapping.trace.know(ranks)
+
+            self._target = P4RuntimeTarget(client, *ports.address, ports=(), on_workers=on_workers)
             stack.callback(self._target.close)
             self.controller: Controller = Controller(self._target, token=token, lease=lease)
             stack.callback(self.controller.close)

@@ -29,6 +29,9 @@ from switchml.link import datagrams, libc, ring
 from switchml.link.datagrams import Datagrams
 from switchml.link.memory import copy_bytes, fence, load_acquire, store_release
 from switchml.link.records import Int64, Records, view_of
+from switchml.packets import tape as tapes
+from switchml.packets.made_macs import EVERYONE_MAC, SWITCH_MAC, rank_mac
+from switchml.packets.tape import Tape
 from switchml.protocol.counters import SWITCH_COUNTERS, indices
 from switchml.protocol.header import HEADER_BYTES
 from switchml.protocol.header_access import (
@@ -55,6 +58,7 @@ from switchml.protocol.messages import (
     LANE_BITS,
     MAX_PAYLOAD,
     PROBE,
+    UDP_PORT_FIRST,
     UNKNOWN_TYPE,
 )
 from switchml.protocol.probes import read_secret, write_challenge
@@ -108,6 +112,10 @@ _SLEEP_NS = 100_000_000
 _NOBODY = -1
 _PERMISSION = cast(int, np.int64(MAX_PAYLOAD + HEADER_BYTES))  # in `spare`, behind the longest result
 _CHALLENGED = -2
+_OWN_MAC = cast(int, np.int64(int(SWITCH_MAC.replace(":", ""), 16)))
+_ALL_MAC = int(EVERYONE_MAC.replace(":", ""), 16)
+_STRANGER_MAC = 0x020000000000
+_MULTICAST = 0xE
 
 
 class SwitchRecord(TypedDict):
@@ -120,6 +128,8 @@ class SwitchRecord(TypedDict):
     spare: Int64
     doorbell: Int64  # eventfd
     stop: Int64
+    address: Int64  # of the data port, as tapes tell it
+    port: Int64
 
 
 class Switch(NamedTuple):
@@ -136,6 +146,7 @@ class Switch(NamedTuple):
             duplicates, stale or ahead. Counted only when they come, which costs the others nothing.
         flag: 1 makes `run` return.
         spare: takes results that have nowhere to go.
+        tape: takes all packets, where it is active: as they are on the wire, so with faults between them and the slots.
     """
 
     state: Records[SwitchRecord]
@@ -151,9 +162,48 @@ class Switch(NamedTuple):
     flag: Longs
     spare: Bytes
     scratch: Longs
+    tape: Tape
 
 
 switch_at = view_of(Switch)
+
+
+@compiled
+def _mac_of(tables: Tables, sender: int) -> int:
+    """The made-up MAC address of a sender; of a stranger, -1, a common one."""
+    if sender < 0:
+        return _STRANGER_MAC
+    return rank_mac(int(tables.senders[sender]["job"]), int(tables.senders[sender]["worker"]))
+
+
+@compiled
+def _note(
+    handle: int, mac: int, address: int, port: int, incoming: int, memory: Bytes, at: int, length: int
+) -> None:
+    """Note a packet between the switch and somebody else."""
+    switch = switch_at(handle)
+    state = switch.state[0]
+    own, own_port = int(state["address"]), int(state["port"])
+    if incoming != 0:
+        tapes.note(switch.tape, mac, address, port, _OWN_MAC, own, own_port, memory, at, length)
+    else:
+        tapes.note(switch.tape, _OWN_MAC, own, own_port, mac, address, port, memory, at, length)
+
+
+@compiled
+def _note_train(handle: int, link: Datagrams, names: Records[datagrams.SocketAddress], count: int) -> None:
+    """Note what is about to leave, to each of `count` destinations."""
+    tables = switch_at(handle).tables
+    end, segment = datagrams.train_bytes(link), max(1, datagrams.train_segment(link))
+    for index in range(count):
+        name = names[index]
+        address, port = tapes.from_network(int(name["address"]), 4), tapes.from_network(int(name["port"]), 2)
+        if address >> 28 == _MULTICAST:
+            mac = tapes.group_mac(address)
+        else:
+            mac = _mac_of(tables, find_sender(tables, int(name["address"]), int(name["port"])))
+        for at in range(0, end, segment):
+            _note(handle, mac, address, port, _START, link.tx_memory, at, min(segment, end - at))
 
 
 @compiled
@@ -167,14 +217,21 @@ def _flush_train(handle: int) -> None:
     size = datagrams.train_bytes(link)
     number = target
     count = 1
+    recorded = tapes.active(switch.tape)
     if target >= _SINGLE:
         sender = target - _SINGLE
         number = int(tables.senders[sender]["job"])
+        if recorded:
+            _note_train(handle, link, tables.names[sender:], _ALL)
         failed = datagrams.send_train(link, tables.names[sender:].ctypes.data, 1)
     elif tables.jobs[target]["multicast"] != 0:
+        if recorded:
+            _note_train(handle, link, tables.groups[target:], _ALL)
         failed = datagrams.send_train(link, tables.groups[target:].ctypes.data, 1)
     else:
         count = int(tables.jobs[target]["udp_workers"])
+        if recorded:
+            _note_train(handle, link, tables.unicast[target * MAX_WORKERS :], count)
         failed = datagrams.send_train(link, tables.unicast[target * MAX_WORKERS :].ctypes.data, count)
     switch.counters[number, _PACKETS_SENT] += count * segments - failed
     switch.counters[number, _BYTES_SENT] += count * size
@@ -215,6 +272,8 @@ def _flush_rest(handle: int) -> None:
     size = datagrams.train_bytes(rest)
     failed = 0
     if count > 0:
+        if tapes.active(switch.tape):
+            _note_train(handle, rest, switch.rest_names, count)
         failed = datagrams.send_train(rest, switch.rest_names.ctypes.data, count)
     else:
         datagrams.clear_train(rest)
@@ -266,10 +325,27 @@ def _ring_room(handle: int, job: Job, number: int, destination: int, length: int
 
 
 @compiled
+def _note_down(handle: int, number: int) -> None:
+    """Note what a job's downlink is about to show."""
+    switch = switch_at(handle)
+    job = switch.tables.jobs[number]
+    layout = job_layout(job)
+    for count in range(job["down_shown"], job["down_head"]):
+        entry = int(job["region"]) + ring.down_entry(layout, count)
+        length, rank = ring.entry_length(switch.fabric, entry), ring.entry_destination(switch.fabric, entry)
+        mac, address, port = _ALL_MAC, tapes.ALL_HOSTS, UDP_PORT_FIRST
+        if rank != ring.EVERYONE:
+            mac, address, port = rank_mac(number, rank), tapes.LOOPBACK, tapes.RING_PORT + rank
+        _note(handle, mac, address, port, _START, switch.fabric, entry + ring.PACKET_AT, length)
+
+
+@compiled
 def _publish_rings(handle: int, number: int) -> None:
     switch = switch_at(handle)
     job = switch.tables.jobs[number]
     if job["down_head"] != job["down_shown"]:
+        if tapes.active(switch.tape):
+            _note_down(handle, number)
         job["down_shown"] = job["down_head"]
         ring.publish_down(_region_longs(handle, job), int(job["down_head"]))
 
@@ -419,6 +495,8 @@ def _answer_probe(handle: int, sender: int, memory: Bytes, at: int, length: int)
         _flush_train(handle)
         place = datagrams.append(switch.link, length)
         copy_bytes(memory[at : at + length], switch.link.tx_memory[place : place + length])
+        if tapes.active(switch.tape):
+            _note_train(handle, switch.link, tables.groups[number:], _ALL)
         datagrams.send_train(switch.link, tables.groups[number:].ctypes.data, 1)
 
 
@@ -645,6 +723,20 @@ def take_message(handle: int, address: int, port: int, at: int, length: int, seg
     switch = switch_at(handle)
     tables = switch.tables
     sender = find_sender(tables, address, port)
+    if tapes.active(switch.tape):
+        mac = _mac_of(tables, sender)
+        host, number = tapes.from_network(address, 4), tapes.from_network(port, 2)
+        for first in range(at, at + max(length, 1), max(segment, 1)):
+            _note(
+                handle,
+                mac,
+                host,
+                number,
+                True,
+                switch.link.rx_memory,
+                first,
+                min(segment, at + length - first),
+            )
     if sender < 0:
         # One packet of a train: probes come alone, and again.
         sender = _prove(handle, address, port, at, min(segment, length))
@@ -702,6 +794,11 @@ def _poll_ring(handle: int, sender: int) -> int:
         length = ring.entry_length(switch.fabric, place)
         # A worker that writes nonsense may harm itself alone.
         length = min(max(length, 0), layout.stride - ring.PACKET_AT)
+        if tapes.active(switch.tape):
+            _note(
+                handle, rank_mac(number, worker), tapes.LOOPBACK, tapes.RING_PORT + worker, _ALL, switch.fabric,
+                place + ring.PACKET_AT, length,
+            )  # fmt: skip
         ingress(handle, sender, switch.fabric, place + ring.PACKET_AT, length)
     entry["up_tail"] = tail + count
     store_release(longs, ring.up_tail(worker), tail + count)
@@ -761,6 +858,7 @@ def run(handle: int, spin_ns: int) -> None:
         found = _poll_udp(handle) + _poll_rings(handle)
         _flush_train(handle)
         _flush_rest(handle)
+        tapes.write(switch.tape)
         if found > 0:
             quiet_since = state["now"]
             continue

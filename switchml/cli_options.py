@@ -166,8 +166,47 @@ Trace = Annotated[
 Capture = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE.pcap", help="Write all packets, in and out, to this file.", rich_help_panel=P4
+        metavar="FILE.pcap", help="Write all packets, in and out, to this file; see switchml decode."
     ),
+]
+
+_OF_TRACE = "Packets to trace; each of these asks for a trace"
+TraceJob = Annotated[
+    int | None,
+    typer.Option("--trace-job", metavar="NUMBER", min=0, help="Of this job.", rich_help_panel=_OF_TRACE),
+]
+TraceSlot = Annotated[
+    int | None,
+    typer.Option("--trace-slot", metavar="SLOT", min=0, help="Of this slot.", rich_help_panel=_OF_TRACE),
+]
+TraceRank = Annotated[
+    int | None,
+    typer.Option(
+        "--trace-rank",
+        metavar="RANK",
+        min=0,
+        help="From or to this rank, over UDP.",
+        rich_help_panel=_OF_TRACE,
+    ),
+]
+TraceCount = Annotated[
+    int | None,
+    typer.Option("--trace-count", metavar="N", min=0, help="At most so many.", rich_help_panel=_OF_TRACE),
+]
+
+_WHICH = "Which packets"
+OnlyJob = Annotated[
+    int | None, typer.Option("--job", metavar="NUMBER", min=0, help="Of this job.", rich_help_panel=_WHICH)
+]
+OnlySlot = Annotated[
+    int | None, typer.Option("--slot", metavar="SLOT", min=0, help="Of this slot.", rich_help_panel=_WHICH)
+]
+OnlyRank = Annotated[
+    int | None,
+    typer.Option("--rank", metavar="RANK", min=0, help="From or to this rank.", rich_help_panel=_WHICH),
+]
+OnlyCount = Annotated[
+    int | None, typer.Option("--count", metavar="N", min=0, help="At most so many.", rich_help_panel=_WHICH)
 ]
 
 Loss = Annotated[

@@ -9,9 +9,12 @@ import difflib
 import logging
 import os
 import sys
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from switchml.errors import UsageError
 
 PREFIX = "SWITCHML_"
 
@@ -89,6 +92,19 @@ VARIABLES = (
         "30",
     ),
     Variable(
+        "SWITCHML_CAPTURE",
+        "",
+        "pcap file for a rank's packets; the job's name and the rank are put before its ending "
+        "([docs](docs/packets.md))",
+        "none",
+    ),
+    Variable(
+        "SWITCHML_CONFIG",
+        "",
+        "TOML file that sets what of this table is not set otherwise, by names as in `window = 64`",
+        "`~/.config/switchml.toml`, if there is one",
+    ),
+    Variable(
         "SWITCHML_QUIET",
         "",
         "`1`: rank 0 does not say at the start which switch the job is on, and how",
@@ -152,7 +168,10 @@ LOG_COLLECTIVES, LOG_SUMMARY, LOG_ALL_RANKS = "collectives", "summary", "all-ran
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _LOG_WORDS = (LOG_COLLECTIVES, LOG_SUMMARY, LOG_ALL_RANKS, *_LOG_LEVELS)
 
+_CONFIG = "SWITCHML_CONFIG"
+
 _told = False
+_configured = False
 
 
 def misspelt(environment: Mapping[str, str]) -> Iterator[str]:
@@ -177,12 +196,57 @@ def log_words() -> frozenset[str]:
     return frozenset(word for each in said.split(",") if (word := each.strip().lower()) in _LOG_WORDS)
 
 
+def settings_of(file: Path) -> dict[str, str]:
+    """What a configuration file sets, as variables.
+
+    Raises:
+        UsageError: it cannot be read, or has a name that is no setting, or a value that is no text, number or truth value.
+    """
+    try:
+        told = tomllib.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file}: {error}") from error
+    known = {each.name.removeprefix(PREFIX).lower() for each in VARIABLES if each.name != _CONFIG}
+    settings: dict[str, str] = {}
+    for name, value in told.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            meant = f"is {near[0]} meant?" if near else f"there are {', '.join(sorted(known))}"
+            raise UsageError(f"{file}: {name} is no setting: {meant}")
+        if not isinstance(value, str | int | float):
+            raise UsageError(f"{file}: {name} = {value!r}: a text, a number, true or false is meant")
+        settings[PREFIX + name.upper()] = str(int(value)) if isinstance(value, bool) else str(value)
+    return settings
+
+
+def take_configuration() -> None:
+    """Once a process: read the configuration file into the environment, where a variable that is set stays as it is.
+
+    Raises:
+        UsageError: see `settings_of`; or the file that SWITCHML_CONFIG names is not there.
+    """
+    global _configured
+    if _configured:
+        return
+    named = os.environ.get(_CONFIG, "").strip()
+    folder = os.environ.get("XDG_CONFIG_HOME", "").strip() or "~/.config"
+    file = Path(named or f"{folder}/switchml.toml").expanduser()
+    if named or file.is_file():
+        for name, value in settings_of(file).items():
+            os.environ.setdefault(name, value)
+    _configured = True
+
+
 def heed_environment() -> None:
-    """Once a process: set the log's level, name on stderr what is misspelt. Ranks of `switchml run`, which did, are silent."""
+    """Once a process: read the configuration file, set the log's level, name on stderr what is misspelt.
+
+    Ranks of `switchml run`, which did that, are silent.
+    """
     global _told
     if _told:
         return
     _told = True
+    take_configuration()
     words = log_words()
     level = next((level for level in _LOG_LEVELS if level in words), "")
     if level:

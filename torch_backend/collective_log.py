@@ -135,9 +135,11 @@ class CollectiveLog:
         elapsed = time.perf_counter() - self._begun
         stood = sum(total[2] for _, total in rows if total[2] is not None)
         count = sum(total[0] for _, total in rows)
+        unseen = sum(total[0] for _, total in rows if total[2] is None)
         yield (
             f"switchml: rank {rank}: {count:,} collectives in {duration(elapsed)}; the program stood still for them for "
             f"{duration(stood)} ({share(stood, elapsed)})"
+            + (f", without the {unseen:,} whose wait nobody sees" if unseen else "")
         )
         yield (
             f"  {'operation':<16} {'bytes':>8}  {'path':<6}  {'count':>7}  {'in all':>8}  {'each':>8}  {'algbw':>11}  waiting"

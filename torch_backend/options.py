@@ -10,10 +10,11 @@ from switchml.control.target import TRANSPORTS
 from switchml.control.tls import TlsFiles
 from switchml.errors import UsageError
 from switchml.protocol.messages import FLOAT32, WIRES
-from switchml.variables import heed_environment
+from switchml.variables import heed_environment, take_configuration
 
 
 def _text(variable: str, default: str = "") -> str:
+    take_configuration()
     return os.environ.get(variable, "").strip() or default
 
 

@@ -48,6 +48,7 @@ class Part:
     first: int = 0
     share: Share = EVERYTHING
     rounding: Rounding = TO_NEAREST
+    row: int = 0
 
 
 class Strategy(Protocol):
@@ -145,6 +146,7 @@ class Pipeline(Source):
             part.first,
             part.share,
             part.rounding,
+            row=part.row,
         )
 
 
@@ -178,6 +180,7 @@ class Direct(Strategy):
                 destination=part.destination[part.share.place(slice(start, stop))],
                 first=first,
                 share=part.share.beyond(start),
+                row=min(part.row, stop - start),
             )
         )
 
@@ -245,7 +248,8 @@ def _gathered(mine: Array, rows: Array, rank: int, root: int | None) -> Part:
     share = Share(rank, mine.size, others=True)
     if root is not None:
         share = Share(rank, every.size, root * every.size)
-    return Part(WORDS, every.size, mine, every[share.of(slice(0, every.size))], rank * mine.size, share)
+    wanted = every[share.of(slice(0, every.size))]
+    return Part(WORDS, every.size, mine, wanted, rank * mine.size, share, row=mine.size)
 
 
 class _Rows:
@@ -401,7 +405,7 @@ class BroadcastBytes(Strategy):
         staged = self._staging[lane, : -(-values.size // 4)]
         if self._is_root:
             staged.view(np.uint8)[: values.size] = values
-        return Part(WORDS, staged.size, staged if self._is_root else staged[:0], staged)
+        return Part(WORDS, staged.size, staged if self._is_root else staged[:0], staged, row=staged.size)
 
     @override
     def store(self, segment: int, lane: int) -> None:
@@ -826,7 +830,8 @@ class Collectives(ABC):
             strategy = nothing
         elif raw.size % 4 == 0:
             words = raw.view(np.uint32)
-            strategy = partial(Direct, Part(WORDS, words.size, words if is_root else words[:0], words))
+            own = words if is_root else words[:0]
+            strategy = partial(Direct, Part(WORDS, words.size, own, words, row=words.size))
         else:
             strategy = partial(BroadcastBytes, raw, is_root)
 

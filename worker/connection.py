@@ -12,6 +12,7 @@ import time
 from abc import ABC, abstractmethod
 
 import numpy as np
+import numpy.typing as npt
 from typing_extensions import override
 
 from switchml.aggregation.shared_slots import FORMAT, SharedLayout, SharedSlots, ring_bell, shared_slots
@@ -20,10 +21,14 @@ from switchml.errors import JoinError, SwitchUnreachableError
 from switchml.link import datagrams, libc
 from switchml.link.records import Records, new_records
 from switchml.link.ring import PAGE, RingLayout, ring_layout
+from switchml.packets.ethernet import mac_bytes
+from switchml.packets.made_macs import EVERYONE_MAC, SWITCH_MAC, rank_mac
+from switchml.packets.tape import ALL_HOSTS, LOOPBACK, RING_PORT, Tape, TapeFile, group_mac, no_tape
 from switchml.protocol.header import build_header
 from switchml.protocol.jit import compiled
+from switchml.protocol.messages import UDP_PORT_FIRST
 from switchml.protocol.probes import answer_to_challenge, new_secret, probe_header, ticket_of_secret
-from switchml.worker.port import BATCH, SHM, UDP, Port, PortRecord
+from switchml.worker.port import ALL, BATCH, OWN, SHM, SWITCH, UDP, Port, PortRecord
 
 _ANSWER_SECONDS = 5.0
 _PROBE_EVERY = 0.05
@@ -37,6 +42,22 @@ def _wake_sleepers(address: int) -> None:
     libc.futex_wake_all(address)
 
 
+def _number(address: str) -> int:
+    return int.from_bytes(socket.inet_aton(address), "big")
+
+
+def _ends(job: int, rank: int) -> npt.NDArray[np.int64]:
+    """`Port.ends` where packets have no addresses of their own."""
+    return np.array(
+        [
+            (rank_mac(job, rank), LOOPBACK, RING_PORT + rank),
+            (int.from_bytes(mac_bytes(SWITCH_MAC), "big"), LOOPBACK, UDP_PORT_FIRST),
+            (int.from_bytes(mac_bytes(EVERYONE_MAC), "big"), ALL_HOSTS, UDP_PORT_FIRST),
+        ],
+        np.int64,
+    )
+
+
 class Connection(ABC):
     """A transport before, while and after it is used by an engine."""
 
@@ -44,6 +65,7 @@ class Connection(ABC):
     address = ""
     port_number = 0
     ticket = ""
+    _capture: TapeFile | None = None
 
     @abstractmethod
     def attach(
@@ -64,6 +86,17 @@ class Connection(ABC):
             JoinError, SwitchUnreachableError: it does not.
         """
 
+    def record(self, path: str) -> None:
+        """From `attach` on, have all packets written to a pcap file.
+
+        Raises:
+            PcapError: it cannot be written.
+        """
+        self._capture = TapeFile(path)
+
+    def _tape(self) -> Tape:
+        return no_tape() if self._capture is None else self._capture.tape
+
     multicast = False
     """After `attach`: whether multicast results reach this worker."""
 
@@ -71,9 +104,10 @@ class Connection(ABC):
     def wake(self) -> None:
         """End a wait of the engine."""
 
-    @abstractmethod
     def close(self) -> None:
         """Free it. The engine must have stopped."""
+        if self._capture is not None:
+            self._capture.close()
 
 
 def _stand_in() -> datagrams.Datagrams:
@@ -184,7 +218,16 @@ class UdpConnection(Connection):
         return Port(
             state, unicast, in_group, _NO_LAYOUT, np.zeros(8, np.uint8), np.zeros(8, np.int64), np.zeros(8, np.int64),
             np.zeros(packets, np.int64), np.zeros(packets, np.int64), np.zeros(packets, np.int64), np.zeros(4, np.int64),
+            self._tape(), self._ends(job, rank, group, group_port),
         )  # fmt: skip
+
+    def _ends(self, job: int, rank: int, group: str, group_port: int) -> npt.NDArray[np.int64]:
+        ends = _ends(job, rank)
+        ends[OWN, 1:] = _number(self.address), self.port_number
+        ends[SWITCH, 1:] = _number(self._target.host), self._target.udp_port
+        if group:
+            ends[ALL] = group_mac(_number(group)), _number(group), group_port
+        return ends
 
     @override
     def wake(self) -> None:
@@ -198,6 +241,7 @@ class UdpConnection(Connection):
 
     @override
     def close(self) -> None:
+        super().close()
         self._socket.close()
         self._close_group()
         os.close(self._wake)
@@ -213,6 +257,7 @@ class ShmConnection(Connection):
 
     def __init__(self, target: TargetDescription, kind: str) -> None:
         self.kind = kind
+        self._target = target
         self._name = target.shm_socket
         self.ticket = secrets.token_hex(16)
         self._doorbell = -1
@@ -241,7 +286,13 @@ class ShmConnection(Connection):
         return Port(
             state, _stand_in(), _stand_in(), layout, bytes_, self._longs, np.frombuffer(page, np.int64),
             np.zeros(BATCH, np.int64), np.zeros(BATCH, np.int64), np.zeros(BATCH, np.int64), np.zeros(4, np.int64),
+            self._tape(), self._ends(job, rank),
         )  # fmt: skip
+
+    def _ends(self, job: int, rank: int) -> npt.NDArray[np.int64]:
+        ends = _ends(job, rank)
+        ends[SWITCH, 1:] = _number(self._target.host), self._target.udp_port
+        return ends
 
     def attach_slots(self, rank: int, layout: SharedLayout) -> SharedSlots:
         """In place of `attach`, where the slot machine is in memory: the job's slots."""
@@ -287,6 +338,7 @@ class ShmConnection(Connection):
 
     @override
     def close(self) -> None:
+        super().close()
         if self._doorbell >= 0:
             os.close(self._doorbell)
             self._doorbell = -1

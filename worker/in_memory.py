@@ -34,15 +34,18 @@ from switchml.link.records import view_of
 from switchml.protocol.counters import SWITCH_COUNTERS, WORKER_COUNTERS, indices
 from switchml.protocol.header import HEADER_BYTES
 from switchml.protocol.jit import compiled, inlined
-from switchml.protocol.messages import LANE_BITS
+from switchml.protocol.messages import ABSENT, ELEMENT_BYTES, LANE_BITS, SUM
 from switchml.protocol.numerics import UNKNOWN_EXPONENT
 from switchml.protocol.slots import TSI_MASK, slot_of, version_of
 from switchml.worker.chunks import bytes_of, exponent_ahead, given_kind, is_withheld, named_rank
 from switchml.worker.engine import ATTENTION, EXACT_NEEDED, FINISHED, IDLE_STREAM, exact_needed
+from switchml.worker.entry import NOT_OVER, enter, leave
+from switchml.worker.shared_rows import give_row, take_rows
 from switchml.worker.shared_sums import give_elements, take_elements
 from switchml.worker.window import (
     MISMATCHED,
     RING,
+    ROWS,
     SENT,
     TIMED_OUT,
     Window,
@@ -53,6 +56,7 @@ from switchml.worker.window import (
     mark_sent,
     overdue_transfer,
     ready_from,
+    relative,
     slot_at,
 )
 
@@ -78,8 +82,19 @@ _BURST = 32
 _LOOKS = 3
 """Chunks that are not complete yet, or slots that others hold, before the rest is taken to be so too."""
 _MAX_SLEEP_NS = 50_000_000
+_TRIES = 100
+"""How often a chunk is looked for without asking the clock: a fraction of a microsecond."""
+_HELD_SPIN_NS = 20_000
 _HELD_SLEEP_NS = 100_000
 """Nobody rings when a slot is given back: it is held for a microsecond, unless its owner was stopped."""
+_YIELD_NS = 1_000_000
+"""Longer than it takes to wake a rank that sleeps, or two would wait for each other asleep ever after."""
+_FOREIGN_NS = 200_000
+"""Who offers its core and gets it back later than this has given it to another program, which will take it again."""
+_RESERVED_NS = 1_000_000_000
+"""For so long it is not offered any more: who sleeps is woken when it is time."""
+OVER = 1 << 10
+"""Added to the highest exponent of a transfer that `run_in_memory` has taken in and out."""
 
 
 class MemoryEngine(NamedTuple):
@@ -90,6 +105,7 @@ class MemoryEngine(NamedTuple):
         counters: by index of WORKER_COUNTERS; what there are called packets are chunks brought and results taken.
         descriptor: takes that of the last transfer.
         lanes: a packet's payload, for narrow wires.
+        reserved: of one: until then (ns) this core is not offered to the other ranks.
         flag: of one, set to 1 by another thread to make the loop return ATTENTION.
     """
 
@@ -98,6 +114,7 @@ class MemoryEngine(NamedTuple):
     counters: Longs
     descriptor: Words
     lanes: Bytes
+    reserved: Longs
     flag: Longs
     scratch: Longs
 
@@ -112,6 +129,11 @@ def _elements(window: Window, kind: int) -> int:
 
 
 @inlined
+def _in_rows(window: Window, slot: int) -> bool:
+    return bool(window.transfers[window.slots[slot]["transfer"] % RING]["kind"] == ROWS)
+
+
+@inlined
 def _take(engine: MemoryEngine, slot: int) -> bool:
     """Take the result of the slot's chunk, which is complete; False when ranks do not mean the same."""
     window, slots, counters = engine.window, engine.slots, engine.counters
@@ -121,12 +143,18 @@ def _take(engine: MemoryEngine, slot: int) -> bool:
     kind, exponent = int(copy["kind"]), int(copy["e0"])
     first = sums_at(slots, slot, version)
     sums = slots.sums[first : first + _elements(window, kind)]
+    rows = _in_rows(window, slot)
     counters[_PACKETS_TAKEN] += 1
-    counters[_BYTES_TAKEN] += HEADER_BYTES if is_withheld(window, slot) else bytes_of(window, kind)
+    counters[_BYTES_TAKEN] += (
+        HEADER_BYTES if not rows and is_withheld(window, slot) else bytes_of(window, kind)
+    )
     counters[_CHUNKS] += 1
-    if not take_elements(window, slot, exponent, kind, sums, engine.lanes, engine.descriptor):
+    has_sums = not rows or relative(window, slot) == 0
+    if has_sums and not take_elements(window, slot, exponent, kind, sums, engine.lanes, engine.descriptor):
         finish(window, int(entry["transfer"]), MISMATCHED)
         return False
+    if rows:
+        counters[_BYTES_TAKEN] += take_rows(window, slot, slots)
     advance(window, slot, exponent)
     return True
 
@@ -175,7 +203,12 @@ def _bring(engine: MemoryEngine, at: int, now: int) -> int:
     rank, width = int(stream["rank"]), int(stream["window"])
     if is_held(slots, slot):
         return -1
-    kind, ahead, named = given_kind(window, slot), exponent_ahead(window, slot), named_rank(window, slot)
+    row = 0
+    if _in_rows(window, slot):
+        kind, ahead, named = SUM if relative(window, slot) == 0 else ABSENT, UNKNOWN_EXPONENT, -1
+        row = give_row(window, slot, slots)
+    else:
+        kind, ahead, named = given_kind(window, slot), exponent_ahead(window, slot), named_rank(window, slot)
     if not try_lock(slots, slot, rank):
         return -1
     position = int(entry["position"])
@@ -195,7 +228,7 @@ def _bring(engine: MemoryEngine, at: int, now: int) -> int:
     if verdict >= COMPLETE:
         complete(slots, slot, version, position)
     unlock(slots, slot)
-    length = bytes_of(window, kind)
+    length = bytes_of(window, kind) + row
     bring_forward(window, at)
     mark_sent(window, slot, now, length)
     counters[_PACKETS_SENT] += 1
@@ -203,7 +236,7 @@ def _bring(engine: MemoryEngine, at: int, now: int) -> int:
     count(slots, rank, _PACKETS_IN, 1)
     count(slots, rank, _BYTES_IN, length)
     if counts:
-        count(slots, rank, _ELEMENTS_ADDED, elements)
+        count(slots, rank, _ELEMENTS_ADDED, elements + row // ELEMENT_BYTES)
     else:
         # Another wrote nonsense, or means another chunk: this one will never be complete, and its deadline says so.
         _count_dropped(slots, rank, action)
@@ -260,6 +293,20 @@ def turn(handle: int, now: int) -> int:
 
 
 @inlined
+def _comes_soon(engine: MemoryEngine) -> bool:
+    """Whether the first chunk that this rank waits for, where it has brought it, is complete before long."""
+    window = engine.window
+    lowest, width = int(window.stream[0]["lowest"]), int(window.stream[0]["window"])
+    slot = slot_of(lowest, width)
+    if window.slots[slot]["state"] != SENT or window.slots[slot]["position"] != lowest:
+        return False
+    for _ in range(_TRIES):  # noqa: SIM110 - compiled
+        if is_complete(engine.slots, slot, version_of(lowest, width), lowest):
+            return True
+    return False
+
+
+@inlined
 def _next_is_held(engine: MemoryEngine) -> bool:
     """Whether there is a chunk to be brought; then another rank is at its slot."""
     window = engine.window
@@ -299,8 +346,45 @@ def _sleep(engine: MemoryEngine, timeout_ns: int) -> None:
 
 
 @compiled
-def run_in_memory(handle: int, spin_ns: int, limit_ns: int) -> int:
-    """As `engine.run`, of a MemoryEngine."""
+def run_in_memory(
+    handle: int,
+    spin_ns: int,
+    limit_ns: int,
+    template: int,
+    source: int,
+    destination: int,
+    flags: int,
+    deadline: int,
+    call: int,
+) -> int:
+    """As `engine.run`, of a MemoryEngine. With a template first as `entry.enter`, and at the end as `entry.leave`.
+
+    Args:
+        handle: of a MemoryEngine.
+        spin_ns: how long to look again before this core is offered to others; 0: there are more ranks than cores.
+        limit_ns: as of `engine.run`.
+        template: as of `enter`, and so on; 0: nothing is entered.
+        source: likewise.
+        destination: likewise.
+        flags: likewise.
+        deadline: likewise.
+        call: likewise.
+
+    Returns:
+        As `engine.run`; with a template that is over, OVER and its highest exponent.
+    """
+    if template != 0:
+        enter(handle, template, source, destination, flags, deadline, call)
+    reason = _run(handle, spin_ns, limit_ns)
+    if template != 0 and reason == FINISHED:
+        highest = leave(handle)
+        if highest != NOT_OVER:
+            return OVER + highest
+    return reason
+
+
+@inlined
+def _run(handle: int, spin_ns: int, limit_ns: int) -> int:
     engine = memory_engine_at(handle)
     window, scratch = engine.window, engine.scratch
     stream = window.stream[0]
@@ -308,6 +392,7 @@ def run_in_memory(handle: int, spin_ns: int, limit_ns: int) -> int:
     lay(window)
     now = libc.monotonic_ns(scratch)
     limit, quiet_since = now + limit_ns, now
+    looked = False
     while True:
         done = _turn(engine, now)
         # First of all: a transfer must not be taken as finished before its exact exchange is arranged.
@@ -319,6 +404,11 @@ def run_in_memory(handle: int, spin_ns: int, limit_ns: int) -> int:
             return ATTENTION
         if stream["head"] == stream["queued"]:
             return IDLE_STREAM
+        if not looked:
+            looked = True
+            if _comes_soon(engine):  # what is small is over with this
+                note_heard(engine.slots, int(stream["rank"]), now)
+                continue
         now = libc.monotonic_ns(scratch)
         if done > 0:
             note_heard(engine.slots, int(stream["rank"]), now)
@@ -328,8 +418,17 @@ def run_in_memory(handle: int, spin_ns: int, limit_ns: int) -> int:
         if late >= 0:
             finish(window, late, TIMED_OUT)
             return FINISHED
-        # Without giving up the core: on a busy machine it would not come back for milliseconds. Who sleeps is woken at once.
-        if now - quiet_since < spin_ns:
+        quiet = now - quiet_since
+        # First without giving up the core, where there is one for each rank.
+        if quiet < spin_ns or (quiet < _HELD_SPIN_NS and _next_is_held(engine)):
+            continue
+        # Then it is offered to whoever is waited for, who may be on this one, as long as it comes back soon.
+        if quiet < _YIELD_NS and now >= engine.reserved[0]:
+            libc.sched_yield()
+            back = libc.monotonic_ns(scratch)
+            if back - now > _FOREIGN_NS:
+                engine.reserved[0] = back + _RESERVED_NS
+            now = back
             continue
         deadline = int(window.transfers[stream["head"] % RING]["deadline"])
         _sleep(engine, max(1, min(deadline - now, limit - now, _MAX_SLEEP_NS)))

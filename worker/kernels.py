@@ -42,8 +42,8 @@ def bits_exponent(bits: Words) -> int:
     """The exponent of a block of any length, given as float32 bit patterns (numerics.py)."""
     largest = np.uint32(0)
     for i in range(bits.size):
-        magnitude = bits[i] & _MAGNITUDE
-        # A comparison becomes a vector maximum; max() is half as fast.
+        # As uint32, or numba takes 64 bits for it; and a comparison becomes a vector maximum. Else it is half as fast.
+        magnitude = np.uint32(bits[i] & _MAGNITUDE)
         largest = magnitude if magnitude > largest else largest
     return exponent_of_magnitude(int(largest))
 

@@ -9,7 +9,7 @@ A port hands in packets as places in `rx_memory` and takes packets built in plac
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypedDict, cast
+from typing import Annotated, NamedTuple, TypedDict, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ from switchml.link import datagrams, libc, ring
 from switchml.link.datagrams import Datagrams
 from switchml.link.memory import load_acquire, store_release
 from switchml.link.records import Int64, Records, view_of
+from switchml.packets import tape as tapes
+from switchml.packets.tape import Tape
 from switchml.protocol.jit import compiled
 
 Bytes = npt.NDArray[np.uint8]
@@ -30,6 +32,8 @@ _SHM_PUBLISH = 32
 # Typed, because a function is compiled once more for every literal it is called with.
 _NONE = cast(int, np.int64(0))
 _GROUP_SOCKET = cast(int, np.int64(1))
+OWN, SWITCH, ALL = (cast(int, np.int64(row)) for row in range(3))
+"""Rows of `Port.ends`."""
 
 
 class PortRecord(TypedDict):
@@ -59,6 +63,8 @@ class Port(NamedTuple):
         rx_at: by packet handed in, where it lies.
         rx_length: its bytes.
         rx_source: UDP: the socket, 1 for the group's.
+        tape: takes all packets, where it is active.
+        ends: MAC address, IPv4 address and UDP port, as the tape tells them, of this worker, the switch, and all workers.
     """
 
     state: Records[PortRecord]
@@ -72,9 +78,21 @@ class Port(NamedTuple):
     rx_length: Longs
     rx_source: Longs
     scratch: Longs
+    tape: Tape
+    ends: Annotated[Longs, (3, 3)]
 
 
 port_at = view_of(Port)
+
+
+@compiled
+def _note(handle: int, source: int, target: int, memory: Bytes, at: int, length: int) -> None:
+    port = port_at(handle)
+    ends = port.ends
+    tapes.note(
+        port.tape, int(ends[source, 0]), int(ends[source, 1]), int(ends[source, 2]), int(ends[target, 0]),
+        int(ends[target, 1]), int(ends[target, 2]), memory, at, length,
+    )  # fmt: skip
 
 
 @compiled
@@ -89,6 +107,8 @@ def _split_trains(handle: int, source: int, found: int) -> int:
             port.rx_at[found] = at
             port.rx_length[found] = min(segment, end - at)
             port.rx_source[found] = source
+            if tapes.active(port.tape):
+                _note(handle, SWITCH, ALL if source == 1 else OWN, link.rx_memory, at, min(segment, end - at))
             found += 1
             at += segment
     return found
@@ -114,6 +134,9 @@ def receive(handle: int) -> int:
         if destination == ring.EVERYONE or destination == state["worker"]:
             port.rx_at[found] = entry + ring.PACKET_AT
             port.rx_length[found] = ring.entry_length(port.region, entry)
+            if tapes.active(port.tape):
+                target = ALL if destination == ring.EVERYONE else OWN
+                _note(handle, SWITCH, target, port.region, int(port.rx_at[found]), int(port.rx_length[found]))
             found += 1
         count += 1
     state["down"] = count
@@ -172,6 +195,17 @@ def tx_memory(handle: int) -> Bytes:
 def _publish(handle: int, head: int) -> None:
     port = port_at(handle)
     state = port.state[0]
+    if tapes.active(port.tape):
+        for count in range(state["shown"], head):
+            entry = ring.up_entry(port.layout, int(state["worker"]), count)
+            _note(
+                handle,
+                OWN,
+                SWITCH,
+                port.region,
+                entry + ring.PACKET_AT,
+                ring.entry_length(port.region, entry),
+            )
     store_release(port.longs, ring.up_head(int(state["worker"])), head)
     state["shown"] = head
     ring.ring_doorbell(port.page, int(state["doorbell"]), port.scratch)
@@ -183,9 +217,15 @@ def flush(handle: int) -> None:
     port = port_at(handle)
     state = port.state[0]
     if state["kind"] == UDP:
+        if tapes.active(port.tape):
+            link = port.unicast
+            end, segment = datagrams.train_bytes(link), datagrams.train_segment(link)
+            for at in range(0, end, max(segment, 1)):
+                _note(handle, OWN, SWITCH, link.tx_memory, at, min(segment, end - at))
         state["failed"] += datagrams.send_train(port.unicast, 0, 1)
     elif state["up"] > state["shown"]:
         _publish(handle, int(state["up"]))
+    tapes.write(port.tape)
 
 
 @compiled

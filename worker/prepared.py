@@ -29,7 +29,7 @@ from switchml.worker.owner import Owner
 from switchml.worker.signature import CALL_MASK
 from switchml.worker.stream import Stream
 from switchml.worker.tally import Tally
-from switchml.worker.transfer import Ready, Transfer
+from switchml.worker.transfer import Added, Ready, Transfer
 from switchml.worker.window import BLOCKS, TransferRecord
 from switchml.worker.work import Work
 
@@ -144,6 +144,13 @@ class Prepared:
         self._gathers = isinstance(strategy, Gathered)
         self._adds = said.dtype == "float32" and said.op in ("sum", "avg")
         self._divisor = plans.world_size if said.op == "avg" else 1
+        self._added: Added | None = None
+        if self._adds and self._gathers and 0 < part.row <= plans.stream.shared_row:
+            # Straight to where the result goes.
+            mine = self._mine
+            self._added = Added(mine.start, mine.stop - mine.start, self._divisor)
+            self._gathers, self._divisor = False, 1
+            part = replace(part, destination=call.source[mine])
         self._source, self._destination = _Extent.of(part.source), _Extent.of(part.destination)
         # Without the memory, which may be large.
         self._part = replace(part, source=part.source[:0].copy(), destination=part.destination[:0].copy())
@@ -151,7 +158,7 @@ class Prepared:
         laid = self._transfer(part.source, part.destination, self._words, _unused, _unused, 0, None)
         self._chunks = laid.chunks(elements) if part.kind == BLOCKS else 0
         self._record = new_records(TransferRecord, 1)
-        self._record[0] = laid.record(elements)
+        self._record[0] = laid.record(elements, plans.stream.shared_row)
         self._table = table_of(Template(self._record))
         self.template: int = self._table.ctypes.data
         self._lanes: list[_Lane] = []
@@ -175,8 +182,8 @@ class Prepared:
         """
         plans = self.plans
         plans.owner.check()
-        seconds = plans.timeout if timeout is None else timeout
-        work = _PreparedWork(self, source, out, kept, result, time.monotonic_ns() + int(seconds * 1e9))
+        left = plans.timeout_ns if timeout is None else int(timeout * 1e9)
+        work = _PreparedWork(self, source, out, kept, result, time.monotonic_ns() + left)
         tally = plans.tally
         with tally.lock:
             work.number = tally.called & CALL_MASK
@@ -250,7 +257,8 @@ class Prepared:
     ) -> Transfer:
         part = self._part
         return Transfer(
-            part.kind, part.count, source, destination, words, done, fail, deadline, part.first, part.share, flags=flags
+            part.kind, part.count, source, destination, words, done, fail, deadline, part.first, part.share, flags=flags,
+            row=part.row, added=self._added,
         )  # fmt: skip
 
 
@@ -282,6 +290,15 @@ class _PreparedWork(Work, Ready):
     @override
     def _what(self) -> str:
         return self._prepared.what
+
+    @override
+    def wait(self, timeout: float | None = None) -> npt.NDArray[Any]:
+        plans = self._prepared.plans
+        if not self._ended and timeout is None and plans.owner.is_here():
+            plans.stream.at_once(self)
+        if self._ended and self._error is None:
+            return self._result
+        return Work.wait(self, timeout)
 
     @override
     def error_bound(self) -> float:
@@ -355,7 +372,7 @@ class PreparedPlans(Plans):
     ) -> None:
         self._recorder = _Recorder(rank, world_size, wire)
         self._seen: set[tuple[Any, ...]] = set()
-        self.world_size, self.bits, self.job, self.timeout = world_size, bits, job, timeout
+        self.world_size, self.bits, self.job, self.timeout_ns = world_size, bits, job, int(timeout * 1e9)
         self.stream, self.tally, self.owner = stream, tally, owner
 
     @override

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -33,11 +35,14 @@ from switchml.worker.window import new_window
 # In which the others may have a loop to compile that they did not expect; whose process ends, is known at once.
 _READY_SECONDS = 300.0
 
+_SPIN_IN_MEMORY_NS = 200_000
+"""Longer than a rank takes to wake up: ranks that slept meanwhile would wait for each other asleep ever after."""
+
 
 def prepare_loop(in_memory: bool) -> None:
     """Compile the loop of a job whose switch is in memory, or that of packets; or load it."""
     if in_memory:
-        prepare(run_in_memory, "worker's engine in memory", 0, 0, 0)
+        prepare(run_in_memory, "worker's engine in memory", 0, 0, 0, 0, 0, 0, 0, 0, 0)
         prepare(ring_bell, "worker's engine in memory", np.zeros(1, np.int64), 0)
     else:
         prepare(run, "worker's engine", 0, 0, 0)
@@ -54,6 +59,29 @@ def _connect(target: TargetDescription, transport: str, multicast: bool) -> Conn
     if transport in ("shm", "memory") or (transport == "auto" and shares_memory(target)):
         return ShmConnection(target, transport)
     return UdpConnection(target, multicast=multicast)
+
+
+def _with_packets(target: TargetDescription, transport: str) -> str:
+    """The transport for packets that are to be recorded."""
+    if transport == "memory":
+        raise UsageError(
+            "SWITCHML_CAPTURE: there are no packets in memory; use the transport shm, udp or auto"
+        )
+    return "shm" if transport == "auto" and shares_memory(target) else transport
+
+
+def _capture_file(wanted: str, offer: JoinOffer, switch: str) -> str:
+    """Where a rank's packets go: `wire.pcap` becomes `wire.JOB.rank0.pcap`.
+
+    Args:
+        wanted: as the environment names it.
+        offer: of the rank.
+        switch: address of one of several; "" = the only one.
+    """
+    path = Path(wanted)
+    of = f"{offer.job}.{switch}" if switch else offer.job
+    name = re.sub(r"[^\w.-]+", "_", of)
+    return str(path.with_name(f"{path.stem}.{name}.rank{offer.rank}{path.suffix or '.pcap'}"))
 
 
 def _ignore(reason: str) -> None:
@@ -118,10 +146,8 @@ class Seat:
         self._pace = lambda: Pace(in_flight=layout.window)
         if isinstance(way, SharedSlots):
             lanes = np.zeros(layout.payload, np.uint8)
-            engine, loop = (
-                MemoryEngine(window, way, self._counters, descriptor, lanes, flag, scratch),
-                run_in_memory,
-            )
+            reserved = np.zeros(1, np.int64)
+            engine = MemoryEngine(window, way, self._counters, descriptor, lanes, reserved, flag, scratch)
         else:
             congestion = new_congestion(
                 packet=HEADER_BYTES + layout.payload,
@@ -134,10 +160,10 @@ class Seat:
                 window, recovery, congestion, way.handle, self._counters, descriptor, flag, scratch
             )
             self._pace = lambda: Pace(recovery[0]["srtt"] / 1e9, packets_allowed(congestion))
-            loop = run
-        if self.transport == "memory" and offer.world_size * share > len(os.sched_getaffinity(0)):
-            spin_ns = 0  # whoever is waited for needs the core
-        self.stream = Stream(engine, loop, connection.wake, self._explain, spin_ns=spin_ns)
+        if self.transport == "memory":
+            enough = offer.world_size * share <= len(os.sched_getaffinity(0))
+            spin_ns = _SPIN_IN_MEMORY_NS if enough else 0  # whoever is waited for needs the core
+        self.stream = Stream(engine, connection.wake, self._explain, spin_ns=spin_ns)
 
     @classmethod
     def take(
@@ -166,8 +192,12 @@ class Seat:
             SwitchUnreachableError, JoinError, UsageError: see switchml/errors.py.
         """
         deadline = time.monotonic() + timeout
-        connection = _connect(client.discover(), transport, multicast)
+        capture = os.environ.get("SWITCHML_CAPTURE", "").strip()
+        target = client.discover()
+        connection = _connect(target, _with_packets(target, transport) if capture else transport, multicast)
         try:
+            if capture:
+                connection.record(_capture_file(capture, offer, client.address if share > 1 else ""))
             own = replace(
                 offer,
                 transport=connection.kind,

@@ -55,9 +55,10 @@ def _put(values: Any, sums: Words, adds: bool) -> None:
 @inlined
 def _give_descriptor(window: Window, transfer: TransferRecord, sums: Words, adds: bool) -> None:
     stream = window.stream[0]
+    named = names_ranks(int(stream["workers"]), sums.size)
     if not adds:
-        sums[:] = np.uint32(0)
-    first = SIGNATURE_WORDS * int(stream["rank"]) if names_ranks(int(stream["workers"]), sums.size) else 0
+        sums[: SIGNATURE_WORDS * (int(stream["workers"]) if named else 1)] = np.uint32(0)
+    first = SIGNATURE_WORDS * int(stream["rank"]) if named else 0
     _put(transfer["signature"], sums[first : first + SIGNATURE_WORDS], True)
 
 
@@ -175,7 +176,9 @@ def take_elements(
     if 1 <= place <= prologue:
         return True
     if place == 0:
-        _put(sums, descriptor, False)
+        workers = int(window.stream[0]["workers"])
+        words = SIGNATURE_WORDS * (workers if names_ranks(workers, sums.size) else 1)
+        _put(sums[:words], descriptor, False)
         return descriptor_agrees(window, transfer, descriptor)
     chunk = block_of(window, transfer, place - 1 - prologue)
     first, last = wanted_elements(window, transfer, chunk)

@@ -11,17 +11,19 @@ import time
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
+from typing import Any
 
 import numpy as np
 
+from switchml.aggregation.shared_slots import ROW_WORDS
 from switchml.errors import CollectiveError, CollectiveMismatchError, SwitchMLError, WorkerClosedError
 from switchml.link.records import table_of
 from switchml.protocol.counters import WORKER_COUNTERS, indices
 from switchml.worker.chunks import names_ranks
 from switchml.worker.collectives import ExactBlocks, Pipeline
-from switchml.worker.engine import EXACT_NEEDED, FINISHED, Engine
+from switchml.worker.engine import EXACT_NEEDED, FINISHED, Engine, run
 from switchml.worker.entry import NOT_OVER, enter, leave
-from switchml.worker.in_memory import MemoryEngine
+from switchml.worker.in_memory import OVER, MemoryEngine, run_in_memory
 from switchml.worker.signature import Signature, explain_mismatch
 from switchml.worker.transfer import Listed, Ready, Source, Transfer
 from switchml.worker.window import (
@@ -35,6 +37,7 @@ from switchml.worker.window import (
     RING,
     SENT,
     WORDS,
+    StreamRecord,
     chunk_elements,
 )
 from switchml.worker.work import Work
@@ -42,6 +45,7 @@ from switchml.worker.work import Work
 # Python looks up this often while the engine runs: for signals, and for the ends of waits.
 _LOOK_NS = 100_000_000
 _HANDOVER_SECONDS = 0.05
+_QUEUED = tuple(StreamRecord.__annotations__).index("queued")
 _BLOCKS_EXACT = indices(WORKER_COUNTERS)["blocks_exact"]
 
 
@@ -50,32 +54,36 @@ class Stream:
 
     Args:
         engine: what the loop works on.
-        loop: `engine.run`, or `in_memory.run_in_memory`, as the engine is.
         wake: ends the loop's sleep.
         explain: says why a chunk's position has no result; may take a while.
         spin_ns: how long the engine looks again before it sleeps.
 
     Attributes:
         elements: of a full chunk, by kind of transfer.
+        shared_row: as of `Transfer.record`.
     """
 
     def __init__(
         self,
         engine: Engine | MemoryEngine,
-        loop: Callable[[int, int, int], int],
         wake: Callable[[], None],
         explain: Callable[[int], str],
         *,
         spin_ns: int,
     ) -> None:
         self._engine = engine
-        self._loop = loop
+        self._in_memory = isinstance(engine, MemoryEngine)
+        self.shared_row = ROW_WORDS if self._in_memory else 0
         self._table = table_of(engine)
         self._handle: int = self._table.ctypes.data
         self._wake = wake
         self._explain = explain
         self._spin_ns = spin_ns
         self._state = engine.window.stream[0]
+        record: Any = engine.window.stream  # numpy's stubs lack the buffer protocol in Python 3.11
+        self._longs = memoryview(record.view(np.int64))
+        flag: Any = engine.flag
+        self._flag = memoryview(flag)
         self.elements = {kind: chunk_elements(engine.window, kind) for kind in (BLOCKS, WORDS)}
         self._submitted: deque[Source | Ready] = deque()
         self._sources: deque[Source | Ready] = deque()
@@ -102,11 +110,24 @@ class Stream:
         if self._error is not None:
             raise self._error
         self._submitted.append(source)
-        self._engine.flag[0] = 1
+        self._flag[0] = 1
         if self._driving.locked():
             self._wake()
         if notify:
             self._work_left.put(None)
+
+    def at_once(self, ready: Ready) -> None:
+        """Bring what is prepared to its end, if nothing else is to be done and that needs no looking up: `until`, but sooner."""
+        if not self._driving.acquire(False):
+            return
+        try:
+            self._flag[0] = 0
+            if self._only_one() is ready:
+                self._carry(ready, _LOOK_NS)
+        except Exception as error:
+            self._break(error)
+        finally:
+            self._driving.release()
 
     def until(self, work: Work, timeout: float | None) -> bool:
         """See `work.Progress`."""
@@ -135,7 +156,7 @@ class Stream:
         """Fail everything in flight and everything to come. From any thread."""
         if self._error is None:
             self._error = error
-        self._engine.flag[0] = 1
+        self._flag[0] = 1
         self._wake()
         self._work_left.put(None)
 
@@ -158,9 +179,8 @@ class Stream:
 
     def _drive(self, work: Work | None, deadline: float | None) -> None:
         """Run the engine until `work` is done, the deadline has passed or nothing is left. The caller holds `_driving`."""
-        engine = self._engine
         while work is None or not work.done():
-            engine.flag[0] = 0
+            self._flag[0] = 0
             ready = self._only_one()
             if ready is None:
                 while self._submitted:
@@ -180,32 +200,40 @@ class Stream:
                     self._fill()
                     if not self._in_flight:
                         return
-                    self._reap(self._loop(self._handle, self._spin_ns, limit))
+                    self._reap(self._run(limit))
             except Exception as error:
-                # A fault of ours must not leave a waiter without an answer.
-                self._error = (
-                    error
-                    if isinstance(error, SwitchMLError)
-                    else CollectiveError(f"the stream broke: {error!r}")
-                )
-                self._error.__cause__ = None if self._error is error else error
+                self._break(error)
             if deadline is not None and time.monotonic() >= deadline:
                 return
 
+    def _break(self, error: Exception) -> None:
+        """A fault of ours must not leave a waiter without an answer."""
+        self._error = (
+            error if isinstance(error, SwitchMLError) else CollectiveError(f"the stream broke: {error!r}")
+        )
+        self._error.__cause__ = None if self._error is error else error
+
     def _only_one(self) -> Ready | None:
         """What alone is to be done, where it is prepared."""
-        if len(self._submitted) != 1 or self._sources or self._in_flight or self._error is not None:
+        submitted = self._submitted
+        if len(submitted) != 1 or self._sources or self._in_flight or self._error is not None:
             return None
-        source = self._submitted[0]
+        source = submitted[0]
         return source if isinstance(source, Ready) else None
 
-    def _carry(self, ready: Ready, limit: int) -> None:
-        """The short way of what `_only_one` gave; where it does not end well at once, the long way goes on with it."""
-        index = int(self._state["queued"])
-        self._submitted.popleft()
-        try:
-            enter(
-                self._handle,
+    def _run(self, limit: int) -> int:
+        if self._in_memory:
+            return run_in_memory(self._handle, self._spin_ns, limit, 0, 0, 0, 0, 0, 0)
+        return run(self._handle, self._spin_ns, limit)
+
+    def _enter_and_run(self, ready: Ready, limit: int) -> int:
+        """Bring what is prepared through, alone: OVER and the highest exponent, or why the loop has returned."""
+        handle = self._handle
+        if self._in_memory:
+            return run_in_memory(
+                handle,
+                self._spin_ns,
+                limit,
                 ready.template,
                 ready.source,
                 ready.destination,
@@ -213,16 +241,33 @@ class Stream:
                 ready.deadline,
                 ready.number,
             )
-            reason = self._loop(self._handle, self._spin_ns, limit)
-            highest = leave(self._handle) if reason == FINISHED else NOT_OVER
+        enter(
+            handle,
+            ready.template,
+            ready.source,
+            ready.destination,
+            ready.flags,
+            ready.deadline,
+            ready.number,
+        )
+        reason = run(handle, self._spin_ns, limit)
+        highest = leave(handle) if reason == FINISHED else NOT_OVER
+        return reason if highest == NOT_OVER else OVER + highest
+
+    def _carry(self, ready: Ready, limit: int) -> None:
+        """The short way of what `_only_one` gave; where it does not end well at once, the long way goes on with it."""
+        index = self._longs[_QUEUED]
+        self._submitted.popleft()
+        try:
+            reason = self._enter_and_run(ready, limit)
         except BaseException:  # from the keyboard: whoever drives next goes on
-            if self._state["queued"] == index:
+            if self._longs[_QUEUED] == index:
                 self._submitted.appendleft(ready)
             else:
                 self._in_flight[index] = ready.transfer()
             raise
-        if highest != NOT_OVER:
-            ready.end(highest)
+        if reason >= OVER - 128:
+            ready.end(reason - OVER)
         else:
             self._in_flight[index] = ready.transfer()
             self._reap(reason)
@@ -239,7 +284,7 @@ class Stream:
                     continue
                 return
             index = int(state["queued"])
-            window.transfers[index % RING] = transfer.record(self.elements[transfer.kind])
+            window.transfers[index % RING] = transfer.record(self.elements[transfer.kind], self.shared_row)
             self._in_flight[index] = transfer
             state["queued"] = index + 1
             if source.exhausted():

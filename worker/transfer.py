@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from switchml.link.records import row_of
 from switchml.worker.kernels import NEAREST
-from switchml.worker.window import BLOCKS, QUEUED, WORDS, TransferRecord
+from switchml.worker.window import BLOCKS, QUEUED, ROWS, WORDS, TransferRecord
 
 Words = npt.NDArray[np.uint32]
 
@@ -77,6 +77,20 @@ class Share(NamedTuple):
 EVERYTHING = Share(0)
 
 
+class Added(NamedTuple):
+    """What a rank wants of rows that are added as float32, in the order of ranks, where they lie in memory that ranks share.
+
+    Attributes:
+        start: of a row, the first.
+        length: how many.
+        divisor: of the sums.
+    """
+
+    start: int
+    length: int
+    divisor: int
+
+
 @dataclass(eq=False)
 class Transfer:
     """One stretch of the stream (worker/window.py). Its arrays are kept alive by it.
@@ -94,6 +108,8 @@ class Transfer:
         share: which sums this rank wants; `destination` takes those.
         rounding: BLOCKS.
         flags: BLOCKS: a byte a chunk, 1 for one to be exchanged exactly; made when it is not given.
+        row: WORDS: the most words that a rank gives, where no word is given by two; 0: words are summed.
+        added: where rows are shared: `destination` takes sums of rows.
         highest: afterwards, the largest exponent.
     """
 
@@ -109,25 +125,37 @@ class Transfer:
     share: Share = EVERYTHING
     rounding: Rounding = TO_NEAREST
     flags: npt.NDArray[np.uint8] | None = None
+    row: int = 0
+    added: Added | None = None
     highest: int = field(default=0, init=False)
 
     def chunks(self, elements: int) -> int:
         """Chunks it is cut into, `elements` each."""
         return -(-self.count // elements)
 
-    def record(self, elements: int) -> tuple[Any, ...]:
-        """Its entry as a TransferRecord; what the stream fills in itself is 0."""
-        chunks = self.chunks(elements)
+    def record(self, elements: int, shared_row: int = 0) -> tuple[Any, ...]:
+        """Its entry as a TransferRecord; what the stream fills in itself is 0.
+
+        Args:
+            elements: of a full chunk.
+            shared_row: words of a rank that go in one round through memory that ranks share; 0: they share none.
+        """
+        rows = min(self.row, shared_row) > 0
+        chunks = -(-self.row // shared_row) - 1 if rows else self.chunks(elements)
+        part, origin, divisor = self.share.part, self.share.origin, 0
+        if self.added is not None:
+            origin, part, divisor = self.added
         if self.kind == BLOCKS and self.flags is None:
             self.flags = np.zeros(chunks, np.uint8)
         words = self.kind == WORDS
         seed = self.rounding.seed
         fields: TransferRecord = {
-            "kind": self.kind, "status": QUEUED, "start": 0, "prologue": 0, "chunks": chunks, "count": self.count,
+            "kind": ROWS if rows else self.kind, "status": QUEUED,
+            "start": 0, "prologue": 0, "chunks": chunks, "count": self.count,
             "source": _address(self.source), "destination": _address(self.destination),
             "flags": 0 if self.flags is None else _address(self.flags),
             "first": self.first, "last": self.first + self.source.size if words else 0,
-            "part": self.share.part, "origin": self.share.origin, "others": self.share.others,
+            "part": part, "origin": origin, "others": self.share.others, "divisor": divisor,
             "unknown": 0, "left": 0, "flagged": 0, "released": 0, "highest": 0,
             "deadline": self.deadline, "seed": NEAREST if seed is None else seed & 0xFFFFFFFF,
             "feedback": self.rounding.feedback, "signature": self.signature,

@@ -15,12 +15,15 @@ A transfer of N chunks takes these positions, counted from its start:
 so that in BLOCKS the exponent of chunk c always travels at position 1 + c and, when K = W, comes back in the slot that chunk c is
 sent from. With K < W it may have to wait for another slot's result: the slot is BLOCKED till then.
 
+Where the switch is in memory, words of which each comes from one rank go as ROWS (shared_rows.py): rounds, the first with the
+descriptor, and no chunks. A round's place is used again two rounds later, so a rank has one under way and lays nothing behind it.
+
 A transfer is laid only when all exponents of the one before are known (they are, one window before its end):
 if some of its blocks must be exchanged exactly, all ranks put that exchange at the same place in the stream,
 right behind it.
 
     IDLE     its next position is not laid yet
-    BLOCKED  the exponent for its chunk has not come
+    BLOCKED  the exponent for its chunk has not come; of ROWS: what lies before it has no result yet
     READY    to be sent for the first time
     SENT     waits for the result
     ASKING   likewise, and the switch is to be asked whether the packet has come
@@ -44,8 +47,8 @@ from switchml.protocol.slots import TSI_MASK, check_window, slot_of, tsi_distanc
 
 IDLE, BLOCKED, READY, SENT, RESEND, ASKING = 0, 1, 2, 3, 4, 5
 
-BLOCKS, WORDS = 1, 2
-"""Kinds of transfer: float32 blocks with an exponent each; raw 32-bit words."""
+BLOCKS, WORDS, ROWS = 1, 2, 3
+"""Kinds of transfer: float32 blocks with an exponent each; raw 32-bit words; words of which each comes from one rank."""
 
 QUEUED, LAID, DONE, MISMATCHED, TIMED_OUT = 0, 1, 2, 3, 4
 
@@ -106,18 +109,19 @@ class TransferRecord(TypedDict):
     status: Int64
     start: Int64  # position
     prologue: Int64  # K
-    chunks: Int64  # N
+    chunks: Int64  # N; ROWS: rounds after the first
     count: Int64  # elements in all
     source: Int64  # address
     destination: Int64  # address
     flags: Int64  # address of a byte per chunk: 1 = to be exchanged exactly
-    first: Int64  # WORDS: this rank contributes words first .. last-1; `source` is that of the first. BLOCKS: place in the whole
+    first: Int64  # WORDS, ROWS: this rank gives words first .. last-1; `source` is that of the first. BLOCKS: place in the whole
     last: Int64
     part: (
         Int64  # 0: every rank wants every sum; else rank r those of `part` elements from r * part - origin on
     )
     origin: Int64
     others: Int64  # 1: each rank has that part already, and wants all but it
+    divisor: Int64  # ROWS: not 0: the rows are added as float32, and of the sums `part` from `origin` on divided by this
     unknown: Int64  # exponents outstanding
     left: Int64  # positions outstanding
     flagged: Int64  # blocks to be exchanged exactly
@@ -292,6 +296,9 @@ def _activate(window: Window, slot: int, position: int, index: int) -> None:
             return
         entry["exponent"] = exponent
         window.exponents[index % RING, chunk % window.stream[0]["window"]] = UNKNOWN_EXPONENT
+    if transfer["kind"] == ROWS and position != window.stream[0]["lowest"]:
+        entry["state"] = BLOCKED
+        return
     entry["state"] = READY
     _enqueue(window, position)
 
@@ -304,6 +311,8 @@ def _may_lay(window: Window) -> bool:
     if stream["laid"] == stream["head"]:
         return True
     before = window.transfers[(stream["laid"] - 1) % RING]
+    if before["kind"] == ROWS:
+        return bool(stream["lowest"] == stream["end"])
     return bool(before["unknown"] == 0 and (before["flagged"] == 0 or before["released"] != 0))
 
 
@@ -421,6 +430,11 @@ def _raise_lowest(window: Window) -> None:
             break
         lowest += 1
     stream["lowest"] = lowest
+    if lowest < stream["end"]:
+        first = window.slots[slot_of(lowest, width)]
+        if first["state"] == BLOCKED and window.transfers[first["transfer"] % RING]["kind"] == ROWS:
+            first["state"] = READY
+            _enqueue(window, lowest)
 
 
 @compiled

@@ -17,7 +17,7 @@ from typing import Any
 import experiment
 from mininet.log import setLogLevel
 from rich.table import Table
-from switches import SWITCHES
+from switches import COMPILED, SWITCHES
 from topology import star, why_not
 
 from switchml.bench.limits import SHAPED
@@ -26,6 +26,7 @@ from switchml.bench.plots import draw
 from switchml.bench.results import Measurement
 from switchml.bench.units import parse_sizes, show_rate, show_size
 from switchml.errors import SwitchMLError, UsageError
+from switchml.protocol.messages import ELEMENT_BYTES
 from switchml.testbed import LinkShape
 
 
@@ -42,6 +43,9 @@ def main() -> int:
     for name in names:
         if reason := why_not(name, shape):
             raise UsageError(f"{name}: {reason}")
+    options.payload = options.payload or (256 if "bmv2" in names else 1024)
+    if options.program is None:
+        options.program = COMPILED / f"switchml_{options.payload // ELEMENT_BYTES}.json"
     sizes = parse_sizes(options.size)
     setLogLevel("warning")
     measured: list[Measurement] = []
@@ -70,7 +74,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--size", default="1M", help="of the tensor: 1M, a list 64K,1M or a range 4K:1M:4")
     parser.add_argument("--rounds", type=int, default=5, help="timed all-reduces of each size")
     parser.add_argument("--window", type=int, default=64, help="slots of the job, a power of two")
-    parser.add_argument("--payload", type=int, default=1024, help="bytes of elements in a packet")
+    parser.add_argument(
+        "--payload", type=int, default=0, help="bytes of elements in a packet [1024; with bmv2: 256]"
+    )
     parser.add_argument("--plot", default="", metavar="FILE", help="write a picture")
     parser.add_argument("--json", default="", metavar="FILE", help="write the figures; - for standard output")
     return parser.parse_args()

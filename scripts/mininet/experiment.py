@@ -34,7 +34,9 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
         "--delay", type=float, default=0.0, help="milliseconds, each way; needs the kernel's netem"
     )
     parser.add_argument(
-        "--program", type=Path, help="P4 program (BMv2 JSON) in place of p4/build/switchml_256.json"
+        "--program",
+        type=Path,
+        help="P4 program (BMv2 JSON) in place of p4/build/switchml_256.json, BMv2's switchml_64.json",
     )
 
 

@@ -26,8 +26,8 @@ from mininet.node import Switch
 from pyroute2 import IPRoute
 
 from switchml.errors import SwitchMLError
+from switchml.packets.made_macs import SWITCH_MAC
 from switchml.protocol.messages import UDP_PORT_FIRST
-from switchml.switch_emulator.ports.udp import SWITCH_MAC
 from switchml.testbed import Namespace, TestbedError
 
 DATA_ADDRESS = "10.83.0.254"
@@ -41,7 +41,7 @@ PREFIX = 24
 CONTROL_PORTS = 1000
 """Mininet's numbers of the interfaces to the control network begin here."""
 
-PROGRAM = Path(__file__).parents[2] / "p4" / "build" / "switchml_256.json"
+COMPILED = Path(__file__).parents[2] / "p4" / "build"
 
 _PR_SET_PDEATHSIG = 1
 _START_SECONDS = 120.0
@@ -178,11 +178,13 @@ class NativeSwitch(AggregatingSwitch):
 
 
 class _P4Switch(AggregatingSwitch):
-    def __init__(self, name: str, *, program: Path = PROGRAM, **params: Any) -> None:
+    elements = 256
+
+    def __init__(self, name: str, *, program: Path | None = None, **params: Any) -> None:
         super().__init__(name, **params)
-        self.program = program
-        if not program.is_file():
-            raise TestbedError(f"there is no P4 program {program}; `make -C p4` compiles it")
+        self.program = program or COMPILED / f"switchml_{self.elements}.json"
+        if not self.program.is_file():
+            raise TestbedError(f"there is no P4 program {self.program}; `make -C p4` compiles it")
 
     def interface_options(self) -> list[str]:
         return [word for port, name in self.data_interfaces.items() for word in ("-i", f"{port}@{name}")]
@@ -212,7 +214,9 @@ class P4EmulatorSwitch(_P4Switch):
 
 
 class BMv2Switch(_P4Switch):
-    """BMv2's simple_switch_grpc."""
+    """BMv2's simple_switch_grpc, which 256 elements can end: see p4/README.md."""
+
+    elements = 64
 
     def start_switch(self) -> None:
         """See `AggregatingSwitch`."""

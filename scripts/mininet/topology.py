@@ -23,7 +23,7 @@ from mininet.node import Node
 from mininet.topo import Topo
 from pyroute2 import IPRoute
 
-from switchml.switch_emulator.ports.udp import SWITCH_MAC
+from switchml.packets.made_macs import SWITCH_MAC
 from switchml.termination import orderly_end
 from switchml.testbed import LinkShape, Namespace, TestbedError, why_unavailable
 
@@ -131,8 +131,6 @@ def why_not(switch: str, shape: LinkShape) -> str | None:
         return f"{', '.join(missing)} missing: apt-get install mininet"
     if switch == "bmv2" and switches.find_bmv2() is None:
         return "simple_switch_grpc is not in PATH; set SWITCHML_BMV2_GRPC to where it is"
-    if switch != "native" and not switches.PROGRAM.is_file():
-        return f"there is no {switches.PROGRAM}: `make -C p4` compiles it"
     return why_unavailable(rate=bool(shape.rate), loss=bool(shape.loss))
 
 

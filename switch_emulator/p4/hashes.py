@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from switchml.switch_emulator.ports.ethernet import checksum
+from switchml.packets.ethernet import checksum
 
 Hash = Callable[[bytes], int]
 

@@ -6,15 +6,15 @@ import os
 
 from typing_extensions import override
 
+from switchml.packets.pcap import PcapWriter
 from switchml.switch_emulator.ports.interface import Frame, Ports, WrappedPorts
-from switchml.switch_emulator.ports.pcap import PcapWriter
 
 
 class CapturedPorts(WrappedPorts):
     """Writes frames of all ports, coming and going, to `path`; pcap has no place for the port's number, a trace has.
 
     Raises:
-        PortsError: the file cannot be written.
+        PcapError: the file cannot be written.
     """
 
     def __init__(self, inner: Ports, path: str | os.PathLike[str]) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from typing_extensions import override
 
+from switchml.packets.pcap import PcapWriter, Record, read_pcap
 from switchml.switch_emulator.ports.interface import Frame, Ports, PortsError
-from switchml.switch_emulator.ports.pcap import PcapWriter, Record, read_pcap
 
 
 class PcapFilePorts(Ports):
@@ -22,7 +22,8 @@ class PcapFilePorts(Ports):
         files: NAME (a path without `_in.pcap`) by port number.
 
     Raises:
-        PortsError: a file cannot be read or written, or there is none to read.
+        PortsError: there is no file to read.
+        PcapError: one cannot be read or written.
     """
 
     def __init__(self, files: Mapping[int, str | os.PathLike[str]]) -> None:

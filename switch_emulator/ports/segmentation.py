@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from switchml.switch_emulator.ports.ethernet import (
+from switchml.packets.ethernet import (
     ETHERNET_BYTES,
     ETHERTYPE_IPV4,
     ETHERTYPE_IPV6,

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from typing_extensions import override
 
+from switchml.packets.summary import summary
 from switchml.switch_emulator.ports.interface import Frame, Ports, WrappedPorts
-from switchml.switch_emulator.ports.summary import summary
 
 _SECOND = 1_000_000_000
 

@@ -20,10 +20,10 @@ from typing_extensions import override
 from switchml.control.address import listen_error
 from switchml.errors import UsageError
 from switchml.link.datagrams import enlarge_buffers
-from switchml.switch_emulator.ports.ethernet import UdpHeaders, datagram_in, mac_bytes
+from switchml.packets.ethernet import UdpHeaders, datagram_in, mac_bytes
+from switchml.packets.made_macs import SWITCH_MAC
 from switchml.switch_emulator.ports.interface import Frame, Ports
 
-SWITCH_MAC = "02:53:4d:4c:00:01"
 MAX_STATIONS = 509  # ports have nine bits in v1model; 510 is the control plane's and 511 drops
 
 _BATCH = 64

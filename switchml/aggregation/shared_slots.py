@@ -24,6 +24,8 @@ has ended writes where nobody reads. Layout, in lines of 64 bytes:
     per slot        a line: lock, completed of either copy
     per slot        four SlotCopy, of which two are used, so that slots do not share lines
     per copy        sums
+    twice a worker  a line: where its row begins, and its length; the row: words that no other rank gives (worker/shared_rows.py).
+                    Nobody else writes there, and the round that uses it next comes after one for which all have taken this one.
 """
 
 from __future__ import annotations
@@ -47,8 +49,11 @@ Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint32]
 Longs = npt.NDArray[np.int64]
 
-FORMAT = 1
+FORMAT = 2
 """Of the layout: to be raised with every change of it, of SlotCopy or of the counters."""
+
+ROW_WORDS = 1 << 15
+"""uint32 of a row: enough that copying them takes longer than meeting."""
 
 COPIES_A_SLOT = 4
 """SlotCopy a slot; those of versions 0 and 1 are used."""
@@ -72,11 +77,13 @@ class SharedLayout(NamedTuple):
         workers: of the job.
         window: its slots.
         room: int32 sums of a slot's copy.
+        row: uint32 of a row.
     """
 
     workers: int
     window: int
     room: int
+    row: int = ROW_WORDS
 
     @property
     def _slots_at(self) -> int:
@@ -92,9 +99,13 @@ class SharedLayout(NamedTuple):
         return -(-end // PAGE) * PAGE
 
     @property
+    def _rows_at(self) -> int:
+        return self._sums_at + -(-2 * self.window * self.room * ELEMENT_BYTES // PAGE) * PAGE
+
+    @property
     def total_bytes(self) -> int:
         """Length of the memory, whole pages."""
-        return self._sums_at + -(-2 * self.window * self.room * ELEMENT_BYTES // PAGE) * PAGE
+        return self._rows_at + -(-2 * self.workers * (LINE + self.row * ELEMENT_BYTES) // PAGE) * PAGE
 
 
 class SharedSlots(NamedTuple):
@@ -104,30 +115,40 @@ class SharedSlots(NamedTuple):
         workers: of the job.
         window: its slots.
         room: int32 sums of a slot's copy.
+        row: uint32 of a row.
         longs: all of the memory before the copies.
         copies: `copy_index` says which is whose.
         sums: by copy.
+        row_places: two a line, by `row_index`.
+        rows: likewise.
     """
 
     workers: int
     window: int
     room: int
+    row: int
     longs: Longs
     copies: Records[SlotCopy]
     sums: Words
+    row_places: Longs
+    rows: Words
 
 
 def shared_slots(memory: Bytes, layout: SharedLayout) -> SharedSlots:
     """The slots in a memory of that layout, which begins all zero. The caller keeps it alive."""
     copies = memory[layout._copies_at : layout._copies_at + COPIES_A_SLOT * layout.window * _COPY.itemsize]
     sums = memory[layout._sums_at : layout._sums_at + 2 * layout.window * layout.room * ELEMENT_BYTES]
+    places, rows = 2 * layout.workers * LINE, 2 * layout.workers * layout.row * ELEMENT_BYTES
     return SharedSlots(
         layout.workers,
         layout.window,
         layout.room,
+        layout.row,
         memory[: layout._copies_at].view(np.int64),
         copies.view(_COPY),
         sums.view(np.uint32),
+        memory[layout._rows_at : layout._rows_at + places].view(np.int64),
+        memory[layout._rows_at + places : layout._rows_at + places + rows].view(np.uint32),
     )
 
 
@@ -144,6 +165,29 @@ def copy_index(slot: int, version: int) -> int:
 def sums_at(slots: SharedSlots, slot: int, version: int) -> int:
     """The first sum of a copy, in `sums`."""
     return (2 * slot + version) * slots.room
+
+
+@compiled
+def row_index(slots: SharedSlots, position: int, worker: int) -> int:
+    """Which of the rows is the worker's in the round at that position."""
+    return (position & 1) * slots.workers + worker
+
+
+@compiled
+def place_row(slots: SharedSlots, index: int, begin: int, length: int) -> None:
+    """Say where a row begins among the words of its transfer, and how many it has."""
+    slots.row_places[index * _LONGS_A_LINE] = begin
+    slots.row_places[index * _LONGS_A_LINE + 1] = length
+
+
+@compiled
+def row_place(slots: SharedSlots, index: int) -> tuple[int, int]:
+    """What `place_row` said: begin, and length, which fits whatever is written there."""
+    begin, length = (
+        int(slots.row_places[index * _LONGS_A_LINE]),
+        int(slots.row_places[index * _LONGS_A_LINE + 1]),
+    )
+    return begin, min(max(0, length), slots.row)
 
 
 @compiled

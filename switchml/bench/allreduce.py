@@ -299,7 +299,7 @@ class Network:
         """As `start`, as many jobs as the plan says, at the same switches."""
         options = dict(entry.options)
         if "transport" in entry.options:
-            address, token = self._switches(plan, stack)
+            address, token = self.start_switches(plan, stack)
         groups = []
         for _ in range(plan.jobs):
             if "transport" in entry.options:
@@ -321,8 +321,12 @@ class Network:
         control = plan.beside.partition("-")[2]
         return stack.enter_context(BulkFlow(self.namespaces[0], self.hub, self.host, control))
 
-    def _switches(self, plan: Plan, stack: contextlib.ExitStack) -> tuple[str, str]:
-        """Addresses and token of the switches."""
+    def start_switches(self, plan: Plan, stack: contextlib.ExitStack) -> tuple[str, str]:
+        """Addresses and token of the plan's switches; `stack` ends those that are started.
+
+        Raises:
+            SwitchUnreachableError: one does not start.
+        """
         if plan.switch:
             return plan.switch, plan.token
         from switchml.control import embedded

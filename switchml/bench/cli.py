@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from switchml.bench.output import check_writable, machine_facts, publish
+from switchml.bench.output import check_writable, machine_facts, publish, write_json
 from switchml.bench.timed_collectives import COLLECTIVES
 from switchml.bench.units import (
     parse_counts,
@@ -621,6 +621,90 @@ def sharding(
     ]
     results = [one.as_json() for one in found]
     publish("sharding", json, above, calls_table(found, show_size), results=results, plan=_described(plan))
+
+
+@bench_app.command(context_settings={"allow_interspersed_args": False})
+def script(
+    path: Annotated[Path, typer.Argument(metavar="SCRIPT", help="The program, as torchrun would start it.")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[ARGS]...", help="The program's own arguments.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Ranks, each on a host of its own.")] = 2,
+    transport: Transport = "auto",
+    rate: Rate = "",
+    queue: Queue = "256K",
+    switches: Switches = "hub",
+    payload: Payload = "0",
+    window: Window = 0,
+    wire: Wire = FLOAT32,
+    timeout: Annotated[float, typer.Option(help="Seconds that the program may take.")] = 3600.0,
+) -> None:
+    """Run a program of torch.distributed on hosts that are made for it: network namespaces on links of one rate.
+
+    Every rank finds RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, as from torchrun, and where its switch is. It may use gloo,
+    switchml or both. Without --rate the ranks run on this machine as they are.
+
+    For instance:
+
+    sudo switchml bench script --workers 4 --rate 200mbit -- examples/digits.py --backend gloo
+    """
+    from switchml.bench.script_ranks import run_script
+
+    plan = _torch_plan(
+        str(workers),
+        payload,
+        _shape(rate, queue),
+        sizes=[],
+        variants=[],
+        window=window,
+        wire=wire,
+        switches=switches,
+        timeout=timeout,
+    )
+    with orderly_end():
+        run_script(path, arguments or [], plan, transport)
+
+
+@bench_app.command()
+def workloads(
+    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where results and pictures go.")],
+    only: Annotated[str, typer.Option(help="Names with commas between them. [default: all]")] = "",
+    small: Annotated[
+        bool, typer.Option("--small", help="Show that each runs, in minutes; the figures say little.")
+    ] = False,
+    links: Annotated[
+        bool, typer.Option("--links/--no-links", help="Shaped links between network namespaces (needs root).")
+    ] = True,
+    examples: Annotated[Path, typer.Option(help="Folder of the programs.")] = Path("examples"),
+    listed: Annotated[
+        bool, typer.Option("--list", help="Name them and their commands; run nothing.")
+    ] = False,
+) -> None:
+    """Run the trainings that docs/workloads.md tells of, one after the other, and write what they found.
+
+    Each is a program in examples/ that can be run by itself: --list shows how. FOLDER gets a JSON file and a picture of each, and
+    all together in workloads.json. What is there already is not run again.
+    """
+    from switchml.bench.workloads import WORKLOADS, carry_out, chosen
+
+    names = chosen(parse_names(only) if only else list(WORKLOADS))
+    if listed:
+        for one in names:
+            print(f"{one.name}\n    {one.command(small=small, links=links)}")
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with orderly_end():
+        found = [carry_out(one, out, examples, small=small, links=links) for one in names]
+    write_json(
+        {
+            "benchmark": "workloads",
+            "machine": machine_facts(),
+            "small": small,
+            "links": links,
+            "results": {one.name: each for one, each in zip(names, found, strict=True)},
+        },
+        str(out / "workloads.json"),
+    )
 
 
 @bench_app.command(name="import")

@@ -16,9 +16,9 @@ import numpy as np
 
 from switchml.control.target import JobProgram, WorkerProgram
 from switchml.errors import BenchError
+from switchml.packets.ethernet import HEADERS_BYTES, UdpHeaders
 from switchml.protocol.header import HEADER_BYTES, PLACES, Header, build_header
 from switchml.protocol.messages import ELEMENT_BYTES, SUM, size_code
-from switchml.switch_emulator.ports.ethernet import HEADERS_BYTES, UdpHeaders
 
 JOB = 5
 _SEED = 20210412

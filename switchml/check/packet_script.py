@@ -18,9 +18,9 @@ from switchml.control.target import JobProgram, WorkerProgram
 from switchml.errors import UsageError
 from switchml.p4runtime.entries import ActionCall
 from switchml.p4runtime.schema import Schema
+from switchml.packets.ethernet import UdpHeaders, mac_bytes
+from switchml.packets.made_macs import SWITCH_MAC
 from switchml.protocol.messages import ELEMENT_BYTES, UDP_PORT_FIRST
-from switchml.switch_emulator.ports.ethernet import UdpHeaders, mac_bytes
-from switchml.switch_emulator.ports.udp import SWITCH_MAC
 
 _SWITCH_ADDRESS = "10.0.0.254"
 _MAC = int.from_bytes(mac_bytes(SWITCH_MAC), "big")

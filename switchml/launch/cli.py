@@ -10,6 +10,7 @@ import typer
 from switchml.cli_options import (
     NATIVE,
     SWITCH,
+    Capture,
     Duplicate,
     EmulatedPipeline,
     Loss,
@@ -87,6 +88,7 @@ def run(
     window: Window = 0,
     wire: Wire = "",
     pipeline: EmulatedPipeline = NATIVE,
+    capture: Capture = None,
     loss: Loss = 0.0,
     duplicate: Duplicate = 0.0,
     reorder: Reorder = 0.0,
@@ -130,6 +132,7 @@ def run(
         window=window,
         wire=wire,
         pipeline=pipeline,
+        capture=str(capture or ""),
         faults=Faults(loss, duplicate, reorder, seed),
         backend_for=backend_for,
         data_parallel=("every-rank" if every_rank else "1") if data_parallel else "",

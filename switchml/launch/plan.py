@@ -13,6 +13,7 @@ from switchml.cli_options import NATIVE
 from switchml.control.target import TRANSPORTS
 from switchml.control.tls import TlsFiles
 from switchml.errors import UsageError
+from switchml.p4runtime.p4info_files import refuse_source
 from switchml.protocol.messages import WIRES
 
 LOOPBACK = "127.0.0.1"
@@ -66,6 +67,7 @@ class RunPlan:
     wire: str = ""  # "" = float32
     pipeline: str = NATIVE  # of a switch of our own: this, or a P4 program's file
     faults: Faults = field(default_factory=Faults)
+    capture: str = ""  # pcap file of our own switch's packets; ranks' have their names put before the ending
     backend_for: str = ""  # names with commas between them, in whose place the script takes our backend
     data_parallel: str = (
         ""  # "1": the script knows nothing of ranks; "every-rank": all of them print and write
@@ -112,10 +114,13 @@ class RunPlan:
                 raise UsageError(
                     f"a P4 program takes packets, not shared memory: leave --transport {self.transport} out"
                 )
+            refuse_source(Path(self.pipeline))
             if not Path(self.pipeline).is_file():
                 raise UsageError(
                     f"--pipeline {self.pipeline}: there is no such file; give a P4 program's JSON"
                 )
+        if self.capture and self.transport == "memory":
+            raise UsageError("--capture: there are no packets in memory; leave --transport memory out")
         if self.nodes.count > 1 and not self.switch and (self.faults or self.pipeline != NATIVE):
             raise UsageError(
                 "over several nodes, faults and a pipeline are those of a switch that runs: start it with `switchml switch` and "
@@ -163,6 +168,7 @@ class RunPlan:
             "SWITCHML_BACKEND_FOR": self.backend_for,
             "SWITCHML_DATA_PARALLEL": self.data_parallel,
             "SWITCHML_STEPS": steps,
+            "SWITCHML_CAPTURE": self.capture,
             # Sets of strings must come in one order on all ranks.
             "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", str(secrets.randbits(32)))
             if self.data_parallel

@@ -158,7 +158,9 @@ def _switch(plan: RunPlan) -> Iterator[tuple[str, str]]:
     if plan.switch or plan.nodes.count > 1:
         yield plan.switch, plan.token
         return
-    switch = embedded.start(LOOPBACK, command=emulator(plan.faults, plan.pipeline), tls=plan.tls)
+    switch = embedded.start(
+        LOOPBACK, command=emulator(plan.faults, plan.pipeline, plan.capture), tls=plan.tls
+    )
     try:
         yield switch.address, switch.token
         if not switch.running():
@@ -167,17 +169,19 @@ def _switch(plan: RunPlan) -> Iterator[tuple[str, str]]:
         switch.close(_CLOSE)
 
 
-def emulator(faults: Faults, pipeline: str = NATIVE) -> list[str]:
+def emulator(faults: Faults, pipeline: str = NATIVE, capture: str = "") -> list[str]:
     """The command of an emulator that ends with its starter.
 
     Args:
         faults: what it does to packets.
         pipeline: "native" or the file of a P4 program.
+        capture: pcap file for all packets, "" = none.
     """
     return [
         *embedded.emulator(LOOPBACK),
         *(["--pipeline", pipeline] if pipeline != NATIVE else []),
         *(faults.options() if faults else []),
+        *(["--capture", capture] if capture else []),
     ]
 
 

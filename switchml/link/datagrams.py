@@ -262,6 +262,12 @@ def train_bytes(link: Datagrams) -> int:
 
 
 @compiled
+def train_segment(link: Datagrams) -> int:
+    """Length of each datagram in the train but the last, which may be shorter."""
+    return int(link.registers[_SEGMENT])
+
+
+@compiled
 def clear_train(link: Datagrams) -> None:
     """Begin a train anew."""
     registers = link.registers

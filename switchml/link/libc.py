@@ -47,6 +47,7 @@ ECONNREFUSED = 111
 POLLIN = 1
 POLLOUT = 4
 
+_CLOCK_REALTIME = 0
 _CLOCK_MONOTONIC = 1
 _FUTEX_WAIT = 0
 _FUTEX_WAKE = 1
@@ -60,6 +61,13 @@ _SYS_FUTEX = {"x86_64": 202, "aarch64": 98, "riscv64": 98, "ppc64le": 221, "s390
 def monotonic_ns(scratch: Longs) -> int:
     """CLOCK_MONOTONIC in nanoseconds; `scratch` is two int64 of the caller's."""
     _clock_gettime(_CLOCK_MONOTONIC, scratch.ctypes.data)
+    return int(scratch[0] * 1_000_000_000 + scratch[1])
+
+
+@compiled
+def realtime_ns(scratch: Longs) -> int:
+    """Nanoseconds since 1970; `scratch` is two int64 of the caller's."""
+    _clock_gettime(_CLOCK_REALTIME, scratch.ctypes.data)
     return int(scratch[0] * 1_000_000_000 + scratch[1])
 
 

@@ -13,6 +13,16 @@ def p4info_beside(config: Path) -> Path:
     return config.with_name(config.name.removesuffix(".json") + ".p4info.txtpb")
 
 
+def refuse_source(program: Path) -> None:
+    """Say what to do with a program that is not compiled. Raises UsageError."""
+    if program.suffix == ".p4":
+        name = program.with_suffix("")
+        raise UsageError(
+            f"{program} is P4 source: give what p4c makes of it. p4c-bm2-ss --p4runtime-files {name}.p4info.txtpb -o {name}.json "
+            f"{program} writes {name}.json; docs/p4_target.md says where p4c is to be had"
+        )
+
+
 def parse_p4info(text: str) -> Any:
     """A P4Info from protobuf's text form. Raises UsageError."""
     from google.protobuf import text_format

@@ -1,6 +1,6 @@
 """The packet format as a scapy layer, made from the header table. The only module that imports scapy.
 
-Use it to look at packets on an interface:
+docs/packets.md has examples. Use it to look at packets on an interface:
 
     from scapy.all import sniff
     import switchml.protocol.scapy_layer

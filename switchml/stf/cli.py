@@ -12,6 +12,7 @@ import typer
 
 from switchml.cli_options import AsJson, Capture, Trace
 from switchml.errors import UsageError
+from switchml.p4runtime.p4info_files import refuse_source
 from switchml.progress import progress_bar
 from switchml.stf.language import StfError
 from switchml.stf.runner import Failure, Report
@@ -42,6 +43,7 @@ def stf(
             raise typer.Exit(_run_suite(suite, target, as_json))
     if program is None or not scripts:
         raise UsageError("give PROGRAM.json and SCRIPT.stf, or --suite DIR")
+    refuse_source(program)
     if trace and target != "emulator":
         raise UsageError("--trace shows the emulator's own steps: use --target emulator")
     if capture is not None and len(scripts) > 1:

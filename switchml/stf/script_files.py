@@ -45,7 +45,7 @@ def run_files(
     with ExitStack() as opened:
         record: Callable[[int, bytes], None] | None = None
         if capture is not None:
-            from switchml.switch_emulator.ports.pcap import PcapWriter
+            from switchml.packets.pcap import PcapWriter
 
             writer = opened.enter_context(PcapWriter(capture))
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from preloaded import Template
 
-from switchml.bench import rank_group
+from switchml.bench import rank_group, script_ranks
 from switchml.bench.systems.catalogue import Entry
 from switchml.bench.verification import ELEMENT_TYPES, OPERATIONS
 
@@ -119,7 +119,12 @@ def preloaded_ranks(template: Template, monkeypatch: pytest.MonkeyPatch) -> None
     """Ranks outside of namespaces find torch imported."""
 
     def popen(argv: list[str], **options: Any) -> subprocess.Popen[Any]:
-        start = template.popen if argv[0] == sys.executable else subprocess.Popen
-        return start(argv, **options)
+        if argv[0] != sys.executable:
+            return subprocess.Popen(argv, **options)
+        for descriptor, name in ((1, "stdout"), (2, "stderr")):
+            if options.get(name) is None:
+                options[name] = descriptor
+        return template.popen(argv, **options)
 
-    monkeypatch.setattr(rank_group, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": popen}))
+    for module in (rank_group, script_ranks):
+        monkeypatch.setattr(module, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": popen}))

@@ -16,9 +16,9 @@ from switchml.bench.packet_load import Load, Station, Traffic
 from switchml.bench.packet_rate import PacketPlan, PacketRate, measure_packets, steps
 from switchml.bench.plots import draw_packets
 from switchml.errors import BenchError, UsageError
+from switchml.packets.ethernet import HEADERS_BYTES
 from switchml.protocol.header import HEADER_BYTES, Header, parse_header
 from switchml.protocol.messages import SUM
-from switchml.switch_emulator.ports.ethernet import HEADERS_BYTES
 from switchml.testbed import why_unavailable
 
 PROGRAMS = Path(__file__).parents[2] / "p4" / "build"

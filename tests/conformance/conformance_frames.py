@@ -6,10 +6,10 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from switchml.packets.ethernet import checksum
 from switchml.protocol.header import Header, build_header
 from switchml.protocol.messages import UDP_PORT_FIRST
 from switchml.protocol.slots import TSI_MASK
-from switchml.switch_emulator.ports.ethernet import checksum
 
 SWITCH_MAC = bytes.fromhex("02534d4c0001")
 SWITCH_IP = bytes([10, 0, 0, 254])

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 from slot_switch import SLOTS
 
 from switchml.p4runtime.entries import ActionCall, CounterValue, Match, MatchKind, TableEntry
+from switchml.packets.ethernet import checksum
 from switchml.stf.program_names import Names, load_names
-from switchml.switch_emulator.ports.ethernet import checksum
 from switchml.switch_emulator.runtime import Runtime
 
 ROOT = Path(__file__).parents[2]

@@ -34,6 +34,7 @@ from switchml.aggregation.slot_machine import (
     new_pool,
 )
 from switchml.p4runtime.entries import ActionCall, CounterValue, Match, Replica, TableEntry
+from switchml.packets.ethernet import HEADERS_BYTES, checksum
 from switchml.protocol.header import HEADER_BYTES, build_header, parse_header
 from switchml.protocol.messages import (
     ABSENT,
@@ -48,7 +49,6 @@ from switchml.protocol.messages import (
     SUM16,
     size_code,
 )
-from switchml.switch_emulator.ports.ethernet import HEADERS_BYTES, checksum
 
 SLOTS = 1024
 NO_JOB = 256

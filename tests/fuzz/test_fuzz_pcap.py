@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from fuzz_budget import guided, inputs
 
-from switchml.switch_emulator.ports.interface import PortsError
-from switchml.switch_emulator.ports.pcap import PcapWriter, read_pcap
+from switchml.packets.pcap import PcapError, PcapWriter, read_pcap
 
 
 def _changed(data: bytes, rng: random.Random) -> bytes:
@@ -47,7 +46,7 @@ def test_files_of_any_bytes(tmp_path: Path) -> None:
             path.write_bytes(_changed(whole, rng) if rng.random() < 0.98 else rng.randbytes(64))
             try:
                 read = list(read_pcap(path))
-            except PortsError as error:
+            except PcapError as error:
                 assert str(path) in str(error)  # noqa: PT017 - many are refused
             else:
                 assert sum(len(record.data) for record in read) <= path.stat().st_size
@@ -65,5 +64,5 @@ def test_a_record_longer_than_any_is_refused(tmp_path: Path, length: int) -> Non
         writer.write(0, b"frame")
     with path.open("ab") as file:
         file.write(struct.pack("=IIII", 0, 0, length, length) + bytes(100))
-    with pytest.raises(PortsError, match=f"a record of {length} bytes"):
+    with pytest.raises(PcapError, match=f"a record of {length} bytes"):
         list(read_pcap(path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import pytest
 from rich.console import Console
 
 import switchml
-from switchml.cli import COMMANDS, load
+from switchml.cli import COMMANDS, EXAMPLES, load
 from switchml.control.control_messages import EndedJob, JobStatus, MemberStatus, SwitchStatus
 from switchml.control.target import TargetDescription
 from switchml.status import sentences, tables
@@ -42,6 +43,17 @@ def test_every_command_exists_and_explains_itself(name: str) -> None:
     done = _run(name, "--help")
     assert done.returncode == 0
     assert f"switchml {name}" in done.stdout
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_are_below_the_help_and_have_only_options_that_are_there(name: str) -> None:
+    command = load(name)
+    known = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
+    for example in EXAMPLES[name]:
+        assert example in command.epilog
+        program, called, *words = example.partition(" -- ")[0].split()
+        assert (program, called) == ("switchml", name)
+        assert {word for word in words if word.startswith("-")} <= known
 
 
 def _options(command: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -82,6 +94,30 @@ def test_version_names_itself_and_what_it_stands_on() -> None:
     lines = dict(line.split(" ", 1) for line in done.stdout.splitlines())
     assert lines["switchml"] == switchml.__version__
     assert {"numba", "numpy", "grpcio", "torch", "python", "kernel"} <= lines.keys()
+
+
+def test_the_version_alone() -> None:
+    done = _run("--version")
+    assert (done.returncode, done.stdout) == (0, f"switchml {switchml.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("switchml st", {"status", "stf"}),
+        ("switchml decode --ra", {"--rank"}),
+        ("switchml bench allr", {"allreduce"}),
+    ],
+)
+def test_a_shell_completes_commands_and_their_options(words: str, offered: set[str]) -> None:
+    environment = {
+        **os.environ,
+        "_SWITCHML_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }
+    done = subprocess.run([SWITCHML], capture_output=True, text=True, timeout=60, env=environment)
+    assert set(done.stdout.split()) == offered
 
 
 def test_an_unknown_command_is_a_usage_error() -> None:

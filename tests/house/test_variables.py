@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -12,8 +13,9 @@ import pytest
 
 import switchml
 from switchml import variables
+from switchml.errors import UsageError
 from switchml.protocol.format_table import render
-from switchml.variables import TABLES, VARIABLES, misspelt, quiet
+from switchml.variables import TABLES, VARIABLES, misspelt, quiet, take_configuration
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(switchml.__file__).parent
@@ -72,6 +74,74 @@ def test_a_command_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "secret" not in done.stderr
 
 
+@pytest.fixture
+def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of a process that has read no file yet: where it looks for one."""
+    monkeypatch.setattr(variables, "_configured", False)
+    monkeypatch.setattr(os, "environ", {"XDG_CONFIG_HOME": str(tmp_path), "SWITCHML_WIRE": "int8"})
+    return tmp_path / "switchml.toml"
+
+
+def ours() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith(variables.PREFIX)}
+
+
+def test_a_file_sets_what_is_not_set(configured: Path) -> None:
+    configured.write_text('window = 64\nwire = "int16"\nquiet = true\nlease = 2.5\n')
+    take_configuration()
+    set_there = {"SWITCHML_WINDOW": "64", "SWITCHML_QUIET": "1", "SWITCHML_LEASE": "2.5"}
+    assert ours() == {"SWITCHML_WIRE": "int8", **set_there}
+    configured.write_text("payload = 128")
+    take_configuration()
+    assert "SWITCHML_PAYLOAD" not in os.environ, "it is read once a process"
+
+
+def test_without_a_file_nothing_is_set(configured: Path) -> None:
+    take_configuration()
+    assert ours() == {"SWITCHML_WIRE": "int8"}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("windwo = 64", "windwo is no setting: is window meant?"),
+        ("config = 'a'", "config is no setting"),
+        ("window = [64]", "a text, a number, true or false"),
+        ("window =", "switchml.toml: "),
+    ],
+)
+def test_a_file_that_cannot_be_meant(configured: Path, text: str, says: str) -> None:
+    configured.write_text(text)
+    with pytest.raises(UsageError, match=re.escape(says)):
+        take_configuration()
+
+
+def test_the_file_that_is_named_has_to_be_there(configured: Path) -> None:
+    os.environ["SWITCHML_CONFIG"] = str(configured)
+    with pytest.raises(UsageError, match="No such file"):
+        take_configuration()
+
+
+def test_commands_and_torch_read_it(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("window = 32")
+    environment = {**os.environ, "SWITCHML_CONFIG": str(tmp_path / "mine.toml")}
+    environment.pop("SWITCHML_WINDOW", None)
+    code = "from switchml.torch_backend.options import Options; print(Options().window)"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, env=environment
+    )
+    assert done.stdout == "32\n"
+    (tmp_path / "mine.toml").write_text("windwo = 32")
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "switchml.cli", "version"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment,
+    )
+    assert (done.returncode, "is window meant?" in done.stderr) == (1, True)
+
+
 @pytest.mark.parametrize(("value", "silent"), [("", False), ("0", False), ("1", True)])
 def test_quiet(value: str, silent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SWITCHML_QUIET", value)
@@ -101,4 +171,4 @@ def test_the_level_of_the_log(
     assert ours.level == level
     said = capsys.readouterr().err
     assert said == f"switchml: {logging.getLevelName(level)}: switchml.control: a job has begun\n"
-    ours._cache.clear()  # type: ignore[attr-defined]
+    ours._cache.clear()  # type: ignore[attr-defined]  # levels that are kept by child loggers

@@ -90,13 +90,22 @@ def test_faults_go_to_the_emulator() -> None:
     assert words[words.index("--seed") + 1] == "7"
 
 
+def test_a_capture_goes_to_switch_and_ranks(script: str) -> None:
+    plan = RunPlan(script, capture="wire.pcap")
+    assert emulator(plan.faults, plan.pipeline, plan.capture)[-2:] == ["--capture", "wire.pcap"]
+    assert plan.environment("1.2.3.4:5", "")["SWITCHML_CAPTURE"] == "wire.pcap"
+    assert "--capture" not in emulator(Faults())
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"workers": 0}, "at least 1 worker"),
         ({"nodes": Nodes(2, 2), "switch": "h"}, "node ranks from 0"),
         ({"nodes": Nodes(2, 0), "faults": Faults(loss=0.1)}, "over several nodes"),
+        ({"pipeline": "program.p4"}, "is P4 source"),
         ({"transport": "rdma"}, "auto, udp, shm"),
+        ({"transport": "memory", "capture": "wire.pcap"}, "no packets in memory"),
         ({"faults": Faults(loss=1.0)}, "probability"),
         ({"faults": Faults(reorder=-0.1)}, "probability"),
         ({"faults": Faults(duplicate=float("nan"))}, "probability"),

@@ -25,6 +25,7 @@ from switchml.link.records import (
     view_of,
 )
 from switchml.link.ring import ring_layout
+from switchml.packets.tape import no_tape
 from switchml.protocol.counters import SWITCH_COUNTERS
 from switchml.protocol.jit import compiled
 from switchml.switch_emulator.faults import Faults, new_faults
@@ -139,7 +140,7 @@ def _port() -> Port:
     longs = [np.zeros(count, np.int64) for count in range(2, 8)]
     return Port(
         new_records(PortRecord, 1), open_datagrams(None), open_datagrams(None), ring_layout(2, 4, 128),
-        np.zeros(9, np.uint8), *longs,
+        np.zeros(9, np.uint8), *longs, no_tape(), np.zeros((3, 3), np.int64),
     )  # fmt: skip
 
 
@@ -161,7 +162,7 @@ def _switch() -> Switch:
         new_records(SwitchRecord, 1), new_tables(), new_pool(4, 64), counters,
         np.zeros((MAX_JOBS, RANGES, 2), np.int64), open_datagrams(None), open_datagrams(None),
         new_records(SocketAddress, 2), np.zeros(3, np.uint8),
-        new_faults(loss=0.5), np.zeros(1, np.int64), np.zeros(5, np.uint8), np.zeros(4, np.int64),
+        new_faults(loss=0.5), np.zeros(1, np.int64), np.zeros(5, np.uint8), np.zeros(4, np.int64), no_tape(),
     )  # fmt: skip
 
 

@@ -18,7 +18,6 @@ import pytest
 from switchml.testbed import LinkShape
 
 SCRIPTS = Path(__file__).parents[2] / "scripts" / "mininet"
-PROGRAM = SCRIPTS.parents[1] / "p4" / "build" / "switchml_64.json"
 LOSSY = LinkShape(rate=10**8, loss=0.001)
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.namespaces]
@@ -69,7 +68,7 @@ def interfaces() -> set[str]:
 def test_sums_are_right_on_lossy_links_and_nothing_is_left(switch: str, tmp_path: Path) -> None:
     before = interfaces()
     options = ["--workers", "3", "--rate", "100mbit", "--loss", "0.001", "--size", "16K,64K", "--rounds", "2"]
-    program = ["--program", str(PROGRAM), "--payload", "256"]
+    program = ["--payload", "256"]
     files = ["--json", "-", "--plot", str(tmp_path / "times.png")]
     done = run("allreduce.py", "--switches", switch, *options, *program, *files)
     assert done.returncode == 0, done.stderr

@@ -17,8 +17,10 @@ from scapy.utils import rdpcap
 from switchml.control.p4runtime.p4runtime_client import P4RuntimeClient
 from switchml.errors import InvalidTokenError, PortInUseError, UsageError
 from switchml.p4runtime.refusals import NotPrimaryError
+from switchml.packets.selection import Selection
 from switchml.switch_emulator.emulator import Emulator
 from switchml.switch_emulator.p4_emulator import P4UdpEmulator, Wrapping, read_program
+from switchml.switch_emulator.ports.chosen_trace import ChosenTrace
 from switchml.switch_emulator.ports.faulty import FaultRates
 from switchml.worker import Worker
 
@@ -49,10 +51,15 @@ def summed(
         return list(pool.map(rank, range(RANKS)))
 
 
-def test_sums_are_those_of_the_native_pipeline_bit_for_bit_under_faults(tmp_path: Path) -> None:
+def test_sums_are_those_of_the_native_pipeline_bit_for_bit_under_faults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lines: list[str] = []
     capture = tmp_path / "wire.pcap"
-    wrapping = Wrapping(FaultRates(0.02, 0.02, 0.02, seed=7), str(capture), lines.append)
+    trace = ChosenTrace(lines.append, Selection())
+    ranks: dict[tuple[str, int], int] = {}
+    monkeypatch.setattr(trace, "know", ranks.update)
+    wrapping = Wrapping(FaultRates(0.02, 0.02, 0.02, seed=7), str(capture), trace)
     threads = set(threading.enumerate())
     with P4UdpEmulator(read_program(PROGRAM), wrapping=wrapping) as switch:
         results = summed(switch)
@@ -78,6 +85,16 @@ def test_sums_are_those_of_the_native_pipeline_bit_for_bit_under_faults(tmp_path
     assert len(wire) == len(captured), "the trace tells of every frame of the capture"
     assert any("table SwitchIngress.job_table" in line and "hit" in line for line in lines)
     assert any("dropped" in line for line in lines)
+    assert {port for _, port in ranks} == {packet[UDP].sport for packet in coming}
+    assert sorted(ranks.values()) == list(range(RANKS))
+    of_a_rank: list[str] = []
+    chosen = ChosenTrace(of_a_rank.append, Selection(slot=3, rank=1, count=4))
+    chosen.know(ranks)
+    for line in lines:
+        chosen(line)
+    assert sum(line.startswith("packet of") for line in of_a_rank) == 4
+    (own_port,) = (port for (_, port), rank in ranks.items() if rank == 1)
+    assert all(f":{own_port} " in line and "slot 3 " in line for line in of_a_rank if "SwitchML" in line)
 
 
 @pytest.mark.parametrize("wire", ["int16", "int8"])

@@ -14,9 +14,9 @@ from program_builder import ProgramBuilder
 from scapy.layers.l2 import ARP, Ether
 from scapy.utils import rdpcap, wrpcap
 
+from switchml.packets.made_macs import SWITCH_MAC
 from switchml.switch_emulator.p4_emulator import P4Emulator, read_program
 from switchml.switch_emulator.ports.pcap_files import PcapFilePorts
-from switchml.switch_emulator.ports.udp import SWITCH_MAC
 
 pytest.importorskip(
     "google.rpc.status_pb2", reason="the extra p4runtime is not installed: pip install 'switchml[p4runtime]'"

@@ -20,7 +20,7 @@ def refused(*arguments: str) -> str:
 @pytest.mark.parametrize(
     "arguments",
     [
-        *(["-i", "1@veth0"], ["--use-files", "0"], ["--capture", "x.pcap"], ["--trace"], ["--p4info", "x"]),
+        *(["-i", "1@veth0"], ["--use-files", "0"], ["--trace"], ["--p4info", "x"]),
         *(
             ["--queue-rate", "100"],
             ["--port-rate", "100"],
@@ -39,6 +39,12 @@ def test_no_program_needs_ports() -> None:
 
 def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert f"cannot read {tmp_path}/no.json" in refused("--pipeline", f"{tmp_path}/no.json")
+
+
+def test_source_is_known_as_such() -> None:
+    said = " ".join(refused("--pipeline", "my/program.p4").split())
+    assert "my/program.p4 is P4 source" in said
+    assert "p4c-bm2-ss --p4runtime-files my/program.p4info.txtpb -o my/program.json my/program.p4" in said
 
 
 def test_workers_need_a_program_with_p4info(tmp_path: Path) -> None:

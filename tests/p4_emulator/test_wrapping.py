@@ -15,13 +15,13 @@ from scapy.layers.inet import UDP
 from scapy.layers.l2 import Ether
 from scapy.utils import rdpcap
 
+from switchml.packets.ethernet import UdpHeaders
+from switchml.packets.pcap import PcapWriter, read_pcap
 from switchml.switch_emulator.forwarding import Forwarding
 from switchml.switch_emulator.p4_emulator import Wrapping
 from switchml.switch_emulator.ports import Ports
-from switchml.switch_emulator.ports.ethernet import UdpHeaders
 from switchml.switch_emulator.ports.faulty import FaultRates
 from switchml.switch_emulator.ports.interfaces import InterfacePorts
-from switchml.switch_emulator.ports.pcap import PcapWriter, read_pcap
 from switchml.switch_emulator.ports.pcap_files import PcapFilePorts
 from switchml.switch_emulator.ports.udp import UdpPorts
 from switchml.testbed import Namespace, why_unavailable

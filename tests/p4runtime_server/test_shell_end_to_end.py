@@ -20,13 +20,13 @@ from typing import Any, Protocol
 import pytest
 
 from switchml.errors import PortInUseError
+from switchml.packets.ethernet import HEADERS_BYTES, UdpHeaders, mac_bytes
 from switchml.protocol.header import HEADER_BYTES, Header, build_header, parse_header
 from switchml.protocol.messages import SUM, size_code
 from switchml.switch_emulator.native_runtime import NativeDevice
 from switchml.switch_emulator.native_target import EmulatorTarget
 from switchml.switch_emulator.p4.device import P4Device
 from switchml.switch_emulator.p4runtime.p4runtime_server import P4RuntimeServer, serve
-from switchml.switch_emulator.ports.ethernet import HEADERS_BYTES, UdpHeaders, mac_bytes
 
 pytestmark = pytest.mark.timeout(400)
 

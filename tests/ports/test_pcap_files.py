@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from scapy.layers.l2 import Ether
 from scapy.utils import rdpcap, wrpcap
 
+from switchml.packets.pcap import PcapError, PcapWriter, Record, read_pcap
 from switchml.switch_emulator.ports.interface import PortsError
-from switchml.switch_emulator.ports.pcap import PcapWriter, Record, read_pcap
 from switchml.switch_emulator.ports.pcap_files import PcapFilePorts
 
 FRAME = bytes(range(60))
@@ -88,12 +88,12 @@ def test_a_record_that_was_cut_off_ends_the_file(tmp_path: Path) -> None:
 
 def test_what_is_no_pcap_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("not a capture at all, but long enough")
-    with pytest.raises(PortsError, match="text is no classic pcap"):
+    with pytest.raises(PcapError, match="text is no classic pcap"):
         list(read_pcap(tmp_path / "text"))
-    with pytest.raises(PortsError, match="nowhere"):
+    with pytest.raises(PcapError, match="nowhere"):
         list(read_pcap(tmp_path / "nowhere"))
     (tmp_path / "cooked").write_bytes(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 113))
-    with pytest.raises(PortsError, match="link type 113"):
+    with pytest.raises(PcapError, match="link type 113"):
         list(read_pcap(tmp_path / "cooked"))
 
 

@@ -11,9 +11,10 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
 from switchml.errors import PortInUseError, UsageError
-from switchml.switch_emulator.ports.ethernet import UdpHeaders, datagram_in, mac_bytes
+from switchml.packets.ethernet import UdpHeaders, datagram_in, mac_bytes
+from switchml.packets.made_macs import SWITCH_MAC
 from switchml.switch_emulator.ports.interface import Frame
-from switchml.switch_emulator.ports.udp import SWITCH_MAC, UdpPorts, station_mac
+from switchml.switch_emulator.ports.udp import UdpPorts, station_mac
 
 
 @pytest.fixture

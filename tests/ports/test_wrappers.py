@@ -11,14 +11,14 @@ import pytest
 from memory_ports import MemoryPorts
 
 from switchml.errors import UsageError
+from switchml.packets.ethernet import UdpHeaders
+from switchml.packets.pcap import read_pcap
+from switchml.packets.summary import summary
 from switchml.protocol.header import Header, build_header
 from switchml.protocol.messages import SUM
 from switchml.switch_emulator.ports.capture import CapturedPorts
-from switchml.switch_emulator.ports.ethernet import UdpHeaders
 from switchml.switch_emulator.ports.faulty import FaultRates, FaultyPorts
 from switchml.switch_emulator.ports.numbering import parse_interfaces
-from switchml.switch_emulator.ports.pcap import read_pcap
-from switchml.switch_emulator.ports.summary import summary
 from switchml.switch_emulator.ports.trace import TracedPorts
 
 HEADERS = UdpHeaders(

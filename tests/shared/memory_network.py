@@ -18,7 +18,7 @@ from switchml.link.records import table_of
 from switchml.protocol.counters import WORKER_COUNTERS
 from switchml.protocol.messages import wire_lanes
 from switchml.worker.in_memory import MemoryEngine, turn
-from switchml.worker.window import lay
+from switchml.worker.window import RING, ROWS, lay
 
 
 @dataclass(eq=False)
@@ -27,7 +27,15 @@ class MemoryNetwork(VirtualNetwork):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        layout = SharedLayout(self.workers, self.window, self._elements * wire_lanes(self.wire))
+        # Rows of a few words, so that a gather takes several rounds.
+        row = 8 + self.seed % 61
+        layout = SharedLayout(self.workers, self.window, self._elements * wire_lanes(self.wire), row)
+        for rank in self._ranks:
+            for index, task in enumerate(self.tasks):
+                if task.firsts:
+                    most = max(source.size for source in task.sources)
+                    entry = rank.window.transfers[index % RING]
+                    entry["kind"], entry["chunks"] = ROWS, -(-most // row) - 1
         self.slots: SharedSlots = shared_slots(np.zeros(layout.total_bytes, np.uint8), layout)
         self.engines = [
             MemoryEngine(
@@ -36,6 +44,7 @@ class MemoryNetwork(VirtualNetwork):
                 counters=np.zeros(len(WORKER_COUNTERS), np.int64),
                 descriptor=rank.descriptor,
                 lanes=np.zeros(self.payload, np.uint8),
+                reserved=np.zeros(1, np.int64),
                 flag=np.zeros(1, np.int64),
                 scratch=np.zeros(4, np.int64),
             )

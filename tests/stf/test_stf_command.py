@@ -127,6 +127,7 @@ def test_trace_and_capture(folder: Path) -> None:
         ([PROGRAM, "a.stf", "--target", "bmv2", "--trace"], "use --target emulator"),
         ([PROGRAM, "a.stf", "b.stf", "--capture", "c.pcap"], "packets of one script"),
         ([PROGRAM, "a.stf", "--target", "tofino"], "no target 'tofino': emulator or bmv2"),
+        (["program.p4", "a.stf"], "is P4 source"),
         ([PROGRAM, "nowhere.stf"], "nowhere.stf:0: cannot be read"),
         (["--suite", "."], "no PROGRAM.json with a PROGRAM.stf beside it"),
     ],

@@ -27,6 +27,11 @@ pytestmark = pytest.mark.skipif(
 )
 OPTIONS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars")
 PATIENCE = 120.0
+CELL = """
+    const canvas = document.querySelector('canvas'), edge = canvas.clientHeight / 8 * (window.devicePixelRatio || 1);
+    const left = Math.floor(arguments[0] * edge) + 1;
+    return [...canvas.getContext('2d').getImageData(left, 1, 1, 1).data].slice(0, 3)"""
+"""The colour of a cell in the first line of the map."""
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +51,13 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def page(browser: Any) -> Iterator[Callable[..., Any]]:
     """Shows a picture, and returns the browser once the page says so."""
-    from selenium.webdriver.support.ui import WebDriverWait
-
     with WebServer() as server:
         browser.get_log("browser")
         browser.get(server.url)
 
         def show(words: str, **what: Any) -> Any:
             server.show(frame(watched_training(**what), 0.0))
-            WebDriverWait(browser, PATIENCE).until(lambda _: words in text(browser, "body"))
+            until(browser, lambda: words in text(browser, "body"))
             return browser
 
         yield show
@@ -63,6 +66,12 @@ def page(browser: Any) -> Iterator[Callable[..., Any]]:
         asked = browser.execute_script("return performance.getEntriesByType('resource').map(one => one.name)")
         assert asked
         assert all(url.startswith(server.url) for url in asked)
+
+
+def until(browser: Any, holds: Callable[[], bool]) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, PATIENCE).until(lambda _: holds())
 
 
 def text(browser: Any, selector: str) -> str:
@@ -144,13 +153,15 @@ def test_nothing_is_cut_in_light_and_dark(page: Callable[..., Any], width: int, 
     assert wide == []
     back = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert back == {"light": "rgb(245, 246, 247)", "dark": "rgb(16, 19, 22)"}[scheme]
+    # The map, too, which no style sheet colours: a cell that waits for several. It is drawn anew when the browser comes to it.
+    slot = frame(watched_training(late=LATE), 0.0)["switches"][0]["jobs"][0]["missing"].index(2)
+    several = {"light": [103, 112, 122], "dark": [109, 118, 128]}[scheme]
+    until(browser, lambda: browser.execute_script(CELL, slot) == several)
     if folder := os.environ.get("SWITCHML_TEST_SCREENSHOTS"):
         browser.save_screenshot(f"{folder}/late_{width}_{scheme}.png")
 
 
 def test_a_recording_is_shown_to_its_end(browser: Any, tmp_path: Path) -> None:
-    from selenium.webdriver.support.ui import WebDriverWait
-
     with Recorder(tmp_path / "run.jsonl") as recorder:
         for message in messages(late=LATE):
             recorder.write(message)
@@ -169,9 +180,7 @@ def test_a_recording_is_shown_to_its_end(browser: Any, tmp_path: Path) -> None:
             assert process.stdout is not None
             line = process.stdout.readline()
             browser.get(line.split()[4].rstrip(";"))
-            WebDriverWait(browser, PATIENCE).until(
-                lambda _: "replay of run.jsonl, at its end" in text(browser, "body")
-            )
+            until(browser, lambda: "replay of run.jsonl, at its end" in text(browser, "body"))
             assert f"Rank {LATE} is late" in text(browser, ".job")
         finally:
             process.terminate()

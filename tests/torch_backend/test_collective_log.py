@@ -102,6 +102,18 @@ def test_of_all_ranks_and_the_summary_alone(monkeypatch: pytest.MonkeyPatch) -> 
     ]
 
 
+def test_what_nobody_sees_is_not_said_to_be_none() -> None:
+    lines: list[str] = []
+    log = CollectiveLog(lines.append, each=False)
+    for stood in (None, 0.25):
+        log.take(Record(0, "all_reduce", 4, "memory", 0.5, stood))
+    log.take(Record(0, "barrier", 0, "memory", 0.5, 0.5))
+    log.close()
+    assert "3 collectives" in lines[0]
+    assert lines[0].endswith("%), without the 2 whose wait nobody sees")
+    assert [line.split()[-1] for line in lines[2:]] == ["-", "100%"]
+
+
 def test_a_line() -> None:
     record = Record(1, "all_gather", 4_000_000, "gloo", 0.002, None)
     assert record.line().split() == [

@@ -113,6 +113,15 @@ def test_every_sum_is_right_with_the_switch_in_memory(group: int) -> None:
         _check_results(_run(seed, MemoryNetwork))
 
 
+@pytest.mark.parametrize("root", range(3))
+def test_a_broadcast_with_the_switch_in_memory(root: int) -> None:
+    given = np.random.default_rng(root).integers(0, 2**32, 500, np.uint32)
+    task = Task(WORDS, 500, tuple(given if rank == root else given[:0] for rank in range(3)), (0, 0, 0))
+    network = MemoryNetwork(3, 4, 128, (task, task, task), NetworkConditions(), root)
+    network.run()
+    _check_results(network)
+
+
 def _check_results(network: VirtualNetwork) -> None:
     for index, task in enumerate(network.tasks):
         expected = _expected(task, network.payload // 4).view(np.uint32)

@@ -263,12 +263,14 @@ def test_leaving_ends_what_is_under_way(worlds: Any) -> None:
     world.run(leave)
 
 
-@pytest.mark.parametrize("step", ["enter", "loop", "leave"])
+@pytest.mark.parametrize(
+    ("transport", "step"), [("memory", "run_in_memory"), ("shm", "enter"), ("shm", "run"), ("shm", "leave")]
+)
 def test_ctrl_c_takes_nothing_from_the_others(
-    worlds: Any, step: str, monkeypatch: pytest.MonkeyPatch
+    worlds: Any, transport: str, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever waits next goes on where the interrupt has come, before or after what the step does."""
-    world = worlds(2)
+    world = worlds(2, transport=transport)
     caller = threading.local()
 
     def interrupted(done: Callable[..., int]) -> Callable[..., int]:
@@ -284,12 +286,7 @@ def test_ctrl_c_takes_nothing_from_the_others(
 
         return call
 
-    if step == "loop":
-        for worker in world.workers:
-            own = worker._seats[0].stream
-            monkeypatch.setattr(own, "_loop", interrupted(own._loop))
-    else:
-        monkeypatch.setattr(stream, step, interrupted(getattr(stream, step)))
+    monkeypatch.setattr(stream, step, interrupted(getattr(stream, step)))
 
     def reduce(worker: Worker) -> None:
         _prepared(worker, 10, 40_000)

@@ -20,6 +20,7 @@ from switchml.worker.window import (
     READY,
     RESEND,
     RING,
+    ROWS,
     SENT,
     STALE,
     TIMED_OUT,
@@ -144,6 +145,26 @@ def test_a_descriptor_alone() -> None:
     assert script.status() == [LAID, DONE, LAID]
     script.answer(0, 2)
     assert script.status() == [DONE] * 3
+
+
+def test_rows_go_a_round_at_a_time_and_nothing_is_laid_behind_them() -> None:
+    script = Script(4, (WORDS, 1), (ROWS, 2), (WORDS, 0), (ROWS, 0))
+    # 0 1 | 2 3 4 | 5 | 6
+    assert script.send() == [0, 1]
+    script.answer(1)
+    assert script.send() == []
+    assert script.states() == [SENT, IDLE, BLOCKED, BLOCKED]
+    script.answer(0)
+    for position in (2, 3, 4):
+        assert script.send() == [position]
+        assert script.window.stream[0]["laid"] == 2
+        script.answer(position)
+    assert script.send() == [5]
+    assert script.window.stream[0]["laid"] == 4
+    script.answer(5)
+    assert script.send() == [6]
+    script.answer(6)
+    assert script.status() == [DONE] * 4
 
 
 def test_transfers_follow_back_to_back() -> None:

@@ -39,7 +39,7 @@ from switchml.control.p4runtime.program import Location
 from switchml.control.p4runtime.stations import Stations
 from switchml.control.target import JobProgram, SlotReading, SwitchTarget, TargetDescription
 from switchml.errors import PoolExhaustedError, SwitchMLError, UsageError
-from switchml.p4runtime.p4info_files import p4info_beside, parse_p4info
+from switchml.p4runtime.p4info_files import p4info_beside, parse_p4info, refuse_source
 from switchml.p4runtime.refusals import NotPrimaryError, P4RuntimeError
 from switchml.protocol.counters import SWITCH_COUNTERS
 from switchml.protocol.messages import UDP_PORT_FIRST, UDP_PORT_LAST
@@ -66,6 +66,7 @@ class PipelineConfig:
 
 def read_pipeline(config: Path, p4info: Path | None = None) -> PipelineConfig:
     """A program from its files; the P4Info is text, by default in NAME.p4info.txtpb beside NAME.json. Raises UsageError."""
+    refuse_source(config)
     described = p4info or p4info_beside(config)
     for path, what in ((config, "a program in BMv2's JSON"), (described, "its P4Info")):
         if not path.is_file():
@@ -96,7 +97,7 @@ class P4RuntimeTarget(SwitchTarget):
         ports: where unknown stations may be, for floods.
         default_window: slots of jobs that do not ask for a number.
         report: is told, in a line each, what happens.
-        on_workers: is told the sockets of all joined workers, before those of a new job are programmed.
+        on_workers: is told the ranks of all joined workers by their sockets, before those of a new job are programmed.
 
     Raises:
         P4RuntimeError: the switch has another program, or none.
@@ -113,7 +114,7 @@ class P4RuntimeTarget(SwitchTarget):
         ports: Iterable[int] = DEFAULT_PORTS,
         default_window: int = DEFAULT_WINDOW,
         report: Callable[[str], None] = _log.info,
-        on_workers: Callable[[list[tuple[str, int]]], None] = lambda addresses: None,
+        on_workers: Callable[[Mapping[tuple[str, int], int]], None] = lambda ranks: None,
     ) -> None:
         if not UDP_PORT_FIRST <= udp_port <= UDP_PORT_LAST:
             raise UsageError(
@@ -393,7 +394,11 @@ class P4RuntimeTarget(SwitchTarget):
 
     def _tell_workers(self) -> None:
         self._on_workers(
-            [(worker.address, worker.port) for job in self._jobs.values() for worker in job.program.workers]
+            {
+                (worker.address, worker.port): worker.rank
+                for job in self._jobs.values()
+                for worker in job.program.workers
+            }
         )
 
     def _write_all(self, updates: list[Update]) -> None:

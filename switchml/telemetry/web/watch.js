@@ -416,4 +416,6 @@ events.onerror = () => {
   say(link, frame && frame.ended ? "" : "the connection is lost; trying again");
   link.className = "lost";
 };
-window.addEventListener("resize", () => frame && show());
+const again = () => frame && show();
+window.addEventListener("resize", again);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);

@@ -88,18 +88,30 @@ class Datagram(NamedTuple):
     payload: bytes
 
 
-def datagram_in(frame: bytes) -> Datagram | None:
-    """None when the frame is no whole, unfragmented UDP datagram over IPv4."""
+def _udp_at(frame: bytes) -> int:
+    """Where the UDP header of a frame is; 0 when it is no whole, unfragmented UDP datagram over IPv4."""
     if len(frame) < HEADERS_BYTES or int.from_bytes(frame[12:14], "big") != ETHERTYPE_IPV4:
-        return None
+        return 0
     header = (frame[14] & 0xF) * 4
     fragment = int.from_bytes(frame[20:22], "big") & 0x3FFF
     if frame[14] >> 4 != 4 or header < IPV4_BYTES or frame[23] != UDP or fragment:
-        return None
+        return 0
     at = ETHERNET_BYTES + header
     if len(frame) < at + UDP_BYTES:
+        return 0
+    length = int.from_bytes(frame[at + 4 : at + 6], "big")
+    return at if UDP_BYTES <= length <= len(frame) - at else 0
+
+
+def datagram_in(frame: bytes) -> Datagram | None:
+    """None when the frame is no whole, unfragmented UDP datagram over IPv4."""
+    at = _udp_at(frame)
+    if not at:
         return None
     _, port, length, _ = _UDP.unpack_from(frame, at)
-    if length < UDP_BYTES or at + length > len(frame):
-        return None
     return Datagram(socket.inet_ntoa(frame[30:34]), port, frame[at + UDP_BYTES : at + length])
+
+
+def source_of(frame: bytes) -> tuple[str, int]:
+    """Dotted address and port that a frame with a datagram came from."""
+    return socket.inet_ntoa(frame[26:30]), int.from_bytes(frame[_udp_at(frame) :][:2], "big")

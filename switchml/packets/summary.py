@@ -5,9 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 
-from switchml.protocol.header import HEADER_BYTES, parse_header
-from switchml.protocol.messages import LANE_BITS, MESSAGE_TYPES, UDP_PORT_FIRST, UDP_PORT_LAST
-from switchml.switch_emulator.ports.ethernet import (
+from switchml.packets.ethernet import (
     ETHERNET_BYTES,
     ETHERTYPE_ARP,
     ETHERTYPE_IPV4,
@@ -20,6 +18,8 @@ from switchml.switch_emulator.ports.ethernet import (
     UDP_BYTES,
     mac_text,
 )
+from switchml.protocol.header import HEADER_BYTES, parse_header
+from switchml.protocol.messages import LANE_BITS, MESSAGE_TYPES, UDP_PORT_FIRST, UDP_PORT_LAST
 
 _MESSAGES = {message.code: message.name for message in MESSAGE_TYPES}
 _ICMP_TYPES = {0: "echo reply", 3: "unreachable", 8: "echo request", 11: "time exceeded"}

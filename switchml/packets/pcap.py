@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from switchml.closing import Closing
-from switchml.switch_emulator.ports.interface import PortsError
+from switchml.errors import SwitchMLError
 
 _MICROSECONDS = 0xA1B2C3D4
 _NANOSECONDS = 0xA1B23C4D
@@ -17,6 +17,10 @@ _SNAP_LENGTH = 262144
 _FILE_HEADER = "IHHiIII"
 _RECORD_HEADER = "IIII"
 _SECOND = 1_000_000_000
+
+
+class PcapError(SwitchMLError):
+    """A file that cannot be read or written, or is no pcap file."""
 
 
 class Record(NamedTuple):
@@ -34,20 +38,24 @@ class PcapWriter(Closing):
     """Writes a file record by record; each is in the file before the call returns. A context manager.
 
     Raises:
-        PortsError: the file cannot be written.
+        PcapError: the file cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         try:
             self._file = open(path, "wb", buffering=0)  # noqa: SIM115 - closed by close()
         except OSError as error:
-            raise PortsError(f"cannot write {os.fspath(path)}: {error.strerror}") from error
+            raise PcapError(f"cannot write {os.fspath(path)}: {error.strerror}") from error
         self._file.write(struct.pack("=" + _FILE_HEADER, _NANOSECONDS, 2, 4, 0, 0, _SNAP_LENGTH, _ETHERNET))
 
     def write(self, time: int, data: bytes) -> None:
         """Add a frame; `time` in nanoseconds since 1970."""
         header = struct.pack("=" + _RECORD_HEADER, *divmod(time, _SECOND), len(data), len(data))
         self._file.write(header + data)
+
+    def fileno(self) -> int:
+        """For who writes records by himself."""
+        return self._file.fileno()
 
     def close(self) -> None:
         """Close the file."""
@@ -58,24 +66,24 @@ def read_pcap(path: str | os.PathLike[str]) -> Iterator[Record]:
     """The frames of a file, either byte order, microseconds or nanoseconds. A cut-off last record is left out.
 
     Raises:
-        PortsError: no such file, no classic pcap file, one of another link than Ethernet, or a record that is too long.
+        PcapError: no such file, no classic pcap file, one of another link than Ethernet, or a record that is too long.
     """
     name = os.fspath(path)
     try:
         file = open(path, "rb")  # noqa: SIM115 - closed below
     except OSError as error:
-        raise PortsError(f"cannot read {name}: {error.strerror}") from error
+        raise PcapError(f"cannot read {name}: {error.strerror}") from error
     with file:
         head = file.read(struct.calcsize("=" + _FILE_HEADER))
         order, unit = _magic(head, name)
         network = struct.unpack(order + _FILE_HEADER, head)[6] & 0xFFFF
         if network != _ETHERNET:
-            raise PortsError(f"{name}: link type {network}; only Ethernet (1) can enter a switch")
+            raise PcapError(f"{name}: link type {network}; only Ethernet (1) can enter a switch")
         size = struct.calcsize(order + _RECORD_HEADER)
         while len(header := file.read(size)) == size:
             seconds, fraction, captured, _ = struct.unpack(order + _RECORD_HEADER, header)
             if captured > _SNAP_LENGTH:  # as libpcap; the memory for it would be taken at once
-                raise PortsError(f"{name}: a record of {captured} bytes; at most {_SNAP_LENGTH} are possible")
+                raise PcapError(f"{name}: a record of {captured} bytes; at most {_SNAP_LENGTH} are possible")
             data = file.read(captured)
             if len(data) < captured:
                 return
@@ -89,4 +97,4 @@ def _magic(head: bytes, name: str) -> tuple[str, int]:
             (magic,) = struct.unpack_from(order + "I", head)
             if magic in (_MICROSECONDS, _NANOSECONDS):
                 return order, 1 if magic == _NANOSECONDS else 1000
-    raise PortsError(f"{name} is no classic pcap file; `editcap -F pcap` converts others")
+    raise PcapError(f"{name} is no classic pcap file; `editcap -F pcap` converts others")

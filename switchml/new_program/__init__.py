@@ -1,0 +1,1 @@
+"""A P4 program of one's own to begin with."""

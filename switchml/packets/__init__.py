@@ -1,0 +1,1 @@
+"""Packets as bytes: frames around them, files of them, and what they say."""
