@@ -7,7 +7,7 @@
 #   make test-clients  small trainings under Lightning, Accelerate, transformers, DeepSpeed and Ray; installs gigabytes
 #   make bench   the benchmark table of docs/benchmarks.md
 #   make fuzz    inputs of any kind for SECONDS (60): P4 programs, packet scripts, pcap files, packets to both pipelines, control
-#                and P4Runtime messages; SEED=n for others
+#                and P4Runtime messages; SEED=n for others. Guided by what code they reach where there is a wheel of atheris
 #   make docs    what is made from the code's tables, in docs/ and p4/include/
 
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \

@@ -10,6 +10,9 @@ numba's own functions (`int()`, `view()`) become parts as well, while one of our
 
 One that both call is compiled both ways, the second when it is first called. No function may make an array, or give Python one:
 then there are no references to be counted, which was a fifth of what there was to compile.
+
+This takes names of numba's that are its own: where one is missing, jit.py does without this file. Whatever is changed for a while
+is changed under the lock that numba holds while it compiles, so threads and other libraries that compile wait.
 """
 
 from __future__ import annotations

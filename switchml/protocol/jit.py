@@ -23,9 +23,16 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
 import numba
-from numba.core import caching
+from numba.core import caching, registry
 
-from switchml.protocol.compiled_parts import PartDispatcher
+_Dispatcher: Any
+try:
+    from switchml.protocol.compiled_parts import PartDispatcher as _Dispatcher
+except (ImportError, AttributeError):
+    # This numba is made otherwise inside. Its own way compiles for twice as long, and counts references.
+    _Dispatcher, _OPTIONS = registry.CPUDispatcher, {}
+else:
+    _OPTIONS = {"_nrt": False}
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -141,9 +148,8 @@ def cache_folder(function: Any) -> str | None:
 def _compiled(function: Any, **options: Any) -> Any:
     if DISABLED:
         return function
-    # _nrt: nobody counts references (compiled_parts.py).
-    options = {"nopython": True, "nogil": True, "error_model": "numpy", "_nrt": False, **options}
-    compiled_function: Any = PartDispatcher(function, targetoptions=options)
+    options = {"nopython": True, "nogil": True, "error_model": "numpy", **_OPTIONS, **options}
+    compiled_function: Any = _Dispatcher(function, targetoptions=options)
     with contextlib.suppress(RuntimeError):  # no folder to be had: compile in every process
         compiled_function._cache = _Cache(function)  # type: ignore[no-untyped-call]
     return compiled_function

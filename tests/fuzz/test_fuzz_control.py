@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import grpc
 import pytest
-from fuzz_budget import inputs
+from fuzz_budget import guided, inputs
 from google.protobuf.message import DecodeError
 from in_process_calls import BROKEN, CallContext, InProcess, Refusal, Waiting, no_errors_logged
 from message_mutations import encoded
@@ -153,6 +153,7 @@ async def _try_all(controller: Controller, clock: list[float]) -> dict[str, int]
     return told
 
 
+@guided("switchml.control")
 def test_requests_of_any_bytes() -> None:
     clock = [0.0]
     target = _ReferencePort()

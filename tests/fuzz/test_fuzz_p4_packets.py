@@ -7,7 +7,7 @@ import resource
 from pathlib import Path
 
 import pytest
-from fuzz_budget import inputs
+from fuzz_budget import guided, inputs
 
 from switchml.stf.emulator_target import Clock, EmulatorSwitch
 from switchml.stf.language import Add, Direct, Packet, SetDefault, Statement, parse_file
@@ -70,11 +70,12 @@ def _changed(frame: bytes, rng: random.Random) -> bytes:
     return bytes(data)
 
 
+@guided()
 def test_frames_of_any_bytes() -> None:
     switch, frames = _switch(), _frames()
     left = 0
     memory = 0
-    for rng in inputs(1500, 0.2):
+    for rng in inputs(1500, 0.15):
         port, frame = rng.choice(frames)
         if rng.random() < 0.05:
             port, frame = rng.randrange(512), rng.randbytes(rng.randrange(300))

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import grpc
 import pytest
-from fuzz_budget import inputs
+from fuzz_budget import guided, inputs
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 from in_process_calls import CallContext, InProcess, Refusal, Waiting, no_errors_logged
@@ -237,6 +237,7 @@ async def _try_all(device: P4Device, requests: _Requests) -> dict[str, int]:
     return told
 
 
+@guided()
 def test_descriptions_of_any_bytes() -> None:
     """What SetForwardingPipelineConfig parses before it looks at the program."""
     paths = (PROGRAM.with_suffix(".p4info.txtpb"), ROOT / "tests/p4runtime_server/everything.p4info.txtpb")
@@ -254,6 +255,7 @@ def test_descriptions_of_any_bytes() -> None:
     assert refused > 0
 
 
+@guided()
 def test_messages_of_any_bytes() -> None:
     info = text_format.Parse(PROGRAM.with_suffix(".p4info.txtpb").read_text(), p4info_pb2.P4Info())
     program = PROGRAM.read_bytes()

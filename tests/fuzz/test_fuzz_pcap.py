@@ -8,7 +8,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from fuzz_budget import inputs
+from fuzz_budget import guided, inputs
 
 from switchml.packets.pcap import PcapError, PcapWriter, read_pcap
 
@@ -33,6 +33,7 @@ def _changed(data: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
+@guided()
 def test_files_of_any_bytes(tmp_path: Path) -> None:
     path = tmp_path / "p.pcap"
     with PcapWriter(path) as writer:
@@ -41,7 +42,7 @@ def test_files_of_any_bytes(tmp_path: Path) -> None:
     whole = path.read_bytes()
     tracemalloc.start()
     try:
-        for rng in inputs(2000, 0.1):
+        for rng in inputs(2000, 0.05):
             path.write_bytes(_changed(whole, rng) if rng.random() < 0.98 else rng.randbytes(64))
             try:
                 read = list(read_pcap(path))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from everything_program import everything
-from fuzz_budget import inputs
+from fuzz_budget import guided, inputs
 from json_mutations import mutated
 from program_builder import ProgramBuilder
 
@@ -95,6 +95,7 @@ def _try(text: str, rng: random.Random) -> None:
     assert taken < _MOST_SECONDS, f"{taken:.1f} s: {data[:2000]!r}"
 
 
+@guided()
 def test_mutations_of_small_programs() -> None:
     texts = _small()
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -103,6 +104,7 @@ def test_mutations_of_small_programs() -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < _MOST_KILOBYTES
 
 
+@guided()
 def test_mutations_of_our_own_program() -> None:
     text = (ROOT / "p4/build/switchml_64.json").read_text()
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

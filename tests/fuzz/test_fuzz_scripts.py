@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from everything_program import everything
-from fuzz_budget import inputs
+from fuzz_budget import guided, inputs
 
 from switchml.stf.emulator_target import Clock, EmulatorSwitch
 from switchml.stf.language import StfError, parse, parse_file
@@ -90,6 +90,7 @@ def _changed(text: str, rng: random.Random) -> str:
     return "\n".join(lines)
 
 
+@guided()
 def test_scripts_of_any_text() -> None:
     document = everything().build()
     names, program = read_names(document), load_program(json.dumps(document).encode())

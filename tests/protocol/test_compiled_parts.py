@@ -139,6 +139,27 @@ except ValueError as error:
 """
 
 
+OF_NUMBA_ITSELF = """
+import sys
+sys.modules["switchml.protocol.compiled_parts"] = None
+import parts
+print(parts.outer(40), type(parts.outer).__name__)
+"""
+
+
+def test_a_numba_that_is_made_otherwise_compiles_in_its_own_way(tmp_path: Path) -> None:
+    (tmp_path / "parts.py").write_text(MODULE)
+    done = subprocess.run(
+        [sys.executable, "-c", OF_NUMBA_ITSELF],
+        cwd=tmp_path,
+        env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["42", "CPUDispatcher"]
+
+
 def test_what_python_calls_is_kept_with_its_parts(tmp_path: Path) -> None:
     (tmp_path / "parts.py").write_text(MODULE)
     cache = tmp_path / "cache"

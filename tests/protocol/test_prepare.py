@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,28 @@ def test_a_line_comes_though_no_function_does(
     while "the tripler: 1 functions" not in told:
         told += capfd.readouterr().err
     progress.close()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_garbage_is_collected_afterwards_if_it_was_before(enabled: bool) -> None:
+    seen: list[bool] = []
+
+    class Broken:
+        overloads = ()
+
+        def compile(self, types: object) -> None:
+            seen.append(gc.isenabled())
+            raise ValueError("broken")
+
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        with pytest.raises(ValueError, match="broken"):
+            prepare.prepare(Broken(), "tripler", 1)
+        assert seen == [False]
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 def test_what_is_quick_is_not_spoken_of(
