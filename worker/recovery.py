@@ -18,8 +18,8 @@ already. So a worker asks the switch (ASK, a bare header) and sends again only w
                has come: another rank's is missing, and that rank does the same. It is asked for again ever more rarely, as the
                result may get lost as well, and others may leave in its place: or windows of ranks that wait for each other's
                packets would be full of those that wait
-               none: it is asked for again; where none has ever been answered (a switch that knows no ASK) it is sent again, and
-               soon without asking
+               none: it was lost where a packet that left later has its result, and it is asked for again soon; where none has
+               ever been answered (a switch that knows no ASK) the packet is sent again, and soon without asking
 
 Whatever one rank loses, all wait for. So a round trip is only taken from packets that no later one has overtaken, and none from
 a silence in which something was missing: the others' losses must not pass for a longer way, or all would wait ever longer for
@@ -39,6 +39,7 @@ from switchml.worker.window import RESEND, SENT, Window, ask, mark_come, resend
 _FIRST_QUESTIONS = 4
 _MORE_QUESTIONS = 2
 _MAX_BACKOFF = 6
+_UNTOLD_BACKOFF = 1
 _STALL_NS = 1_000_000
 _DEAF = 16
 _NEVER = np.iinfo(np.int64).max
@@ -59,6 +60,7 @@ class RecoveryRecord(TypedDict):
     shortest: Int64  # round trip so far
     round_trip: Int64  # of the packet that left last of those that have a result
     newest: Int64  # its number among `sends`
+    newest_at: Int64  # when it left
     lost: Int64  # bytes of packets of ours, and of results on the way here, that count
     last_at: Int64  # results came last, or something left while nothing was in flight
     stalled_at: Int64  # end of the last silence longer than any round trip: packets that left before tell nothing of the path
@@ -160,7 +162,8 @@ def note_result(recovery: Recovery, window: Window, slot: int, asked_for: bool, 
     times = recovery[0]
     entry = window.slots[slot]
     overtaken = entry["order"] < times["newest"]
-    times["newest"] = max(int(times["newest"]), int(entry["order"]))
+    if not overtaken:
+        times["newest"], times["newest_at"] = entry["order"], entry["sent_at"]
     if asked_for:
         times["answered"] = _count_lost(times, window, slot)
         times["questions"] += _MORE_QUESTIONS
@@ -279,9 +282,14 @@ def _look_after_overtaken(times: RecoveryRecord, window: Window, now: int) -> in
         if entry["state"] == SENT and entry["order"] < times["newest"]:
             due = int(entry["sent_at"]) + late
             if entry["asked"] > 0:
-                again = max(late, _STALL_NS) << min(int(entry["asked"]) - 1, _MAX_BACKOFF)
+                # Where a queue stays full, answer after answer is lost, and the slot's whole chain waits for one.
+                most = _MAX_BACKOFF if entry["come"] != 0 else _UNTOLD_BACKOFF
+                again = max(late, _STALL_NS) << min(int(entry["asked"]) - 1, most)
                 due = int(entry["asked_at"]) + again
             if due <= now:
+                overtaken = 0 < entry["asked_at"] < times["newest_at"]
+                if overtaken and entry["come"] == 0 and times["unanswered"] < 0:
+                    _count_lost(times, window, slot)  # the question, or its answer
                 _look_after(times, window, slot)
                 count += 1
             else:

@@ -266,6 +266,25 @@ def test_what_has_come_fills_no_link_and_is_asked_for_ever_more_rarely() -> None
     assert stream.answer(1000 * MS, 0) == [0], "another rank was waited for"
 
 
+def test_an_answer_that_was_overtaken_is_lost_and_asked_for_again_soon() -> None:
+    stream = Stream(2)
+    stream.send(0)
+    stream.answer(10 * MS, 1)
+    assert stream.asks(12_500_000) == [0]
+    stream.tell(13 * MS, 0, come=False)
+    assert stream.send(13 * MS) == [0, 3]
+    stream.answer(23 * MS, 3)
+    assert stream.asks(25_500_000) == [0]
+    assert stream.times["lost"] == LENGTH
+    # Each time a packet that left after the question has its result. Again after 12.5 ms, then twice as long and no longer.
+    for lost, (now, position) in enumerate([(38 * MS, 5), (63 * MS, 7), (88 * MS, 9), (113 * MS, 11)], 2):
+        assert stream.send(now - 12 * MS) == [position]
+        stream.answer(now - 2 * MS, position)
+        assert stream.asks(now - 1) == []
+        assert stream.asks(now) == [0]
+        assert stream.times["lost"] == lost * LENGTH
+
+
 def test_a_result_that_answers_a_question_was_lost_unless_the_other_comes_as_well() -> None:
     stream = Stream(2)
     stream.send(0)
