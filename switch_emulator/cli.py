@@ -33,6 +33,9 @@ from switchml.cli_options import (
     P4Info,
     Reorder,
     Seed,
+    Telemetry,
+    TelemetryHost,
+    TelemetryPort,
     TlsCa,
     TlsCert,
     TlsKey,
@@ -51,7 +54,6 @@ if TYPE_CHECKING:
     from switchml.switch_emulator.ports.interface import Ports
 
 NO_PROGRAM = "none"
-TELEMETRY = "Telemetry"
 QUEUES = "Queues at the ports of a P4 pipeline"
 
 _LOOK_SECONDS = 0.1
@@ -210,26 +212,9 @@ def switch_command(
     announce: Annotated[
         str, typer.Option(help="'-' or a file descriptor: one line of JSON there when ready.")
     ] = "",
-    telemetry: Annotated[
-        bool,
-        typer.Option(
-            help="Let programs listen to what the switch does, switchml top and others.",
-            rich_help_panel=TELEMETRY,
-        ),
-    ] = True,
-    telemetry_host: Annotated[
-        str,
-        typer.Option(
-            help="Address for that; beyond loopback it takes --token, which listeners have to know.",
-            rich_help_panel=TELEMETRY,
-        ),
-    ] = "127.0.0.1",
-    telemetry_port: Annotated[
-        int,
-        typer.Option(
-            min=0, max=65535, help="TCP port for that; 0 takes a free one.", rich_help_panel=TELEMETRY
-        ),
-    ] = 0,
+    telemetry: Telemetry = True,
+    telemetry_host: TelemetryHost = "127.0.0.1",
+    telemetry_port: TelemetryPort = 0,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
     tls_ca: TlsCa = None,

@@ -12,7 +12,7 @@ from typer.main import get_command
 from typing_extensions import override
 
 from switchml.errors import SwitchMLError
-from switchml.variables import report_misspelt
+from switchml.variables import heed_environment
 
 COMMANDS = {
     "run": ("switchml.launch.cli:run", "Start a switch, and a training script over it."),
@@ -22,7 +22,7 @@ COMMANDS = {
         "Check that training can work here, and show how collectives travel.",
     ),
     "controller": (
-        "switchml.control.cli:controller_command",
+        "switchml.control_plane:controller_command",
         "Program a P4 switch, and let workers join jobs on it.",
     ),
     "status": ("switchml.status:status", "Show a switch's jobs, workers and counters."),
@@ -76,7 +76,7 @@ app = typer.Typer(cls=LazyGroup, no_args_is_help=True, add_completion=False, pre
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
 ) -> None:
-    report_misspelt()
+    heed_environment()
 
 
 def _listed() -> None:

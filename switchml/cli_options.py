@@ -109,6 +109,34 @@ Lease = Annotated[
     ),
 ]
 
+_TELEMETRY = "Telemetry"
+Telemetry = Annotated[
+    bool,
+    typer.Option(
+        "--telemetry/--no-telemetry",
+        help="Let programs listen to what the switch does, switchml top and others.",
+        rich_help_panel=_TELEMETRY,
+    ),
+]
+TelemetryHost = Annotated[
+    str,
+    typer.Option(
+        "--telemetry-host",
+        help="Address for that; beyond loopback it takes --token, which listeners have to know.",
+        rich_help_panel=_TELEMETRY,
+    ),
+]
+TelemetryPort = Annotated[
+    int,
+    typer.Option(
+        "--telemetry-port",
+        min=0,
+        max=65535,
+        help="TCP port for that; 0 takes a free one.",
+        rich_help_panel=_TELEMETRY,
+    ),
+]
+
 EmulatedPipeline = Annotated[
     str,
     typer.Option(

@@ -133,16 +133,11 @@ def tables(
         answer: its own.
         rates: of a counter of its, by name, a second; None = not known.
     """
-    target = answer.target
-    overview = _grid("", "")
-    overview.add_row("data port", f"{target.host}:{target.udp_port}/udp")
-    overview.add_row("shared memory", "yes" if target.shm_socket else "no")
-    overview.add_row("slots", f"{answer.free_slots} of {target.pool_slots} free")
-    overview.add_row("largest payload", f"{target.max_payload} bytes")
-    overview.add_row("lease", f"{answer.lease:g} s")
-    overview.add_row("telemetry", answer.telemetry or "none")
-    overview.add_row("up", f"{answer.uptime:.0f} s")
-    yield from _part(f"switch {address}", overview)
+    free = f"{answer.free_slots} of {answer.target.pool_slots} free"
+    if rates is None:
+        yield from _part(f"switch {address}", _overview(answer, free))
+    else:  # what changes comes first: a terminal has 24 lines
+        yield Text(f"switch {address}   up {answer.uptime:.0f} s   slots {free}", style="bold")
 
     for job in answer.jobs:
         about = _grid("", "")
@@ -190,6 +185,19 @@ def sentences(answer: SwitchStatus, switches: int = 1) -> Iterable[str]:
         yield from (f"{job.name}: {sentence}" for sentence in told if sentence)
 
 
+def _overview(answer: SwitchStatus, free: str) -> Table:
+    target = answer.target
+    overview = _grid("", "")
+    overview.add_row("data port", f"{target.host}:{target.udp_port}/udp")
+    overview.add_row("shared memory", "yes" if target.shm_socket else "no")
+    overview.add_row("slots", free)
+    overview.add_row("largest payload", f"{target.max_payload} bytes")
+    overview.add_row("lease", f"{answer.lease:g} s")
+    overview.add_row("telemetry", answer.telemetry or "none")
+    overview.add_row("up", f"{answer.uptime:.0f} s")
+    return overview
+
+
 def _part(title: str, what: RenderableType) -> Iterable[RenderableType]:
     yield Text("")
     yield Text(title, style="bold")
@@ -221,8 +229,13 @@ def _job_rows(job: JobStatus) -> Iterable[tuple[str, str]]:
     if job.job_number:
         last = job.pool_base + job.window - 1
         yield "slots", f"{job.pool_base}-{last}, of {job.payload} bytes, {job.wire}"
-        where = f"multicast to {job.multicast_group}:{job.multicast_port}" if job.multicast else "unicast"
-        yield "results by", where
+        yield "results by", _results_by(job)
+
+
+def _results_by(job: JobStatus) -> str:
+    if any(member.transport == "memory" for member in job.members):
+        return "memory"
+    return f"multicast to {job.multicast_group}:{job.multicast_port}" if job.multicast else "unicast"
 
 
 def _member_cells(member: MemberStatus) -> tuple[str, ...]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -94,6 +95,14 @@ VARIABLES = (
         "`0`",
     ),
     Variable(
+        "SWITCHML_LOG",
+        "",
+        "words with commas between them: `collectives` (each one on rank 0 with bytes, path, time, bandwidth, and a summary), "
+        "`summary` (that alone), `all-ranks` (not rank 0 alone), and a level, `debug`, `info`, `warning` or `error` "
+        "([docs](docs/torch.md#what-collectives-do))",
+        "`warning`",
+    ),
+    Variable(
         "SWITCHML_BACKEND_FOR",
         "",
         "names of backends, `gloo,nccl`, in whose place a script that names them takes this one "
@@ -139,11 +148,15 @@ _OTHERS = frozenset(
 _OF_TESTS = PREFIX + "TEST_"
 _OF_A_RUN = PREFIX + "RUN"
 
+LOG_COLLECTIVES, LOG_SUMMARY, LOG_ALL_RANKS = "collectives", "summary", "all-ranks"
+_LOG_LEVELS = ("debug", "info", "warning", "error")
+_LOG_WORDS = (LOG_COLLECTIVES, LOG_SUMMARY, LOG_ALL_RANKS, *_LOG_LEVELS)
+
 _told = False
 
 
 def misspelt(environment: Mapping[str, str]) -> Iterator[str]:
-    """A sentence for each variable that begins as ours do and is none."""
+    """A sentence for each variable that begins as ours do and is none, and for each unknown word of SWITCHML_LOG."""
     names = [variable.name for variable in VARIABLES]
     for name in sorted(environment):
         if not name.startswith(PREFIX) or name in names or name in _OTHERS or name.startswith(_OF_TESTS):
@@ -153,14 +166,31 @@ def misspelt(environment: Mapping[str, str]) -> Iterator[str]:
         near = difflib.get_close_matches(name.removeprefix(PREFIX), rests, 1)
         meant = f"is {PREFIX}{near[0]} meant?" if near else f"there are {', '.join(names)}"
         yield f"the environment variable {name} means nothing to switchml: {meant}"
+    for word in environment.get("SWITCHML_LOG", "").split(","):
+        if word.strip() and word.strip().lower() not in _LOG_WORDS:
+            yield f"SWITCHML_LOG={word.strip()}: there are {', '.join(_LOG_WORDS)}"
 
 
-def report_misspelt() -> None:
-    """Name them on stderr, once a process. Ranks of `switchml run`, which has done so, are silent."""
+def log_words() -> frozenset[str]:
+    """What SWITCHML_LOG asks for; words that it does not know are left out."""
+    said = os.environ.get("SWITCHML_LOG", "")
+    return frozenset(word for each in said.split(",") if (word := each.strip().lower()) in _LOG_WORDS)
+
+
+def heed_environment() -> None:
+    """Once a process: set the log's level, name on stderr what is misspelt. Ranks of `switchml run`, which did, are silent."""
     global _told
     if _told:
         return
     _told = True
+    words = log_words()
+    level = next((level for level in _LOG_LEVELS if level in words), "")
+    if level:
+        ours, handler = logging.getLogger("switchml"), logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("switchml: %(levelname)s: %(name)s: %(message)s"))
+        ours.addHandler(handler)
+        ours.setLevel(level.upper())
+        ours.propagate = False  # else a program that has a handler of its own says all of it twice
     if _OF_A_RUN not in os.environ:
         for sentence in misspelt(os.environ):
             print(f"switchml: {sentence}", file=sys.stderr, flush=True)

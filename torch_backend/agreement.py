@@ -1,4 +1,5 @@
-"""Finds ranks that disagree about how a call travels: each would wait on its own path until its timeout.
+"""Finds ranks that disagree about how a call travels: each would wait on its own path until its timeout. Of a rank that has not
+come to a call, and sends to another or receives, it says so when the timeout has passed: until then it may come.
 
 The switch sees disagreements among those that came to it; gloo sees none. Where the two meet is the group's store. Nothing is
 written there while calls end in time: only one that is under way for a second is told to the others.
@@ -16,9 +17,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch._C._distributed_c10d import Store
+from torch._C._distributed_c10d import Store, Work
 
-from switchml.errors import CollectiveMismatchError, SwitchMLError
+from switchml.errors import CollectiveMismatchError, CollectiveTimeoutError, SwitchMLError
 from switchml.torch_backend.kept_handles import KeptHandle
 from switchml.torch_backend.routing import Path
 
@@ -66,6 +67,18 @@ class _Call(NamedTuple):
         return handle is None or handle.is_over()
 
 
+class _Transfer(NamedTuple):
+    """A call between two ranks."""
+
+    began: float
+    what: str
+    work: weakref.ref[Work]
+
+    def is_over(self) -> bool:
+        work = self.work()
+        return work is None or work.is_completed()
+
+
 class Agreement:
     """One rank's calls that are under way in one group.
 
@@ -81,12 +94,15 @@ class Agreement:
     ) -> None:
         self._store, self._rank, self._world_size, self._fail = store, rank, world_size, fail
         self._calls: deque[_Call] = deque()
+        self._transfers: deque[_Transfer] = deque()
         self._lock = threading.Lock()
         self._watched = False
         self._told = 0
         self._look_at = 0.0
         self._pause = LOOK_SECONDS
         self._found: tuple[float, CollectiveMismatchError] | None = None
+        self._elsewhere = ""
+        self._told_elsewhere: list[Any] | None = None
         self._switch_compares = True
         self.count = 0
 
@@ -102,14 +118,32 @@ class Agreement:
             self.count += 1
             self._forget()
             self._calls.append(_Call(self.count, time.monotonic(), said, weakref.ref(handle)))
+        self._be_watched()
+
+    def note_transfer(self, what: str, work: Work) -> None:
+        """A call between two ranks, which counts for nobody else. what: it is, as "recv from rank 0"."""
+        with self._lock:
+            self._forget()
+            self._transfers.append(_Transfer(time.monotonic(), what, weakref.ref(work)))
+        self._be_watched()
+
+    def _be_watched(self) -> None:
+        with self._lock:
             watch, self._watched = not self._watched, True
         if watch:
             _WATCH.add(self)
 
     def explain(self, error: BaseException) -> BaseException:
-        """The disagreement, where one is known; else `error`, which may come of another rank's leaving for that reason."""
+        """The disagreement, where one is known; else `error`, which may come of another rank's leaving for that reason.
+
+        A timeout says where a rank is that has not come.
+        """
         found = self._found
-        return error if found is None else found[1]
+        if found is not None:
+            return found[1]
+        if self._elsewhere and isinstance(error, CollectiveTimeoutError):
+            return CollectiveTimeoutError(f"{error} {self._elsewhere}")
+        return error
 
     def close(self) -> None:
         """Nothing is looked at any more. Idempotent."""
@@ -120,6 +154,9 @@ class Agreement:
         with self._lock:
             self._forget()
             call = self._calls[0] if self._calls else None
+            transfer = self._transfers[0] if self._transfers else None
+            count = self.count
+        self._tell_elsewhere(transfer, count, now)
         if call is None or now - call.began < PATIENCE:
             return
         if self._found is not None:
@@ -134,6 +171,13 @@ class Agreement:
             return
         self._pause = min(2 * self._pause, LONGEST_LOOK_SECONDS)
         self._look_at = now + self._pause
+        elsewhere = self._read("elsewhere")
+        absent = elsewhere is not None and elsewhere[0] < call.number and elsewhere[1] != self._rank
+        self._elsewhere = (
+            f"Rank {elsewhere[1]} has not called it: its {elsewhere[2]} has not ended."
+            if absent and elsewhere is not None
+            else ""
+        )
         text = self._compare(call)
         if text:
             self._found = now, CollectiveMismatchError(text)
@@ -142,6 +186,17 @@ class Agreement:
     def _forget(self) -> None:
         while self._calls and self._calls[0].is_over():
             self._calls.popleft()
+        while self._transfers and self._transfers[0].is_over():
+            self._transfers.popleft()
+
+    def _tell_elsewhere(self, transfer: _Transfer | None, count: int, now: float) -> None:
+        """Write down what this rank waits for between two ranks, and after how many collectives; take it back when it is over."""
+        told = None
+        if transfer is not None and now - transfer.began >= PATIENCE:
+            told = [count, self._rank, transfer.what]
+        if told != self._told_elsewhere:
+            self._told_elsewhere = told
+            self._store.set("elsewhere", json.dumps(told))
 
     def _compare(self, call: _Call) -> str:
         """What is wrong, or "" as long as nothing is known to be."""

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 from torch._C._distributed_c10d import PrefixStore, Store
 
 from switchml.errors import UsageError
+from switchml.torch_backend.agreement import Agreement
 from switchml.torch_backend.membership import Membership, OpenWorker, join_switch
 from switchml.torch_backend.options import Options
 from switchml.torch_backend.process_group import SwitchProcessGroup
+from switchml.variables import log_words
 
 if TYPE_CHECKING:
     from switchml.torch_backend.cuda.device_collectives import DeviceCollectives
@@ -44,11 +46,19 @@ def create_process_group(
             "switchml.torch_backend.Options"
         )
     rank, world_size = backend_options.group_rank, backend_options.group_size
+    group_class, agreement_class = _classes(rank)
     timeout = pg_options.timeout or backend_options.timeout
 
     def member(store: Store, name: str) -> Membership:
         return Membership(
-            store, rank, world_size, group=name, timeout=timeout, options=pg_options, open_worker=open_worker
+            store,
+            rank,
+            world_size,
+            group=name,
+            timeout=timeout,
+            options=pg_options,
+            open_worker=open_worker,
+            agree=agreement_class,
         )
 
     def group_of(
@@ -57,7 +67,7 @@ def create_process_group(
         def join_beside(what: str) -> Callable[[], Membership]:
             return lambda: member(PrefixStore(what, store), f"{backend_options.group_id}-{what}")
 
-        return SwitchProcessGroup(membership, store, join_beside("rows"), join_beside("gathers"), open_device)
+        return group_class(membership, store, join_beside("rows"), join_beside("gathers"), open_device)
 
     def on_host(store: Store) -> SwitchProcessGroup:
         return group_of(member(store, f"{backend_options.group_id}-host"), store)
@@ -85,3 +95,13 @@ def create_process_group(
             group.shutdown()
             raise
     return group
+
+
+def _classes(rank: int) -> tuple[type[SwitchProcessGroup], type[Agreement]]:
+    """Of a rank's group: those of the log of collectives where that is wanted."""
+    if log_words():
+        from switchml.torch_backend.collective_log import LoggedProcessGroup, OverheardAgreement, is_wanted
+
+        if is_wanted(rank):
+            return LoggedProcessGroup, OverheardAgreement
+    return SwitchProcessGroup, Agreement

@@ -57,6 +57,11 @@ class GatherJob:
         self._late.settle(membership.worker())
         self._settled = True
 
+    @property
+    def carrier(self) -> Collectives | None:
+        """What carries them, once that is known."""
+        return None if self._membership is None else self._membership.carrier
+
     def counters(self) -> dict[str, int]:
         """This rank's counters on the switch."""
         return {} if self._membership is None else self._membership.counters()

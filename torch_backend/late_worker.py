@@ -54,6 +54,11 @@ class LateWorker(Collectives):
         self._error: SwitchMLError | None = None
         self._settled = threading.Event()
 
+    @property
+    def transport(self) -> str:
+        """Of who carries the calls; "" = nobody yet, or gloo."""
+        return getattr(self._carrier, "transport", "")
+
     def settle(self, carrier: Collectives) -> None:
         """Begin what has come, in its order; whatever still comes is begun at once."""
         with self._lock:

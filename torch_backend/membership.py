@@ -78,6 +78,14 @@ def join_switch(placement: Placement, options: Options, join_timeout: float, tim
         one_host=placement.one_host,
     )
     remember_shares(placement, worker.shares)
+    _log.info(
+        "rank %d of %d has joined job %s at %s: %s",
+        placement.rank,
+        placement.world_size,
+        placement.job,
+        placement.addresses,
+        worker.transport,
+    )
     if placement.rank == 0 and not quiet():
         embedded = "embedded " if placement.switches[0].embedded else ""
         several = "es" if len(placement.switches) > 1 else ""
@@ -155,6 +163,7 @@ class Membership:
         options: Options,
         open_worker: OpenWorker,
         embedded: EmbeddedSwitches = OF_THIS_PROCESS,
+        agree: type[Agreement] = Agreement,
     ) -> None:
         self.rank = rank
         self.world_size = world_size
@@ -189,7 +198,7 @@ class Membership:
         self._gloo_worker = GlooWorker(self.gloo, rank, world_size)
         self._gloo_worker.wire = self._options.wire
         self.others: list[Abortable] = []
-        self.agreement = Agreement(PrefixStore("calls", self._store), rank, world_size, self.abort)
+        self.agreement = agree(PrefixStore("calls", self._store), rank, world_size, self.abort)
         _open.add(self)
 
     def _meet(self, store: Store, timeout: float) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from switchml.torch_backend.switch_work import SwitchWork
 
-_TITLES = {
+TITLES = {
     "allreduce": "all_reduce",
     "allreduce_coalesced": "all_reduce",
     "allgather": "all_gather",
@@ -86,7 +86,7 @@ class Observation:
 
 @contextlib.contextmanager
 def _profiled(method: str, tensors: Sequence[torch.Tensor]) -> Iterator[Callable[[SwitchWork], SwitchWork]]:
-    title = f"switchml:{_TITLES.get(method, method)}"
+    title = f"switchml:{TITLES.get(method, method)}"
 
     def observe(work: SwitchWork) -> SwitchWork:
         work.shown_as = title

@@ -10,7 +10,7 @@ from switchml.control.target import TRANSPORTS
 from switchml.control.tls import TlsFiles
 from switchml.errors import UsageError
 from switchml.protocol.messages import FLOAT32, WIRES
-from switchml.variables import report_misspelt
+from switchml.variables import heed_environment
 
 
 def _text(variable: str, default: str = "") -> str:
@@ -64,7 +64,7 @@ class Options:
     timeout: timedelta | None = None
 
     def __post_init__(self) -> None:
-        report_misspelt()
+        heed_environment()
         if self.transport not in TRANSPORTS:
             raise UsageError(f"transport {self.transport!r}: one of {', '.join(TRANSPORTS)} is meant")
         if self.wire not in WIRES:

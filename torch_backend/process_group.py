@@ -136,8 +136,14 @@ def _switched(
     return decorate
 
 
-# Of what is handed to gloo; the others are between two ranks, or no collectives, and not counted.
+# Of what is handed to gloo; the others are no collectives, and not counted.
 _OF_ALL_RANKS = frozenset({"gather", "scatter", "alltoall", "all_to_all_single", "alltoall_base"})
+_OF_TWO_RANKS = {
+    "send": "send to rank {}",
+    "recv": "recv from rank {}",
+    "recv_anysource": "recv from any rank",
+    "recvAnysource": "recv from any rank",
+}
 
 
 def _handed_to_gloo(method: str) -> Callable[..., Any]:
@@ -151,6 +157,11 @@ def _handed_to_gloo(method: str) -> Callable[..., Any]:
                 f"{method}: gloo would move the memory of a conjugated or negated view as it is; give it "
                 "tensor.resolve_conj() or tensor.resolve_neg()"
             )
+        if method in _OF_TWO_RANKS:
+            work = getattr(membership.gloo.group, method)(*args, **kwargs)
+            named = (kwargs[name] for name in ("dstRank", "srcRank") if name in kwargs)
+            membership.agreement.note_transfer(_OF_TWO_RANKS[method].format(*args[1:2], *named), work)
+            return work
         if method not in _OF_ALL_RANKS:
             return getattr(membership.gloo.group, method)(*args, **kwargs)
         work = self._by_gloo(method, args, kwargs)

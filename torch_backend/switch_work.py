@@ -22,6 +22,7 @@ from typing_extensions import override
 from switchml.errors import CollectiveTimeoutError
 from switchml.torch_backend.completion_pool import CompletionPool
 from switchml.torch_backend.kept_handles import KeptHandle, KeptHandles
+from switchml.torch_backend.logged_call import LoggedCall
 from switchml.torch_backend.promise import Promise
 from switchml.torch_backend.reduction import seconds
 from switchml.torch_backend.untraced import untraced
@@ -49,6 +50,8 @@ class SwitchWork(KeptHandle):
         keeper: keeps the handle for C++ when Python lets go of it.
         explain: the error to raise in place of a part's.
     """
+
+    _logged: LoggedCall | None = None
 
     def __init__(
         self,
@@ -81,6 +84,14 @@ class SwitchWork(KeptHandle):
         if self._watched:
             self._watch()
 
+    def follow(self, call: LoggedCall) -> None:
+        """Tell the log of collectives how this one goes on. Once, right after it was made."""
+        if self._settled or not self._parts:
+            call.ended()
+        else:
+            self._logged = call
+            self._parts[-1].add_done_callback(lambda _: call.ended())
+
     @untraced
     def wait(self, timeout: timedelta = UNLIMITED) -> bool:
         """Block until the result is there; 0 = until the collective's own deadline. Raises the collective's error.
@@ -89,7 +100,10 @@ class SwitchWork(KeptHandle):
             CollectiveTimeoutError: `timeout` has passed. The collective itself goes on.
             WorkerClosedError: in flight in the process that this one was forked from.
         """
-        if self.shown_as and torch._C._autograd._profiler_enabled():
+        if self._logged is not None:
+            with self._logged.waiting():
+                self._wait(timeout)
+        elif self.shown_as and torch._C._autograd._profiler_enabled():
             with record_function(f"{self.shown_as} (wait)"):
                 self._wait(timeout)
         else:
@@ -163,6 +177,8 @@ class SwitchWork(KeptHandle):
         if not self._settled:
             self._owner.check()
         self.outputs()
+        if self._logged is not None:
+            self._logged.chained = True
         with self._lock:
             if self._promise is not None:
                 return self._promise.future

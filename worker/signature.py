@@ -17,7 +17,8 @@ DTYPES = (
 OPERATIONS = ("none", "sum", "avg", "prod", "min", "max", "band", "bor", "bxor")
 
 CALL_MASK = 0xFFFFFF
-_ROOT_SHIFT = 12  # of a broadcast's detail; below is the segment's number
+_ROOTED = {"broadcast": "from", "reduce": "to"}
+_ROOT_SHIFT = 12  # of the detail of those; below is the segment's number
 
 
 class Signature(NamedTuple):
@@ -63,7 +64,12 @@ class Signature(NamedTuple):
 
     def __str__(self) -> str:
         op = "" if self.op == "none" else f", {self.op}"
-        return f"{self.collective}({self.elements} x {self.dtype}{op}; call {self.call}, part {self.detail})"
+        root, part = "", self.detail
+        if self.collective in _ROOTED:
+            root = f", {_ROOTED[self.collective]} rank {root_of(self)}"
+            part &= (1 << _ROOT_SHIFT) - 1
+        segment = f", part {part}" if part else ""
+        return f"{self.collective}({self.elements} x {self.dtype}{op}{root}; call {self.call}{segment})"
 
 
 def detail_of(root: int) -> int:

@@ -27,7 +27,7 @@ from switchml.control.tls import TlsFiles
 from switchml.errors import CollectiveMismatchError, JobAbortedError, JoinError, SwitchMLError
 from switchml.protocol.messages import FLOAT32, WIRES
 from switchml.protocol.numerics import error_bound
-from switchml.variables import report_misspelt
+from switchml.variables import heed_environment
 from switchml.worker.collectives import (
     Array,
     Call,
@@ -212,7 +212,7 @@ class Worker(Collectives):
         Raises:
             SwitchUnreachableError, TlsError, JoinError, UsageError: see switchml/errors.py.
         """
-        report_misspelt()
+        heed_environment()
         switches = parse_switches(switch) if isinstance(switch, str) else checked(switch)
         if token is None:
             token = os.environ.get("SWITCHML_TOKEN", "")

@@ -679,7 +679,9 @@ def packets(
     window: Annotated[int, typer.Option(help="Slots of the job, all at work at once.")] = 16,
     rounds: Rounds = 7,
     min_time: MinTime = 0.5,
-    programs: Annotated[Path, typer.Option(help="Folder of the compiled P4 programs.")] = Path("p4/build"),
+    programs: Annotated[
+        Path | None, typer.Option(help="Folder of the compiled P4 programs. [default: switchml's own]")
+    ] = None,
     bmv2: Annotated[
         str, typer.Option(envvar="SWITCHML_BMV2", help="Folder of simple_switch and its CLI; default: PATH.")
     ] = "",
@@ -709,10 +711,12 @@ def packets(
     from switchml.bench.packet_rate import steps as packet_steps
     from switchml.bench.report import packet_table
     from switchml.bench.systems.packet_switches import SWITCHES
+    from switchml.control.p4runtime.program import compiled_programs
     from switchml.stf.bmv2 import find_bmv2
     from switchml.stf.bmv2_cli import Bmv2Error
 
     names = parse_names(switches) or list(SWITCHES)
+    folder = programs or compiled_programs()
     found_bmv2, below = None, []
     if "bmv2" in names:
         try:
@@ -720,7 +724,7 @@ def packets(
         except Bmv2Error as error:
             names.remove("bmv2")
             below = [f"bmv2 is left out: {error}"]
-    plan = PacketPlan(names, parse_counts(elements), workers, window, rounds, min_time, programs, found_bmv2)
+    plan = PacketPlan(names, parse_counts(elements), workers, window, rounds, min_time, folder, found_bmv2)
     plan.validate()
     check_writable(json)
     check_writable(plot)
@@ -739,7 +743,7 @@ def packets(
         below,
         results=[one.as_json() for one in found],
         machine=facts,
-        plan={**dataclasses.asdict(plan), "programs": str(programs)},
+        plan={**dataclasses.asdict(plan), "programs": str(folder)},
     )
     if plot:
         from switchml.bench.plots import draw_packets

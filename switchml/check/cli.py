@@ -17,7 +17,18 @@ if TYPE_CHECKING:
     from switchml.check.search import Configuration, Finding, Step
 
 _KINDS = ("words", "blocks")
-_VERDICTS = ("FRESH", "ADDED", "RETRANSMIT", "DUPLICATE", "STALE", "MISFIT", "AHEAD", "FIRST")
+_VERDICTS = (
+    "FRESH",
+    "ADDED",
+    "RETRANSMIT",
+    "DUPLICATE",
+    "STALE",
+    "MISFIT",
+    "AHEAD",
+    "FIRST",
+    "UNSEEN",
+    "WAITING",
+)
 _COLUMNS = (
     "workers",
     "window",
@@ -27,6 +38,7 @@ _COLUMNS = (
     "machine",
     "resent",
     "in-flight",
+    "asks",
     "states",
     "steps",
     "seconds",
@@ -76,6 +88,14 @@ def check(
             "[default: 0]",
         ),
     ] = None,
+    asks: Annotated[
+        bool,
+        typer.Option(
+            "--asks",
+            help="Workers may ask the switch for packets without an answer, at any time (--retransmissions counts that). By what "
+            "it says all can finish, though nothing is sent again on suspicion. Not with --paper.",
+        ),
+    ] = False,
     paper: Annotated[
         bool, typer.Option("--paper", help="The published slot machine, without stamps: finds its wrong sum.")
     ] = False,
@@ -86,12 +106,12 @@ def check(
         ),
     ] = None,
     program: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             metavar="FILE.json",
-            help="Our P4 program, compiled for 64 elements, which --script is written for.",
+            help="Our P4 program, compiled for 64 elements, which --script is written for. [default: switchml's own]",
         ),
-    ] = Path("p4/build/switchml_64.json"),
+    ] = None,
     limit: Annotated[int, typer.Option(help="States after which a search gives up.")] = 5_000_000,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -106,7 +126,7 @@ def check(
     """
     if limit < 1 or (retransmissions is not None and retransmissions < 0):
         raise UsageError("--limit and --retransmissions take numbers from 1 and from 0")
-    switches = (sparse or None, to_one or None, but_one or None)
+    switches = (sparse or None, to_one or None, but_one or None, asks or None)
     chosen = (workers, window, chunks, kind, retransmissions, start, in_flight, *switches)
     if script is not None and chosen == (None,) * len(chosen) and not paper:
         raise UsageError(
@@ -135,6 +155,7 @@ def check(
                 to_one=to_one,
                 but_one=but_one,
                 in_flight=_numbers("--in-flight", in_flight or "0"),
+                asks=asks,
             )
         ]
     with orderly_end():
@@ -172,6 +193,13 @@ def _usual() -> Iterator[Configuration]:
     yield Configuration(window=4, chunks=(5,), in_flight=(1, 3))
     yield Configuration(window=4, chunks=(2, 1), kind=BLOCKS, in_flight=(2, 1))
     yield Configuration(workers=3, window=2, chunks=(3,), in_flight=(1, 0))
+    yield Configuration(chunks=(4,), asks=True)
+    yield Configuration(chunks=(2, 1), start=2**32 - 3, kind=BLOCKS, asks=True)
+    yield Configuration(workers=3, chunks=(2,), asks=True)
+    yield Configuration(chunks=(5,), sparse=True, to_one=True, asks=True)
+    yield Configuration(chunks=(4,), but_one=True, asks=True)
+    yield Configuration(window=2, chunks=(2,), asks=True, in_flight=(1,))
+    yield Configuration(chunks=(3,), retransmissions=2, asks=True)
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:
@@ -182,7 +210,11 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
 
 
 def _search(
-    configurations: Sequence[Configuration], limit: int, script: Path | None, program: Path, as_json: bool
+    configurations: Sequence[Configuration],
+    limit: int,
+    script: Path | None,
+    program: Path | None,
+    as_json: bool,
 ) -> int:
     from rich.console import Console
 
@@ -231,6 +263,7 @@ def _cells(finding: Finding) -> tuple[str, ...]:
         shown["machine"],
         "any" if resent is None else str(resent),
         ",".join(map(str, shown["in_flight"])) if any(shown["in_flight"]) else "any",
+        "yes" if shown["asks"] else "no",
         f"{finding.states:,}",
         f"{finding.steps:,}",
         f"{finding.seconds:.1f}",
@@ -253,6 +286,7 @@ def as_dict(finding: Finding) -> dict[str, Any]:
         "retransmissions": configuration.retransmissions,
         "start": configuration.start,
         "in_flight": list(configuration.in_flight),
+        "asks": configuration.asks,
         "states": finding.states,
         "steps": finding.steps,
         "seconds": finding.seconds,
@@ -276,9 +310,10 @@ def described(finding: Finding) -> list[str]:
     """What was found in words: nothing where nothing is wrong."""
     if not finding.violations:
         return [] if finding.complete else [f"gave up after {finding.states:,} states: --limit allows more"]
+    again = "ask" if finding.configuration.asks else "send again"
     what = (
         finding.wrong
-        or f"from {finding.stuck:,} states not all workers finish, though they send again, such as after"
+        or f"from {finding.stuck:,} states not all workers finish, though they {again}, such as after"
     )
     return [f"violation: {what}", *(f"{n:>4}  {_sentence(step)}" for n, step in enumerate(finding.trace, 1))]
 
@@ -286,16 +321,24 @@ def described(finding: Finding) -> list[str]:
 def _sentence(step: Step) -> str:
     from switchml.aggregation import slot_machine
     from switchml.protocol.header import parse_header
+    from switchml.protocol.messages import ASK
 
     if not step.packet:
-        return f"worker {step.rank} sends again"
+        return f"worker {step.rank} {step.does}"
     header = parse_header(step.packet)
     place = f"position {header.tsi} (slot {header.slot}, version {header.version})"
+    asked = header.msg_type == ASK
     if not step.at_switch:
+        if asked:
+            return (
+                f"worker {step.rank} hears that its packet of {place} has {'' if header.e0 else 'not '}come"
+            )
         return f"worker {step.rank} gets the result of {place}"
     answers = ["" if to is None else f" to worker {to}" for to, _ in step.sent]
-    leaves = f", and a result leaves{answers[0]}" if answers else ""
+    bare = answers and parse_header(step.sent[0][1]).msg_type == ASK
+    leaves = f", and {'the answer' if bare else 'a result'} leaves{answers[0]}" if answers else ""
     verdict = next(
         name for name in _VERDICTS if getattr(slot_machine, name) == step.verdict % slot_machine.COMPLETE
     )
-    return f"the switch gets worker {step.rank}'s packet of {place}: {verdict}{leaves}"
+    came = f"worker {step.rank}'s {'question' if asked else 'packet'}"
+    return f"the switch gets {came} of {place}: {verdict}{leaves}"

@@ -49,19 +49,24 @@ from switchml.worker.chunks import (
     result_bytes,
     take_result,
 )
+from switchml.worker.recovery import new_recovery, note_answer
 from switchml.worker.transfer import Share
 from switchml.worker.window import (
+    ASKING,
     BLOCKS,
     READY,
     RESEND,
     RING,
     SENT,
     advance,
+    ask,
     lay,
+    mark_asked,
     mark_sent,
     match,
     may_leave,
     new_window,
+    next_question,
     next_ready,
     relative,
     resend,
@@ -140,6 +145,7 @@ class WorkerMachine:
             size=size_code(ELEMENT_BYTES * ELEMENTS),
             job=JOB,
         )
+        self._recovery = new_recovery()  # knows times alone, so nothing of it is a state
         self._memory = np.zeros(HEADER_BYTES + ELEMENT_BYTES * ELEMENTS, np.uint8)
         self._descriptor = np.zeros(ELEMENTS, np.uint32)
         self._results = [np.zeros_like(tensor.total) for tensor in tensors]
@@ -167,9 +173,11 @@ class WorkerMachine:
         """All that decides what the machine does next; not when things happened, and not what retransmission has cost."""
         window = self._window
         window.slots["sent_at"] = 0
-        window.slots["retries"] = window.slots["order"] = 0
-        window.stream["accepted"] = window.stream["sends"] = 0
-        window.slots["length"][window.slots["state"] != SENT] = 0
+        window.slots["retries"] = window.slots["order"] = window.slots["asked"] = 0
+        window.stream["accepted"] = window.stream["sends"] = window.stream["asked"] = 0
+        flying = np.isin(window.slots["state"], (SENT, ASKING))
+        for name in ("length", "come", "asked_at"):
+            window.slots[name][~flying] = 0
         queued = np.sort(window.slots["position"][np.isin(window.slots["state"], (READY, RESEND))])
         window.stream["fifo_head"], window.stream["fifo_tail"] = 0, queued.size
         window.fifo[: queued.size], window.fifo[queued.size :] = queued, 0
@@ -198,25 +206,38 @@ class WorkerMachine:
         """Packets that may leave now."""
         lay(self._window)
         packets = []
+        while (slot := next_question(self._window)) >= 0:
+            packets.append(self._packet(slot))
+            mark_asked(self._window, slot, _NOW)
         while (slot := next_ready(self._window)) >= 0 and may_leave(self._window, slot, self._room):
-            length = packet_bytes(self._window, slot)
-            build_packet(self._window, slot, self._memory, 0)
+            packets.append(self._packet(slot))
             mark_sent(self._window, slot, _NOW, 1)  # every packet counts as one byte
-            packets.append(self._memory[:length].tobytes())
         return packets
+
+    def _packet(self, slot: int) -> bytes:
+        build_packet(self._window, slot, self._memory, 0)
+        return self._memory[: packet_bytes(self._window, slot)].tobytes()
 
     def waiting(self) -> list[int]:
         """Slots whose packet has been sent and not answered."""
         return [int(slot) for slot in np.flatnonzero(self._window.slots["state"] == SENT)]
 
-    def send_again(self, *slots: int) -> list[bytes]:
-        """Packets that leave when those of the slots are taken for lost: themselves, as far as the window lets them."""
+    def lose(self, *slots: int) -> None:
+        """The slots' packets are taken for lost: they are sent again, as far as the window lets them."""
         for slot in slots:
             resend(self._window, slot)
-        return self.send()
+
+    def ask(self, *slots: int) -> None:
+        """The switch is to be asked for the slots' packets; the questions leave with what is sent next."""
+        for slot in slots:
+            ask(self._window, slot)
+
+    def asking(self) -> bool:
+        """Whether questions are to leave."""
+        return bool(self._window.stream["asking"][0])
 
     def take(self, packet: bytes) -> bool:
-        """A result comes; returns whether it was wanted.
+        """A result comes, or the answer to a question; returns whether it was wanted.
 
         Raises:
             WrongResultError: it is not the sum of what the ranks sent.
@@ -232,6 +253,9 @@ class WorkerMachine:
         fits = is_answer(self._window, slot, memory, 0)
         if not fits or len(packet) != result_bytes(self._window, memory, 0):
             raise WrongResultError(f"a result for chunk {chunk} of tensor {index} is not of its kind")
+        if header.msg_type == ASK:
+            note_answer(self._recovery, self._window, slot, header.e0 != 0, _NOW)
+            return True
         if not take_result(self._window, slot, header.e0, memory, 0, self._descriptor):
             raise WrongResultError(f"the descriptor of tensor {index} shows ranks that disagree")
         if chunk >= 0:
@@ -271,6 +295,11 @@ class Answer(NamedTuple):
         if self.packet:
             for rank in range(workers) if self.to is None else (self.to,):
                 yield rank, self.result if rank == self.named else self.packet
+
+
+def bare_answer(question: bytes, *, come: bool) -> bytes:
+    """What the switch says of a packet that is asked for, while there is no result."""
+    return build_header(parse_header(question)._replace(e0=int(come)))
 
 
 class SwitchMachine:
@@ -333,7 +362,7 @@ class SwitchMachine:
                 )
             )
         if verdict in (UNSEEN, WAITING):
-            return Answer(verdict, rank, build_header(header._replace(e0=int(verdict == WAITING))))
+            return Answer(verdict, rank, bare_answer(packet, come=verdict == WAITING))
         if verdict in (DUPLICATE, STALE, MISFIT, AHEAD):
             return Answer(verdict, rank, b"")
         kind = int(slots[index]["kind"])

@@ -79,16 +79,17 @@ def _frame(worker: WorkerProgram, packet: bytes, *, to_switch: bool) -> str:
     return (headers.build(len(packet)) + packet).hex()
 
 
-def packet_script(finding: Finding, program: Path) -> str:
+def packet_script(finding: Finding, program: Path | None = None) -> str:
     """The script of a violation.
 
     Args:
         finding: with a trace.
-        program: our P4 program for packets of 64 elements, as BMv2's JSON with its P4Info beside it.
+        program: our P4 program for packets of 64 elements, as BMv2's JSON with its P4Info beside it; else that of this package.
 
     Raises:
         UsageError: another program.
     """
+    program = program or p4.compiled_programs() / f"switchml_{ELEMENTS}.json"
     schema = Schema(read_pipeline(program).p4info)
     job = _job(finding.configuration)
     if p4.shape(schema).payload != job.payload:

@@ -8,31 +8,49 @@ A state is the state of each worker, of the switch, and what is on the way. From
     deliver an answer to a worker                what the worker sends upon it is on the way then
     let a worker take an unanswered packet for lost (only where sendings are counted, or a congestion window holds packets back:
                                                  then others may leave in its place)
+    where workers ask, have one mean to ask the switch for an unanswered packet, and have what it asks leave
 
 Without a bound on retransmissions the network is a set: whatever was ever sent may arrive at any time, any number of times, or
 never. This covers loss, duplication and reordering of every kind and any number of retransmissions, because a packet that is
-sent again has the same bytes. With a bound a packet arrives at most once for every time it was sent.
+sent again has the same bytes. More on the way forbids nothing: so a question is there as soon as its packet has left, and so is
+every answer that the switch has had to it. What a worker makes of one still depends on its having asked. With a bound a packet
+arrives at most once for every time it was sent.
 
 A worker's step depends on its own state and the packet alone, the switch's likewise, so each is computed once and then looked up.
 
 Safety: no worker takes a result that is not the sum, and the switch takes no worker's packet for one before its turn.
 Liveness: in every state all that is on the way may be lost, and still the workers finish once
-they send again what is unanswered and nothing more is lost.
+they send again what is unanswered and nothing more is lost. Workers that ask do not send it again: they ask for it, and the
+answers have to lead to the end.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from switchml.aggregation.slot_machine import AHEAD
-from switchml.check.machines import SwitchMachine, Tensor, WorkerMachine, WrongResultError, word_tensors
+from switchml.aggregation.slot_machine import AHEAD, RETRANSMIT
+from switchml.check.machines import (
+    SwitchMachine,
+    Tensor,
+    WorkerMachine,
+    WrongResultError,
+    bare_answer,
+    word_tensors,
+)
 from switchml.errors import UsageError
+from switchml.protocol.header import parse_header
+from switchml.protocol.messages import ASK
 from switchml.worker.window import WORDS
 
 _REPORT_EVERY = 1 << 14
+
+_BY_ITSELF = ("sends again", "is to ask", "asks")
+_AGAIN, _IS_TO_ASK, _ASKS = range(3)
+"""What a worker does by itself; all but the last is counted."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +61,7 @@ class Configuration:
         workers: ranks of the job, 2 or more.
         window: slots, a power of two.
         chunks: of each tensor.
-        retransmissions: how often workers send a packet again, all together; None: as often as they like.
+        retransmissions: how often workers send a packet again or ask for one, all together; None: as often as they like.
         kind: worker.window.WORDS (integers) or BLOCKS (float32 with exponents).
         paper: the published slot machine, without stamps.
         start: position at which the streams begin.
@@ -51,6 +69,7 @@ class Configuration:
         to_one: each rank wants a part of the sums only.
         but_one: each rank gives a part of the words, and wants those of the others.
         in_flight: packets that each rank's congestion window lets be under way, the last for all further ranks; 0: no limit.
+        asks: workers may ask the switch for packets, at any time.
     """
 
     workers: int = 2
@@ -64,6 +83,7 @@ class Configuration:
     to_one: bool = False
     but_one: bool = False
     in_flight: tuple[int, ...] = (0,)
+    asks: bool = False
 
     def tensors(self) -> tuple[Tensor, ...]:
         """The tensors of all ranks."""
@@ -83,9 +103,10 @@ class Step(NamedTuple):
     Attributes:
         at_switch: it arrives at the switch; else at a worker.
         rank: whose packet it is, or who takes it.
-        packet: what arrives; empty: the worker sends again.
+        packet: what arrives; empty: the worker does something by itself.
         verdict: the switch's, 0 elsewhere.
         sent: what leaves, with the rank that is to get it or None for all.
+        does: what the worker does by itself.
     """
 
     at_switch: bool
@@ -93,6 +114,7 @@ class Step(NamedTuple):
     packet: bytes
     verdict: int
     sent: tuple[tuple[int | None, bytes], ...]
+    does: str = ""
 
 
 @dataclass
@@ -177,6 +199,8 @@ class Search:
         limit: int = 10_000_000,
         progress: Callable[[int], None] = lambda _: None,
     ) -> None:
+        if configuration.asks and configuration.paper:
+            raise UsageError("the published machine knows no questions")
         if configuration.workers < 1 or not configuration.chunks or min(configuration.chunks) < 1:
             raise UsageError("a search needs a worker, a tensor and a chunk at least")
         self._configuration, self._limit, self._progress = configuration, limit, progress
@@ -205,7 +229,10 @@ class Search:
         self._messages: dict[_Message, int] = {}
         self._by_number: list[_Message] = []
         self._steps: dict[tuple[int, int, int], _Step] = {}
-        self._unanswered: dict[tuple[int, int], tuple[_Step, ...]] = {}
+        self._questions: dict[tuple[int, int], int] = {}
+        self._answers: dict[tuple[int, int], int] = {}
+        self._all_questions = 0
+        self._alone: dict[tuple[int, int], tuple[tuple[int, _Step], ...]] = {}
 
     def _message(self, message: _Message) -> int:
         number = self._messages.setdefault(message, len(self._by_number))
@@ -239,8 +266,7 @@ class Search:
                 return _Step(state, ())
         except WrongResultError as error:
             return _Step(state, (), wrong=f"worker {rank}: {error}")
-        packets = machine.send()
-        return _Step(self._save_worker(rank), self._up(rank, packets))
+        return self._sent(rank, machine)
 
     def _at_switch(self, state: int, message: int) -> _Step:
         place = len(self._workers)
@@ -252,7 +278,10 @@ class Search:
         sent = tuple(
             self._message(_Message(False, receiver, told)) for receiver, told in answer.deliveries(place)
         )
-        return _Step(self._saved[place].of(self._switch.save()), sent, answer.verdict)
+        after = self._saved[place].of(self._switch.save())
+        asked = parse_header(packet).msg_type == ASK
+        wrong = "a question changes the switch" if asked and after != state else ""
+        return _Step(after, sent, answer.verdict, wrong)
 
     def _start(self) -> State:
         sent: tuple[int, ...] = ()
@@ -261,7 +290,7 @@ class Search:
             sent += self._up(rank, machine.send())
             states.append(self._save_worker(rank))
         states.append(self._saved[-1].of(self._switch.save()))
-        return (*states, *self._network((), sent))
+        return self._moved((*states, *self._network((), ())), len(self._workers), states[-1], (), sent)
 
     # What is on the way
 
@@ -274,6 +303,38 @@ class Search:
             return (bits,)
         left, *under_way = before or (bound,)
         return (left, *sorted([*under_way, *sent]))
+
+    def _moved(self, state: State, place: int, new: int, network: State, sent: tuple[int, ...]) -> State:
+        """The state after a machine's step."""
+        machines = list(state[: len(self._saved)])
+        machines[place] = new
+        network = self._network(network, sent)
+        if self._configuration.asks and self._configuration.retransmissions is None:
+            network = (self._with_answers(machines, network[0]),)
+        return (*machines, *network)
+
+    def _with_answers(self, machines: Sequence[int], bits: int) -> int:
+        """What is on the way, with all questions that there can be, and the switch's answers to them."""
+        for rank, state in enumerate(machines[:-1]):
+            if (rank, state) not in self._questions:
+                asking = self._to_ask(rank, state, *self._load(rank, state).waiting()).state
+                asked = self._sent(rank, self._load(rank, asking)).sent
+                self._questions[rank, state] = self._network((0,), asked)[0]
+                self._all_questions |= self._questions[rank, state]
+            bits |= self._questions[rank, state]
+        key = machines[-1], bits & self._all_questions
+        if key not in self._answers:
+            self._answers[key] = self._network((0,), tuple(self._answers_to(*key)))[0]
+        return bits | self._answers[key]
+
+    def _answers_to(self, switch: int, questions: int) -> Iterator[int]:
+        for message, _ in self._arrivals((questions,)):
+            step = self._step(len(self._workers), switch, message)
+            yield from step.sent
+            if step.verdict == RETRANSMIT:
+                # Who came last may not have been told that it has come. Had it, there would be no state for each order.
+                _, rank, packet = self._by_number[message]
+                yield self._message(_Message(False, rank, bare_answer(packet, come=True)))
 
     def _arrivals(self, network: State) -> Iterator[tuple[int, State]]:
         """Each message that may arrive, and what is on the way after it."""
@@ -289,7 +350,7 @@ class Search:
                 yield network[at], network[:at] + network[at + 1 :]
 
     def _following(self, state: State) -> Iterator[tuple[State, int, _Step]]:
-        """Each next state, the message that led there (or -1 - slot: sent again by a worker), and the step."""
+        """Each next state, the message that led there (below 0: what a worker did by itself, and its rank), and the step."""
         places = len(self._saved)
         network = state[places:]
         for message, rest in self._arrivals(network):
@@ -297,22 +358,32 @@ class Search:
             place = places - 1 if up else rank
             step = self._step(place, state[place], message)
             if step.wrong or step.sent or step.state != state[place] or rest is not network:
-                moved = (*state[:place], step.state, *state[place + 1 : places])
-                yield (*moved, *self._network(rest, step.sent)), message, step
-        counted = self._configuration.retransmissions is not None
-        if (counted and network[0] > 0) or (not counted and any(self._configuration.in_flight)):
-            left = (network[0] - 1, *network[1:]) if counted else network
-            for rank in range(places - 1):
-                for step in self._again(rank, state[rank]):
-                    moved = (*state[:rank], step.state, *state[rank + 1 : places])
-                    yield (*moved, *self._network(left, step.sent)), -1 - rank, step
+                yield self._moved(state, place, step.state, rest, step.sent), message, step
+        configuration = self._configuration
+        counted = configuration.retransmissions is not None
+        if not counted and not configuration.asks and not any(configuration.in_flight):
+            return  # what is sent again is on the way already, and changes nothing
+        for rank in range(places - 1):
+            for does, step in self._by_itself(rank, state[rank]):
+                costs = counted and does != _ASKS
+                if costs and network[0] == 0:
+                    continue
+                left = (network[0] - 1, *network[1:]) if costs else network
+                following = self._moved(state, rank, step.state, left, step.sent)
+                yield following, -1 - (len(_BY_ITSELF) * rank + does), step
 
-    def _again(self, rank: int, state: int) -> tuple[_Step, ...]:
-        """What a worker may do about an unanswered packet: a step for each."""
-        if (rank, state) not in self._unanswered:
-            waiting = self._load(rank, state).waiting()
-            self._unanswered[rank, state] = tuple(self._lost(rank, state, slot) for slot in waiting)
-        return self._unanswered[rank, state]
+    def _by_itself(self, rank: int, state: int) -> tuple[tuple[int, _Step], ...]:
+        """What a worker may do without a packet that comes: what it is, and the step."""
+        if (rank, state) not in self._alone:
+            machine = self._load(rank, state)
+            asking, waiting = machine.asking(), machine.waiting()
+            steps = [(_AGAIN, self._lost(rank, state, slot)) for slot in waiting]
+            if self._configuration.asks:
+                steps += [(_IS_TO_ASK, self._to_ask(rank, state, slot)) for slot in waiting]
+            if asking:
+                steps.append((_ASKS, self._sent(rank, self._load(rank, state))))
+            self._alone[rank, state] = tuple(steps)
+        return self._alone[rank, state]
 
     def _load(self, rank: int, state: int) -> WorkerMachine:
         self._workers[rank].load(self._saved[rank].values[state])
@@ -320,7 +391,18 @@ class Search:
 
     def _lost(self, rank: int, state: int, *slots: int) -> _Step:
         """The worker takes the slots' packets for lost."""
-        packets = self._load(rank, state).send_again(*slots)
+        machine = self._load(rank, state)
+        machine.lose(*slots)
+        return self._sent(rank, machine)
+
+    def _to_ask(self, rank: int, state: int, *slots: int) -> _Step:
+        """The worker means to ask for the slots' packets."""
+        self._load(rank, state).ask(*slots)
+        return _Step(self._save_worker(rank), ())
+
+    def _sent(self, rank: int, machine: WorkerMachine) -> _Step:
+        """The worker sends what may leave."""
+        packets = machine.send()
         return _Step(self._save_worker(rank), self._up(rank, packets))
 
     def run(self) -> Finding:
@@ -378,17 +460,24 @@ class Search:
         return stuck
 
     def _round(self, machines: State) -> State:
-        """Every worker sends again what is unanswered, as far as it may be under way, and all of it and all answers arrive."""
+        """Every worker sends again, or asks for, what is unanswered, and all that comes of it arrives."""
         states, switch = list(machines), len(machines) - 1
+        on_the_way: deque[int] = deque()
         for rank in range(switch):
-            again = self._lost(rank, states[rank], *self._load(rank, states[rank]).waiting())
-            states[rank] = again.state
-            for message in again.sent:
-                step = self._step(switch, states[switch], message)
-                states[switch] = step.state
-                for answer in step.sent:
-                    receiver = self._by_number[answer].rank
-                    states[receiver] = self._step(receiver, states[receiver], answer).state
+            state, waiting = states[rank], self._load(rank, states[rank]).waiting()
+            if self._configuration.asks:
+                asking = self._to_ask(rank, state, *waiting).state
+                step = self._sent(rank, self._load(rank, asking))
+            else:
+                step = self._lost(rank, state, *waiting)
+            states[rank] = step.state
+            on_the_way.extend(step.sent)
+        while on_the_way:
+            message = on_the_way.popleft()
+            place = switch if self._by_number[message].up else self._by_number[message].rank
+            step = self._step(place, states[place], message)
+            states[place] = step.state
+            on_the_way.extend(step.sent)
         return tuple(states)
 
     def _is_end(self, state: State) -> bool:
@@ -403,7 +492,8 @@ class Search:
 
     def _told(self, state: State, message: int) -> Step:
         if message < 0:
-            return Step(False, -1 - message, b"", 0, ())
+            rank, does = divmod(-1 - message, len(_BY_ITSELF))
+            return Step(False, rank, b"", 0, (), _BY_ITSELF[does])
         up, rank, packet = self._by_number[message]
         place = len(self._workers) if up else rank
         step = self._step(place, state[place], message)

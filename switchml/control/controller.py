@@ -349,10 +349,12 @@ class Controller:
             match action:
                 case AddJob(program):
                     self._target.add_job(program)
+                    _log.info("job %d has begun, with %d workers", program.job_number, len(program.workers))
                 case SetMulticast(number, enabled):
                     self._target.set_multicast(number, enabled)
                 case RemoveJob(number):
                     self._target.remove_job(number)
+                    _log.info("job %d has ended", number)
         except SwitchMLError as error:
             _log.warning("the switch refused %s: %s", type(action).__name__, error)
             return error

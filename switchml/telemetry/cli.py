@@ -17,13 +17,32 @@ from rich.live import Live
 
 from switchml.cli_options import AsJson, SwitchAddress, SwitchTimeout, SwitchToken
 from switchml.control.address import listen_error
-from switchml.errors import SwitchUnreachableError
+from switchml.errors import SwitchUnreachableError, UsageError
 from switchml.telemetry.events import Message
 from switchml.telemetry.picture import Picture, as_json
 from switchml.telemetry.recording import Recorder, Replay, read_recording
 from switchml.telemetry.sources import LOCAL, Sources
 from switchml.telemetry.terminal_view import render
 from switchml.termination import orderly_end
+
+Web = Annotated[
+    bool,
+    typer.Option("--web", help="As a page for a browser, whose address is printed.", rich_help_panel="Page"),
+]
+WebPort = Annotated[
+    int,
+    typer.Option(
+        "--web-port", min=0, max=65535, help="TCP port for it; 0 takes a free one.", rich_help_panel="Page"
+    ),
+]
+WebHost = Annotated[
+    str,
+    typer.Option(
+        "--web-host",
+        help="Address for it, in the clear: who is on the way can read what is there, and the token.",
+        rich_help_panel="Page",
+    ),
+]
 
 Receive = Callable[[float], list[Message]]
 
@@ -39,16 +58,22 @@ def top(
     timeout: SwitchTimeout = 5.0,
     once: Annotated[bool, typer.Option("--once", help="Show one second's picture, and end.")] = False,
     as_json_: AsJson = False,
+    web: Web = False,
+    web_port: WebPort = 0,
+    web_host: WebHost = "127.0.0.1",
 ) -> None:
     """Watch switches live: jobs, workers, rates, repeats and drops. Without --switch, those of this machine. Ctrl-C ends it.
 
     --json prints one picture a second, a line each; with --once a single one.
     """
+    _check(web, once=once, plain=as_json_)
     sources = Sources(switch, token, timeout)
     if once:
         sources.check()
     with contextlib.suppress(KeyboardInterrupt), sources.subscribe() as subscription:
-        if once or as_json_:
+        if web:
+            _serve(subscription.receive, web_host, web_port)
+        elif once or as_json_:
             _print(subscription.receive, once=once, plain=as_json_)
         else:
             _watch(subscription.receive)
@@ -85,8 +110,12 @@ def replay(
     speed: Annotated[float, typer.Option(metavar="N", help="N seconds of the recording in one.")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Show the picture at its end, and end.")] = False,
     as_json_: AsJson = False,
+    web: Web = False,
+    web_port: WebPort = 0,
+    web_host: WebHost = "127.0.0.1",
 ) -> None:
     """Show a recording as `switchml top` would have shown it. Ctrl-C ends it."""
+    _check(web, once=once, plain=as_json_)
     shown = Replay(read_recording(file), math.inf if once else speed)
     with contextlib.suppress(KeyboardInterrupt):
         if once:
@@ -95,6 +124,8 @@ def replay(
                 for message in shown.receive(math.inf):
                     picture.take(message)
             _show(picture, 0.0, plain=as_json_)
+        elif web:
+            _serve(shown.receive, web_host, web_port, replayed=file.name, ended=lambda: shown.ended)
         elif as_json_:
             _print(shown.receive, once=False, plain=True, ended=lambda: shown.ended)
         else:
@@ -139,6 +170,28 @@ def metrics(
             server.shutdown()
             server.server_close()
             thread.join()
+
+
+def _check(web: bool, *, once: bool, plain: bool) -> None:
+    if web and (once or plain):
+        raise UsageError("--web is a page, which --once and --json are not: give one of them")
+
+
+def _serve(
+    receive: Receive, host: str, port: int, *, replayed: str = "", ended: Callable[[], bool] = lambda: False
+) -> None:
+    from switchml.telemetry.web_frame import frame
+    from switchml.telemetry.web_server import WebServer
+
+    picture, over = Picture(), False
+    with orderly_end(), WebServer(host, port) as server:
+        print(f"the page is at {server.url}; Ctrl-C ends it", flush=True)
+        while not over:
+            _take(picture, receive, _REDRAW)
+            over = ended()
+            server.show(frame(picture, time.monotonic(), replayed=replayed, ended=over))
+        while True:  # who comes now still sees the end
+            time.sleep(_PATIENCE)
 
 
 def _watch(receive: Receive, ended: Callable[[], bool] = lambda: False) -> None:

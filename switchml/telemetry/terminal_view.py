@@ -20,6 +20,7 @@ _JOB_LATELY = 24
 _WORKER_LATELY = 8
 _WORKERS_SHOWN = 16
 _ENDED_SHOWN = 4
+_NAME, _NAME_END = 36, 12  # of a job: torchrun's have an identifier of 36 characters in the middle
 _LATE = 0.5
 _SILENT = 3.0
 _FLOWS = (
@@ -29,7 +30,7 @@ _FLOWS = (
     ("data out", "bytes_sent", "B"),
     ("chunks", "chunks_completed", ""),
 )
-_TROUBLES = tuple(
+TROUBLES = tuple(
     counter.name
     for counter in SWITCH_COUNTERS
     if counter.name.startswith(("dropped_", "fault_")) or counter.name == "results_retransmitted"
@@ -148,7 +149,10 @@ def _job(job: JobPicture) -> Iterable[RenderableType]:
     status = job.status
     head = Text(overflow="ellipsis", no_wrap=True)
     head.append("job ", style="bold")
-    head.append(readable_name(status["name"]), style="bold green")
+    name = readable_name(status["name"])
+    if len(name) > _NAME:
+        name = f"{name[: _NAME - _NAME_END - 1]}…{name[-_NAME_END:]}"
+    head.append(name, style="bold green")
     number = f" #{status['job_number']}" if status["job_number"] else ""
     ranks = f"{len(status['members'])} of {status['world_size']} ranks"
     head.append(f"{number}   {status['state']}   {ranks}   {clock(status['age'])}")
@@ -225,7 +229,7 @@ def _troubles(switch: SwitchPicture) -> Table:
         ("in all", _RIGHT),
     )
     meter = switch.meter
-    for name in _TROUBLES:
+    for name in TROUBLES:
         if meter.counters.get(name):
             table.add_row(
                 name.removeprefix("dropped_").replace("_", " "),

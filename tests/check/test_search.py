@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,12 +19,18 @@ from switchml.aggregation.slot_machine import (
     FRESH,
     RETRANSMIT,
     STALE,
+    UNSEEN,
+    WAITING,
 )
 from switchml.check import machines
 from switchml.check.search import Configuration, Finding, Search
 from switchml.cli import app
 from switchml.errors import UsageError
+from switchml.protocol.header import parse_header
+from switchml.protocol.messages import ASK, ASKED, ELEMENT_BYTES, size_code
 from switchml.worker.window import BLOCKS, WORDS
+
+ROOT = Path(__file__).parents[2]
 
 
 def search(**configuration: Any) -> Finding:
@@ -133,6 +140,79 @@ def test_a_congestion_window_that_holds_a_packet_for_ever_is_found(monkeypatch: 
     assert finding.stuck > 0
 
 
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        {"workers": 1, "chunks": (3,)},
+        {"chunks": (5,)},
+        {"chunks": (2, 1), "kind": BLOCKS},
+        {"chunks": (2, 2), "start": 2**32 - 2},
+        {"window": 2, "chunks": (1,)},
+        {"workers": 3, "chunks": (1,)},
+        {"chunks": (5,), "sparse": True, "to_one": True},
+        {"chunks": (3,), "to_one": True, "kind": BLOCKS},
+        {"chunks": (4,), "but_one": True},
+        {"window": 2, "chunks": (1,), "in_flight": (1,)},
+        {"chunks": (2,), "retransmissions": 1},
+    ],
+    ids=str,
+)
+def test_workers_that_ask_finish_by_the_answers_alone(configuration: dict[str, Any]) -> None:
+    finding = search(**configuration, asks=True)
+    assert finding.complete
+    assert (finding.violations, finding.wrong, finding.trace) == (0, "", [])
+    assert finding.states > search(**configuration).states
+
+
+def test_every_answer_is_looked_at() -> None:
+    looked_at = Search(Configuration(chunks=(2,), asks=True))
+    looked_at.run()
+    headers = [parse_header(message.packet) for message in looked_at._by_number if not message.up]
+    size = size_code(ELEMENT_BYTES * machines.ELEMENTS)
+    # Of three positions, the descriptor's among them, and of two ranks.
+    assert sum(header.msg_type == ASK and header.e0 == 0 for header in headers) == 6
+    assert sum(header.msg_type == ASK and header.e0 == 1 for header in headers) == 6
+    assert sum(header.size == size ^ ASKED for header in headers) == 6
+
+
+@pytest.mark.parametrize(
+    ("verdict", "other", "wrong"),
+    [
+        (RETRANSMIT, STALE, ""),
+        (RETRANSMIT, WAITING, ""),
+        (UNSEEN, STALE, ""),
+        (UNSEEN, WAITING, ""),
+        (WAITING, RETRANSMIT, "shows ranks that disagree"),
+    ],
+)
+def test_a_switch_that_answers_a_question_wrongly_is_found(
+    monkeypatch: pytest.MonkeyPatch, verdict: int, other: int, wrong: str
+) -> None:
+    _instead(monkeypatch, verdict, other, "inquire")
+    finding = search(chunks=(2,), asks=True)
+    assert wrong in finding.wrong
+    assert bool(finding.stuck) == (wrong == "")
+    assert search(chunks=(2,)).violations == 0, "nobody asks"
+
+
+def test_a_question_that_changes_the_switch_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    inquire = slot_machine.inquire
+
+    def faulty(slots: Any, index: int, worker: int, *arguments: int) -> int:
+        slot_machine._flip_seen(slots, index, worker)
+        return int(inquire(slots, index, worker, *arguments))
+
+    monkeypatch.setattr(machines, "inquire", faulty)
+    assert search(chunks=(2,), asks=True).wrong == "a question changes the switch"
+
+
+def test_a_worker_that_does_not_listen_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machines, "note_answer", lambda *_: None)
+    finding = search(chunks=(2,), asks=True)
+    assert finding.wrong == ""
+    assert finding.stuck > 0
+
+
 @pytest.mark.parametrize("retransmissions", [None, 1])
 def test_the_published_machine_gives_a_wrong_sum(retransmissions: int | None) -> None:
     finding = search(chunks=(3,), paper=True, retransmissions=retransmissions)
@@ -146,15 +226,15 @@ def test_the_published_machine_needs_a_retransmission_for_it() -> None:
     assert search(chunks=(3,), paper=True, retransmissions=0).violations == 0
 
 
-def _instead(monkeypatch: pytest.MonkeyPatch, verdict: int, other: int) -> None:
+def _instead(monkeypatch: pytest.MonkeyPatch, verdict: int, other: int, machine: str = "admit") -> None:
     """Plant a fault: a verdict becomes another."""
-    admit = slot_machine.admit
+    right = getattr(slot_machine, machine)
 
     def faulty(*arguments: Any) -> int:
-        found = admit(*arguments)
+        found = right(*arguments)
         return other if found == verdict else found
 
-    monkeypatch.setattr(machines, "admit", faulty)
+    monkeypatch.setattr(machines, machine, faulty)
 
 
 def test_a_switch_that_adds_stale_packets_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,6 +272,7 @@ def test_a_search_gives_up_at_its_limit() -> None:
         {"chunks": (0,)},
         {"window": 1 << 15},
         {"in_flight": (-1,)},
+        {"asks": True, "paper": True},
     ],
 )
 def test_configurations_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
@@ -214,6 +295,27 @@ def test_the_command_prints_the_way_to_a_violation() -> None:
     assert done.exit_code == 1
     assert "violation: worker 0: element 0 of chunk" in done.stdout
     assert "the switch gets worker 0's packet of position 0" in done.stdout
+
+
+def test_a_packet_script_is_written_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["check", "--paper", "--chunks", "3", "--retransmissions", "1", "--script", "wrong.stf"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 1, done.output
+    written = (tmp_path / "wrong.stf").read_text()
+    assert written.startswith("# worker 0: element 0 of chunk")
+    assert (ROOT / "tests/conformance/scripts/found_by_the_search.stf").read_text().endswith(written)
+
+
+def test_the_command_tells_who_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    _instead(monkeypatch, WAITING, RETRANSMIT, "inquire")
+    done = CliRunner().invoke(app, ["check", "--chunks", "2", "--asks", "--retransmissions", "1"])
+    assert done.exit_code == 1
+    for sentence in (
+        "worker 0 is to ask",
+        "the switch gets worker 0's question of position 0 (slot 0, version 0): RETRANSMIT, and a result leaves to worker 0",
+    ):
+        assert sentence in done.stdout
 
 
 def test_the_command_as_json() -> None:

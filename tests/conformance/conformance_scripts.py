@@ -930,6 +930,7 @@ def narrow_lanes(s: Script) -> None:
 def asks(s: Script) -> None:
     """Has my packet come? Who asks is told, with 1 or 0, or gets the result; nothing changes, and nobody else hears of it."""
     s.job(5, 2, window=2)
+    s.job(6, 2, window=2, pool_base=2, paper=True, first_port=3)
 
     def told(rank: int, tsi: int, come: int, **fields: int) -> None:
         question = s.message(5, tsi, kind=ASK, e0=-3, **fields)
@@ -994,15 +995,14 @@ def asks(s: Script) -> None:
         s.chunk(5, 0, 3, data=parts[0], kind=SUM8)
         s.chunk(5, 1, 3, data=parts[1], kind=SUM8, gives=gives, result_e1=shift)
         result(0, 3, gives, {}, kind=SUM8, e1=shift)
+    s.say("The published machine has no word for it.")
+    s.send(6, 0, s.message(6, 0, kind=ASK))
     for name, number in (
         ("asks_answered", 13), ("results_retransmitted", 12 + lanes), ("dropped_stale", 2), ("dropped_wrong_version", 2),
         ("dropped_wrong_slot", 1), ("dropped_wrong_size", 3), ("dropped_wrong_job", 1), ("dropped_truncated", 1),
         ("dropped_bad_header", 1), ("chunks_completed", 4 + lanes),
     ):  # fmt: skip
         s.count(name, 5, number)
-    s.job(6, 2, window=2, pool_base=2, paper=True, first_port=3)
-    s.say("The published machine has no word for it.")
-    s.send(6, 0, s.message(6, 0, kind=ASK))
     s.count("dropped_bad_header", 6, 1)
 
 

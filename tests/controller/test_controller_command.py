@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import trustme
 from typer.testing import CliRunner
+from watched_switch import receive_until
 
 pytest.importorskip(
     "google.rpc.status_pb2", reason="the extra p4runtime is not installed: pip install 'switchml[p4runtime]'"
@@ -23,6 +24,7 @@ from switchml.control.client import ControlClient
 from switchml.control.p4runtime.program import TABLES
 from switchml.control.tls import ClientTls
 from switchml.errors import UsageError
+from switchml.telemetry.subscription import Subscription, published_at
 from switchml.worker import Worker
 
 Controller = Callable[..., AbstractContextManager[tuple[subprocess.Popen[str], str]]]
@@ -56,6 +58,10 @@ def test_an_all_reduce_through_it(
         results = list(pool.map(lambda rank: work(address, rank), range(3)))
         with ControlClient(address) as client:
             status = client.status()
+        with Subscription([published_at(address, status.telemetry)]) as subscription:
+            told = receive_until(
+                subscription, lambda all_: {"switch", "counters", "jobs"} <= {each["kind"] for each in all_}
+            )
         process.terminate()
         _, said = process.communicate(timeout=20)
     exact = values.astype(np.float64).sum(axis=0)
@@ -64,6 +70,11 @@ def test_an_all_reduce_through_it(
         assert np.max(np.abs(result - exact)) <= bound + 1e-6
     assert status.target.payloads == (1024,)
     assert status.counters["chunks_completed"] > 0
+    published = {each["kind"]: each for each in told}
+    assert {each["switch"] for each in told} == {address}
+    assert published["switch"]["pool_slots"] == status.target.pool_slots
+    assert published["counters"]["counters"] == status.counters
+    assert [end["reason"] for end in published["jobs"]["ended"]] == ["all ranks have left"]
     assert [(end.name, end.reason) for end in status.ended] == [("sum", "all ranks have left")]
     assert "job 1: 3 workers" in said
     assert "job 1: removed" in said

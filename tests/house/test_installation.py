@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import switchml
+from switchml.control.p4runtime.program import compiled_programs
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -37,6 +38,16 @@ def _sources() -> list[str]:
 def test_the_path_that_is_imported_is_the_path_that_is_read(room: str) -> None:
     assert os.readlink(ROOT / "switchml" / room) == f"../{room}"
     assert (ROOT / room / "__init__.py").is_file()
+
+
+def test_the_p4_programs_of_the_package_are_those_of_p4() -> None:
+    found = compiled_programs()
+    assert sorted(path.name for path in found.iterdir()) == sorted(
+        f"switchml_{elements}.{kind}" for elements in (64, 256) for kind in ("json", "p4info.txtpb")
+    )
+    assert all(
+        path.read_bytes() == (ROOT / "p4" / "build" / path.name).read_bytes() for path in found.iterdir()
+    )
 
 
 @installed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 import sys
@@ -55,7 +56,7 @@ def test_it_is_said_once_a_process(
     monkeypatch.setenv("SWITCHML_SWTICH", "h:1")
     monkeypatch.delenv("SWITCHML_RUN", raising=False)
     for _ in range(3):
-        variables.report_misspelt()
+        variables.heed_environment()
     assert capfd.readouterr().err == (
         "switchml: the environment variable SWITCHML_SWTICH means nothing to switchml: is SWITCHML_SWITCH meant?\n"
     )
@@ -75,3 +76,29 @@ def test_a_command_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_quiet(value: str, silent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SWITCHML_QUIET", value)
     assert quiet() == silent
+
+
+def test_words_of_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(misspelt({"SWITCHML_LOG": "collectives, Info ,"})) == []
+    (sentence,) = misspelt({"SWITCHML_LOG": "colectives,debug"})
+    assert sentence.startswith("SWITCHML_LOG=colectives: there are collectives, summary, all-ranks, debug")
+    monkeypatch.setenv("SWITCHML_LOG", "Summary, colectives")
+    assert variables.log_words() == {"summary"}
+
+
+@pytest.mark.parametrize(("word", "level"), [("debug", logging.DEBUG), ("collectives,error", logging.ERROR)])
+def test_the_level_of_the_log(
+    word: str, level: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = logging.getLogger("switchml")
+    for name in ("handlers", "level", "propagate"):
+        monkeypatch.setattr(ours, name, [] if name == "handlers" else getattr(ours, name))
+    monkeypatch.setattr(variables, "_told", False)
+    monkeypatch.setenv("SWITCHML_LOG", word)
+    variables.heed_environment()
+    ours.getChild("control").log(level, "a job has begun")
+    ours.getChild("control").log(level - 1, "nobody reads this")
+    assert ours.level == level
+    said = capsys.readouterr().err
+    assert said == f"switchml: {logging.getLevelName(level)}: switchml.control: a job has begun\n"
+    ours._cache.clear()  # type: ignore[attr-defined]

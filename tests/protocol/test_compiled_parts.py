@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 from numba.core import event
@@ -32,7 +33,9 @@ class Compiled(event.Listener):
 
 
 @pytest.fixture
-def listener() -> Iterator[Compiled]:
+def listener(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Compiled]:
+    """Of functions that no earlier run has left in the cache."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     listener = Compiled()
     with event.install_listener("numba:compile", listener):
         yield listener

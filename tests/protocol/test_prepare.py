@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -40,7 +41,42 @@ def test_what_is_compiled_already_is_not_spoken_of(
     assert capfd.readouterr().err == ""
 
 
-def test_what_is_quick_is_not_spoken_of(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_log_has_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(prepare, "_LOOK", 1000.0)
+    monkeypatch.setattr(prepare, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    progress = prepare._Progress("tripler")
+    for second in (0.0, 1.0, 3.0, 4.0, 9.0, 10.0, 15.5):
+        now[0] = second
+        progress.on_start(None)
+    progress.close()
+    assert capfd.readouterr().err.splitlines() == [
+        "switchml: compiling the tripler for this machine, once; this takes ten seconds or more",
+        "switchml: the tripler: 5 functions, 9 s",
+        "switchml: the tripler: 7 functions, 16 s",
+        "switchml: compiled 7 functions in 16 s",
+    ]
+
+
+def test_a_line_comes_though_no_function_does(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(prepare, "_SILENT", 0.0)
+    monkeypatch.setattr(prepare, "_LINE_EVERY", 0.0)
+    progress = prepare._Progress("tripler")
+    progress.on_start(None)
+    told = ""
+    while "the tripler: 1 functions" not in told:
+        told += capfd.readouterr().err
+    progress.close()
+
+
+def test_what_is_quick_is_not_spoken_of(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(prepare, "_SILENT", 1000.0)
     assert prepare.prepare(new_function(), "tripler", 1) == 1
     assert capfd.readouterr().err == ""
 

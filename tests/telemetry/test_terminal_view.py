@@ -117,3 +117,12 @@ def test_sparklines() -> None:
     assert sparkline([0, 0], 10) == "▁▁"
     assert sparkline([], 10) == ""
     assert sparkline([1], 5, most=8) == "▂"
+
+
+def test_a_long_name_leaves_room_for_what_the_job_does() -> None:
+    made = Picture()
+    name = "train-2260e471-26c5-4aab-a9e6-53c3ab34123e-0-39035"
+    for message in (switch_message(status()), jobs_message(status(job(name=name)))):
+        made.take({"version": 1, "switch": "127.0.0.1:50551", "time": 0.0, "number": 0, **message})
+    (line,) = (line for line in drawn(made) if line.startswith("job "))
+    assert line.startswith("job train-2260e471-26c5-4aa…123e-0-39035 #3   running   2 of 2 ranks   0:12")

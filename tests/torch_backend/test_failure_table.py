@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -27,6 +28,22 @@ def rows(*options: str) -> list[list[str]]:
     )
     assert ended.returncode == 0, ended.stderr
     return [line.strip("| ").split(" | ") for line in ended.stdout.splitlines()[2:]]
+
+
+def test_nothing_is_compiled_within_a_job(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would count against the time in which ranks become ready."""
+    monkeypatch.syspath_prepend(str(TABLE.parent))
+    table = importlib.import_module("failure_table")
+    done: list[str] = []
+    for name in ("prepare_engine", "prepare_pipeline"):
+        monkeypatch.setattr(table, name, lambda *transport, name=name: done.append(name))
+    monkeypatch.setattr(table.Run, "outcome", lambda run: done.append("run") or "1")
+    monkeypatch.setattr(sys, "argv", ["failure_table.py", "--cases", "SIGKILL", "--repeat", "1"])
+    table.main()
+    assert done == ["prepare_pipeline", "prepare_engine", "run", "run"]
+    assert "| SIGKILL | 1.00 s | 1.00 s |" in capsys.readouterr().out
 
 
 @pytest.mark.timeout(2 * SECONDS)

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from switchml.worker.chunks import names_ranks
-from switchml.worker.signature import COLLECTIVES, DTYPES, OPERATIONS, Signature, explain_mismatch
+from switchml.worker.signature import (
+    COLLECTIVES,
+    DTYPES,
+    OPERATIONS,
+    Signature,
+    broadcast_from,
+    detail_of,
+    explain_mismatch,
+)
 
 signatures = st.builds(
     Signature,
@@ -64,19 +72,31 @@ def test_a_mismatch_names_the_ranks_and_what_they_called() -> None:
     other = SUM._replace(elements=999)
     told = _explain(SUM, other, SUM, other)
     assert told.startswith(
-        "rank 0 called allreduce(1000 x float32, sum; call 3, part 0), but ranks 1, 3: allreduce(999 x float32, sum;"
+        "rank 0 called allreduce(1000 x float32, sum; call 3), but ranks 1, 3: allreduce(999 x float32, sum;"
     )
     assert "rank 2" not in told
     assert "same order" in told
     assert _explain(SUM, other, SUM, SUM, rank=1).startswith(
-        "rank 1 called allreduce(999 x float32, sum; call 3, part 0), but ranks 0, 2, 3:"
+        "rank 1 called allreduce(999 x float32, sum; call 3), but ranks 0, 2, 3:"
     )
 
 
 def test_different_others_are_told_apart() -> None:
     told = _explain(SUM, SUM._replace(op="max"), Signature("barrier", "bytes", "none", 0, 3))
-    assert "rank 1: allreduce(1000 x float32, max; call 3, part 0)" in told
-    assert "rank 2: barrier(0 x bytes; call 3, part 0)" in told
+    assert "rank 1: allreduce(1000 x float32, max; call 3)" in told
+    assert "rank 2: barrier(0 x bytes; call 3)" in told
+
+
+def test_different_roots_are_told_as_such() -> None:
+    told = _explain(broadcast_from(0, 256), broadcast_from(1, 256))
+    assert told.startswith(
+        "rank 0 called broadcast(256 x bytes, from rank 0; call 0), but rank 1: broadcast(256 x bytes, from rank 1; call 0)."
+    )
+    to_2 = Signature("reduce", "float32", "sum", 10, 3, detail_of(2))
+    assert str(to_2) == "reduce(10 x float32, sum, to rank 2; call 3)"
+    assert (
+        str(to_2._replace(detail=to_2.detail + 5)) == "reduce(10 x float32, sum, to rank 2; call 3, part 5)"
+    )
 
 
 def test_without_room_for_names_it_says_so() -> None:

@@ -25,8 +25,8 @@ def program_file(folder: Path, elements: int) -> Path:
     path = folder / f"switchml_{elements}.json"
     if not path.is_file():
         raise UsageError(
-            f"{path} does not exist: name the folder p4/build of the repository with --programs, "
-            "and sizes the program was compiled for with --elements"
+            f"{path} does not exist: name a folder of compiled programs with --programs, "
+            "and sizes they were compiled for with --elements"
         )
     return path
 

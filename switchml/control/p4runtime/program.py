@@ -6,6 +6,8 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
 
 from switchml.control.p4runtime.p4runtime_client import Row
 from switchml.control.target import JobProgram, WorkerProgram
@@ -48,6 +50,11 @@ LAST_EPOCH = 255
 JOB_NUMBERS = 256
 
 _NAMES = {counter.name for counter in SWITCH_COUNTERS}
+
+
+def compiled_programs() -> Path:
+    """The folder of the program compiled for packets of 64 and of 256 elements, wherever this package is installed."""
+    return Path(str(resources.files(__package__))) / "programs"
 
 
 @dataclass(frozen=True)

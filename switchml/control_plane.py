@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -24,6 +25,9 @@ from switchml.cli_options import (
     JoinToken,
     Lease,
     P4Info,
+    Telemetry,
+    TelemetryHost,
+    TelemetryPort,
     TlsCa,
     TlsCert,
     TlsKey,
@@ -98,6 +102,9 @@ def controller_command(
     ] = "127.0.0.1:50551",
     token: JoinToken = "",
     lease: Lease = LEASE,
+    telemetry: Telemetry = True,
+    telemetry_host: TelemetryHost = "127.0.0.1",
+    telemetry_port: TelemetryPort = 0,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
     tls_ca: TlsCa = None,
@@ -148,7 +155,19 @@ def controller_command(
         termination.listen((signal.SIGTERM, signal.SIGINT), ask)
         try:
             controller = Controller(switch, token=token, lease=lease)
-            with serve(controller, host, port, tls=tls) as server:
+            with contextlib.ExitStack() as stack:
+                server = stack.enter_context(serve(controller, host, port, tls=tls))
+                if telemetry:
+                    from switchml.telemetry.publisher import Publisher
+
+                    publisher = Publisher(
+                        controller,
+                        switch=server.address,
+                        host=telemetry_host,
+                        port=telemetry_port,
+                        token=token,
+                    )
+                    stack.enter_context(publisher)
                 report(f"controller ready: workers join at {server.address}; Ctrl-C ends it")
                 if announce:
                     line = {
