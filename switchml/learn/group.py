@@ -87,6 +87,7 @@ class Group:
         largest = np.abs(blocks).max(1)
         finite = np.isfinite(largest)
         exponents = np.where(finite, np.frexp(np.where(finite, largest, 0))[1], _NOT_FINITE)
+        exponents[largest == 0] = -_NOT_FINITE  # frexp's 0 would be above others' small numbers
         tops = self.allreduce(np.append(exponents, [mark, -mark]).astype(np.int32), "max")
         common, (highest, lowest) = tops[:-2, None].astype(np.int64), tops[-2:]
         broken = common == _NOT_FINITE

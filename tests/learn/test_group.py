@@ -43,6 +43,16 @@ def test_large_sums_of_zeros_and_of_what_is_not_finite(monkeypatch: pytest.Monke
         np.testing.assert_array_equal(total[BLOCK:], rows[:, BLOCK:].sum(0))
 
 
+def test_ranks_without_anything_do_not_blur_the_small_numbers_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(learn_group, "GATHERED_BYTES", 0)
+    rows = np.zeros((2, BLOCK))
+    rows[1] = 1e-20 * np.arange(1, BLOCK + 1)
+    for total in on_ranks(2, lambda rank: current().total(rows[rank])):
+        np.testing.assert_allclose(total, rows[1], rtol=1e-13)
+
+
 def test_small_sums_are_those_of_float64_in_the_order_of_ranks() -> None:
     rows = np.random.default_rng(1).standard_normal((3, 100))
     for total in on_ranks(3, lambda rank: current().total(rows[rank])):
