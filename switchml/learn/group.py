@@ -11,7 +11,7 @@ import platform
 import sys
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -52,7 +52,7 @@ class Group:
     allreduce: Callable[[Array, str], Array]
     allgather: Callable[[Array], Array]
 
-    def total(self, values: Array, agreed: bytes = b"") -> Array:
+    def total(self, values: Array, agreed: bytes = b"", starts: Sequence[int] = ()) -> Array:
         """The sum over all ranks, the same bits on each.
 
         Small ones are added exactly as float64 does it, in the order of ranks. Of others a rank's element x travels as two
@@ -62,6 +62,7 @@ class Group:
         Args:
             values: float64 (n,).
             agreed: what the ranks must have in common, down to the bits, for the sum to mean anything.
+            starts: where other quantities begin, which get blocks of their own: else the largest would round the others away.
 
         Raises:
             CollectiveMismatchError: they do not.
@@ -73,7 +74,7 @@ class Group:
             sums = self.allreduce(np.append(values, mark), "sum")
             summed, same = sums[:-1], bool(sums[-1] == mark * self.size)
         else:
-            summed, same = self._as_integers(values, mark)
+            summed, same = self._as_integers(values, mark, starts)
         if not same:
             raise CollectiveMismatchError(
                 f"rank {self.rank} and others do not fit the same model any more: call fit with the same parameters on all "
@@ -81,9 +82,9 @@ class Group:
             )
         return summed
 
-    def _as_integers(self, values: Array, mark: int) -> tuple[Array, bool]:
-        blocks = np.zeros((-(-values.size // BLOCK), BLOCK))
-        blocks.reshape(-1)[: values.size] = values
+    def _as_integers(self, values: Array, mark: int, starts: Sequence[int]) -> tuple[Array, bool]:
+        parts = np.split(values, starts)
+        blocks = np.concatenate([np.pad(part, (0, -part.size % BLOCK)) for part in parts]).reshape(-1, BLOCK)
         largest = np.abs(blocks).max(1)
         finite = np.isfinite(largest)
         exponents = np.where(finite, np.frexp(np.where(finite, largest, 0))[1], _NOT_FINITE)
@@ -102,7 +103,11 @@ class Group:
         high += np.ldexp(low, -bits)
         sums = np.ldexp(high, np.where(broken, 0, common - bits))
         sums[broken[:, 0]] = np.nan
-        return sums.reshape(-1)[: values.size], bool(highest == -lowest == mark)
+        ends = np.cumsum([-(-part.size // BLOCK) for part in parts])[:-1]
+        summed = [
+            rows.reshape(-1)[: part.size] for rows, part in zip(np.split(sums, ends), parts, strict=True)
+        ]
+        return np.concatenate(summed), bool(highest == -lowest == mark)
 
     def gather(self, array: Array) -> list[Array]:
         """Every rank's array, of whatever shape and dtype but objects."""

@@ -155,7 +155,9 @@ class Search:
             else:
                 block = block - self._origin
             self._squares[where] = row_norms(block, squared=True)
-        spread = group.total(np.append(sums, self._squares @ data.weights)) / self._weight
+        spread = (
+            group.total(np.append(sums, self._squares @ data.weights), starts=(data.features,)) / self._weight
+        )
         self._variance = float((spread[-1] - np.square(spread[:-1]).sum()) / data.features)
 
     def _distances(self, where: slice, block: Any, turned: Array, lengths: Array) -> Array:
@@ -204,7 +206,7 @@ class Search:
             part = np.concatenate(
                 [[inertia, np.count_nonzero(before != self.labels)], weights, sums.reshape(-1)]
             )
-            total = self._group.total(part, centers.tobytes())
+            total = self._group.total(part, centers.tobytes(), (1, 2, count + 2))
             inertia, changed, weights = total[0], total[1], total[2 : count + 2]
             if settled or iterations == most:
                 break

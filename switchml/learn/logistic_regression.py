@@ -167,7 +167,7 @@ class Objective:
 
     def __call__(self, flat: Array) -> tuple[float, Array]:
         """Loss and gradient, the same bits on all ranks."""
-        total = self._group.total(self._share(flat), flat.tobytes())
+        total = self._group.total(self._share(flat), flat.tobytes(), (1,))
         penalised = flat.copy()
         if self._intercept:
             penalised.reshape(self.shape)[:, -1] = 0

@@ -21,6 +21,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from switchml.errors import UsageError
 from switchml.learn import KMeans, LogisticRegression
+from switchml.learn import group as learn_group
 from switchml.learn import rows as learn_rows
 from switchml.learn.group import ALONE
 from switchml.learn.kmeans import Search
@@ -221,3 +222,16 @@ def test_rows_mapped_from_a_file_are_read_block_by_block(tmp_path: Path) -> None
     ours = KMeans(10, init=IMAGES[:10] * 16).fit(mapped)
     theirs = cluster.KMeans(10, init=IMAGES[:10] * 16, n_init=1).fit(IMAGES * 16)
     assert ours.inertia_ == pytest.approx(theirs.inertia_, rel=1e-9)
+
+
+def test_large_distances_do_not_round_away_how_many_rows_a_cluster_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(learn_group, "GATHERED_BYTES", 0)
+    random = np.random.default_rng(3)
+    rows = 3e8 * random.standard_normal((600, 8))  # as bytes of traffic
+    rows[301:] += 3e9
+    model = KMeans(2, init=rows[[0, -1]], tol=0)
+    expected = model.fit(rows).cluster_centers_
+    for centers in on_ranks(2, lambda rank: KMeans(2, init=rows[[0, -1]], tol=0).fit(rows).cluster_centers_):
+        np.testing.assert_allclose(centers, expected, rtol=1e-12)
