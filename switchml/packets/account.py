@@ -10,6 +10,9 @@ from typing import NamedTuple
 from switchml.packets.decoding import End, Packet
 from switchml.protocol.messages import ASK, PROBE
 
+_WORKERS = 256
+"""Of a job, to whom results for all are put down; a file with more is none of a job's, and would take its square in memory."""
+
 
 class Worker(NamedTuple):
     """Who stands at the other end from the switch."""
@@ -131,7 +134,7 @@ def account_of(packets: Iterable[Packet]) -> Account:
         if header.msg_type == PROBE:
             continue
         worker = worker_of(packet)
-        if not packet.everyone:
+        if not packet.everyone and len(members[header.job_number]) < _WORKERS:
             members[header.job_number].add(worker)
         slot = account.slots[header.job_number, header.slot]
         key = header.job_number, header.tsi
@@ -184,7 +187,11 @@ def _take_result(
         if packet.header.e0 == 0:
             account.workers[worker].missing += 1
             chunk.missing.add(worker)
-            why = "lost on the way to the switch, or dropped by it" if first else "lost, or not sent yet"
+            why = (
+                "lost on the way to the switch, or dropped by it"
+                if first is not None
+                else "lost, or not sent yet"
+            )
             account.events.append(Event(packet, worker, "not come", after, why))
         return
     if not chunk.done:

@@ -46,12 +46,27 @@ class PcapWriter(Closing):
             self._file = open(path, "wb", buffering=0)  # noqa: SIM115 - closed by close()
         except OSError as error:
             raise PcapError(f"cannot write {os.fspath(path)}: {error.strerror}") from error
-        self._file.write(struct.pack("=" + _FILE_HEADER, _NANOSECONDS, 2, 4, 0, 0, _SNAP_LENGTH, _ETHERNET))
+        try:
+            self._put(struct.pack("=" + _FILE_HEADER, _NANOSECONDS, 2, 4, 0, 0, _SNAP_LENGTH, _ETHERNET))
+        except PcapError:
+            self._file.close()
+            raise
 
     def write(self, time: int, data: bytes) -> None:
-        """Add a frame; `time` in nanoseconds since 1970."""
+        """Add a frame; `time` in nanoseconds since 1970.
+
+        Raises:
+            PcapError: the file takes no more.
+        """
         header = struct.pack("=" + _RECORD_HEADER, *divmod(time, _SECOND), len(data), len(data))
-        self._file.write(header + data)
+        self._put(header + data)
+
+    def _put(self, data: bytes) -> None:
+        try:
+            while data:  # an almost full disk takes a part
+                data = data[self._file.write(data) or 0 :]
+        except OSError as error:
+            raise PcapError(f"cannot write {self._file.name}: {error.strerror}") from error
 
     def fileno(self) -> int:
         """For who writes records by himself."""

@@ -122,6 +122,15 @@ def test_what_is_sent_again_because_it_had_not_come_is_told_so() -> None:
     assert events[1].why == "it was told that it had not come"
 
 
+def test_a_file_of_made_up_workers_does_not_take_its_square_in_memory() -> None:
+    made = MadePackets()
+    for rank in range(300):
+        made.up(rank, CHUNK._replace(tsi=rank), [1])
+    account = account_of(decode(made.records).packets)
+    assert len(account.workers) == len(account.unfinished) == 300
+    assert max(len(each.missing) for each in account.unfinished) == 256
+
+
 def test_what_was_lost_between_two_places(made: MadePackets) -> None:
     """The switch has rank 0's packet once, and rank 0 sent it twice; its result left twice and came once."""
     switch, rank = MadePackets(), MadePackets()

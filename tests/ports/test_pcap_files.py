@@ -117,3 +117,9 @@ def test_files_as_ports_merge_by_time_and_write_what_leaves(tmp_path: Path) -> N
 def test_files_as_ports_need_one_to_read(tmp_path: Path) -> None:
     with pytest.raises(PortsError, match=r"a_in\.pcap"):
         PcapFilePorts({1: tmp_path / "a"})
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning")
+def test_a_full_disk_is_told_by_name() -> None:
+    with pytest.raises(PcapError, match="cannot write /dev/full: No space left"):
+        PcapWriter("/dev/full")
