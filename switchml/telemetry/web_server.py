@@ -10,6 +10,7 @@ import hmac
 import ipaddress
 import json
 import secrets
+import sys
 import threading
 from collections.abc import Mapping
 from functools import cache
@@ -133,6 +134,12 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
+    @override
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Who has gone, or takes nothing, is no error to be shown in the terminal."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
 
 @cache
 def _file(name: str) -> bytes:
@@ -187,8 +194,6 @@ class _Handler(BaseHTTPRequestHandler):
             while (found := pages.next_event(number)) is not None:
                 number, event = found
                 self.wfile.write(event)
-        except OSError:  # has gone, or takes nothing
-            pass
         finally:
             pages.leave()
 

@@ -6,7 +6,10 @@ import http.client
 import json
 import re
 import socket
-from collections.abc import Iterator
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
 from importlib.resources import files
 from typing import Any
 from urllib.parse import urlsplit
@@ -118,6 +121,25 @@ def test_not_more_look_than_there_are_places(server: WebServer, monkeypatch: pyt
     event(first)
     assert ask(server, f"/{server.token}/events")[0].status == 503
     first.close()
+
+
+def test_who_breaks_off_leaves_no_traceback_in_the_terminal(
+    server: WebServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    where = urlsplit(server.url)
+    before = set(threading.enumerate())
+    with socket.create_connection((where.hostname, where.port or 0)) as looker:
+        looker.sendall(b"GET")
+        (thread,) = _awaited(lambda: set(threading.enumerate()) - before)
+        looker.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing resets
+    thread.join()
+    assert capfd.readouterr() == ("", "")
+
+
+def _awaited(look: Callable[[], set[threading.Thread]]) -> set[threading.Thread]:
+    while not (found := look()):
+        time.sleep(0.01)
+    return found
 
 
 def test_a_port_that_is_taken_and_a_host_that_is_not_ours() -> None:
