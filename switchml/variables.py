@@ -203,7 +203,7 @@ def settings_of(file: Path) -> dict[str, str]:
         UsageError: it cannot be read, or has a name that is no setting, or a value that is no text, number or truth value.
     """
     try:
-        told = tomllib.loads(file.read_text())
+        told = tomllib.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{file}: {error}") from error
     known = {each.name.removeprefix(PREFIX).lower() for each in VARIABLES if each.name != _CONFIG}
@@ -230,8 +230,9 @@ def take_configuration() -> None:
         return
     named = os.environ.get(_CONFIG, "").strip()
     folder = os.environ.get("XDG_CONFIG_HOME", "").strip() or "~/.config"
-    file = Path(named or f"{folder}/switchml.toml").expanduser()
-    if named or file.is_file():
+    # os.path's: where nobody has a home, or may look into it, there is no file.
+    file = Path(os.path.expanduser(named or f"{folder}/switchml.toml"))
+    if named or os.path.isfile(file):
         for name, value in settings_of(file).items():
             os.environ.setdefault(name, value)
     _configured = True

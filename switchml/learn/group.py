@@ -22,6 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from switchml.errors import CollectiveMismatchError
 from switchml.launchers import Started, started_by
+from switchml.variables import take_configuration
 
 if TYPE_CHECKING:
     from switchml.worker import Worker
@@ -236,6 +237,7 @@ def current() -> Group:
 
 
 def _join(started: Started) -> Group:
+    take_configuration()
     switch = os.environ.get("SWITCHML_SWITCH", "").strip()
     if not switch:
         # torch's backend starts switches where there is none.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pwd
 import re
 import subprocess
 import sys
@@ -99,6 +100,23 @@ def test_a_file_sets_what_is_not_set(configured: Path) -> None:
 def test_without_a_file_nothing_is_set(configured: Path) -> None:
     take_configuration()
     assert ours() == {"SWITCHML_WIRE": "int8"}
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"XDG_CONFIG_HOME": "/" + 300 * "x"}, {}],
+    ids=["a folder that cannot be looked at", "no home"],
+)
+def test_where_no_file_can_be_nothing_is_set(
+    configured: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
+) -> None:
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.setattr(os, "environ", environment)
+    take_configuration()
+    assert ours() == {}
 
 
 @pytest.mark.parametrize(

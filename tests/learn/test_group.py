@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ranks_in_threads import on_ranks
 
-from switchml.errors import CollectiveMismatchError, UsageError
+from switchml import variables
+from switchml.errors import CollectiveMismatchError, SwitchUnreachableError, UsageError
 from switchml.learn import group as learn_group
 from switchml.learn import over
 from switchml.learn.group import ALONE, BLOCK, current
+from switchml.worker import Worker
 
 
 @given(st.integers(2, 5), st.integers(0, 2**32 - 1), st.floats(-200, 200))
@@ -90,4 +95,16 @@ def test_a_process_that_no_launcher_started_is_alone(monkeypatch: pytest.MonkeyP
         monkeypatch.setenv("RANK", "0")
         assert current() is ALONE
     with pytest.raises(UsageError, match="RANK is set and WORLD_SIZE is not"):
+        current()
+
+
+def test_the_configuration_file_names_the_switch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def join(switch: str, *, window: int, **_: object) -> None:
+        raise SwitchUnreachableError(f"{switch} {window}")
+
+    (tmp_path / "switchml.toml").write_text('switch = "there:1"\nwindow = 64\n')
+    monkeypatch.setattr(variables, "_configured", False)
+    monkeypatch.setattr(os, "environ", {"XDG_CONFIG_HOME": str(tmp_path), "RANK": "0", "WORLD_SIZE": "2"})
+    monkeypatch.setattr(Worker, "join", join)
+    with pytest.raises(SwitchUnreachableError, match="^there:1 64$"):
         current()
