@@ -222,6 +222,8 @@ def settings_of(file: Path) -> dict[str, str]:
 def take_configuration() -> None:
     """Once a process: read the configuration file into the environment, where a variable that is set stays as it is.
 
+    On stderr it says if others than the file's owner can read a token there.
+
     Raises:
         UsageError: see `settings_of`; or the file that SWITCHML_CONFIG names is not there.
     """
@@ -233,7 +235,10 @@ def take_configuration() -> None:
     # os.path's: where nobody has a home, or may look into it, there is no file.
     file = Path(os.path.expanduser(named or f"{folder}/switchml.toml"))
     if named or os.path.isfile(file):
-        for name, value in settings_of(file).items():
+        settings = settings_of(file)
+        if "SWITCHML_TOKEN" in settings and file.stat().st_mode & 0o044 and _OF_A_RUN not in os.environ:
+            print(f"switchml: others can read the token in {file}: chmod 600", file=sys.stderr, flush=True)
+        for name, value in settings.items():
             os.environ.setdefault(name, value)
     _configured = True
 

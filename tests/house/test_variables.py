@@ -103,6 +103,20 @@ def test_without_a_file_nothing_is_set(configured: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("mode", "text", "told"),
+    [(0o640, "token = 's3cret'", True), (0o600, "token = 's3cret'", False), (0o644, "window = 64", False)],
+)
+def test_a_token_that_others_can_read_is_told(
+    configured: Path, capfd: pytest.CaptureFixture[str], mode: int, text: str, told: bool
+) -> None:
+    configured.write_text(text)
+    configured.chmod(mode)
+    take_configuration()
+    said = capfd.readouterr().err
+    assert said == (f"switchml: others can read the token in {configured}: chmod 600\n" if told else "")
+
+
+@pytest.mark.parametrize(
     "environment",
     [{"XDG_CONFIG_HOME": "/" + 300 * "x"}, {}],
     ids=["a folder that cannot be looked at", "no home"],

@@ -106,5 +106,5 @@ def test_the_configuration_file_names_the_switch(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(variables, "_configured", False)
     monkeypatch.setattr(os, "environ", {"XDG_CONFIG_HOME": str(tmp_path), "RANK": "0", "WORLD_SIZE": "2"})
     monkeypatch.setattr(Worker, "join", join)
-    with pytest.raises(SwitchUnreachableError, match="^there:1 64$"):
+    with pytest.raises(SwitchUnreachableError, match="there:1 64"):
         current()
