@@ -124,6 +124,8 @@ class CollectiveLog:
             return
         self._come.put(None)
         writer.join(_PATIENCE)
+        if writer.is_alive():  # standard error takes nothing; we would wait for it as well
+            return
         for rank in sorted({key[0] for key in self._totals}):
             for line in self._summary(rank):
                 self._say(line)

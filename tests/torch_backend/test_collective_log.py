@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -154,3 +155,22 @@ def test_it_is_told_when_it_has_ended_and_nobody_waits_any_more(monkeypatch: pyt
     with call.waiting():
         now[0] = 20.0
     assert told == [(4.0, 2.0)]
+
+
+def test_the_end_does_not_wait_for_standard_error_that_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collective_log, "_PATIENCE", 0.01)
+    said: list[str] = []
+    here, called, may_go_on = threading.get_ident(), threading.Event(), threading.Event()
+
+    def say(line: str) -> None:
+        said.append(line)
+        if threading.get_ident() != here:
+            called.set()
+            may_go_on.wait()
+
+    log = CollectiveLog(say)
+    log.take(Record(0, "allreduce", 4000, "udp", 1.0, None))
+    called.wait()
+    log.close()
+    assert [" allreduce " in line for line in said] == [True]
+    may_go_on.set()
