@@ -22,6 +22,7 @@ settings.register_profile("repeatable", derandomize=True, deadline=None, print_b
 settings.register_profile(
     "explore", max_examples=2000, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
+os.environ.setdefault("SWITCHML_CONFIG", os.devnull)  # a developer's own settings are none of the tests'
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 # The longest files begin, so that none of them ends the run alone.
