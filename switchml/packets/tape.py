@@ -5,6 +5,7 @@ A loop notes each packet that it takes or sends, and writes what it has noted on
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from typing import NamedTuple, TypedDict, cast
@@ -36,6 +37,8 @@ _MOST = _RECORD_BYTES + HEADERS_BYTES + MAX_PAYLOAD + 1024
 _CHECKSUM_AT = ETHERNET_BYTES + 10
 _LITTLE = sys.byteorder == "little"
 _SECOND = 1_000_000_000
+_GIVEN_UP = -2  # in the place of a file
+_log = logging.getLogger(__name__)
 
 # Typed, because a function is compiled once more for every literal it is called with.
 LOOPBACK = cast(int, np.int64(0x7F000001))
@@ -47,7 +50,7 @@ RING_PORT = 0xC000
 class TapeRecord(TypedDict):
     """Where a tape stands."""
 
-    fd: Int64  # of the file; -1: nothing is noted
+    fd: Int64  # of the file; below 0: nothing is noted
     filled: Int64  # bytes noted and not written
 
 
@@ -92,11 +95,15 @@ class TapeFile(Closing):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._writer = PcapWriter(path)
+        self._path = os.fspath(path)
         self.tape = _tape(self._writer.fileno(), _MEMORY)
 
     def close(self) -> None:
         """Close the file. Idempotent."""
-        self.tape.state[0]["fd"] = -1
+        state = self.tape.state[0]
+        if state["fd"] == _GIVEN_UP:
+            _log.warning("%s took no more packets and is not complete: is the disk full?", self._path)
+        state["fd"] = -1
         self._writer.close()
 
 
@@ -194,7 +201,7 @@ def note(
 
 @compiled
 def write(tape: Tape) -> None:
-    """Write what has been noted. A file that takes no more, as on a full disk, is given up."""
+    """Write what has been noted. A file that takes no more, as on a full disk, is given up, which its end tells."""
     state = tape.state[0]
     filled = int(state["filled"])
     at = 0
@@ -203,6 +210,6 @@ def write(tape: Tape) -> None:
         if written > 0:
             at += written
         elif libc.errno() != libc.EINTR:
-            state["fd"] = -1
+            state["fd"] = _GIVEN_UP
             break
     state["filled"] = 0

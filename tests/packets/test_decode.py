@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
 from made_packets import MadePackets
 from typer.testing import CliRunner
@@ -15,6 +17,7 @@ from switchml.packets.account import Unfinished, WorkerAccount, account_of, lost
 from switchml.packets.decoding import decode
 from switchml.packets.ethernet import UdpHeaders, mac_bytes
 from switchml.packets.made_macs import rank_mac, rank_of
+from switchml.packets.tape import TapeFile, active, note, write
 from switchml.protocol.header import Header
 from switchml.protocol.messages import ASK, SUM, SUM8
 
@@ -176,3 +179,18 @@ def test_json(made: MadePackets, tmp_path: Path) -> None:
 def test_a_file_has_to_be_named() -> None:
     done = CliRunner().invoke(app, ["decode"])
     assert done.exit_code == 1
+
+
+def test_a_file_that_took_no_more_is_told_at_its_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "wire.pcap"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with TapeFile(path) as file:
+        os.close(reader)
+        note(file.tape, 1, 2, 3, 4, 5, 6, np.zeros(16, np.uint8), 0, 16)
+        write(file.tape)
+        assert not active(file.tape)
+    assert f"{path} took no more packets" in caplog.text
+    assert len(caplog.records) == 1
