@@ -161,6 +161,25 @@ def test_nothing_is_cut_in_light_and_dark(page: Callable[..., Any], width: int, 
         browser.save_screenshot(f"{folder}/late_{width}_{scheme}.png")
 
 
+def test_names_are_text_and_a_job_that_failed_twice_is_there_twice(browser: Any) -> None:
+    made = frame(watched_training(), 0.0)
+    (switch,) = made["switches"]
+    name = "<img src=x onerror=alert(1)>"
+    switch["ended"] = 2 * [{**switch["ended"][0], "name": name, "job_number": 0}]
+    with WebServer() as server:
+        server.show(made)
+        browser.get(server.url)
+        until(browser, lambda: text(browser, "body").count(name) == 2)
+    assert not browser.execute_script("return document.querySelector('#switches img')")
+
+
+def test_who_is_refused_is_not_told_to_wait(browser: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("switchml.telemetry.web_server._LOOKERS", 0)
+    with WebServer() as server:
+        browser.get(server.url)
+        until(browser, lambda: "is refused" in text(browser, "header"))
+
+
 def test_a_recording_is_shown_to_its_end(browser: Any, tmp_path: Path) -> None:
     with Recorder(tmp_path / "run.jsonl") as recorder:
         for message in messages(late=LATE):

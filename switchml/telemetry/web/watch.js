@@ -385,7 +385,8 @@ function switchSection() {
       keptJobs.update(one.jobs, (job) => job.key);
       keptTroubles.update(one.troubles, (trouble) => trouble.name);
       troubles.element.hidden = !one.troubles.length;
-      keptEnded.update(one.ended.slice(0, 8), (job) => `${job.job_number} ${job.name}`);
+      // By place: jobs that failed before they had a number may have one name.
+      keptEnded.update(one.ended.slice(0, 8).map((job, place) => ({ ...job, place })), (job) => job.place);
       ended.element.hidden = !one.ended.length;
       keptChanges.update(one.changes.slice(0, 8).map((change, place) => ({ ...change, place })), (change) => change.place);
       changes.element.hidden = !one.changes.length;
@@ -413,7 +414,9 @@ events.onmessage = (event) => {
   show();
 };
 events.onerror = () => {
-  say(link, frame && frame.ended ? "" : "the connection is lost; trying again");
+  const refused = events.readyState === EventSource.CLOSED;
+  const words = refused ? "this page is refused: open the address that was printed last" : "the connection is lost; trying again";
+  say(link, frame && frame.ended ? "" : words);
   link.className = "lost";
 };
 const again = () => frame && show();
