@@ -72,7 +72,7 @@ def test_the_commands_are_ones_there_are(folder: Path, monkeypatch: pytest.Monke
     assert len(parse_file(folder / "calc.stf")) == 2
 
 
-@pytest.mark.timeout(900)  # five calls of the compiler, four trainings: three minutes beside other work
+@pytest.mark.timeout(900)  # five calls of the compiler, four trainings: minutes beside other work
 def test_what_is_shown_comes(folder: Path) -> None:
     if shutil.which("p4c-bm2-ss") is None:
         pytest.skip("p4c is not installed")
