@@ -18,7 +18,7 @@ RUN = Path(__file__).with_name("guided_run.py")
 
 TEST = """
 from fuzz_budget import inputs
-from switchml.switch_emulator.ports.ethernet import mac_bytes
+from switchml.packets.ethernet import mac_bytes
 
 def test_a_fault():
     for rng in inputs(1, 1.0):

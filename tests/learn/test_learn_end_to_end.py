@@ -55,7 +55,9 @@ def test_a_script_with_other_import_lines_fits_over_three_ranks(tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     found = [np.load(tmp_path / f"found{rank}.npy") for rank in range(3)]
     assert found[0].tobytes() == found[1].tobytes() == found[2].tobytes()
-    assert json.loads(account.read_text())["traffic"]["counters"]["chunks_completed"] > 100
+    assert (
+        json.loads(account.read_text())["traffic"]["counters"]["chunks_completed"] > 2 * 15
+    )  # one a sum of L-BFGS
 
     weights = np.linspace(0.5, 1.5, len(names))
     model = LogisticRegression(max_iter=15).fit(images, names, sample_weight=weights)

@@ -74,6 +74,8 @@ class _Watched(VirtualNetwork):
 
     def _at_worker(self, rank: int, packet: bytes) -> None:
         super()._at_worker(rank, packet)
+        if not packet:  # it only wakes the rank
+            return
         window = self._ranks[rank].window
         transfers = window.transfers.copy()
         for name in _ADDRESSES:
@@ -84,7 +86,7 @@ class _Watched(VirtualNetwork):
             transfers.view(np.uint8),
             window.exponents,
             window.fifo,
-            self._ranks[rank].recovery.view(np.uint8),
+            self._ranks[rank].loop.recovery.view(np.uint8),
             self._ranks[rank].congestion.view(np.uint8),
         )
         late = int(overdue_transfer(window, self.now))
