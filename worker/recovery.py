@@ -199,7 +199,7 @@ def note_answer(recovery: Recovery, window: Window, slot: int, come: bool, now: 
     times["told_at"] = now
     if entry["state"] == RESEND or entry["asked_at"] == 0:
         return  # sent again meanwhile
-    if entry["asked"] == 1:
+    if entry["asked"] == 1 and entry["come"] == 0:
         times["round_trip"] = max(1, now - int(entry["asked_at"]))
         estimate(recovery, int(times["round_trip"]))
     if come:

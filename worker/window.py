@@ -90,7 +90,7 @@ class SlotRecord(TypedDict):
     """What a slot is doing."""
 
     state: UInt8
-    asked: UInt8  # how often the switch was asked for the packet that left last
+    asked: UInt8  # how often the switch was asked for the packet that left last; from 1 on again once it has come
     come: UInt8  # and has said that it has come
     exponent: Int16  # of the chunk it sends
     retries: Int32  # how often its packet was sent again
@@ -492,6 +492,8 @@ def mark_asked(window: Window, slot: int, now: int) -> None:
 def mark_come(window: Window, slot: int) -> None:
     """The switch has the slot's packet and waits for another rank's, so nothing of it fills a link."""
     entry = window.slots[slot]
+    if entry["come"] == 0:
+        entry["asked"] = 1  # questions whose answers were lost say nothing of how long another rank will take
     entry["come"] = 1
     window.stream[0]["bytes_in_flight"] -= entry["length"]
     entry["length"] = 0

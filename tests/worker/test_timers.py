@@ -285,6 +285,32 @@ def test_an_answer_that_was_overtaken_is_lost_and_asked_for_again_soon() -> None
         assert stream.times["lost"] == lost * LENGTH
 
 
+def test_lost_answers_make_no_longer_pauses_once_the_switch_says_that_it_has_come() -> None:
+    stream = Stream(2)
+    stream.send(0)
+    stream.answer(10 * MS, 1)
+    stream.tell(10 * MS, 0, come=False)  # this switch answers
+    assert stream.asks(12_500_000) == [0]
+    for now, position in [(25, 3), (50, 5), (75, 7), (100, 9)]:
+        assert stream.send((now - 12) * MS) == [position]
+        stream.answer((now - 2) * MS, position)
+        assert stream.asks(now * MS) == [0]
+    stream.tell(101 * MS, 0, come=True)
+    known = int(stream.times["srtt"])
+    stream.tell(102 * MS, 0, come=True)
+    assert stream.times["srtt"] == known, "an earlier question's answer is no round trip of the last"
+    # As after a first question that was answered: 12.5 ms, then twice as long.
+    assert stream.send(101 * MS) == [11]
+    stream.answer(111 * MS, 11)
+    assert stream.asks(112_500_000 - 1) == []
+    assert stream.asks(112_500_000) == [0]
+    assert stream.send(113 * MS) == [13]
+    stream.tell(113 * MS, 0, come=True)
+    stream.answer(123 * MS, 13)
+    assert stream.asks(137_500_000 - 1) == []
+    assert stream.asks(137_500_000) == [0]
+
+
 def test_a_result_that_answers_a_question_was_lost_unless_the_other_comes_as_well() -> None:
     stream = Stream(2)
     stream.send(0)
