@@ -105,6 +105,8 @@ _START = cast(int, np.int64(0))
 RESENT, DROPPED = 0, 1
 """Columns of `Switch.by_range`."""
 _ALL = cast(int, np.int64(1))
+_LEAVING, _COMING = _START, _ALL
+"""A packet's direction, for `_note`."""
 _SINGLE = MAX_JOBS  # train destinations below are job numbers, from here on sender numbers
 _RING_BURST = 64
 _SPIN_NS = 50_000
@@ -178,13 +180,13 @@ def _mac_of(tables: Tables, sender: int) -> int:
 
 @compiled
 def _note(
-    handle: int, mac: int, address: int, port: int, incoming: int, memory: Bytes, at: int, length: int
+    handle: int, mac: int, address: int, port: int, direction: int, memory: Bytes, at: int, length: int
 ) -> None:
     """Note a packet between the switch and somebody else."""
     switch = switch_at(handle)
     state = switch.state[0]
     own, own_port = int(state["address"]), int(state["port"])
-    if incoming != 0:
+    if direction == _COMING:
         tapes.note(switch.tape, mac, address, port, _OWN_MAC, own, own_port, memory, at, length)
     else:
         tapes.note(switch.tape, _OWN_MAC, own, own_port, mac, address, port, memory, at, length)
@@ -203,7 +205,7 @@ def _note_train(handle: int, link: Datagrams, names: Records[datagrams.SocketAdd
         else:
             mac = _mac_of(tables, find_sender(tables, int(name["address"]), int(name["port"])))
         for at in range(0, end, segment):
-            _note(handle, mac, address, port, _START, link.tx_memory, at, min(segment, end - at))
+            _note(handle, mac, address, port, _LEAVING, link.tx_memory, at, min(segment, end - at))
 
 
 @compiled
@@ -336,7 +338,7 @@ def _note_down(handle: int, number: int) -> None:
         mac, address, port = _ALL_MAC, tapes.ALL_HOSTS, UDP_PORT_FIRST
         if rank != ring.EVERYONE:
             mac, address, port = rank_mac(number, rank), tapes.LOOPBACK, tapes.RING_PORT + rank
-        _note(handle, mac, address, port, _START, switch.fabric, entry + ring.PACKET_AT, length)
+        _note(handle, mac, address, port, _LEAVING, switch.fabric, entry + ring.PACKET_AT, length)
 
 
 @compiled
@@ -727,16 +729,8 @@ def take_message(handle: int, address: int, port: int, at: int, length: int, seg
         mac = _mac_of(tables, sender)
         host, number = tapes.from_network(address, 4), tapes.from_network(port, 2)
         for first in range(at, at + max(length, 1), max(segment, 1)):
-            _note(
-                handle,
-                mac,
-                host,
-                number,
-                True,
-                switch.link.rx_memory,
-                first,
-                min(segment, at + length - first),
-            )
+            size = min(segment, at + length - first)
+            _note(handle, mac, host, number, _COMING, switch.link.rx_memory, first, size)
     if sender < 0:
         # One packet of a train: probes come alone, and again.
         sender = _prove(handle, address, port, at, min(segment, length))
@@ -796,7 +790,7 @@ def _poll_ring(handle: int, sender: int) -> int:
         length = min(max(length, 0), layout.stride - ring.PACKET_AT)
         if tapes.active(switch.tape):
             _note(
-                handle, rank_mac(number, worker), tapes.LOOPBACK, tapes.RING_PORT + worker, _ALL, switch.fabric,
+                handle, rank_mac(number, worker), tapes.LOOPBACK, tapes.RING_PORT + worker, _COMING, switch.fabric,
                 place + ring.PACKET_AT, length,
             )  # fmt: skip
         ingress(handle, sender, switch.fabric, place + ring.PACKET_AT, length)

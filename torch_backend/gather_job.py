@@ -43,19 +43,18 @@ class GatherJob:
     def _find_place(self) -> None:
         try:
             membership = self._join()
+            with self._lock:
+                self._membership = membership
+                is_closed = self._error is not None
+            if is_closed:  # meanwhile
+                membership.close()
+                return
+            self._late.settle(membership.worker())
+            self._settled = True
         except Exception as error:
             self.abort(
                 error if isinstance(error, SwitchMLError) else SwitchMLError(f"joining failed: {error!r}")
             )
-            return
-        with self._lock:
-            self._membership = membership
-            is_closed = self._error is not None
-        if is_closed:  # meanwhile
-            membership.close()
-            return
-        self._late.settle(membership.worker())
-        self._settled = True
 
     @property
     def carrier(self) -> Collectives | None:

@@ -75,6 +75,7 @@ def run(
     transport: Annotated[
         str,
         typer.Option(
+            envvar="SWITCHML_TRANSPORT",
             help="auto (the switch in memory where all ranks are on its host, else packets), udp, shm or memory.",
             rich_help_panel=SWITCH,
         ),

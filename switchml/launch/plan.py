@@ -161,7 +161,10 @@ class RunPlan:
             "SWITCHML_SWITCH": address,
             "SWITCHML_TOKEN": token,
             **self.tls.environment(),
-            "SWITCHML_TRANSPORT": "" if self.transport == "auto" else self.transport,
+            # Where the caller's environment has another, "auto" was asked for.
+            "SWITCHML_TRANSPORT": self.transport
+            if self.transport != "auto" or "SWITCHML_TRANSPORT" in os.environ
+            else "",
             "SWITCHML_PAYLOAD": str(self.payload or ""),
             "SWITCHML_WINDOW": str(self.window or ""),
             "SWITCHML_WIRE": self.wire,

@@ -254,6 +254,7 @@ def _join(started: Started) -> Group:
         "MASTER_PORT",
         "SLURM_JOB_ID",
         "SLURM_STEP_ID",
+        "PMIX_NAMESPACE",
     )
     worker = Worker.join(
         switch,

@@ -72,6 +72,13 @@ def test_workers_are_told_what_differs_from_the_defaults(
     }
 
 
+def test_a_transport_that_is_asked_for_counts_for_more_than_the_environment_s(
+    script: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SWITCHML_TRANSPORT", "udp")
+    assert RunPlan(script, workers=2).environment("", "")["SWITCHML_TRANSPORT"] == "auto"
+
+
 def test_workers_are_told_of_tls(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     plan = RunPlan(script, tls=TlsFiles(Path("a.pem"), Path("a.key"), Path("ca.pem")))

@@ -74,7 +74,7 @@ def test_the_script_runs_over_the_switch_and_the_account_says_so(tmp_path: Path)
     assert told["workers"] == 2
     traffic = told["traffic"]
     assert traffic["elements"] >= 1000
-    assert traffic["counters"]["chunks_completed"] >= 1
+    assert traffic["counters"]["chunks_completed"] == 1  # in memory a small sum is one, whatever its size
     assert traffic["counters"]["elements_added"] == pytest.approx(2 * traffic["elements"], abs=1)
     assert traffic["bytes"] == traffic["counters"]["bytes_received"] + traffic["counters"]["bytes_sent"]
 

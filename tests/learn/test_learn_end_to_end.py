@@ -55,13 +55,13 @@ def test_a_script_with_other_import_lines_fits_over_three_ranks(tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     found = [np.load(tmp_path / f"found{rank}.npy") for rank in range(3)]
     assert found[0].tobytes() == found[1].tobytes() == found[2].tobytes()
-    assert (
-        json.loads(account.read_text())["traffic"]["counters"]["chunks_completed"] > 2 * 15
-    )  # one a sum of L-BFGS
 
     weights = np.linspace(0.5, 1.5, len(names))
     model = LogisticRegression(max_iter=15).fit(images, names, sample_weight=weights)
     clusters = KMeans(10, init=images[:10], n_init=1).fit(images, sample_weight=weights)
+    # In memory a small sum is one chunk, whatever its size; there is one an iteration, at least.
+    chunks = json.loads(account.read_text())["traffic"]["counters"]["chunks_completed"]
+    assert chunks >= model.n_iter_[0] + clusters.n_iter_
     slopes, rest = np.split(found[0], [model.coef_.size])
     centers, labels = np.split(rest, [clusters.cluster_centers_.size])
     np.testing.assert_allclose(slopes, model.coef_.ravel(), rtol=1e-6, atol=1e-9)

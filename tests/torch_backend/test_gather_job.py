@@ -78,8 +78,29 @@ def test_a_group_that_ends_fails_what_is_in_flight(ranks: Any) -> None:
     ranks.run(2, body)
 
 
-def test_what_keeps_a_rank_from_joining_fails_all_calls() -> None:
+class Unusable:
+    """A membership that has ended before anything could be begun."""
+
+    carrier = None
+
+    def worker(self) -> Any:
+        raise SwitchUnreachableError("nobody is there")
+
+    def counters(self) -> dict[str, int]:
+        return {}
+
+    def abort(self, error: SwitchMLError) -> None:
+        pass
+
+    def close(self, *_: Any, **__: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_what_keeps_a_rank_from_joining_fails_all_calls(joined: bool) -> None:
     def join() -> Any:
+        if joined:
+            return Unusable()
         raise SwitchUnreachableError("nobody is there")
 
     job = GatherJob(0, 2, join)
