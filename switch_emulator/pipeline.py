@@ -66,6 +66,7 @@ from switchml.protocol.probes import read_secret, write_challenge
 from switchml.protocol.slots import slot_of, version_of
 from switchml.switch_emulator import faults as fault_injection
 from switchml.switch_emulator.faults import HELD_BYTES, Faults
+from switchml.switch_emulator.flood_guard import FloodRecord, accuse
 from switchml.switch_emulator.tables import (
     MAX_JOBS,
     Job,
@@ -176,6 +177,7 @@ class Switch(NamedTuple):
     spare: Bytes
     scratch: Longs
     tape: Tape
+    flood: Records[FloodRecord]
 
 
 switch_at = view_of(Switch)
@@ -630,6 +632,7 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
     wrong = _check(job, number, memory, at, length)
     if wrong >= 0:
         counters[wrong] += 1
+        switch.flood[0]["useless"] += 1
         return
     kind = read_msg_type(memory, at)
     if kind == PROBE:
@@ -649,9 +652,11 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
     if verdict in (DUPLICATE, STALE, AHEAD):
         counters[_DUPLICATE if verdict == DUPLICATE else _STALE if verdict == STALE else _AHEAD] += 1
         switch.by_range[number, slot * RANGES // window, DROPPED] += 1
+        switch.flood[0]["useless"] += 1
         return
     if verdict == MISFIT:
         counters[_WRONG_SIZE] += 1
+        switch.flood[0]["useless"] += 1
         return
     if verdict in (UNSEEN, WAITING):
         _answer_ask(handle, sender, memory, at, 1 if verdict == WAITING else 0)
@@ -791,6 +796,14 @@ def _prove(handle: int, address: int, port: int, at: int, length: int) -> int:
 
 
 @compiled
+def _accuse(handle: int, address: int, port: int, packets: int) -> None:
+    """Useless packets have come from there; `run` returns when somebody is to be cut off."""
+    switch = switch_at(handle)
+    if accuse(switch.flood, address, port, packets, int(switch.state[0]["now"])):
+        store_release(switch.flag, 0, 1)
+
+
+@compiled
 def take_message(handle: int, address: int, port: int, at: int, length: int, segment: int) -> int:
     """What has come from a socket, `link.rx_memory[at : at + length]`: a packet, or a train of packets of `segment` bytes.
 
@@ -813,8 +826,10 @@ def take_message(handle: int, address: int, port: int, at: int, length: int, seg
         switch.counters[NO_JOB, _PACKETS_RECEIVED] += strangers
         switch.counters[NO_JOB, _BYTES_RECEIVED] += length
         switch.counters[NO_JOB, _UNKNOWN_SENDER] += strangers
+        _accuse(handle, address, port, strangers)
         return strangers
     tables.senders[sender]["last_heard"] = switch.state[0]["now"]
+    switch.flood[0]["useless"] = 0
     found, end = 0, at + length
     more = True  # an empty datagram is one, too
     while more:
@@ -822,6 +837,8 @@ def take_message(handle: int, address: int, port: int, at: int, length: int, seg
         at += segment
         found += 1
         more = at < end
+    if switch.flood[0]["useless"] > 0:
+        _accuse(handle, address, port, int(switch.flood[0]["useless"]))
     return found
 
 
@@ -909,7 +926,7 @@ def _sleep(handle: int) -> None:
 
 @compiled
 def run(handle: int, spin_ns: int) -> None:
-    """Forward packets until the flag is set.
+    """Forward packets until the flag is set, or the time of somebody who is cut off is over.
 
     Args:
         handle: of a Switch.
@@ -920,6 +937,8 @@ def run(handle: int, spin_ns: int) -> None:
     quiet_since = libc.monotonic_ns(switch.scratch)
     while load_acquire(switch.flag, 0) == 0:
         state["now"] = libc.monotonic_ns(switch.scratch)
+        if 0 < switch.flood[0]["until"] <= state["now"]:
+            break
         found = _poll_udp(handle) + _poll_rings(handle)
         _flush_train(handle)
         _flush_rest(handle)
