@@ -207,6 +207,7 @@ class EmulatorTarget(SwitchTarget):
             self._host, self._port, self._memory_server.name, POOL_SLOTS, MAX_PAYLOAD, MAX_WORKERS,
             mac=hardware_address(self._host), proves_addresses=True, tells_claims_apart=True, wires=tuple(WIRES),
             in_memory=self._switch.faults.settings[0]["active"] == 0 and self._capture is None,
+            limits_packets=True,
         )  # fmt: skip
         if self._host.startswith("127."):
             return replace(description, default_payload=_LOOPBACK_PAYLOAD, default_window=_LOOPBACK_WINDOW)
@@ -369,6 +370,9 @@ class EmulatorTarget(SwitchTarget):
         self._reserve(program, len(program.workers))
         if program.multicast_group:
             tables.groups[number] = socket_address(program.multicast_group, program.multicast_port)[0]
+        if program.tenant:
+            tables.jobs[number]["tenant"] = program.tenant
+            tables.limits[program.tenant]["rate"] = program.packets_per_second
         for worker in program.workers:
             self._add_sender(number, worker)
         self._list_workers(number)
@@ -524,7 +528,7 @@ class EmulatorTarget(SwitchTarget):
         self._elements.release(self._sums.pop(number))
         if entry["region_bytes"]:
             self._fabric.release(int(entry["region"]), int(entry["region_bytes"]))
-        entry["used"] = 0
+        entry["used"] = entry["tenant"] = 0
 
 
 def slot_map(

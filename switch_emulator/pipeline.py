@@ -74,6 +74,7 @@ from switchml.switch_emulator.tables import (
     count_address,
     find_claim,
     find_sender,
+    granted,
     job_layout,
     member,
 )
@@ -89,7 +90,7 @@ _ELEMENTS_ADDED, _CHUNKS_COMPLETED = _AT["elements_added"], _AT["chunks_complete
 _RETRANSMITTED, _PROBES = _AT["results_retransmitted"], _AT["probes_answered"]
 _ASKS = _AT["asks_answered"]
 _DUPLICATE, _STALE, _TRUNCATED = _AT["dropped_duplicate"], _AT["dropped_stale"], _AT["dropped_truncated"]
-_AHEAD = _AT["dropped_ahead"]
+_AHEAD, _OVER_LIMIT = _AT["dropped_ahead"], _AT["dropped_over_limit"]
 _WRONG_SIZE, _BAD_HEADER = _AT["dropped_wrong_size"], _AT["dropped_bad_header"]
 _WRONG_SLOT, _WRONG_VERSION = _AT["dropped_wrong_slot"], _AT["dropped_wrong_version"]
 _UNKNOWN_SENDER, _WRONG_JOB, _PORT_FULL = (
@@ -804,6 +805,21 @@ def _accuse(handle: int, address: int, port: int, packets: int) -> None:
 
 
 @compiled
+def _limit(handle: int, sender: int, tenant: int, length: int, segment: int) -> int:
+    """How many bytes of a message are taken of a tenant; packets beyond its limit are dropped."""
+    switch = switch_at(handle)
+    packets = max(1, -(-length // segment))
+    taken = granted(switch.tables.limits, tenant, packets, int(switch.state[0]["now"]))
+    if taken == packets:
+        return length
+    counters = switch.counters[switch.tables.senders[sender]["job"]]
+    counters[_OVER_LIMIT] += packets - taken
+    counters[_PACKETS_RECEIVED] += packets - taken
+    counters[_BYTES_RECEIVED] += length - taken * segment
+    return taken * segment
+
+
+@compiled
 def take_message(handle: int, address: int, port: int, at: int, length: int, segment: int) -> int:
     """What has come from a socket, `link.rx_memory[at : at + length]`: a packet, or a train of packets of `segment` bytes.
 
@@ -829,6 +845,11 @@ def take_message(handle: int, address: int, port: int, at: int, length: int, seg
         _accuse(handle, address, port, strangers)
         return strangers
     tables.senders[sender]["last_heard"] = switch.state[0]["now"]
+    tenant = int(tables.jobs[tables.senders[sender]["job"]]["tenant"])
+    if tenant != 0:
+        length = _limit(handle, sender, tenant, length, max(segment, 1))
+        if length == 0:
+            return 1
     switch.flood[0]["useless"] = 0
     found, end = 0, at + length
     more = True  # an empty datagram is one, too
@@ -869,6 +890,9 @@ def _poll_ring(handle: int, sender: int) -> int:
     head = load_acquire(longs, ring.up_head(worker))
     tail = int(entry["up_tail"])
     count = min(head - tail, _RING_BURST)
+    if job["tenant"] != 0 and count > 0:
+        # The rest waits where it lies.
+        count = granted(switch.tables.limits, int(job["tenant"]), count, int(switch.state[0]["now"]))
     if count <= 0:
         return 0
     entry["last_heard"] = switch.state[0]["now"]
