@@ -9,6 +9,7 @@
 #   make fuzz    inputs of any kind for SECONDS (60): P4 programs, packet scripts, pcap files, packets to both pipelines, control
 #                and P4Runtime messages; SEED=n for others. Guided by what code they reach where there is a wheel of atheris
 #   make docs    what is made from the code's tables, in docs/ and p4/include/
+#   make site    the documentation as a site, build/site/html; a warning is an error
 
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
@@ -30,7 +31,7 @@ define install
 	touch $@
 endef
 
-.PHONY: demo test test-torch test-clients lint types pytest fuzz bench protos docs clean
+.PHONY: demo test test-torch test-clients lint types pytest fuzz bench protos docs site clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.examples $(PACKAGE)
@@ -78,8 +79,12 @@ docs: $(VENV)/.dev $(PACKAGE)
 	$(BIN)/python -m switchml.protocol.p4_include p4/include/switchml_header.p4
 	$(BIN)/python -m switchml.packets.dissector scripts/wireshark/switchml.lua
 	$(BIN)/python -m switchml.torch_backend.routing docs/torch.md
-	$(BIN)/python -m switchml.variables README.md
+	$(BIN)/python -m switchml.variables docs/settings.md
 	$(BIN)/python -m switchml.telemetry.event_table docs/telemetry.md
+	$(BIN)/python scripts/site/pictures.py docs/pictures
+
+site: $(VENV)/.dev $(PACKAGE)
+	$(BIN)/python scripts/site/build_site.py build/site
 
 # The generator is an old one on purpose, in an environment of its own: see the head of switch.proto. P4Runtime's comes without
 # its .proto files, so its stubs are made from the descriptors in its modules, which only protobuf in plain Python still takes.
