@@ -68,7 +68,12 @@ table copy_table {
     size = 4;
 }
 
-// Stage 3: exponents and kinds, of the chunk that the packet is of. The largest and the OR are the same when a packet comes again.
+// Stage 3: exponents and kinds, of the chunk that the packet is of; and the verdict. A packet that is in the sum changes nothing.
+#define BIT(worker) (32w2 << worker)
+#define EVERYONE 0xFFFFFFFF
+#define EACH_WORKER(DO) TEN(DO, ) TEN(DO, 1) TEN(DO, 2) DO(30)
+
+#define LEAVE(w) (0, 0, w, BIT(w) &&& BIT(w)): NoAction();
 #define LARGEST(name) \
     Register<int<8>, bit<16>>(CELLS) name; \
     RegisterAction<int<8>, bit<16>, bit<8>>(name) name##_start = { \
@@ -87,17 +92,19 @@ table copy_table {
         key = { \
             meta.last_half: ternary; \
             meta.asks: ternary; \
+            meta.worker: ternary; \
             meta.seen: ternary; \
         } \
         actions = { start_##name; join_##name; read_##name; NoAction; } \
         default_action = NoAction(); \
         const entries = { \
-            (1, _, _): read_##name(); \
-            (0, 0, 0): NoAction(); \
-            (0, 0, 1): start_##name(); \
-            (0, 0, _): join_##name(); \
+            (1, _, _, _): read_##name(); \
+            (0, 0, _, 0): NoAction(); \
+            (0, 0, _, 1): start_##name(); \
+            EACH_WORKER(LEAVE) \
+            (0, 0, _, _): join_##name(); \
         } \
-        size = 4; \
+        size = 64; \
     }
 
 LARGEST(e0)
@@ -129,25 +136,27 @@ action join_kind() { meta.chunk_kind = kind_join.execute(meta.index); }
 
 action read_kind() { meta.chunk_kind = kind_read.execute(meta.index); }
 
-#define EVERYONE 0xFFFFFFFF
+#define LEAVE_KIND(w) (0, 0, w, BIT(w) &&& BIT(w)): read_kind();
 
 table kind_table {
     key = {
         hdr.pass.harvest: ternary;
         meta.asks: ternary;
+        meta.worker: ternary;
         meta.seen: ternary;
     }
     actions = { start_kind; join_kind; read_kind; NoAction; }
     default_action = NoAction();
     const entries = {
-        (1, _, _): read_kind();
-        (0, _, 0): NoAction();
-        (0, _, EVERYONE): read_kind();
-        (0, 1, _): NoAction();
-        (0, 0, 1): start_kind();
-        (0, 0, _): join_kind();
+        (1, _, _, _): read_kind();
+        (0, _, _, 0): NoAction();
+        (0, _, _, EVERYONE): read_kind();
+        (0, 1, _, _): NoAction();
+        (0, 0, _, 1): start_kind();
+        EACH_WORKER(LEAVE_KIND)
+        (0, 0, _, _): join_kind();
     }
-    size = 8;
+    size = 64;
 }
 
 action judge(step_t step, verdict_t verdict) {
@@ -155,7 +164,6 @@ action judge(step_t step, verdict_t verdict) {
     meta.verdict = verdict;
 }
 
-#define BIT(worker) (32w2 << worker)
 #define VERDICTS(worker) \
     (0, _, _, _, _, _, worker, BIT(worker) &&& BIT(worker)): judge(NOTHING, KNOWN); \
     (0, _, _, 0, 1, _, worker, ~BIT(worker) &&& ~BIT(worker)): judge(JOIN, COMPLETE); \
@@ -184,7 +192,7 @@ table verdict_table {
         (0, _, _, 0, 1, 1, _, 1): judge(START, COMPLETE);
         (0, _, _, 0, 0, 0, _, 1): judge(NOTHING, FRESH);
         (0, _, _, 0, 0, 1, _, 1): judge(FETCH, COMPLETE);
-        TEN(VERDICTS, ) TEN(VERDICTS, 1) TEN(VERDICTS, 2) VERDICTS(30)
+        EACH_WORKER(VERDICTS)
         (0, _, _, 1, _, _, _, _): judge(NOTHING, UNSEEN);
         (0, _, _, 0, 1, _, _, _): judge(JOIN, ADDED);
         (0, _, _, 0, 0, _, _, _): judge(NOTHING, ADDED);

@@ -259,7 +259,7 @@ control SwitchIngress(
 
             // From stage 4 on: sums, and at the same time where the packet goes
             EACH_PAIR(APPLY_SUM)
-            if (hdr.pass.harvest == 1 && meta.last_half == 1) {
+            if (meta.member == 1 && hdr.pass.harvest == 1 && meta.last_half == 1) {
                 answer_table.apply();
                 if (hdr.pass.asked == 1) {
                     turn_size();
