@@ -32,13 +32,13 @@ define install
 	touch $@
 endef
 
-.PHONY: demo test test-torch test-clients lint types pytest fuzz bench protos docs site dist clean
+.PHONY: demo test test-torch test-clients lint types types-and-loops pytest fuzz bench protos docs site dist clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.examples $(PACKAGE)
 	$(BIN)/switchml run -n 4 -- examples/digits.py --backend switchml --model both
 
-test: lint types pytest
+test: lint types-and-loops pytest
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -47,9 +47,12 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-# The loops are compiled beforehand, or the first tests would do it, and wait for each other, within the time that they have.
+# Mypy has one processor; on another the loops are compiled meanwhile, which the tests would begin with.
+types-and-loops: $(VENV)/.dev $(PACKAGE)
+	$(BIN)/python -P tests/shared/compile_loops.py & loops=$$!; \
+		$(BIN)/mypy; types=$$?; wait $$loops && exit $$types
+
 pytest: $(VENV)/.dev $(PACKAGE)
-	$(BIN)/python -P tests/shared/compile_loops.py
 	$(if $(WHEEL),SWITCHML_TEST_INSTALLED=1) $(BIN)/pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
 
 # Each input has a seed of its own: SEED times 10^9, and its number. A failure shows the input. The tests share the time.
