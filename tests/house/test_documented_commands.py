@@ -75,6 +75,7 @@ ELSEWHERE = {
     r"\S*pytest tests/|SWITCHML_BMV2=\S+ pytest": "conformance/test_scripts.py::test_script",
     r"make demo": "examples/test_digits.py::test_switchml_and_gloo_reach_the_same_accuracy",
     r"make dist": "house/test_release.py::test_two_builds_are_the_same_bytes_whoever_builds",
+    r"examples/estimators.py": "examples/test_estimators.py::test_dask_ml_ends_the_same",
     r"switchml check": "check/test_search.py::test_the_command_tells_what_it_searched",
     r"switchml decode": "packets/test_packets_page.py::test_the_commands_of_decode",
     r"tshark": "packets/test_dissector.py::test_tshark_says_what_decode_says",
@@ -176,7 +177,7 @@ def shown(page: Path) -> Iterator[Command]:
         )
         found = re.sub(r"\s{2,}#.*| # .*", "", found).strip()
         command = Command(str(page.relative_to(ROOT)), found, needs)
-        if command.program in PROGRAMS:
+        if command.program in PROGRAMS or command.program.endswith(".py"):
             yield command
 
 
