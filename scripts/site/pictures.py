@@ -174,9 +174,9 @@ STORY = (
     (1, 1, "worker 1 has the sum and goes on: chunk 1 works on the other copy"),
     (0, 0, "worker 0 has heard nothing and sends again: the sum is still there"),
     (0, 1, "completes chunk 1"),
-    (0, 2, "chunk 2: nobody can need chunk 0 any more, so its copy starts afresh"),
+    (1, 2, "chunk 2: nobody can need chunk 0 any more, so its copy starts afresh"),
     (0, 0, "a late copy of the first packet: older than the stamp, dropped"),
-    (1, 2, "completes chunk 2"),
+    (0, 2, "completes chunk 2"),
 )
 """Two workers, a window of one slot, one sum lost and one packet late."""
 LOST = (1, 0)

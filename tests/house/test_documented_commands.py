@@ -62,12 +62,10 @@ SAY_IT_THEMSELVES = r"sudo |.* -i 1@veth|p4c-bm2-ss |simple_switch_grpc |.* --ta
 """Commands that name what they need: root, interfaces, p4c, BMv2, a package index."""
 
 HERE = {
-    "switchml check --chunks 4 --asks",
     "switchml check --paper --chunks 3 --script wrong_sum.stf",
     "switchml stf p4/build/switchml_64.json tests/conformance/scripts/stale_packet.stf",
     "switchml stf PROGRAM.json SCRIPT.stf --trace --capture all.pcap",
     "switchml stf --suite DIR",
-    "switchml stf program.json script.stf",
 }
 TLS = r"openssl |switchml switch .* --tls-cert switch.pem|export SWITCHML_(SWITCH|TLS)"
 """What is run by this file."""
@@ -77,6 +75,7 @@ ELSEWHERE = {
     r"\S*pytest tests/|SWITCHML_BMV2=\S+ pytest": "conformance/test_scripts.py::test_script",
     r"make demo": "examples/test_digits.py::test_switchml_and_gloo_reach_the_same_accuracy",
     r"make dist": "house/test_release.py::test_two_builds_are_the_same_bytes_whoever_builds",
+    r"examples/estimators.py": "examples/test_estimators.py::test_dask_ml_ends_the_same",
     r"switchml check": "check/test_search.py::test_the_command_tells_what_it_searched",
     r"switchml decode": "packets/test_packets_page.py::test_the_commands_of_decode",
     r"tshark": "packets/test_dissector.py::test_tshark_says_what_decode_says",
@@ -126,7 +125,7 @@ ELSEWHERE = {
     r"python tests/conformance/conformance_scripts.py": (
         "conformance/test_scripts.py::test_the_scripts_are_what_the_generator_makes"
     ),
-    r"switchml stf program.json program.stf": "new_program/test_new_program.py::test_it_runs_as_it_is",
+    r"switchml stf program.json (program|script).stf": "new_program/test_new_program.py::test_it_runs_as_it_is",
 }
 """How a command begins -> the test that runs it or, where it would take long, one like it that is smaller."""
 TUTORIAL = "docs/tutorial-p4.md"  # all of whose commands house/test_p4_tutorial.py plays
@@ -178,7 +177,7 @@ def shown(page: Path) -> Iterator[Command]:
         )
         found = re.sub(r"\s{2,}#.*| # .*", "", found).strip()
         command = Command(str(page.relative_to(ROOT)), found, needs)
-        if command.program in PROGRAMS:
+        if command.program in PROGRAMS or command.program.endswith(".py"):
             yield command
 
 
@@ -252,7 +251,7 @@ def test_those_that_are_run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for name in ("p4", "tests"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "DIR").mkdir()
-    for program, script in (("PROGRAM", "SCRIPT"), ("program", "script"), ("DIR/a", "DIR/a")):
+    for program, script in (("PROGRAM", "SCRIPT"), ("DIR/a", "DIR/a")):
         shutil.copy(ROOT / "p4" / "build" / "switchml_64.json", f"{program}.json")
         shutil.copy(ROOT / "tests" / "conformance" / "scripts" / "basic_reduction.stf", f"{script}.stf")
     told = {text: call(text) if "--paper" not in text else "" for text in HERE}

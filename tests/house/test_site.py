@@ -60,3 +60,16 @@ def test_the_readme_is_a_page_that_an_index_can_show() -> None:
     named = re.findall(r"`((?:docs/)?[\w-]+\.md)`", page)
     assert "docs/start.md" in named
     assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+def test_the_published_machine_takes_the_late_packet_of_the_picture(site: ModuleType) -> None:
+    """As docs/how-it-works.md says below it."""
+    pictures = importlib.import_module("pictures")
+    machine = pictures.slot_machine
+    pool = machine.new_pool(1, 2)
+    verdicts = [
+        machine.admit_paper(pool.slots, chunk % 2, worker, 2, 1, chunk, pictures.SUM, 0, 0)
+        for worker, chunk, _ in pictures.STORY
+    ]
+    assert pictures.STORY[6][:2] == (0, 0)
+    assert verdicts[6] == machine.ADDED + machine.COMPLETE
