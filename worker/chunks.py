@@ -387,9 +387,15 @@ def exponent_ahead(window: Window, slot: int) -> int:
     place = relative(window, slot)
     if transfer["kind"] != BLOCKS or not 1 <= place <= transfer["chunks"]:
         return UNKNOWN_EXPONENT
-    elements, ahead = chunk_elements(window, BLOCKS), block_of(window, transfer, place - 1)
+    return exponent_of(window, transfer, place - 1)
+
+
+@inlined
+def exponent_of(window: Window, transfer: TransferRecord, chunk: int) -> int:
+    """The exponent of a float32 chunk's elements."""
+    elements, block = chunk_elements(window, BLOCKS), block_of(window, transfer, chunk)
     return bits_exponent(
-        words_at(transfer["source"], ahead * elements, chunk_length(transfer, ahead, elements))
+        words_at(transfer["source"], block * elements, chunk_length(transfer, block, elements))
     )
 
 

@@ -25,7 +25,7 @@ from switchml.protocol.prepare import prepare
 from switchml.worker.congestion import new_congestion, packets_allowed
 from switchml.worker.connection import Connection, ShmConnection, UdpConnection, shares_memory
 from switchml.worker.engine import Engine, run
-from switchml.worker.in_memory import MemoryEngine, run_in_memory
+from switchml.worker.in_memory import MemoryEngine, new_exponents, run_in_memory
 from switchml.worker.port import Port
 from switchml.worker.pulse import start_pulse
 from switchml.worker.recovery import new_recovery
@@ -147,7 +147,9 @@ class Seat:
         if isinstance(way, SharedSlots):
             lanes = np.zeros(layout.payload, np.uint8)
             reserved = np.zeros(1, np.int64)
-            engine = MemoryEngine(window, way, self._counters, descriptor, lanes, reserved, flag, scratch)
+            engine = MemoryEngine(
+                window, way, self._counters, descriptor, lanes, new_exponents(), reserved, flag, scratch
+            )
         else:
             congestion = new_congestion(
                 packet=HEADER_BYTES + layout.payload,
