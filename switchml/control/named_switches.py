@@ -25,6 +25,11 @@ class NamedSwitch:
     share: int | None = None
     token: str | None = field(default=None, repr=False)
 
+    @property
+    def first(self) -> str:
+        """The switch's own address."""
+        return in_turn(self.address)[0]
+
 
 def parse_switches(text: str) -> tuple[NamedSwitch, ...]:
     """The switches of "HOST:PORT", or of several with commas between them: "a:50551,b:50551*3", where b sums three times as much.
