@@ -101,6 +101,7 @@ ELSEWHERE = {
         "cluster/test_launchers.py::test_torchrun_on_two_nodes_over_a_running_switch"
     ),
     r"mpiexec .* scripts/cluster/mpi_rank.py": "cluster/test_launchers.py::test_mpi_gives_the_rendezvous",
+    r"switchml switch .*--tenants": "control/test_tenants.py::test_two_tenants_on_a_switch",
     r"switchml switch --host": "cluster/test_launchers.py::test_torchrun_on_two_nodes_over_a_running_switch",
     r"switchml switch .*--use-files": "p4_emulator/test_switch_on_files.py::test_the_command_ends_with_its_files",
     r"switchml switch --pipeline native": "p4runtime_server/test_service_end_to_end.py::test_a_write_goes_on_after_errors",
