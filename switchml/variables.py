@@ -85,6 +85,13 @@ VARIABLES = (
         "`float32`",
     ),
     Variable(
+        "SWITCHML_RECOVER",
+        "recover",
+        "seconds for which a job whose switch is gone tries to go on, at the same address or at one that stands in for it, "
+        "`a:50551/c:50551` ([docs](failures.md#going-on-without-the-switch)); `0`: it ends at once, with an error",
+        "`0`",
+    ),
+    Variable(
         "SWITCHML_LEASE",
         "",
         "where a switch is started: seconds that a worker may be stopped, or cut off, before its job ends; "
@@ -188,6 +195,23 @@ def misspelt(environment: Mapping[str, str]) -> Iterator[str]:
     for word in environment.get("SWITCHML_LOG", "").split(","):
         if word.strip() and word.strip().lower() not in _LOG_WORDS:
             yield f"SWITCHML_LOG={word.strip()}: there are {', '.join(_LOG_WORDS)}"
+
+
+def seconds_to_recover() -> float:
+    """What SWITCHML_RECOVER says.
+
+    Raises:
+        UsageError: it is no number of seconds.
+    """
+    take_configuration()
+    said = os.environ.get("SWITCHML_RECOVER", "").strip() or "0"
+    try:
+        seconds = float(said)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise UsageError(f"SWITCHML_RECOVER={said!r} is no number of seconds; unset it or set one")
+    return seconds
 
 
 def log_words() -> frozenset[str]:

@@ -39,6 +39,7 @@ from switchml.worker.window import (
     TransferRecord,
     Window,
     chunk_elements,
+    position_on_wire,
     relative,
 )
 
@@ -405,7 +406,7 @@ def build_packet(window: Window, slot: int, memory: Bytes, at: int) -> None:
     stream = window.stream[0]
     entry = window.slots[slot]
     transfer = window.transfers[entry["transfer"] % RING]
-    position = int(entry["position"])
+    position = position_on_wire(window, slot)
     place = relative(window, slot)
     prologue = int(transfer["prologue"])
     blocks = transfer["kind"] == BLOCKS

@@ -252,9 +252,10 @@ def wait(handle: int, timeout_ns: int) -> None:
     port = port_at(handle)
     state = port.state[0]
     if state["kind"] == UDP:
-        datagrams.wait_readable(
-            port.unicast, int(port.group.registers[datagrams.FD]), int(state["wake"]), timeout_ns
-        )
+        wake = int(state["wake"])
+        datagrams.wait_readable(port.unicast, int(port.group.registers[datagrams.FD]), wake, timeout_ns)
+        if port.unicast.poll[2]["revents"] & libc.POLLIN:
+            datagrams.drain_event(port.unicast, wake)  # or no wait would last any more
     else:
         ring.sleep_for_downlink(port.longs, int(state["down"]), timeout_ns, port.scratch)
 

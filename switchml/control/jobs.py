@@ -44,6 +44,7 @@ from switchml.errors import (
     JobAbortedError,
     JoinTimeoutError,
     PoolExhaustedError,
+    SwitchGoneError,
     SwitchMLError,
     UsageError,
     WorldSizeMismatchError,
@@ -208,6 +209,12 @@ class _Ended:
     job: Job
     reason: str
     at: float
+    with_switch: bool = False  # the switch has ended
+
+    def error(self) -> JobAbortedError:
+        """For its members."""
+        kind = SwitchGoneError if self.with_switch else JobAbortedError
+        return kind(f"job {self.job.name!r} has ended: {self.reason}")
 
 
 class JobTable:
@@ -404,9 +411,11 @@ class JobTable:
         return []
 
     def close(self, reason: str, now: float) -> list[Action]:
-        """Ends every job."""
+        """Ends every job, because the switch ends."""
         self._observe(now)
-        return [action for job in list(self._jobs) for action in self._end(job, reason, now)]
+        return [
+            action for job in list(self._jobs) for action in self._end(job, reason, now, with_switch=True)
+        ]
 
     # Reading.
 
@@ -689,10 +698,17 @@ class JobTable:
         self._news.update(each.session for each in job.members.values() if not each.left)
         return []
 
-    def _end(self, job: Job, reason: str, now: float, error: SwitchMLError | None = None) -> list[Action]:
+    def _end(
+        self,
+        job: Job,
+        reason: str,
+        now: float,
+        error: SwitchMLError | None = None,
+        with_switch: bool = False,
+    ) -> list[Action]:
         """Takes the job off the switch; tells those who wait at once, and the others at their next call."""
         self._jobs.remove(job)
-        end = _Ended(job, reason, now)
+        end = _Ended(job, reason, now, with_switch)
         actions: list[Action] = []
         if job.program is not None:
             self._pool.release(job.program.pool_base)
@@ -708,7 +724,7 @@ class JobTable:
                 if member.lost is None:
                     self._untold.add(member.session)
             if job.state is JobState.JOINING or member.deadline is not None:
-                actions.append(Refused(member.session, copy_error(error) if error else _aborted(job, reason)))
+                actions.append(Refused(member.session, copy_error(error) if error else end.error()))
         return actions
 
     # Time.
@@ -785,8 +801,8 @@ class JobTable:
         ended = self._orphans.get(session)
         if ended is not None:
             self._untold.discard(session)
-            raise _aborted(ended.job, ended.reason)
-        raise JobAbortedError(
+            raise ended.error()
+        raise SwitchGoneError(
             "the switch does not know this worker: it has left, or the switch was restarted; join anew"
         )
 
@@ -816,10 +832,6 @@ def _worker_program(offer: JoinOffer, in_memory: bool) -> WorkerProgram:
 
 def _overdue(member: Member, now: float) -> bool:
     return member.deadline is not None and now >= member.deadline
-
-
-def _aborted(job: Job, reason: str) -> JobAbortedError:
-    return JobAbortedError(f"job {job.name!r} has ended: {reason}")
 
 
 def copy_error(error: SwitchMLError) -> SwitchMLError:
