@@ -80,7 +80,7 @@ def draw_columns(
         axis: what lies along the bottom.
         quantities: what is drawn, by the name of the samples.
         title: over everything.
-        lines: below the title, smaller.
+        lines: below everything, smaller.
         paths: of the files; a format follows from the suffix.
     """
     import matplotlib
@@ -117,7 +117,9 @@ def draw_columns(
                 handles.setdefault(label, handle)
         handles = {label: handles[label] for label in (*names, _LIMIT) if label in handles}
         figure.legend(list(handles.values()), list(handles), loc="outside right upper")
-        figure.suptitle("\n".join((title, *lines)), fontsize=9, x=0.01, horizontalalignment="left")
+        left = {"x": 0.01, "horizontalalignment": "left"}
+        figure.suptitle(title, fontsize=10, fontweight="bold", **left)
+        figure.supxlabel("\n".join(lines), fontsize=7, color=_GREY, **left)
         for path in paths:
             undated = {"Date": None} if path.suffix == ".svg" else {}
             figure.savefig(path, dpi=_DOTS_AN_INCH, metadata=undated)
@@ -191,6 +193,7 @@ def _points(
         elinewidth=0.9,
         capsize=2.5,
         label=label,
+        clip_on=False,  # a point on the axis is seen whole
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 from switchml.bench.results import Measurement, Spread
-from switchml.bench.settings import SETTINGS, Point, called
+from switchml.bench.settings import SETTINGS, Point, called, show_value
 from switchml.bench.timed_collectives import COLLECTIVES
 
 
@@ -138,10 +138,9 @@ Column = dict[str, Curve]
 def places_of(name: str, values: Sequence[Any]) -> dict[Any, Place]:
     """Where a setting's values lie on an axis of its scale."""
     setting = SETTINGS.get(name)
-    show = setting.show if setting is not None else str
     if setting is not None and setting.scale.startswith("l") and all(values):
-        return {value: Place(float(value), show(value)) for value in sorted(values)}
-    return {value: Place(float(index), show(value)) for index, value in enumerate(values)}
+        return {value: Place(float(value), show_value(name, value)) for value in sorted(values)}
+    return {value: Place(float(index), show_value(name, value)) for index, value in enumerate(values)}
 
 
 def is_of_names(name: str) -> bool:

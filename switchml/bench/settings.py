@@ -76,6 +76,11 @@ def _loss(text: str) -> float:
     return share
 
 
+def _bytes(number: int) -> str:
+    text = show_size(number)
+    return f"{text[:-1]} {text[-1]}iB" if text[-1] in "KMG" else f"{text} B"
+
+
 def _or_nothing(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     return lambda text: 0 if text.strip() in NOTHING else parse(text)
 
@@ -117,7 +122,7 @@ SETTINGS = {
             parse_size,
             show_size,
             "size of the tensor (B)",
-            lambda n: f"{show_size(n)}{'iB' if show_size(n)[-1] in 'KMG' else ' B'}",
+            _bytes,
             "log2",
         ),
         Setting("dtype", FLOAT32, str, str, "element type", str),
@@ -184,7 +189,7 @@ SETTINGS = {
             parse_size,
             show_size,
             "queue of every link (B)",
-            _unless(256 << 10, lambda n: f"queues of {show_size(n)}iB"),
+            _unless(256 << 10, lambda n: f"queues of {_bytes(n)}"),
             "log2",
         ),
         Setting(
@@ -269,17 +274,20 @@ def several(values: Mapping[str, Sequence[Any]]) -> list[str]:
     return [name for name, each in values.items() if len(each) > 1]
 
 
+def show_value(name: str, value: Any) -> str:
+    """How the value of a setting, or of a program's argument, is called."""
+    return SETTINGS[name].show(value) if name in SETTINGS else str(value)
+
+
 def called(point: Point, names: Iterable[str]) -> str:
     """Those settings of a point in words: "wire int8, loss 0.1 %"."""
-    shown = {
-        name: str(point[name]) if name not in SETTINGS else SETTINGS[name].show(point[name]) for name in names
-    }
-    return ", ".join(
-        f"{text} {name}"
-        if name == "workers"
-        else f"{name.removesuffix('s') if name == 'sizes' else name.replace('_', ' ')} {text}"
-        for name, text in shown.items()
-    )
+    return ", ".join(_called(name, show_value(name, point[name])) for name in names)
+
+
+def _called(name: str, text: str) -> str:
+    if name == "workers":
+        return f"{text} worker{'s'[: text != '1']}"
+    return f"{'size' if name == 'sizes' else name.replace('_', ' ')} {text}"
 
 
 def conditions(values: Mapping[str, Sequence[Any]], without: Sequence[str] = ()) -> str:
