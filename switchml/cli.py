@@ -67,8 +67,8 @@ EXAMPLES = {
     "replay": ("switchml replay run.jsonl.gz",),
     "metrics": ("switchml metrics",),
     "experiment": (
-        "sudo switchml experiment loss --small",
-        "sudo switchml experiment workers workers=2,4,8,16 rate=1gbit --output out",
+        "switchml experiment loss --small",
+        "switchml experiment workers workers=2,4,8,16 rate=1gbit --output out",
         "switchml experiment one-host --toml",
         "switchml experiment mine.toml --dry-run",
     ),

@@ -38,6 +38,7 @@ _FULL_DECADE = 5.0  # of an axis' ends: within that, every mark of a logarithmic
 _LOGARITHMIC = (
     12.0  # of the largest over the smallest median: from there on small ones cannot be seen on a linear axis
 )
+_LETTERS, _FEWER_LETTERS = 42, 30  # below an axis, of the only column and of each of several
 _APART = 0.06  # of the distance of two marks: so far bars stand from each other that would lie on each other
 
 
@@ -110,7 +111,7 @@ def draw_columns(
         for column_axes, heading in zip(grid[0], columns, strict=True):
             column_axes.set_title(heading)
         for column_axes in grid[-1]:
-            _bottom(column_axes, axis)
+            _bottom(column_axes, axis, len(columns))
         handles: dict[str, Any] = {}
         for axes in grid.flat:
             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -143,7 +144,7 @@ def _curves(
         if curve.level:
             _level(axes, spreads, axis, colour, each)
             continue
-        _allowed(axes, curve, name, quantity, colour, len(axis.places))
+        _allowed(axes, curve, name, quantity, colour, joined=len(axis.places) > 1 and not axis.names)
         aside = (side_by_side.index(each) - (len(side_by_side) - 1) / 2) * _APART
         _points(
             axes,
@@ -203,7 +204,7 @@ def _level(axes: Axes, spreads: Mapping[float, Spread], axis: Axis, colour: str,
     axes.axhspan(one.minimum, one.maximum, color=colour, alpha=0.12, linewidth=0)
 
 
-def _allowed(axes: Axes, curve: Curve, name: str, quantity: Quantity, colour: str, marks: int) -> None:
+def _allowed(axes: Axes, curve: Curve, name: str, quantity: Quantity, colour: str, *, joined: bool) -> None:
     """The line beyond which the links' rate lets this one not pass, where it is known."""
     limits = curve.limits.get(name, {})
     if limits:
@@ -213,12 +214,12 @@ def _allowed(axes: Axes, curve: Curve, name: str, quantity: Quantity, colour: st
             places,
             values,
             color=colour,
-            linestyle=":" if len(places) > 1 else "none",
+            linestyle=":" if joined else "none",
             linewidth=1.1,
             marker="_",
-            markersize=9 if marks == 1 else 6,
+            markersize=6 if joined else 12,
         )
-        axes.plot([], [], color=_GREY, linestyle=":", marker="_", label=_LIMIT)
+        axes.plot([], [], color=_GREY, linestyle=":" if joined else "none", marker="_", label=_LIMIT)
 
 
 def _scale(axes: Axes, medians: list[float], quantity: Quantity, logarithmic: bool) -> None:
@@ -238,13 +239,15 @@ def _scale(axes: Axes, medians: list[float], quantity: Quantity, logarithmic: bo
         axes.set_ylim(bottom=0)
 
 
-def _bottom(axes: Axes, axis: Axis) -> None:
+def _bottom(axes: Axes, axis: Axis, columns: int) -> None:
     marks = {place.at: place.text for place in axis.places}
     if axis.base:
         axes.set_xscale("log", base=axis.base)
-    crowded = sum(map(len, marks.values())) > 26
+    crowded = sum(map(len, marks.values())) > (_LETTERS if columns == 1 else _FEWER_LETTERS)
     axes.set_xlabel(axis.label)
     axes.set_xticks(list(marks), list(marks.values()), rotation=45 if crowded else 0)
     axes.minorticks_off()
-    if len(marks) == 1 or (axis.names and not axis.base):
+    if len(marks) == 1:
         axes.margins(x=0.2)
+    elif axis.names:
+        axes.set_xlim(-0.5, len(marks) - 0.5)

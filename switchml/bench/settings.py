@@ -126,7 +126,7 @@ SETTINGS = {
             "log2",
         ),
         Setting("dtype", FLOAT32, str, str, "element type", str),
-        Setting("op", "sum", str, str, "reduction", str),
+        Setting("op", "sum", str, str, "reduction", _unless("sum", str)),
         Setting(
             "wire",
             FLOAT32,

@@ -207,9 +207,16 @@ class ProgramRunner:
 
     def words(self, run: Run) -> str:
         """System, and what differs."""
-        system = run.settings["system"]
-        name = system if system in self._options["baseline"] else f"{OURS} ({system})"
-        return ", ".join(filter(None, (called(run.settings, self._experiment.varied), name)))
+        return ", ".join(filter(None, (called(run.settings, self._experiment.varied), self._name(run))))
+
+    def _is_baseline(self, run: Run) -> bool:
+        return run.settings["system"] in self._options["baseline"]
+
+    def _name(self, run: Run) -> str:
+        """Of its system; the transport is told where there are several."""
+        if self._is_baseline(run):
+            return str(run.settings["system"])
+        return OURS if len(self._options["variants"]) == 1 else f"{OURS}, {run.settings['system']}"
 
     def seconds(self, run: Run) -> float:
         """A guess."""
@@ -229,12 +236,11 @@ class ProgramRunner:
                 told.append(self._start(run, seed))
             numbers = [name for name, value in told[0].items() if _is_number(value)]
             samples = {name: [float(each[name]) for each in told] for name in numbers}
-            baseline = settings["system"] in self._options["baseline"]
-            yield run, [Finding(settings["system"], baseline, samples, {}, {"told": told})]
+            yield run, [Finding(self._name(run), self._is_baseline(run), samples, {}, {"told": told})]
 
     def _start(self, run: Run, seed: int) -> dict[str, Any]:
         settings = run.settings
-        baseline = settings["system"] in self._options["baseline"]
+        baseline = self._is_baseline(run)
         own = [word for name in self._experiment.arguments for word in (f"--{name}", str(settings[name]))]
         with TemporaryDirectory(prefix="switchml-experiment-") as folder:
             file = Path(folder) / "found.json"

@@ -81,7 +81,7 @@ def test_defaults_are_no_testbed_and_a_link_of_any_kind_is_one() -> None:
 def test_words() -> None:
     values = defaults(workers=4, sizes="16M", rate="100mbit", loss="0.1%", wire="float32,int8", queue="64K")
     assert conditions(values) == (
-        "4 workers, 16 MiB, float32, sum, links of 100 Mbit/s, 0.1 % of packets lost on every link, each way, queues of 64 KiB"
+        "4 workers, 16 MiB, float32, links of 100 Mbit/s, 0.1 % of packets lost on every link, each way, queues of 64 KiB"
     )
     first = next(points(values))
     assert called(first, ["workers", "sizes", "loss", "rate"]) == (

@@ -119,8 +119,8 @@ def test_a_program_is_run_with_each_seed_and_beside_gloo_once(here: Path) -> Non
         ]
         for point in points
     ] == [
-        [("auto", [3.0, 3.0], "switchml"), ("gloo", [3.0, 3.0], "gloo")],
-        [("auto", [0.75, 0.75], "switchml"), ("gloo", [3.0, 3.0], "gloo")],
+        [("switchml", [3.0, 3.0], "switchml"), ("gloo", [3.0, 3.0], "gloo")],
+        [("switchml", [0.75, 0.75], "switchml"), ("gloo", [3.0, 3.0], "gloo")],
     ]
     assert points[0]["findings"][0]["samples"]["right"] == pytest.approx([0.5, 0.6])
     assert "right answers (%)" in (here / "out" / "trained.svg").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +147,33 @@ def test_the_command_lists_figures_and_prints_them() -> None:
     assert all(name in listed for name in figures())
     printed = CliRunner().invoke(app, ["experiment", "loss", "--toml"]).output
     assert printed == find("loss").read_text()
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "experiments.md").read_text()
+
+
+def test_the_page_names_every_figure() -> None:
+    assert re.findall(r"^\| `([\w-]+)` \| [^|]+ \| [^|]+ \|$", PAGE, re.MULTILINE)[: len(figures())] == [
+        "workers", "sizes", "one-host", "loss", "delay", "rate", "window", "wire", "accuracy"
+    ]  # fmt: skip
+    assert len(figures()) == 9
+
+
+def test_experiments_of_the_page_can_be_carried_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setattr("switchml.experiment.runners.why_unavailable", lambda **_: None)
+    told = re.findall(r"<!-- (\w+\.toml) -->\n```toml\n(.*?)```", PAGE, re.DOTALL)
+    numbers = {}
+    for name, text in told:
+        for small in (False, True):
+            one = read(tmp_path, text, small=small)
+            points = list(one.points())
+            runner = runner_of(one)
+            runner.check(points)
+            numbers[name, small] = len(wanted(points, runner))
+    assert numbers == {
+        ("queues.toml", False): 16,
+        ("queues.toml", True): 8,
+        ("training.toml", False): 6,
+        ("training.toml", True): 6,
+    }
