@@ -240,13 +240,15 @@ def _scale(axes: Axes, medians: list[float], quantity: Quantity, logarithmic: bo
 
 
 def _bottom(axes: Axes, axis: Axis, columns: int) -> None:
+    from matplotlib.ticker import NullLocator
+
     marks = {place.at: place.text for place in axis.places}
     if axis.base:
         axes.set_xscale("log", base=axis.base)
     crowded = sum(map(len, marks.values())) > (_LETTERS if columns == 1 else _FEWER_LETTERS)
     axes.set_xlabel(axis.label)
     axes.set_xticks(list(marks), list(marks.values()), rotation=45 if crowded else 0)
-    axes.minorticks_off()
+    axes.xaxis.set_minor_locator(NullLocator())
     if len(marks) == 1:
         axes.margins(x=0.2)
     elif axis.names:
