@@ -115,6 +115,9 @@ ELSEWHERE = {
     r"switchml top": "telemetry/test_top_end_to_end.py::test_one_picture_as_json_and_as_text",
     r"switchml (record|replay)": "telemetry/test_recording.py::test_record_then_replay",
     r"switchml metrics": "telemetry/test_metrics_server.py::test_prometheus_is_answered_until_it_ends",
+    r"switchml experiment": (
+        "experiment/test_experiment_command.py::test_a_figure_from_nothing_and_then_with_one_more_value"
+    ),
     r"switchml bench script": "bench/test_workloads.py::test_each_runs_small",
     r"switchml bench allreduce .*--baseline gloo --rounds 3": "bench/test_cli.py::test_table_json_and_picture",
     r"switchml bench ddp": "bench/test_training_step.py::test_steps_over_both_backends_and_the_bare_allreduce",
