@@ -96,7 +96,7 @@ ELSEWHERE = {
     r"switchml run .*switchml examples": "launch/test_run.py::test_the_script_runs_over_the_switch_and_the_account_says_so",
     r"torchrun .* --hook": "examples/test_digits.py::test_with_the_hook_gloo_keeps_the_rest",
     r"torchrun --nproc-per-node 4": "cluster/test_launchers.py::test_torchrun_on_two_nodes_starts_a_switch",
-    r"SWITCHML_SWITCH=\S+ (torchrun|NODES=)": (
+    r"(SWITCHML_RECOVER=\d+ )?SWITCHML_SWITCH=\S+ (torchrun|NODES=)": (
         "cluster/test_launchers.py::test_torchrun_on_two_nodes_over_a_running_switch"
     ),
     r"mpiexec .* scripts/cluster/mpi_rank.py": "cluster/test_launchers.py::test_mpi_gives_the_rendezvous",
