@@ -1,8 +1,9 @@
 """Who floods the data port is cut off for a while: all jobs share the port's buffer, and must not lose packets to one of them.
 
-Packets are useless that the switch drops: strangers', malformed ones, duplicates, stale ones. Whoever sends more of them in a
-tenth of a second than workers ever do is told apart by a majority vote (Boyer and Moore), which needs a single candidate,
-whatever the number of senders. The kernel then drops what comes from there, before it lies in the buffer.
+Packets are of no use that the switch drops (strangers', malformed ones, duplicates, stale ones) or answers once more. Whoever
+sends more of them in a tenth of a second than workers ever do is cut off: the kernel drops what comes from there, before it lies
+in the buffer. Accused are counted as Misra and Gries do (1982): with 64 candidates, whatever the number of senders, who sent more
+than a 65th of all is among them, and counted short by no more than that.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import socket
 import struct
 import time
 from collections import deque
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 from switchml.link.records import Int64, Records, new_records
 from switchml.protocol.jit import compiled
@@ -24,6 +25,7 @@ CUT_SECONDS = 1.0
 
 _PERIOD_NS = 100_000_000
 _MOST_CUT = 64
+_CANDIDATES = 64
 _log = logging.getLogger(__name__)
 
 # <linux/filter.h>, <linux/bpf_common.h>
@@ -37,50 +39,79 @@ _SO_MEMINFO, _DROPS_AT, _MEMINFO_WORDS = 55, 8, 9
 
 
 class FloodRecord(TypedDict):
-    """Where the vote stands."""
+    """Where the guard stands."""
 
-    address: Int64  # of the candidate, as in SocketAddress
-    port: Int64
-    votes: Int64
     since: Int64  # ns; begin of the period
     until: Int64  # ns; when somebody who is cut off may come again; 0: nobody is
-    caught: Int64  # 1: the candidate is to be cut off
+    caught: Int64  # 1 + the candidate that is to be cut off; 0: none
     useless: Int64  # packets of the message in hand
-    most: Int64  # votes that are too many
+    most: Int64  # from one sender that are too many
 
 
-def new_flood_record() -> Records[FloodRecord]:
-    """One, without a candidate."""
-    record = new_records(FloodRecord, 1)
-    record[0]["most"] = MOST_USELESS
-    return record
+class Accused(TypedDict):
+    """A candidate."""
+
+    address: Int64  # as in SocketAddress
+    port: Int64
+    packets: Int64  # at least so many of no use; 0: a free place
+
+
+class Flood(NamedTuple):
+    """State of the guard."""
+
+    state: Records[FloodRecord]
+    accused: Records[Accused]
+
+
+def new_flood() -> Flood:
+    """Without candidates."""
+    flood = Flood(new_records(FloodRecord, 1), new_records(Accused, _CANDIDATES))
+    flood.state[0]["most"] = MOST_USELESS
+    return flood
 
 
 @compiled
-def accuse(guard: Records[FloodRecord], address: int, port: int, packets: int, now: int) -> bool:
-    """Note useless packets of a sender; whether it is to be cut off.
+def accuse(flood: Flood, address: int, port: int, packets: int, now: int) -> bool:
+    """Note packets of a sender that are of no use; whether it is to be cut off.
 
     Args:
-        guard: one record.
+        flood: the guard's.
         address: as in SocketAddress.
         port: the same.
-        packets: useless ones.
+        packets: of no use.
         now: ns.
     """
-    vote = guard[0]
-    if now - vote["since"] > _PERIOD_NS:
-        vote["since"] = now
-        vote["votes"] = 0
-    if vote["votes"] > 0 and (vote["address"] != address or vote["port"] != port):
-        vote["votes"] -= packets
-        if vote["votes"] >= 0:
-            return False
-        vote["votes"] = -vote["votes"] - packets
-    vote["address"], vote["port"] = address, port
-    vote["votes"] += packets
-    if vote["votes"] < vote["most"]:
+    state, accused = flood.state[0], flood.accused
+    if now - state["since"] > _PERIOD_NS:
+        state["since"] = now
+        for index in range(accused.size):
+            accused[index]["packets"] = 0
+    free, least = -1, packets
+    for index in range(accused.size):
+        entry = accused[index]
+        if entry["packets"] == 0:
+            free = index
+        elif entry["address"] == address and entry["port"] == port:
+            entry["packets"] += packets
+            if entry["packets"] < state["most"]:
+                return False
+            state["caught"] = index + 1
+            return True
+        else:
+            least = min(least, int(entry["packets"]))
+    if free < 0:
+        for index in range(accused.size):
+            accused[index]["packets"] -= least
+            if accused[index]["packets"] == 0:
+                free = index
+        packets -= least
+    if packets == 0 or free < 0:
         return False
-    vote["caught"] = 1
+    entry = accused[free]
+    entry["address"], entry["port"], entry["packets"] = address, port, packets
+    if packets < state["most"]:
+        return False
+    state["caught"] = free + 1
     return True
 
 
@@ -88,12 +119,12 @@ class FloodGuard:
     """Cuts senders off from a socket; used by the thread that receives from it.
 
     Attributes:
-        record: for `accuse`.
+        flood: for `accuse`.
         cuts: how often somebody was cut off.
     """
 
     def __init__(self, sock: socket.socket) -> None:
-        self.record = new_flood_record()
+        self.flood = new_flood()
         self.cuts = 0
         self._dropped = 0
         self._told: deque[tuple[int, int]] = deque(maxlen=_MOST_CUT)
@@ -102,23 +133,24 @@ class FloodGuard:
 
     def tend(self) -> None:
         """Cut off who was caught, and let those back in whose time is over."""
-        vote, now = self.record[0], time.monotonic_ns()
+        state, now = self.flood.state[0], time.monotonic_ns()
         changed = False
         for sender in [sender for sender, until in self._out.items() if until <= now]:
             del self._out[sender]
             changed = True
-        if vote["caught"] != 0:
-            sender = socket.ntohl(int(vote["address"])), socket.ntohs(int(vote["port"]))
+        if state["caught"] != 0:
+            accused = self.flood.accused[int(state["caught"]) - 1]
+            sender = socket.ntohl(int(accused["address"])), socket.ntohs(int(accused["port"]))
             # What lies in the buffer already comes after the cut.
             if sender not in self._out and len(self._out) < _MOST_CUT:
                 self._out[sender] = now + int(CUT_SECONDS * 1e9)
                 self._tell(sender)
                 self.cuts += 1
                 changed = True
-            vote["caught"] = vote["votes"] = 0
+            state["caught"] = accused["packets"] = 0
         if changed:
             self._set_filter()
-        vote["until"] = min(self._out.values(), default=0)
+        state["until"] = min(self._out.values(), default=0)
 
     def _tell(self, sender: tuple[int, int]) -> None:
         if sender in self._told:

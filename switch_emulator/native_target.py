@@ -169,7 +169,7 @@ class EmulatorTarget(SwitchTarget):
             spare=np.zeros(MAX_PAYLOAD + 4096, np.uint8),
             scratch=np.zeros(4, np.int64),
             tape=self._capture.tape if self._capture is not None else no_tape(),
-            flood=self._guard.record,
+            flood=self._guard.flood,
         )
         state[0]["address"] = int.from_bytes(socket.inet_aton(host), "big")
         state[0]["port"] = self._port

@@ -66,7 +66,7 @@ from switchml.protocol.probes import read_secret, write_challenge
 from switchml.protocol.slots import slot_of, version_of
 from switchml.switch_emulator import faults as fault_injection
 from switchml.switch_emulator.faults import HELD_BYTES, Faults
-from switchml.switch_emulator.flood_guard import FloodRecord, accuse
+from switchml.switch_emulator.flood_guard import Flood, accuse
 from switchml.switch_emulator.tables import (
     MAX_JOBS,
     Job,
@@ -178,7 +178,7 @@ class Switch(NamedTuple):
     spare: Bytes
     scratch: Longs
     tape: Tape
-    flood: Records[FloodRecord]
+    flood: Flood
 
 
 switch_at = view_of(Switch)
@@ -633,10 +633,11 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
     wrong = _check(job, number, memory, at, length)
     if wrong >= 0:
         counters[wrong] += 1
-        switch.flood[0]["useless"] += 1
+        switch.flood.state[0]["useless"] += 1
         return
     kind = read_msg_type(memory, at)
     if kind == PROBE:
+        switch.flood.state[0]["useless"] += 1
         _answer_probe(handle, sender, memory, at, length)
         return
     elements = _elements(job, kind)
@@ -653,18 +654,20 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
     if verdict in (DUPLICATE, STALE, AHEAD):
         counters[_DUPLICATE if verdict == DUPLICATE else _STALE if verdict == STALE else _AHEAD] += 1
         switch.by_range[number, slot * RANGES // window, DROPPED] += 1
-        switch.flood[0]["useless"] += 1
+        switch.flood.state[0]["useless"] += 1
         return
     if verdict == MISFIT:
         counters[_WRONG_SIZE] += 1
-        switch.flood[0]["useless"] += 1
+        switch.flood.state[0]["useless"] += 1
         return
     if verdict in (UNSEEN, WAITING):
+        switch.flood.state[0]["useless"] += 1
         _answer_ask(handle, sender, memory, at, 1 if verdict == WAITING else 0)
         return
     first = int(job["sums_base"]) + (2 * slot + version) * int(job["sums"])
     if verdict == RETRANSMIT:
         counters[_RETRANSMITTED] += 1
+        switch.flood.state[0]["useless"] += 1
         switch.by_range[number, slot * RANGES // window, RESENT] += 1
     else:
         counters[_ELEMENTS_ADDED] += elements
@@ -800,7 +803,10 @@ def _prove(handle: int, address: int, port: int, at: int, length: int) -> int:
 def _accuse(handle: int, address: int, port: int, packets: int) -> None:
     """Useless packets have come from there; `run` returns when somebody is to be cut off."""
     switch = switch_at(handle)
-    if accuse(switch.flood, address, port, packets, int(switch.state[0]["now"])):
+    # What is doubled on purpose is nobody's fault.
+    if switch.state[0]["disturb"] == 0 and accuse(
+        switch.flood, address, port, packets, int(switch.state[0]["now"])
+    ):
         store_release(switch.flag, 0, 1)
 
 
@@ -850,7 +856,7 @@ def take_message(handle: int, address: int, port: int, at: int, length: int, seg
         length = _limit(handle, sender, tenant, length, max(segment, 1))
         if length == 0:
             return 1
-    switch.flood[0]["useless"] = 0
+    switch.flood.state[0]["useless"] = 0
     found, end = 0, at + length
     more = True  # an empty datagram is one, too
     while more:
@@ -858,8 +864,8 @@ def take_message(handle: int, address: int, port: int, at: int, length: int, seg
         at += segment
         found += 1
         more = at < end
-    if switch.flood[0]["useless"] > 0:
-        _accuse(handle, address, port, int(switch.flood[0]["useless"]))
+    if switch.flood.state[0]["useless"] > 0:
+        _accuse(handle, address, port, int(switch.flood.state[0]["useless"]))
     return found
 
 
@@ -961,7 +967,7 @@ def run(handle: int, spin_ns: int) -> None:
     quiet_since = libc.monotonic_ns(switch.scratch)
     while load_acquire(switch.flag, 0) == 0:
         state["now"] = libc.monotonic_ns(switch.scratch)
-        if 0 < switch.flood[0]["until"] <= state["now"]:
+        if 0 < switch.flood.state[0]["until"] <= state["now"]:
             break
         found = _poll_udp(handle) + _poll_rings(handle)
         _flush_train(handle)

@@ -19,6 +19,7 @@ from switchml.control.control_messages import SMALLEST_DEFAULT_WINDOW
 from switchml.errors import InvalidTokenError, UsageError
 
 MAX_TENANTS = 255
+_MOST = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,10 @@ def _tenant(path: Path, name: str, entry: Any, number: int) -> Tenant:
         )
     for what in known - {"token"}:
         value = entry.get(what, 0)
-        if type(value) is not int or value < 0:
-            raise UsageError(f"tenant {name!r} in {path}: {what} is {value!r}, not a number from 0")
+        if type(value) is not int or not 0 <= value <= _MOST:
+            raise UsageError(
+                f"tenant {name!r} in {path}: {what} is {value!r}, not a number from 0 to {_MOST}"
+            )
     if 0 < entry.get("slots", 0) < SMALLEST_DEFAULT_WINDOW:
         raise UsageError(f"tenant {name!r} in {path}: a job needs at least {SMALLEST_DEFAULT_WINDOW} slots")
     return Tenant(name, number=number, **entry)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +23,6 @@ from switchml.control.target import TargetDescription
 from switchml.control.tenants import NOBODY, Doorkeeper, Tenant, read_tenants
 from switchml.errors import InvalidTokenError, PoolExhaustedError, SwitchMLError, UsageError
 from switchml.link.records import new_records
-from switchml.switch_emulator import Emulator
 from switchml.switch_emulator.tables import Limit, granted
 from switchml.worker import Worker
 
@@ -148,36 +152,56 @@ def test_an_honest_rate_is_never_cut() -> None:
     assert all(granted(limits, 1, 1, 10**12 + i * SECOND // 1000) == 1 for i in range(5000))
 
 
-def test_two_tenants_on_a_switch() -> None:
-    """One is limited to 2,000 packets a second: its sums are right, what is too much is counted, and it takes its time."""
-    with Emulator(token="own", tenants=(VISION, SPEECH)) as switch:
-        with pytest.raises(InvalidTokenError):
-            Worker.join(switch.control_address, job="x", rank=0, world_size=1, token="so", timeout=30)
-        arrays = [np.full(256 * 3000, 1 + rank, np.float32) for rank in range(2)]
-        failed: list[SwitchMLError] = []
+@pytest.fixture
+def switch(tmp_path: Path) -> Iterator[str]:
+    """Of the command: the address of its control service."""
+    text = '[vision]\ntoken = "see"\nslots = 256\n[speech]\ntoken = "say"\npackets_per_second = 2000\n'
+    words = [
+        "--token",
+        "own",
+        "--tenants",
+        str(file_of(tmp_path, text)),
+        "--port",
+        "0",
+        "--control-port",
+        "0",
+    ]
+    with subprocess.Popen(
+        [sys.executable, "-m", "switchml", "switch", *words, "--announce", "-"],
+        stdout=subprocess.PIPE,
+        env={name: value for name, value in os.environ.items() if name != "SWITCHML_TOKEN"},
+    ) as process:
+        try:
+            assert process.stdout is not None
+            yield json.loads(process.stdout.readline())["control"]
+        finally:
+            process.terminate()
 
-        def work(rank: int) -> None:
-            try:
-                with Worker.join(
-                    switch.control_address,
-                    job="x",
-                    rank=rank,
-                    world_size=2,
-                    token="say",
-                    transport="udp",
-                    timeout=60,
-                ) as worker:
-                    worker.allreduce(arrays[rank]).wait()
-            except SwitchMLError as error:
-                failed.append(error)
 
-        ranks = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
-        for one in ranks:
-            one.start()
-        for one in ranks:
-            one.join()
-        assert not failed
-        assert all((array == 3).all() for array in arrays)
-        assert switch.target.counters()["dropped_over_limit"] > 0
-        with ControlClient(switch.control_address, token="see") as client:
-            assert client.status().jobs == ()
+def test_two_tenants_on_a_switch(switch: str) -> None:
+    """One is limited to 2,000 packets a second: its sums are right, and what is too much is counted."""
+    with pytest.raises(InvalidTokenError):
+        Worker.join(switch, job="x", rank=0, world_size=1, token="so", timeout=30)
+    arrays = [np.full(256 * 3000, 1 + rank, np.float32) for rank in range(2)]
+    failed: list[SwitchMLError] = []
+
+    def work(rank: int) -> None:
+        try:
+            with Worker.join(
+                switch, job="x", rank=rank, world_size=2, token="say", transport="udp", timeout=60
+            ) as worker:
+                worker.allreduce(arrays[rank]).wait()
+        except SwitchMLError as error:
+            failed.append(error)
+
+    ranks = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
+    for one in ranks:
+        one.start()
+    for one in ranks:
+        one.join()
+    assert not failed
+    assert all((array == 3).all() for array in arrays)
+    with ControlClient(switch, token="see") as client:
+        status = client.status()
+    assert status.jobs == ()
+    assert status.counters["dropped_over_limit"] > 0
