@@ -52,6 +52,7 @@ class WorkerProgram:
     ticket: str  # what the worker shows to attach to shared memory, or in its probes (protocol/probes.py); "" = nothing
     ranks: tuple[int, ...] = ()  # below a switch, or of a worker that has one above; () = `rank` alone
     is_switch: bool = False  # of a rack, which is one worker here
+    at: str = ""  # the switch of a tree that it joined at (control/tree.py)
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ def test_workers_that_ask_finish_by_the_answers_alone(configuration: dict[str, A
 def test_every_answer_is_looked_at() -> None:
     looked_at = Search(Configuration(chunks=(2,), asks=True))
     looked_at.run()
-    headers = [parse_header(message.packet) for message in looked_at._by_number if not message.up]
+    headers = [parse_header(message.packet) for message in looked_at._by_number if message.place < 2]
     size = size_code(ELEMENT_BYTES * machines.ELEMENTS)
     # Of three positions, the descriptor's among them, and of two ranks.
     assert sum(header.msg_type == ASK and header.e0 == 0 for header in headers) == 6
