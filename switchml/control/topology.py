@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from switchml.control.address import parse_address
+from switchml.control.control_messages import DEFAULT_CONTROL_PORT
 from switchml.control.target import JobProgram, WorkerProgram
 from switchml.errors import UsageError
 from switchml.protocol.messages import UDP_PORT_FIRST
@@ -87,7 +87,7 @@ class Topology:
         ranks = {child: _ranks(child, job, below) for child in below[name]}
         racks = {child: found for child, found in ranks.items() if found}
         if not own and len(racks) == 1:
-            yield from self._of(*racks, job, below, data, above)
+            yield from self._of(next(iter(racks)), job, below, data, above)
             return
         if not own and not racks:
             return
@@ -142,6 +142,12 @@ def _switch(told: Any) -> PlacedSwitch:
         raise UsageError(
             f"a switch has name and data, and may have control and below; this one has {', '.join(told) or 'nothing'}"
         )
-    data = told["data"] if ":" in told["data"] else f"{told['data']}:{UDP_PORT_FIRST}"
-    control = parse_address(told["control"]) if "control" in told else None
-    return PlacedSwitch(told["name"], parse_address(data), control, told.get("below", ""))
+    control = _address(told["control"], DEFAULT_CONTROL_PORT) if "control" in told else None
+    return PlacedSwitch(told["name"], _address(told["data"], UDP_PORT_FIRST), control, told.get("below", ""))
+
+
+def _address(text: str, default: int) -> tuple[str, int]:
+    host, _, port = text.partition(":")
+    if not host or not (port or "0").isdecimal() or int(port or "0") > 0xFFFF:
+        raise UsageError(f"{text!r} is no address of a switch; write IP or IP:PORT, as in 127.0.0.2:50551")
+    return host, int(port) if port else default
