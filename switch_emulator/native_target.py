@@ -46,11 +46,25 @@ from switchml.link.ring import down_tail, ring_layout
 from switchml.packets.tape import TapeFile, no_tape
 from switchml.protocol.counters import SWITCH_COUNTERS, named
 from switchml.protocol.messages import ELEMENT_BYTES, MAX_PAYLOAD, WIRES, size_code, wire_lanes
+from switchml.protocol.on_demand import address_of
 from switchml.protocol.prepare import prepare
 from switchml.protocol.probes import new_secret, secret_of_ticket
 from switchml.switch_emulator.fabric import Fabric, Handout, JobMemory, MemoryServer, Place, Region
 from switchml.switch_emulator.faults import Faults, new_faults
-from switchml.switch_emulator.pipeline import DROPPED, RESENT, Switch, SwitchRecord, run
+from switchml.switch_emulator.pipeline import (
+    DROPPED,
+    RESENT,
+    Switch,
+    SwitchRecord,
+    deliver_disturbed,
+    disturb,
+    emit_disturbed,
+    note_coming,
+    note_down,
+    note_train,
+    run,
+    write_notes,
+)
 from switchml.switch_emulator.tables import (
     MAX_JOBS,
     MAX_SENDERS,
@@ -68,6 +82,7 @@ _POOL_ELEMENTS = 64 << 20  # sparse: only what is used takes memory
 _SOCKET_BUFFER = 16 << 20
 _ANSWER_SECONDS = 10.0
 _SPIN_NS = 50_000
+_CAPTURES, _FAULTS = "switch's captures", "switch's fault injector"
 # On loopback no frame limits a packet, and fewer, larger ones are twice as fast; half the slots keep the pool in the cache.
 _LOOPBACK_PAYLOAD = 4096
 _LOOPBACK_WINDOW = 256
@@ -155,6 +170,7 @@ class EmulatorTarget(SwitchTarget):
         )
         state[0]["address"] = int.from_bytes(socket.inet_aton(host), "big")
         state[0]["port"] = self._port
+        self._set_on_demand(state)
         self._handle = table_of(self._switch)
         self._ended = np.zeros(len(SWITCH_COUNTERS), np.int64)
         self._elements = RangeAllocator(_POOL_ELEMENTS)
@@ -169,6 +185,18 @@ class EmulatorTarget(SwitchTarget):
         self._thread = threading.Thread(target=self._loop, name="switchml-pipeline", daemon=True)
         self._thread.start()
         self._memory_server = MemoryServer(self._attach)
+
+    def _set_on_demand(self, state: Records[SwitchRecord]) -> None:
+        """Have compiled what most switches do without."""
+        if self._capture is not None:
+            state[0]["note_train"] = address_of(note_train, _CAPTURES, 4)
+            state[0]["note_coming"] = address_of(note_coming, _CAPTURES, 7)
+            state[0]["note_down"] = address_of(note_down, _CAPTURES, 2)
+            state[0]["write_notes"] = address_of(write_notes, _CAPTURES, 1)
+        if self._switch.faults.settings[0]["active"] != 0:
+            state[0]["disturb"] = address_of(disturb, _FAULTS, 4)
+            state[0]["deliver_disturbed"] = address_of(deliver_disturbed, _FAULTS, 4)
+            state[0]["emit_disturbed"] = address_of(emit_disturbed, _FAULTS, 6)
 
     @override
     def describe(self) -> TargetDescription:

@@ -16,7 +16,7 @@ from switchml.control.target import (
     TargetDescription,
 )
 from switchml.control.topology import Topology
-from switchml.errors import SwitchMLError
+from switchml.errors import SwitchMLError, UsageError
 from switchml.protocol.messages import FLOAT32
 
 
@@ -59,6 +59,8 @@ class SwitchTree(SwitchTarget):
         data = {name: target.describe() for name, target in self._targets.items()}
         where = {name: (each.host, each.udp_port) for name, each in data.items()}
         programs = self._topology.programs(job, where)
+        if job.paper and len(programs) > 1:
+            raise UsageError("the published slot machine is one switch's: have all ranks join at the same")
         added: list[str] = []
         try:
             for name, program in programs.items():

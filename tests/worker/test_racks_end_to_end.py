@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from switchml.control.topology import PlacedSwitch, Topology
-from switchml.errors import UsageError
+from switchml.errors import CollectiveTimeoutError, UsageError
 from switchml.switch_emulator import Emulator
 from switchml.switch_emulator.faults import new_faults
 from switchml.switch_emulator.switch_tree import EmulatedTree
@@ -22,6 +22,15 @@ TWO_RACKS = Topology(
         PlacedSwitch("root", FREE),
         PlacedSwitch("left", FREE, FREE, below="root"),
         PlacedSwitch("right", FREE, FREE, below="root"),
+    )
+)
+THREE_LEVELS = Topology(
+    (
+        PlacedSwitch("root", FREE),
+        PlacedSwitch("middle", FREE, below="root"),
+        PlacedSwitch("left", FREE, FREE, below="middle"),
+        PlacedSwitch("right", FREE, FREE, below="middle"),
+        PlacedSwitch("far", FREE, FREE, below="root"),
     )
 )
 
@@ -59,17 +68,23 @@ def racks_of(tree: EmulatedTree, leaves: str) -> dict[int, dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("leaves", "multicast", "rates"),
+    ("topology", "leaves", "multicast", "rates"),
     [
-        ("left left right right", True, {}),
-        ("left right left right", False, {"loss": 0.03, "duplicate": 0.03, "reorder": 0.03}),
+        (TWO_RACKS, "left left right right", True, {}),
+        (THREE_LEVELS, "left far right right", True, {}),
+        (TWO_RACKS, "left right left right", False, {"loss": 0.03, "duplicate": 0.03, "reorder": 0.03}),
     ],
-    ids=["no faults", "faults on every hop"],
+    ids=["no faults", "three levels", "faults on every hop"],
 )
 def test_racks_give_the_bits_of_one_switch(
-    worlds: Any, one_level: list[list[bytes]], leaves: str, multicast: bool, rates: dict[str, float]
+    worlds: Any,
+    one_level: list[list[bytes]],
+    topology: Topology,
+    leaves: str,
+    multicast: bool,
+    rates: dict[str, float],
 ) -> None:
-    with EmulatedTree(TWO_RACKS, faults=lambda number: new_faults(**rates, seed=number)) as tree:
+    with EmulatedTree(topology, faults=lambda number: new_faults(**rates, seed=number)) as tree:
         world = worlds(4, payload=1024, window=64, multicast=multicast, each=racks_of(tree, leaves))
         assert world.run(_collectives) == one_level
         told = {name: target.counters() for name, target in tree.targets.items()}
@@ -95,6 +110,23 @@ def test_a_job_of_one_rack_is_that_switchs_alone(worlds: Any) -> None:
         assert (received["root"], received["left"]) == (0, 0)
         world.close()
         other.close()
+
+
+def test_a_rank_of_another_rack_that_does_not_come_is_named(worlds: Any) -> None:
+    with EmulatedTree(TWO_RACKS) as tree:
+        world = worlds(4, timeout=1.0, window=16, each=racks_of(tree, "left right left right"))
+        told = world.attempt(
+            lambda worker: worker.allreduce(np.arange(9_000)).wait() if worker.rank != 3 else None
+        )
+        for error in told[:3]:
+            assert isinstance(error, CollectiveTimeoutError)
+            assert "rank 3" in str(error)
+        _, maps = tree.controller.observe()
+        (slots,) = maps.values()
+        assert slots.late == (0, 0, 0, 1)
+        assert (slots.missing[0], slots.first[0]) == (1, 3)
+        assert sum(slots.missing) == 1
+        world.close()
 
 
 def test_a_narrow_wire_is_refused(worlds: Any) -> None:
