@@ -51,6 +51,7 @@ from switchml.protocol.prepare import prepare
 from switchml.protocol.probes import new_secret, secret_of_ticket
 from switchml.switch_emulator.fabric import Fabric, Handout, JobMemory, MemoryServer, Place, Region
 from switchml.switch_emulator.faults import Faults, new_faults
+from switchml.switch_emulator.flood_guard import FloodGuard
 from switchml.switch_emulator.pipeline import (
     DROPPED,
     RESENT,
@@ -150,6 +151,7 @@ class EmulatorTarget(SwitchTarget):
         self._host = host
         self._port: int = self._socket.getsockname()[1]
         self._fabric = Fabric()
+        self._guard = FloodGuard(self._socket)
         state = new_records(SwitchRecord, 1)
         state[0]["doorbell"] = self._fabric.doorbell
         self._switch = Switch(
@@ -167,6 +169,7 @@ class EmulatorTarget(SwitchTarget):
             spare=np.zeros(MAX_PAYLOAD + 4096, np.uint8),
             scratch=np.zeros(4, np.int64),
             tape=self._capture.tape if self._capture is not None else no_tape(),
+            flood=self._guard.flood,
         )
         state[0]["address"] = int.from_bytes(socket.inet_aton(host), "big")
         state[0]["port"] = self._port
@@ -204,6 +207,7 @@ class EmulatorTarget(SwitchTarget):
             self._host, self._port, self._memory_server.name, POOL_SLOTS, MAX_PAYLOAD, MAX_WORKERS,
             mac=hardware_address(self._host), proves_addresses=True, tells_claims_apart=True, wires=tuple(WIRES),
             in_memory=self._switch.faults.settings[0]["active"] == 0 and self._capture is None,
+            limits_packets=True,
         )  # fmt: skip
         if self._host.startswith("127."):
             return replace(description, default_payload=_LOOPBACK_PAYLOAD, default_window=_LOOPBACK_WINDOW)
@@ -264,7 +268,8 @@ class EmulatorTarget(SwitchTarget):
     @override
     def counters(self) -> dict[str, int]:
         in_memory = sum(counted(job.slots) for job in list(self._in_memory.values()))
-        return named(SWITCH_COUNTERS, self._switch.counters.sum(axis=0) + self._ended + in_memory)
+        found = named(SWITCH_COUNTERS, self._switch.counters.sum(axis=0) + self._ended + in_memory)
+        return {**found, "dropped_by_kernel": self._guard.dropped(), "floods_cut": self._guard.cuts}
 
     @override
     def job_counters(self, job_number: int) -> dict[str, int]:
@@ -291,6 +296,7 @@ class EmulatorTarget(SwitchTarget):
             while not self._stopping:
                 run(self._handle.ctypes.data, _SPIN_NS)
                 self._switch.flag[0] = 0
+                self._guard.tend()
                 self._run_commands()
         except BaseException as error:
             self._broken = error
@@ -364,6 +370,9 @@ class EmulatorTarget(SwitchTarget):
         self._reserve(program, len(program.workers))
         if program.multicast_group:
             tables.groups[number] = socket_address(program.multicast_group, program.multicast_port)[0]
+        if program.tenant:
+            tables.jobs[number]["tenant"] = program.tenant
+            tables.limits[program.tenant]["rate"] = program.packets_per_second
         for worker in program.workers:
             self._add_sender(number, worker)
         if program.above is not None:
@@ -546,7 +555,7 @@ class EmulatorTarget(SwitchTarget):
         self._elements.release(self._sums.pop(number))
         if entry["region_bytes"]:
             self._fabric.release(int(entry["region"]), int(entry["region_bytes"]))
-        entry["used"] = 0
+        entry["used"] = entry["tenant"] = 0
 
 
 def slot_map(

@@ -68,6 +68,7 @@ from switchml.protocol.probes import read_secret, write_challenge
 from switchml.protocol.slots import slot_of, version_of
 from switchml.switch_emulator import faults as fault_injection
 from switchml.switch_emulator.faults import HELD_BYTES, Faults
+from switchml.switch_emulator.flood_guard import Flood, accuse
 from switchml.switch_emulator.tables import (
     MAX_JOBS,
     Job,
@@ -76,6 +77,7 @@ from switchml.switch_emulator.tables import (
     find_claim,
     find_sender,
     find_switch,
+    granted,
     job_layout,
     member,
 )
@@ -91,7 +93,7 @@ _ELEMENTS_ADDED, _CHUNKS_COMPLETED = _AT["elements_added"], _AT["chunks_complete
 _RETRANSMITTED, _PROBES = _AT["results_retransmitted"], _AT["probes_answered"]
 _ASKS = _AT["asks_answered"]
 _DUPLICATE, _STALE, _TRUNCATED = _AT["dropped_duplicate"], _AT["dropped_stale"], _AT["dropped_truncated"]
-_AHEAD = _AT["dropped_ahead"]
+_AHEAD, _OVER_LIMIT = _AT["dropped_ahead"], _AT["dropped_over_limit"]
 _WRONG_SIZE, _BAD_HEADER = _AT["dropped_wrong_size"], _AT["dropped_bad_header"]
 _WRONG_SLOT, _WRONG_VERSION = _AT["dropped_wrong_slot"], _AT["dropped_wrong_version"]
 _UNKNOWN_SENDER, _WRONG_JOB, _PORT_FULL = (
@@ -179,6 +181,7 @@ class Switch(NamedTuple):
     spare: Bytes
     scratch: Longs
     tape: Tape
+    flood: Flood
 
 
 switch_at = view_of(Switch)
@@ -631,6 +634,7 @@ def _drop(handle: int, number: int, window: int, slot: int, verdict: int) -> Non
     """Count what was a duplicate, stale, ahead or of another kind than its chunk."""
     switch = switch_at(handle)
     counters = switch.counters[number]
+    switch.flood.state[0]["useless"] += 1
     if verdict == MISFIT:
         counters[_WRONG_SIZE] += 1
         return
@@ -717,9 +721,11 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
     wrong = _check(job, number, memory, at, length)
     if wrong >= 0:
         counters[wrong] += 1
+        switch.flood.state[0]["useless"] += 1
         return
     kind = read_msg_type(memory, at)
     if kind == PROBE:
+        switch.flood.state[0]["useless"] += 1
         _answer_probe(handle, sender, memory, at, length)
         return
     elements = _elements(job, kind)
@@ -754,10 +760,12 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
         _drop(handle, number, window, slot, verdict)
         return
     if verdict in (UNSEEN, WAITING):
+        switch.flood.state[0]["useless"] += 1
         _answer_ask(handle, sender, memory, at, 1 if verdict == WAITING else 0)
         return
     if verdict == RETRANSMIT:
         counters[_RETRANSMITTED] += 1
+        switch.flood.state[0]["useless"] += 1
         switch.by_range[number, slot * RANGES // window, RESENT] += 1
     else:
         counters[_ELEMENTS_ADDED] += elements
@@ -898,6 +906,32 @@ def _prove(handle: int, address: int, port: int, at: int, length: int) -> int:
 
 
 @compiled
+def _accuse(handle: int, address: int, port: int, packets: int) -> None:
+    """Useless packets have come from there; `run` returns when somebody is to be cut off."""
+    switch = switch_at(handle)
+    # What is doubled on purpose is nobody's fault.
+    if switch.state[0]["disturb"] == 0 and accuse(
+        switch.flood, address, port, packets, int(switch.state[0]["now"])
+    ):
+        store_release(switch.flag, 0, 1)
+
+
+@compiled
+def _limit(handle: int, sender: int, tenant: int, length: int, segment: int) -> int:
+    """How many bytes of a message are taken of a tenant; packets beyond its limit are dropped."""
+    switch = switch_at(handle)
+    packets = max(1, -(-length // segment))
+    taken = granted(switch.tables.limits, tenant, packets, int(switch.state[0]["now"]))
+    if taken == packets:
+        return length
+    counters = switch.counters[switch.tables.senders[sender]["job"]]
+    counters[_OVER_LIMIT] += packets - taken
+    counters[_PACKETS_RECEIVED] += packets - taken
+    counters[_BYTES_RECEIVED] += length - taken * segment
+    return taken * segment
+
+
+@compiled
 def take_message(handle: int, address: int, port: int, at: int, length: int, segment: int) -> int:
     """What has come from a socket, `link.rx_memory[at : at + length]`: a packet, or a train of packets of `segment` bytes.
 
@@ -920,17 +954,29 @@ def take_message(handle: int, address: int, port: int, at: int, length: int, seg
         switch.counters[NO_JOB, _PACKETS_RECEIVED] += strangers
         switch.counters[NO_JOB, _BYTES_RECEIVED] += length
         switch.counters[NO_JOB, _UNKNOWN_SENDER] += strangers
+        _accuse(handle, address, port, strangers)
         return strangers
     tables.senders[sender]["last_heard"] = switch.state[0]["now"]
+    tenant = int(tables.jobs[tables.senders[sender]["job"]]["tenant"])
+    between_switches = (
+        tables.senders[sender]["is_switch"] != 0
+    )  # what workers may send is limited where they send it
+    if tenant != 0 and not between_switches:
+        length = _limit(handle, sender, tenant, length, max(segment, 1))
+        if length == 0:
+            return 1
+    switch.flood.state[0]["useless"] = 0
     found, end = 0, at + length
     more = True  # an empty datagram is one, too
     while more:
-        if tables.senders[sender]["is_switch"] != 0 and end - at >= HEADER_BYTES:
+        if between_switches and end - at >= HEADER_BYTES:
             sender = find_switch(tables, sender, read_job(switch.link.rx_memory, at))
         ingress(handle, sender, switch.link.rx_memory, at, min(segment, end - at))
         at += segment
         found += 1
         more = at < end
+    if switch.flood.state[0]["useless"] > 0 and not between_switches:
+        _accuse(handle, address, port, int(switch.flood.state[0]["useless"]))
     return found
 
 
@@ -961,6 +1007,9 @@ def _poll_ring(handle: int, sender: int) -> int:
     head = load_acquire(longs, ring.up_head(worker))
     tail = int(entry["up_tail"])
     count = min(head - tail, _RING_BURST)
+    if job["tenant"] != 0 and count > 0:
+        # The rest waits where it lies.
+        count = granted(switch.tables.limits, int(job["tenant"]), count, int(switch.state[0]["now"]))
     if count <= 0:
         return 0
     entry["last_heard"] = switch.state[0]["now"]
@@ -1018,7 +1067,7 @@ def _sleep(handle: int) -> None:
 
 @compiled
 def run(handle: int, spin_ns: int) -> None:
-    """Forward packets until the flag is set.
+    """Forward packets until the flag is set, or the time of somebody who is cut off is over.
 
     Args:
         handle: of a Switch.
@@ -1029,6 +1078,8 @@ def run(handle: int, spin_ns: int) -> None:
     quiet_since = libc.monotonic_ns(switch.scratch)
     while load_acquire(switch.flag, 0) == 0:
         state["now"] = libc.monotonic_ns(switch.scratch)
+        if 0 < switch.flood.state[0]["until"] <= state["now"]:
+            break
         found = _poll_udp(handle) + _poll_rings(handle)
         _flush_train(handle)
         _flush_rest(handle)

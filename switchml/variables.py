@@ -1,6 +1,6 @@
 """The environment variables, all in one table: what is misspelt is named, and the docs' table is made from it.
 
-`python -m switchml.variables README.md` makes the table there anew: `<!-- table variables --> ... <!-- end -->`.
+`python -m switchml.variables docs/settings.md` makes the table there anew: `<!-- table variables --> ... <!-- end -->`.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ VARIABLES = (
         "SWITCHML_WIRE",
         "wire",
         "what sums of float32, float16 and bfloat16 travel as: `float32`, or rounded to `int16` (half the bytes) or `int8` (a "
-        "quarter); equal on all ranks ([docs](docs/protocol.md#narrow-wires))",
+        "quarter); equal on all ranks ([docs](protocol.md#narrow-wires))",
         "`float32`",
     ),
     Variable(
@@ -95,7 +95,7 @@ VARIABLES = (
         "SWITCHML_CAPTURE",
         "",
         "pcap file for a rank's packets; the job's name and the rank are put before its ending "
-        "([docs](docs/packets.md))",
+        "([docs](packets.md))",
         "none",
     ),
     Variable(
@@ -115,21 +115,21 @@ VARIABLES = (
         "",
         "words with commas between them: `collectives` (each one on rank 0 with bytes, path, time, bandwidth, and a summary), "
         "`summary` (that alone), `all-ranks` (not rank 0 alone), and a level, `debug`, `info`, `warning` or `error` "
-        "([docs](docs/torch.md#what-collectives-do))",
+        "([docs](torch.md#what-collectives-do))",
         "`warning`",
     ),
     Variable(
         "SWITCHML_BACKEND_FOR",
         "",
         "names of backends, `gloo,nccl`, in whose place a script that names them takes this one "
-        "([docs](docs/scripts.md#a-script-that-names-another-backend))",
+        "([docs](scripts.md#a-script-that-names-another-backend))",
         "none",
     ),
     Variable(
         "SWITCHML_DATA_PARALLEL",
         "",
         "`1`: a script that knows nothing of ranks trains on all of them, and the first prints and writes; `every-rank`: all do "
-        "([docs](docs/scripts.md#a-script-that-knows-nothing-of-it))",
+        "([docs](scripts.md#a-script-that-knows-nothing-of-it))",
         "none",
     ),
     Variable(
