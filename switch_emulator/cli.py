@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -110,6 +110,7 @@ class _Options:
     telemetry: bool
     telemetry_host: str
     telemetry_port: int
+    topology: Path | None
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ class _Running:
         udp: address of its data port; "" = none.
         p4runtime: address of its P4Runtime service; "" = none.
         counters: reads them.
+        leaves: of a tree, the addresses where workers join, by name of the switch.
         needed: whether workers still need it.
         ended: whether it has nothing more to do.
     """
@@ -129,6 +131,7 @@ class _Running:
     udp: str
     p4runtime: str
     counters: Callable[[], dict[str, int]]
+    leaves: Mapping[str, str] = field(default_factory=dict)
     needed: Callable[[], bool] = lambda: False
     ended: Callable[[], bool] = lambda: False
 
@@ -216,6 +219,14 @@ def switch_command(
     duplicate: Duplicate = 0.0,
     reorder: Reorder = 0.0,
     seed: Seed = 0,
+    topology: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml",
+            help="Run a tree of native switches, in place of --host, --port and --control-port: [[switch]] with name, data = "
+            "IP[:PORT], below = the name of the switch above, and control = IP[:PORT] where it has workers of its own.",
+        ),
+    ] = None,
     offload: Annotated[
         bool, typer.Option(help="Use UDP segmentation offload where the kernel has it.")
     ] = True,
@@ -254,7 +265,7 @@ def switch_command(
         capture=capture, trace=_traced(trace, trace_job, trace_slot, trace_rank, trace_count),
         loss=loss, duplicate=duplicate, reorder=reorder, seed=seed, offload=offload,
         tls=TlsFiles(tls_cert, tls_key, tls_ca).server(),
-        telemetry=telemetry, telemetry_host=telemetry_host, telemetry_port=telemetry_port,
+        telemetry=telemetry, telemetry_host=telemetry_host, telemetry_port=telemetry_port, topology=topology,
     )  # fmt: skip
     with contextlib.ExitStack() as stack:
         with telling(lambda: _write(announce, {"compiling": True}) if tell_compiling else None):
@@ -274,6 +285,8 @@ def switch_command(
 
 
 def _start(options: _Options) -> contextlib.AbstractContextManager[_Running]:
+    if options.topology is not None:
+        return _tree(options, options.topology)
     if options.pipeline == NATIVE:
         return _native(options)
     if options.interfaces:
@@ -329,6 +342,46 @@ def _native(options: _Options) -> Iterator[_Running]:
             *(emulator.control_address, emulator.udp_address, p4runtime, emulator.counters),
             needed=emulator.controller.needed,
         )
+
+
+@contextlib.contextmanager
+def _tree(options: _Options, file: Path) -> Iterator[_Running]:
+    from switchml.control.topology import read_topology
+    from switchml.switch_emulator.faults import Faults, new_faults
+    from switchml.switch_emulator.switch_tree import EmulatedTree
+
+    if (
+        options.pipeline != NATIVE
+        or options.interfaces
+        or options.capture
+        or options.p4runtime_port is not None
+    ):
+        raise UsageError(
+            "--topology runs native switches in this process: leave out --pipeline, -i, --capture and --p4runtime-port"
+        )
+
+    def faults(number: int) -> Faults:
+        return new_faults(
+            loss=options.loss,
+            duplicate=options.duplicate,
+            reorder=options.reorder,
+            seed=options.seed + number,
+        )
+
+    with (
+        EmulatedTree(
+            read_topology(file),
+            token=options.token,
+            lease=options.lease,
+            faults=faults,
+            offload=options.offload,
+            tls=options.tls,
+        ) as tree,
+        _publish(tree.controller, next(iter(tree.control_addresses.values())), options),
+    ):
+        leaves = tree.control_addresses
+        control = next(iter(leaves.values()))
+        yield _Running(control, "", "", tree.counters, leaves=leaves, needed=tree.controller.needed)
 
 
 def _publish(
@@ -467,15 +520,22 @@ def _tell(line: str) -> None:
 
 def _announce(where: str, switch: _Running) -> None:
     if not where:
+        leaves = " or ".join(f"{address} ({name})" for name, address in switch.leaves.items())
         ready = {
-            "workers join at": switch.control,
+            "workers join at": leaves or switch.control,
             "packets go to UDP": switch.udp,
             "P4Runtime is at": switch.p4runtime,
         }
         said = ", ".join(f"{what} {address}" for what, address in ready.items() if address)
         print(f"switch ready: {said or 'frames are forwarded'}; Ctrl-C ends it", flush=True)
         return
-    line = {"control": switch.control, "udp": switch.udp, "p4runtime": switch.p4runtime, "pid": os.getpid()}
+    line = {
+        "control": switch.control,
+        "leaves": dict(switch.leaves),
+        "udp": switch.udp,
+        "p4runtime": switch.p4runtime,
+        "pid": os.getpid(),
+    }
     _write(where, {name: value for name, value in line.items() if value})
 
 

@@ -365,7 +365,7 @@ class EmulatorTarget(SwitchTarget):
 
     def _add_job(self, program: JobProgram) -> None:
         tables, number = self._switch.tables, program.job_number
-        if np.count_nonzero(tables.senders["used"] == 0) < len(program.workers):
+        if np.count_nonzero(tables.senders["used"] == 0) < len(program.workers) + (program.above is not None):
             raise _no_room_for_workers()
         self._reserve(program, len(program.workers))
         if program.multicast_group:
@@ -375,6 +375,8 @@ class EmulatorTarget(SwitchTarget):
             tables.limits[program.tenant]["rate"] = program.packets_per_second
         for worker in program.workers:
             self._add_sender(number, worker)
+        if program.above is not None:
+            self._add_above(number, *program.above)
         self._list_workers(number)
         self._switch.counters[number] = 0
         self._switch.by_range[number] = 0
@@ -434,6 +436,7 @@ class EmulatorTarget(SwitchTarget):
         entry["size"], entry["elements"], entry["sums"] = size_code(program.payload), elements, room
         entry["window"], entry["pool_base"], entry["sums_base"] = program.window, program.pool_base, sums
         entry["workers"], entry["shm_workers"], entry["copies"] = world_size, len(shared), copies
+        entry["parts"] = world_size + (program.above is not None)
         entry["region"], entry["region_bytes"] = region, layout.total_bytes if shared else 0
         tables.groups[number] = new_records(SocketAddress, 1)[0]
         if shared:
@@ -446,23 +449,43 @@ class EmulatorTarget(SwitchTarget):
         self._sums[number] = sums
         self._jobs[number] = program
 
-    def _add_sender(self, number: int, worker: WorkerProgram) -> None:
-        """Make a worker known, in a free place of the senders."""
+    def _new_sender(self, number: int, worker: int) -> int:
+        """A free place of the senders."""
         tables = self._switch.tables
         index = int(np.flatnonzero(tables.senders["used"] == 0)[0])
         tables.senders[index] = new_records(Sender, 1)[0]
         sender = tables.senders[index]
-        sender["used"], sender["job"], sender["worker"] = 1, number, worker.rank
+        sender["used"], sender["job"], sender["worker"] = 1, number, worker
+        return index
+
+    def _name_sender(self, index: int, address: str, port: int) -> None:
+        tables, name = self._switch.tables, socket_address(address, port)[0]
+        tables.senders[index]["address"], tables.senders[index]["port"] = name["address"], name["port"]
+        tables.names[index] = name
+
+    def _add_above(self, number: int, address: str, port: int) -> None:
+        """Make the switch above known."""
+        tables = self._switch.tables
+        index = self._new_sender(number, int(tables.jobs[number]["workers"]))
+        tables.senders[index]["above"] = tables.senders[index]["is_switch"] = 1
+        self._name_sender(index, address, port)
+        tables.jobs[number]["above"] = index + 1
+
+    def _add_sender(self, number: int, worker: WorkerProgram) -> None:
+        """Make a worker or a switch below known."""
+        tables = self._switch.tables
+        index = self._new_sender(number, worker.rank)
+        sender, ranks = tables.senders[index], worker.ranks or (worker.rank,)
+        sender["ranks"], sender["is_switch"] = len(ranks), worker.is_switch
         tables.members[number * MAX_WORKERS + worker.rank] = index
+        tables.by_rank[[number * MAX_WORKERS + rank for rank in ranks]] = index
         if worker.transport == "shm":
             sender["shm"] = 1
             self._tickets[worker.ticket] = index
             return
         if worker.ticket:
             sender["claim"], sender["challenge"] = secret_of_ticket(worker.ticket), new_secret()
-        name = socket_address(worker.address, worker.port)[0]
-        sender["address"], sender["port"] = name["address"], name["port"]
-        tables.names[index] = name
+        self._name_sender(index, worker.address, worker.port)
 
     def _remove_sender(self, number: int, rank: int) -> None:
         tables = self._switch.tables
@@ -471,6 +494,8 @@ class EmulatorTarget(SwitchTarget):
             tables.senders[index]["used"] = 0
             tables.senders[index]["attached"] = 0
             tables.members[number * MAX_WORKERS + rank] = -1
+            of_job = tables.by_rank[number * MAX_WORKERS : (number + 1) * MAX_WORKERS]
+            of_job[of_job == index] = -1
 
     def _list_workers(self, number: int) -> None:
         """Bring what is derived from a job's members up to date."""
@@ -523,6 +548,8 @@ class EmulatorTarget(SwitchTarget):
         entry = tables.jobs[number]
         for rank in range(int(entry["workers"])):
             self._remove_sender(number, rank)
+        if entry["above"]:
+            tables.senders[int(entry["above"]) - 1]["used"] = 0
         self._tickets = {t: index for t, index in self._tickets.items() if tables.senders[index]["used"]}
         index_senders(tables)
         self._elements.release(self._sums.pop(number))

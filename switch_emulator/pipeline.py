@@ -7,6 +7,7 @@ from typing import Annotated, NamedTuple, TypedDict, cast
 import numpy as np
 import numpy.typing as npt
 
+from switchml.aggregation.racks import BUT_ONE, FIRST_WORKER, RISES, TO_ONE, judge, rising, take_result
 from switchml.aggregation.slot_machine import (
     AHEAD,
     COMPLETE,
@@ -46,6 +47,7 @@ from switchml.protocol.header_access import (
     read_to_one,
     read_tsi,
     read_version,
+    set_but_one,
     set_exponents,
     set_kind,
 )
@@ -74,6 +76,7 @@ from switchml.switch_emulator.tables import (
     count_address,
     find_claim,
     find_sender,
+    find_switch,
     granted,
     job_layout,
     member,
@@ -513,13 +516,14 @@ def _elements(job: Job, kind: int) -> int:
 
 
 @inlined
-def _apply(verdict: int, kind: int, packet: Bytes, sums: Words, out: Bytes) -> int:
+def _apply(verdict: int, kind: int, packet: Bytes, shift: int, sums: Words, out: Bytes) -> int:
     """Do to the elements of a packet what the verdict says; by how many bits a narrow result is shifted.
 
     Args:
         verdict: of the slot machine.
         kind: message type.
         packet: its payload.
+        shift: bits by which its lanes are shifted.
         sums: of the copy, one an element.
         out: takes the result's where one leaves.
     """
@@ -528,8 +532,8 @@ def _apply(verdict: int, kind: int, packet: Bytes, sums: Words, out: Bytes) -> i
         apply(verdict, packet.view(np.uint32), sums, out.view(np.uint32))
         return 0
     if bits == 16:
-        return apply_lanes(verdict, packet.view(np.uint16), sums, out.view(np.uint16))
-    return apply_lanes(verdict, packet, sums, out)
+        return apply_lanes(verdict, packet.view(np.uint16), shift, sums, out.view(np.uint16))
+    return apply_lanes(verdict, packet, shift, sums, out)
 
 
 @compiled
@@ -539,6 +543,7 @@ def _write_result(
     verdict: int,
     index: int,
     first: int,
+    shift: int,
     length: int,
     memory: Bytes,
     at: int,
@@ -549,13 +554,17 @@ def _write_result(
     """Apply the verdict on the packet `memory[at:end]` and write the result, `length` bytes, at `out[place:]`."""
     switch = switch_at(handle)
     kind = int(switch.pool.slots[index]["kind"])
-    _write_header(handle, index, kind, LANE_BITS[kind] > 0, memory, at, out, place)
+    narrow_e1, apart = 0, LANE_BITS[kind] > 0
+    if job["above"] != 0:
+        # What has come from above is shifted already, and may be a header because others get the elements.
+        narrow_e1, apart = int(switch.pool.slots[index]["e1"]), apart or switch.pool.slots[index]["ways"] != 0
+    _write_header(handle, index, kind, apart, memory, at, out, place)
     elements = _elements(job, kind)
     if elements > 0:
         packet, result = memory[at + HEADER_BYTES : end], out[place + HEADER_BYTES : place + length]
-        shift = _apply(verdict, kind, packet, switch.pool.sums[first : first + elements], result)
+        by = _apply(verdict, kind, packet, shift, switch.pool.sums[first : first + elements], result)
         if LANE_BITS[kind] < 32:
-            set_exponents(out, place, int(switch.pool.slots[index]["e0"]), shift)
+            set_exponents(out, place, int(switch.pool.slots[index]["e0"]), narrow_e1 + by)
 
 
 @compiled
@@ -621,6 +630,81 @@ def _check(job: Job, number: int, memory: Bytes, at: int, length: int) -> int:
 
 
 @compiled
+def _drop(handle: int, number: int, window: int, slot: int, verdict: int) -> None:
+    """Count what was a duplicate, stale, ahead or of another kind than its chunk."""
+    switch = switch_at(handle)
+    counters = switch.counters[number]
+    switch.flood.state[0]["useless"] += 1
+    if verdict == MISFIT:
+        counters[_WRONG_SIZE] += 1
+        return
+    counters[_DUPLICATE if verdict == DUPLICATE else _STALE if verdict == STALE else _AHEAD] += 1
+    switch.by_range[number, slot * RANGES // window, DROPPED] += 1
+
+
+@compiled
+def _pass_on(handle: int, sender: int, memory: Bytes, at: int) -> None:
+    """Send a header on as it is."""
+    copy_bytes(memory[at : at + HEADER_BYTES], switch_at(handle).spare[:HEADER_BYTES])
+    _deliver_spare(handle, sender, _START, HEADER_BYTES)
+
+
+@compiled
+def _rise(
+    handle: int, job: Job, verdict: int, index: int, first: int, shift: int, memory: Bytes, at: int, end: int
+) -> None:
+    """Send what the verdict on the packet `memory[at:end]` says to the switch above."""
+    switch = switch_at(handle)
+    above, copy = int(job["above"]) - 1, switch.pool.slots[index]
+    if verdict == WAITING + RISES:
+        _pass_on(handle, above, memory, at)
+        return
+    kind = int(copy["kind"])
+    copy["ways"] = TO_ONE if read_to_one(memory, at) != 0 else BUT_ONE if read_but_one(memory, at) != 0 else 0
+    elements, length = _elements(job, kind), HEADER_BYTES
+    _write_header(handle, index, kind, True, memory, at, switch.spare, _START)
+    if elements > 0:
+        length += 4 * int(job["elements"])
+        packet, sums = memory[at + HEADER_BYTES : end], switch.pool.sums[first : first + elements]
+        by = _apply(verdict, kind, packet, shift, sums, switch.spare[HEADER_BYTES:length])
+        if LANE_BITS[kind] < 32:
+            # `e1` says by how much, and nobody is named: results of narrow lanes all come down.
+            set_kind(switch.spare, _START, kind, 0, read_size(memory, at))
+            clear_but_one(switch.spare, _START)
+            set_exponents(switch.spare, _START, int(copy["e0"]), by)
+    _deliver_spare(handle, above, _START, length)
+
+
+@compiled
+def _take_from_above(handle: int, number: int, index: int, memory: Bytes, at: int) -> int:
+    """The verdict on a packet from the switch above: FRESH + COMPLETE on a result, whose bits then are what those below sent.
+
+    What it says to a question goes down, and the rest is counted.
+    """
+    switch = switch_at(handle)
+    slots, job = switch.pool.slots, switch.tables.jobs[number]
+    rack, tsi, kind = int(job["workers"]), read_tsi(memory, at), read_msg_type(memory, at)
+    if kind == ASK:
+        verdict = judge(slots, index, rack, tsi)
+        if verdict == COMPLETE:
+            switch.counters[number, _ASKS] += 1
+            _pass_on(handle, member(switch.tables, number, FIRST_WORKER), memory, at)
+            return WAITING
+    else:
+        ways = TO_ONE if read_to_one(memory, at) != 0 else BUT_ONE if read_but_one(memory, at) != 0 else 0
+        verdict = take_result(slots, index, rack, tsi, kind, ways, read_e0(memory, at), read_e1(memory, at))
+        if verdict >= COMPLETE:
+            told = int(slots[index]["ways"])
+            set_kind(memory, at, kind, 1 if told == TO_ONE else 0, int(job["size"]))
+            clear_but_one(memory, at)
+            if told == BUT_ONE:
+                set_but_one(memory, at)
+            return verdict
+    _drop(handle, number, int(job["window"]), read_slot(memory, at), verdict)
+    return verdict
+
+
+@compiled
 def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> None:
     """One packet of a known worker, whole: `memory[at : at + length]`."""
     switch = switch_at(handle)
@@ -630,6 +714,10 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
     counters = switch.counters[number]
     counters[_PACKETS_RECEIVED] += 1
     counters[_BYTES_RECEIVED] += length
+    above = tables.senders[sender]["above"] != 0
+    if above and length >= HEADER_BYTES and read_size(memory, at) == job["size"] ^ ASKED:
+        # Answers a question, which nobody below needs to know: it goes to all.
+        set_kind(memory, at, read_msg_type(memory, at), read_to_one(memory, at), int(job["size"]))
     wrong = _check(job, number, memory, at, length)
     if wrong >= 0:
         counters[wrong] += 1
@@ -644,27 +732,37 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
     slot, version, tsi = read_slot(memory, at), read_version(memory, at), read_tsi(memory, at)
     e0, e1 = read_e0(memory, at), read_e1(memory, at)
     index = 2 * (int(job["pool_base"]) + slot) + version
-    worker, workers, window = int(tables.senders[sender]["worker"]), int(job["workers"]), int(job["window"])
-    if kind == ASK:
-        verdict = inquire(switch.pool.slots, index, worker, workers, tsi)
+    worker, parts, window = int(tables.senders[sender]["worker"]), int(job["parts"]), int(job["window"])
+    first = int(job["sums_base"]) + (2 * slot + version) * int(job["sums"])
+    shift = 0
+    if above:
+        rank = int(switch.pool.slots[index]["e1"])
+        verdict = _take_from_above(handle, number, index, memory, at)
+        if verdict < COMPLETE:
+            return
+        e1, elements = rank, 0
+    elif kind == ASK:
+        verdict = inquire(switch.pool.slots, index, worker, parts, tsi)
     elif job["paper"] != 0:
-        verdict = admit_paper(switch.pool.slots, index, worker, workers, window, tsi, kind, e0, e1)
+        verdict = admit_paper(switch.pool.slots, index, worker, parts, window, tsi, kind, e0, e1)
     else:
-        verdict = admit(switch.pool.slots, index, worker, workers, window, tsi, kind, e0, e1)
-    if verdict in (DUPLICATE, STALE, AHEAD):
-        counters[_DUPLICATE if verdict == DUPLICATE else _STALE if verdict == STALE else _AHEAD] += 1
-        switch.by_range[number, slot * RANGES // window, DROPPED] += 1
-        switch.flood.state[0]["useless"] += 1
-        return
-    if verdict == MISFIT:
-        counters[_WRONG_SIZE] += 1
-        switch.flood.state[0]["useless"] += 1
+        verdict = admit(switch.pool.slots, index, worker, parts, window, tsi, kind, e0, e1)
+    if tables.senders[sender]["is_switch"] != 0 and not above:
+        shift = e1 & 31
+    if job["above"] != 0 and not above:
+        verdict = rising(switch.pool.slots, index, worker, int(job["workers"]), verdict)
+        if verdict >= RISES:
+            if verdict not in (WAITING + RISES, RETRANSMIT + RISES):
+                counters[_ELEMENTS_ADDED] += elements
+            _rise(handle, job, verdict, index, first, shift, memory, at, at + length)
+            return
+    if verdict in (DUPLICATE, STALE, AHEAD, MISFIT):
+        _drop(handle, number, window, slot, verdict)
         return
     if verdict in (UNSEEN, WAITING):
         switch.flood.state[0]["useless"] += 1
         _answer_ask(handle, sender, memory, at, 1 if verdict == WAITING else 0)
         return
-    first = int(job["sums_base"]) + (2 * slot + version) * int(job["sums"])
     if verdict == RETRANSMIT:
         counters[_RETRANSMITTED] += 1
         switch.flood.state[0]["useless"] += 1
@@ -677,14 +775,16 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
     elif verdict != RETRANSMIT:
         if elements > 0:
             packet = memory[at + HEADER_BYTES : at + length]
-            _apply(verdict, kind, packet, switch.pool.sums[first : first + elements], packet)
+            _apply(verdict, kind, packet, shift, switch.pool.sums[first : first + elements], packet)
         return
     answer = HEADER_BYTES
     apart, but_one = False, read_but_one(memory, at) != 0
     if LANE_BITS[switch.pool.slots[index]["kind"]] > 0:
         answer += 4 * int(job["elements"])
         apart = but_one or read_to_one(memory, at) != 0
-    named = member(tables, number, e1 & 0xFF) if apart and e1 & 0xFF < workers else _NOBODY
+    named = int(tables.by_rank[number * MAX_WORKERS + (e1 & 0xFF)]) if apart else _NOBODY
+    if but_one and named >= 0 and tables.senders[named]["ranks"] > 1:
+        named = _NOBODY  # the others below it want the elements
     if apart and not everyone and (sender == named) == but_one:
         _write_header(handle, index, ABSENT, True, memory, at, switch.spare, _START)
         _deliver_spare(handle, sender, _START, HEADER_BYTES)
@@ -694,7 +794,9 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
         _write_header(handle, index, ABSENT, True, memory, at, switch.spare, _PERMISSION)
     disturbed = switch.state[0]["emit_disturbed"]
     if disturbed != 0 or (apart and everyone):
-        _write_result(handle, job, verdict, index, first, answer, memory, at, end, switch.spare, _START)
+        _write_result(
+            handle, job, verdict, index, first, shift, answer, memory, at, end, switch.spare, _START
+        )
         if disturbed == 0:
             _emit_apart(handle, job, number, answer, but_one, named)
         elif everyone:
@@ -707,7 +809,7 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
     if udp:
         place = _udp_room(handle, number if everyone else _SINGLE + sender, answer)
         _write_result(
-            handle, job, verdict, index, first, answer, memory, at, end, switch.link.tx_memory, place
+            handle, job, verdict, index, first, shift, answer, memory, at, end, switch.link.tx_memory, place
         )
         if shm:
             copy = _ring_room(handle, job, number, ring.EVERYONE, answer)
@@ -716,9 +818,13 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
         return
     place = _ring_room(handle, job, number, ring.EVERYONE if everyone else worker, answer)
     if place >= 0:
-        _write_result(handle, job, verdict, index, first, answer, memory, at, end, switch.fabric, place)
+        _write_result(
+            handle, job, verdict, index, first, shift, answer, memory, at, end, switch.fabric, place
+        )
     else:
-        _write_result(handle, job, verdict, index, first, answer, memory, at, end, switch.spare, _START)
+        _write_result(
+            handle, job, verdict, index, first, shift, answer, memory, at, end, switch.spare, _START
+        )
 
 
 @compiled
@@ -852,7 +958,10 @@ def take_message(handle: int, address: int, port: int, at: int, length: int, seg
         return strangers
     tables.senders[sender]["last_heard"] = switch.state[0]["now"]
     tenant = int(tables.jobs[tables.senders[sender]["job"]]["tenant"])
-    if tenant != 0:
+    between_switches = (
+        tables.senders[sender]["is_switch"] != 0
+    )  # what workers may send is limited where they send it
+    if tenant != 0 and not between_switches:
         length = _limit(handle, sender, tenant, length, max(segment, 1))
         if length == 0:
             return 1
@@ -860,11 +969,13 @@ def take_message(handle: int, address: int, port: int, at: int, length: int, seg
     found, end = 0, at + length
     more = True  # an empty datagram is one, too
     while more:
+        if between_switches and end - at >= HEADER_BYTES:
+            sender = find_switch(tables, sender, read_job(switch.link.rx_memory, at))
         ingress(handle, sender, switch.link.rx_memory, at, min(segment, end - at))
         at += segment
         found += 1
         more = at < end
-    if switch.flood.state[0]["useless"] > 0:
+    if switch.flood.state[0]["useless"] > 0 and not between_switches:
         _accuse(handle, address, port, int(switch.flood.state[0]["useless"]))
     return found
 

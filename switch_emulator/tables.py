@@ -32,7 +32,10 @@ class Sender(TypedDict):
     address: Int64  # as in SocketAddress
     port: Int64
     job: Int64
-    worker: Int64
+    worker: Int64  # its number; of the switch above the one behind the others'
+    ranks: Int64  # of the job, that it is or that are below it
+    is_switch: Int64  # 1: below this one or above it, for as many jobs as it may be
+    above: Int64  # 1: the switch above
     claim: Int64  # secret of its join, as long as nothing shows that it is at its address; 0: it counts
     challenge: Int64  # what a packet from there has to carry, then
     last_heard: Int64  # ns; 0: never
@@ -43,7 +46,9 @@ class Job(TypedDict):
     """One job: where its slots lie and how its results leave."""
 
     used: Int64
-    workers: Int64
+    workers: Int64  # or switches, below this one
+    parts: Int64  # of a complete chunk: `workers`, and one more where a switch is above
+    above: Int64  # sender number of the switch above + 1; 0: none
     paper: Int64
     any_number: Int64  # 1: packets carry job numbers of the workers' own
     size: Int64  # the header's size code
@@ -83,7 +88,8 @@ class Tables(NamedTuple):
         names: by sender.
         unicast: MAX_WORKERS a job, its UDP workers in a row.
         groups: by job.
-        members: MAX_WORKERS a job, sender numbers by rank.
+        members: MAX_WORKERS a job, sender numbers by number of the worker.
+        by_rank: the same by rank, which is another number where switches are below each other.
         rings: senders that use shared memory, the first `ring_count[0]`.
         ring_count: of one.
         limits: by tenant.
@@ -97,6 +103,7 @@ class Tables(NamedTuple):
     unicast: Records[SocketAddress]
     groups: Records[SocketAddress]
     members: npt.NDArray[np.int64]
+    by_rank: npt.NDArray[np.int64]
     rings: npt.NDArray[np.int64]
     ring_count: npt.NDArray[np.int64]
     limits: Records[Limit]
@@ -112,6 +119,7 @@ def new_tables() -> Tables:
         new_records(SocketAddress, MAX_SENDERS),
         new_records(SocketAddress, MAX_JOBS * MAX_WORKERS),
         new_records(SocketAddress, MAX_JOBS),
+        np.full(MAX_JOBS * MAX_WORKERS, -1, np.int64),
         np.full(MAX_JOBS * MAX_WORKERS, -1, np.int64),
         np.zeros(MAX_SENDERS, np.int64),
         np.zeros(1, np.int64),
@@ -144,9 +152,9 @@ def granted(limits: Records[Limit], tenant: int, packets: int, now: int) -> int:
 
 
 @compiled
-def member(tables: Tables, job: int, rank: int) -> int:
-    """The sender number of a rank of a job, or -1."""
-    return int(tables.members[job * MAX_WORKERS + rank])
+def member(tables: Tables, job: int, worker: int) -> int:
+    """The sender number of a worker of a job, or -1."""
+    return int(tables.members[job * MAX_WORKERS + worker])
 
 
 @compiled
@@ -165,6 +173,20 @@ def find_sender(tables: Tables, address: int, port: int) -> int:
             return number
         bucket = (bucket + 1) % _BUCKETS
     return -1
+
+
+@compiled
+def find_switch(tables: Tables, sender: int, job: int) -> int:
+    """The sender of that job which has the address and port of `sender`, a switch; itself where there is none."""
+    wanted = tables.senders[sender]
+    bucket = _bucket(int(wanted["address"]), int(wanted["port"]))
+    while tables.buckets[bucket] != 0:
+        number = int(tables.buckets[bucket]) - 1
+        found = tables.senders[number]
+        if found["job"] == job and found["address"] == wanted["address"] and found["port"] == wanted["port"]:
+            return number
+        bucket = (bucket + 1) % _BUCKETS
+    return sender
 
 
 @compiled

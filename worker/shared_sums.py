@@ -90,15 +90,15 @@ def _give_block(window: Window, slot: int, chunk: int, sums: Words, lanes: Bytes
         wide = lanes.view(np.uint16)
         quantize_lanes(block, wide, exponent, seed, first)
         if adds:
-            add_lanes(wide, values)
+            add_lanes(wide, 0, values)
         else:
-            take_lanes(wide, values)
+            take_lanes(wide, 0, values)
     else:
         quantize_lanes(block, lanes, exponent, seed, first)
         if adds:
-            add_lanes(lanes, values)
+            add_lanes(lanes, 0, values)
         else:
-            take_lanes(lanes, values)
+            take_lanes(lanes, 0, values)
 
 
 @compiled

@@ -69,17 +69,27 @@ def _put(lanes: Any, i: int, value: Any) -> None:
 
 
 @compiled
-def take_lanes(lanes: Any, sums: Sums) -> None:
-    """Take a packet's lanes as the sums."""
+def take_lanes(lanes: Any, shift: int, sums: Sums) -> None:
+    """Take a packet's lanes, which are shifted right by so many bits, as the sums."""
+    if shift == 0:  # a worker's: without the shift a fifth faster
+        for i in range(sums.size):
+            sums[i] = _widened(lanes, i)
+        return
+    by = np.int32(shift)
     for i in range(sums.size):
-        sums[i] = _widened(lanes, i)
+        sums[i] = _widened(lanes, i) << by
 
 
 @compiled
-def add_lanes(lanes: Any, sums: Sums) -> None:
-    """Add a packet's lanes to the sums."""
+def add_lanes(lanes: Any, shift: int, sums: Sums) -> None:
+    """Add a packet's lanes, which are shifted right by so many bits, to the sums."""
+    if shift == 0:
+        for i in range(sums.size):
+            sums[i] += _widened(lanes, i)
+        return
+    by = np.int32(shift)
     for i in range(sums.size):
-        sums[i] += _widened(lanes, i)
+        sums[i] += _widened(lanes, i) << by
 
 
 @compiled

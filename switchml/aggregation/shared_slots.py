@@ -49,7 +49,7 @@ Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint32]
 Longs = npt.NDArray[np.int64]
 
-FORMAT = 2
+FORMAT = 3
 """Of the layout: to be raised with every change of it, of SlotCopy or of the counters."""
 
 ROW_WORDS = 1 << 15

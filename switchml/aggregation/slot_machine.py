@@ -71,6 +71,7 @@ class SlotCopy(TypedDict):
     e0: Int8
     e1: Int8
     used: UInt8  # 0 until the first packet
+    ways: UInt8  # below another switch: whom the elements are for, see racks.py
     seen: Annotated[npt.NDArray[np.uint64], (_SEEN_WORDS,)]  # a bit per worker
 
 
@@ -133,6 +134,15 @@ def _flip_seen(slots: Records[SlotCopy], index: int, worker: int) -> None:
 
 
 @compiled
+def mark_seen(slots: Records[SlotCopy], index: int, worker: int) -> int:
+    """Bring a worker that the copy's bitmap has not into it; how many it has then."""
+    _flip_seen(slots, index, worker)
+    count = int(slots[index]["seen_count"]) + 1
+    slots[index]["seen_count"] = count
+    return count
+
+
+@compiled
 def _start(slots: Records[SlotCopy], index: int, tsi: int, kind: int, e0: int, e1: int) -> None:
     slots[index]["used"] = 1
     slots[index]["stamp"] = tsi
@@ -142,7 +152,8 @@ def _start(slots: Records[SlotCopy], index: int, tsi: int, kind: int, e0: int, e
 
 
 @compiled
-def _fits(slots: Records[SlotCopy], index: int, kind: int) -> bool:
+def fits(slots: Records[SlotCopy], index: int, kind: int) -> bool:
+    """Whether a packet of that type may be of the copy's chunk."""
     chunk = int(slots[index]["kind"])
     if kind == ABSENT or chunk == ABSENT:
         return kind != EXPONENTS and chunk != EXPONENTS
@@ -204,14 +215,11 @@ def admit(
         return STALE
     elif is_seen(slots, index, worker):
         return RETRANSMIT if int(slots[index]["seen_count"]) == workers else DUPLICATE
-    elif not _fits(slots, index, kind):
+    elif not fits(slots, index, kind):
         return MISFIT
     else:
         verdict = _join(slots, index, kind, e0, e1)
-    _flip_seen(slots, index, worker)
-    count = int(slots[index]["seen_count"]) + 1
-    slots[index]["seen_count"] = count
-    return verdict + COMPLETE if count == workers else verdict
+    return verdict + COMPLETE if mark_seen(slots, index, worker) == workers else verdict
 
 
 @compiled
@@ -243,7 +251,7 @@ def admit_paper(
     count = int(slots[index]["seen_count"])
     if is_seen(slots, index, worker):
         return RETRANSMIT if count == 0 else DUPLICATE
-    if count != 0 and not _fits(slots, index, kind):
+    if count != 0 and not fits(slots, index, kind):
         return MISFIT
     _flip_seen(slots, index, worker)
     other = index ^ 1
@@ -288,8 +296,15 @@ def apply(verdict: int, packet: Words, sums: Words, out: Words) -> None:
 
 
 @compiled
-def apply_lanes(verdict: int, packet: Any, sums: Words, out: Any) -> int:
+def apply_lanes(verdict: int, packet: Any, shift: int, sums: Words, out: Any) -> int:
     """As `apply`, for narrow lanes (aggregate.py): sums are kept whole, and rounded into lanes whenever a result leaves.
+
+    Args:
+        verdict: of `admit`.
+        packet: its lanes.
+        shift: bits by which they are shifted right: sums of a rack are, not a worker's.
+        sums: of the copy.
+        out: as of `apply`.
 
     Returns:
         By how many bits the result is shifted; 0 when none leaves.
@@ -298,11 +313,11 @@ def apply_lanes(verdict: int, packet: Any, sums: Words, out: Any) -> int:
     action = verdict % COMPLETE
     if packet.size > 0:
         if action in (FRESH, FIRST):
-            take_lanes(packet, values)
+            take_lanes(packet, shift, values)
         elif action == ADDED:
-            add_lanes(packet, values)
+            add_lanes(packet, shift, values)
     if out.size == 0 or (verdict < COMPLETE and action != RETRANSMIT):
         return 0
-    shift = shift_of(values, 8 * out.itemsize)
-    emit_lanes(values, out, shift)
-    return shift
+    by = shift_of(values, 8 * out.itemsize)
+    emit_lanes(values, out, by)
+    return by

@@ -30,6 +30,7 @@ _VERDICTS = (
     "WAITING",
 )
 _COLUMNS = (
+    "racks",
     "workers",
     "window",
     "chunks",
@@ -47,7 +48,9 @@ _COLUMNS = (
 
 
 def check(
-    workers: Annotated[int | None, typer.Option(help="Ranks of the job. [default: 2]")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Ranks of the job, or of each rack. [default: 2]")
+    ] = None,
     window: Annotated[int | None, typer.Option(help="Slots, a power of two. [default: 1]")] = None,
     chunks: Annotated[
         str | None, typer.Option(metavar="N[,N...]", help="Chunks of each tensor. [default: 4]")
@@ -96,6 +99,13 @@ def check(
             "it says all can finish, though nothing is sent again on suspicion. Not with --paper.",
         ),
     ] = False,
+    racks: Annotated[
+        int | None,
+        typer.Option(help="Racks with a switch each, below another switch. [default: 0, one switch for all]"),
+    ] = None,
+    levels: Annotated[
+        int, typer.Option(help="Levels of switches, where there are --racks: so many below each.")
+    ] = 2,
     paper: Annotated[
         bool, typer.Option("--paper", help="The published slot machine, without stamps: finds its wrong sum.")
     ] = False,
@@ -127,7 +137,9 @@ def check(
     if limit < 1 or (retransmissions is not None and retransmissions < 0):
         raise UsageError("--limit and --retransmissions take numbers from 1 and from 0")
     switches = (sparse or None, to_one or None, but_one or None, asks or None)
-    chosen = (workers, window, chunks, kind, retransmissions, start, in_flight, *switches)
+    chosen = (workers, window, chunks, kind, retransmissions, start, in_flight, racks, *switches)
+    if script is not None and racks:
+        raise UsageError("--script takes what one switch is given and answers, not with --racks")
     if script is not None and chosen == (None,) * len(chosen) and not paper:
         raise UsageError(
             "--script takes the violation of one search: say which, --paper --chunks 3 for example"
@@ -156,6 +168,8 @@ def check(
                 but_one=but_one,
                 in_flight=_numbers("--in-flight", in_flight or "0"),
                 asks=asks,
+                racks=racks or 0,
+                levels=levels,
             )
         ]
     with orderly_end():
@@ -200,6 +214,13 @@ def _usual() -> Iterator[Configuration]:
     yield Configuration(chunks=(4,), but_one=True, asks=True)
     yield Configuration(window=2, chunks=(2,), asks=True, in_flight=(1,))
     yield Configuration(chunks=(3,), retransmissions=2, asks=True)
+    yield Configuration(racks=2, chunks=(4,))
+    yield Configuration(racks=2, workers=1, window=2, chunks=(2,))
+    yield Configuration(racks=2, chunks=(4,), sparse=True, to_one=True)
+    yield Configuration(racks=2, chunks=(4,), but_one=True)
+    yield Configuration(racks=2, workers=1, levels=3, chunks=(2,))
+    yield Configuration(racks=2, workers=1, chunks=(2,), retransmissions=1)
+    yield Configuration(racks=2, workers=1, chunks=(2,), asks=True)
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:
@@ -255,6 +276,7 @@ def _cells(finding: Finding) -> tuple[str, ...]:
     shown = as_dict(finding)
     resent = shown["retransmissions"]
     return (
+        " x ".join([str(shown["racks"])] * (shown["levels"] - 1)) if shown["racks"] else "-",
         str(shown["workers"]),
         str(shown["window"]),
         ",".join(map(str, shown["chunks"])),
@@ -277,6 +299,8 @@ def as_dict(finding: Finding) -> dict[str, Any]:
 
     configuration = finding.configuration
     return {
+        "racks": configuration.racks,
+        "levels": configuration.levels if configuration.racks else 1,
         "workers": configuration.workers,
         "window": configuration.window,
         "chunks": list(configuration.chunks),
@@ -320,6 +344,7 @@ def described(finding: Finding) -> list[str]:
 
 def _sentence(step: Step) -> str:
     from switchml.aggregation import slot_machine
+    from switchml.aggregation.racks import RISES
     from switchml.protocol.header import parse_header
     from switchml.protocol.messages import ASK
 
@@ -334,11 +359,15 @@ def _sentence(step: Step) -> str:
                 f"worker {step.rank} hears that its packet of {place} has {'' if header.e0 else 'not '}come"
             )
         return f"worker {step.rank} gets the result of {place}"
-    answers = ["" if to is None else f" to worker {to}" for to, _ in step.sent]
-    bare = answers and parse_header(step.sent[0][1]).msg_type == ASK
-    leaves = f", and {'the answer' if bare else 'a result'} leaves{answers[0]}" if answers else ""
+    switch, whose, to = step.names
+    bare = step.sent and parse_header(step.sent[0][1]).msg_type == ASK
+    leaves = ""
+    if step.verdict >= RISES:
+        leaves = f", and {'the question' if bare else 'a packet'} goes up to {to}"
+    elif step.sent:
+        leaves = f", and {'the answer' if bare else 'a result'} leaves{to and f' to {to}'}"
     verdict = next(
         name for name in _VERDICTS if getattr(slot_machine, name) == step.verdict % slot_machine.COMPLETE
     )
-    came = f"worker {step.rank}'s {'question' if asked else 'packet'}"
-    return f"the switch gets {came} of {place}: {verdict}{leaves}"
+    came = f"{whose}'s {'question' if asked else 'packet'}"
+    return f"{switch} gets {came} of {place}: {verdict}{leaves}"

@@ -5,16 +5,28 @@ These are the functions that run under real sockets; only memory and header fiel
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from switchml.aggregation.racks import (
+    BUT_ONE,
+    FIRST_WORKER,
+    RISES,
+    TO_ONE,
+    judge,
+    rising,
+)
+from switchml.aggregation.racks import (
+    take_result as take_from_above,
+)
 from switchml.aggregation.slot_machine import (
     AHEAD,
     COMPLETE,
     DUPLICATE,
+    FRESH,
     MISFIT,
     RETRANSMIT,
     STALE,
@@ -27,8 +39,7 @@ from switchml.aggregation.slot_machine import (
     inquire,
     new_pool,
 )
-from switchml.protocol.header import HEADER_BYTES, build_header, parse_header
-from switchml.protocol.header_access import clear_but_one, set_exponents, set_kind
+from switchml.protocol.header import HEADER_BYTES, Header, build_header, parse_header
 from switchml.protocol.messages import (
     ABSENT,
     ASK,
@@ -278,10 +289,11 @@ class Answer(NamedTuple):
 
     Attributes:
         verdict: of the slot machine.
-        to: a rank, or None for all.
+        to: a member, or None for all.
         packet: empty: nothing leaves.
-        named: the rank that gets `result` in place of `packet`; -1: none.
+        named: the member that gets `result` in place of `packet`; -1: none.
         result: with elements.
+        up: what goes to the switch above; empty: nothing.
     """
 
     verdict: int
@@ -289,12 +301,13 @@ class Answer(NamedTuple):
     packet: bytes
     named: int = -1
     result: bytes = b""
+    up: bytes = b""
 
-    def deliveries(self, workers: int) -> Iterator[tuple[int, bytes]]:
-        """Every rank that gets something, and what."""
+    def deliveries(self, members: int) -> Iterator[tuple[int, bytes]]:
+        """Every member that gets something, and what."""
         if self.packet:
-            for rank in range(workers) if self.to is None else (self.to,):
-                yield rank, self.result if rank == self.named else self.packet
+            for member in range(members) if self.to is None else (self.to,):
+                yield member, self.result if member == self.named else self.packet
 
 
 def bare_answer(question: bytes, *, come: bool) -> bytes:
@@ -302,14 +315,21 @@ def bare_answer(question: bytes, *, come: bool) -> bytes:
     return build_header(parse_header(question)._replace(e0=int(come)))
 
 
+Member = int | frozenset[int]
+"""What is below a switch: a worker, by its rank, or a switch, by the ranks of all that is below it."""
+
+
 class SwitchMachine:
     """The slot machine with the pool of one job.
 
     Args:
+        workers: workers or switches below it, its members.
         elements: int32 of a packet.
         paper: the published machine, without stamps.
         start: position at which the streams begin; the chunks before are complete.
         wire: the narrowest elements of its packets.
+        members: (): the workers' numbers are their ranks.
+        above: there is a switch above, whose number among its members is `workers`.
     """
 
     def __init__(
@@ -321,14 +341,18 @@ class SwitchMachine:
         paper: bool = False,
         start: int = 0,
         wire: str = FLOAT32,
+        members: Sequence[Member] = (),
+        above: bool = False,
     ) -> None:
         self._workers, self._window, self._elements = workers, window, elements
+        self._members, self._above = tuple(members) or tuple(range(workers)), above
+        self._parts = workers + above  # of a complete chunk
         self._room = elements * wire_lanes(wire)
         self._pool = new_pool(window, 2 * window * self._room)
         self._admit = admit_paper if paper else admit
         for position in range(max(0, start - 2 * window), start):
             copy = self._pool.slots[2 * slot_of(position, window) + version_of(position, window)]
-            copy["used"], copy["stamp"], copy["seen_count"] = 1, position & TSI_MASK, workers
+            copy["used"], copy["stamp"], copy["seen_count"] = 1, position & TSI_MASK, self._parts
 
     def save(self) -> bytes:
         """The pool."""
@@ -340,61 +364,139 @@ class SwitchMachine:
         slots[:] = np.frombuffer(saved, np.uint8, slots.size)
         self._pool.sums[:] = np.frombuffer(saved, np.uint32, offset=slots.size)
 
-    def take(self, rank: int, packet: bytes) -> Answer:
-        """A worker's packet comes. An answer with an empty packet: nothing leaves."""
+    def take(self, member: int, packet: bytes) -> Answer:
+        """A packet of a member's, or of the switch's above, comes. An answer with empty packets: nothing leaves."""
         header = parse_header(packet)
         index = 2 * header.slot + header.version
-        slots = self._pool.slots
-        if header.msg_type == ASK:
-            verdict = int(inquire(slots, index, rank, self._workers, header.tsi))
-        else:
-            verdict = int(
-                self._admit(
-                    slots,
-                    index,
-                    rank,
-                    self._workers,
-                    self._window,
-                    header.tsi,
-                    header.msg_type,
-                    header.e0,
-                    header.e1,
-                )
-            )
+        if self._above and member == self._workers:
+            return self._from_above(index, header, packet)
+        verdict = self._verdict(index, member, header)
+        if verdict == WAITING + RISES:
+            return Answer(verdict, None, b"", up=packet)
         if verdict in (UNSEEN, WAITING):
-            return Answer(verdict, rank, bare_answer(packet, come=verdict == WAITING))
+            return Answer(verdict, member, bare_answer(packet, come=verdict == WAITING))
         if verdict in (DUPLICATE, STALE, MISFIT, AHEAD):
-            return Answer(verdict, rank, b"")
-        kind = int(slots[index]["kind"])
-        bits = LANE_BITS[kind]
+            return Answer(verdict, None, b"")
+        copy = self._pool.slots[index]
+        shift = header.e1 & 31 if isinstance(self._members[member], frozenset) else 0
+        payload, e1 = self._apply(verdict, index, packet, shift)
+        ways = header.to_one * TO_ONE | header.but_one * BUT_ONE
+        if verdict >= RISES:
+            copy["ways"] = ways
+            return Answer(verdict, None, b"", up=self._up(header, index, payload, e1))
+        if verdict < COMPLETE and verdict != RETRANSMIT:
+            return Answer(verdict, None, b"")
+        if self._above:
+            ways &= int(copy["ways"])  # the result says whether there are elements
+            e1 += int(copy["e1"]) if 0 < LANE_BITS[copy["kind"]] < 32 else 0
+        size = header.size ^ (ASKED if header.msg_type == ASK else 0)
+        to = member if verdict == RETRANSMIT else None
+        return self._answer(
+            verdict, to, header._replace(size=size), index, payload, (e1, header.e1 & 0xFF), ways
+        )
+
+    def _verdict(self, index: int, member: int, header: Header) -> int:
+        slots, parts = self._pool.slots, self._parts
+        if header.msg_type == ASK:
+            verdict = int(inquire(slots, index, member, parts, header.tsi))
+        else:
+            numbers = header.tsi, header.msg_type, header.e0, header.e1
+            verdict = int(self._admit(slots, index, member, parts, self._window, *numbers))
+        return int(rising(slots, index, member, self._workers, verdict)) if self._above else verdict
+
+    def _apply(self, verdict: int, index: int, packet: bytes, shift: int) -> tuple[bytes, int]:
+        """Do to the elements what the verdict says: those that leave, and the `e1` that goes with them."""
+        copy = self._pool.slots[index]
+        bits = LANE_BITS[copy["kind"]]
         first = index * self._room
-        payload = np.frombuffer(packet, np.uint8, offset=HEADER_BYTES).copy()
-        lanes = payload.view(f"u{bits // 8 or 1}")
+        given = np.frombuffer(packet, np.uint8, offset=HEADER_BYTES).copy()
+        lanes = given.view(f"u{bits // 8 or 1}")
         out = np.zeros(8 * ELEMENT_BYTES * self._elements // bits if bits else 0, lanes.dtype)
-        sums, e1 = self._pool.sums[first : first + out.size], int(slots[index]["e1"])
+        sums, e1 = self._pool.sums[first : first + out.size], int(copy["e1"])
         if bits == 32:
             apply(verdict, lanes, sums, out)
         elif bits:
-            e1 = apply_lanes(verdict, lanes, sums, out)
-        if verdict < COMPLETE and verdict != RETRANSMIT:
-            return Answer(verdict, rank, b"")
-        answer = np.frombuffer(packet[:HEADER_BYTES], np.uint8).copy()
-        set_exponents(answer, 0, int(slots[index]["e0"]), int(slots[index]["e1"]))
-        size = header.size ^ (ASKED if header.msg_type == ASK else 0)
-        set_kind(answer, 0, ABSENT, header.to_one, size)
-        permission = answer.tobytes()
-        set_kind(answer, 0, kind, header.to_one if bits else 0, size)
-        set_exponents(answer, 0, int(slots[index]["e0"]), e1)
-        if not bits:
-            clear_but_one(answer, 0)
-        result = answer.tobytes() + out.tobytes()
-        if bits and (header.to_one or header.but_one):
-            named = header.e1 & 0xFF
-            to_it, to_others = (permission, result) if header.but_one else (result, permission)
-            if verdict != RETRANSMIT:
-                return Answer(verdict, None, to_others, named, to_it)
-            return Answer(verdict, rank, to_it if rank == named else to_others)
-        return Answer(verdict, rank if verdict == RETRANSMIT else None, result)
+            e1 = apply_lanes(verdict, lanes, shift, sums, out)
+        return out.tobytes(), e1
+
+    def _up(self, header: Header, index: int, payload: bytes, e1: int) -> bytes:
+        """The rack's packet."""
+        copy = self._pool.slots[index]
+        kind = int(copy["kind"])
+        header = header._replace(msg_type=kind, e0=int(copy["e0"]), e1=e1)
+        if 0 < LANE_BITS[kind] < 32:
+            header = header._replace(to_one=0, but_one=0)
+        return build_header(header) + payload
+
+    def _answer(
+        self,
+        verdict: int,
+        to: int | None,
+        header: Header,
+        index: int,
+        payload: bytes,
+        said: tuple[int, int],
+        ways: int,
+    ) -> Answer:
+        """A result for a member or for all.
+
+        Args:
+            verdict: of the slot machine.
+            to: the member; None: all.
+            header: of the packet that brought it about.
+            index: of the copy.
+            payload: the elements.
+            said: `e1` that goes with them, and the rank that is named.
+            ways: TO_ONE or BUT_ONE, where they are not for all.
+        """
+        copy = self._pool.slots[index]
+        kind, (e1, rank) = int(copy["kind"]), said
+        bare = header._replace(msg_type=ABSENT, e0=int(copy["e0"]), e1=int(copy["e1"]))
+        result = header._replace(msg_type=kind, e0=int(copy["e0"]), e1=e1)
+        if not payload and not (self._above and ways):
+            ways = 0
+        to_one, but_one = int(ways == TO_ONE), int(ways == BUT_ONE)
+        permission = build_header(bare._replace(to_one=to_one, but_one=but_one))
+        packet = build_header(result._replace(to_one=to_one, but_one=but_one)) + payload
+        if not payload or not ways:
+            return Answer(verdict, to, packet)
+        named = self._named(rank, ways)
+        to_it, to_others = (permission, packet) if ways == BUT_ONE else (packet, permission)
+        if to is None:
+            return Answer(verdict, None, to_others, named, to_it)
+        return Answer(verdict, to, to_it if to == named else to_others)
+
+    def _named(self, rank: int, ways: int) -> int:
+        """The member that a rank is or is below, -1: none. Of `but_one` only who is alone: others below want the elements."""
+        for number, member in enumerate(self._members):
+            ranks = member if isinstance(member, frozenset) else {member}
+            if rank in ranks and (ways == TO_ONE or len(ranks) == 1):
+                return number
+        return -1
+
+    def _from_above(self, index: int, header: Header, packet: bytes) -> Answer:
+        slots, copy = self._pool.slots, self._pool.slots[index]
+        if header.msg_type == ASK:
+            verdict = int(judge(slots, index, self._workers, header.tsi))
+            if verdict != COMPLETE:
+                return Answer(verdict, None, b"")
+            return Answer(WAITING if header.e0 else UNSEEN, FIRST_WORKER, packet)
+        ways, rank = header.to_one * TO_ONE | header.but_one * BUT_ONE, int(copy["e1"]) & 0xFF
+        numbers = header.tsi, header.msg_type, ways, header.e0, header.e1
+        verdict = int(take_from_above(slots, index, self._workers, *numbers))
+        if verdict != FRESH + COMPLETE:
+            return Answer(verdict, None, b"")
+        payload, _ = self._apply(verdict, index, packet, 0)
+        size = size_code(ELEMENT_BYTES * self._elements)  # the answer to a question goes to all
+        return self._answer(
+            verdict,
+            None,
+            header._replace(size=size),
+            index,
+            payload,
+            (header.e1, rank),
+            int(copy["ways"]),
+        )
 
 
 def words(rank: int, first_chunk: int, chunks: int) -> npt.NDArray[np.uint32]:

@@ -16,6 +16,8 @@ sent again has the same bytes. More on the way forbids nothing: so a question is
 every answer that the switch has had to it. What a worker makes of one still depends on its having asked. With a bound a packet
 arrives at most once for every time it was sent.
 
+Racks: the switches are a tree. What is said of workers' packets and of answers holds for what goes up and down between switches.
+
 A worker's step depends on its own state and the packet alone, the switch's likewise, so each is computed once and then looked up.
 
 Safety: no worker takes a result that is not the sum, and the switch takes no worker's packet for one before its turn.
@@ -34,6 +36,7 @@ from typing import NamedTuple
 
 from switchml.aggregation.slot_machine import AHEAD, RETRANSMIT
 from switchml.check.machines import (
+    Member,
     SwitchMachine,
     Tensor,
     WorkerMachine,
@@ -58,7 +61,7 @@ class Configuration:
     """What is searched.
 
     Attributes:
-        workers: ranks of the job, 2 or more.
+        workers: ranks of the job, or of each rack.
         window: slots, a power of two.
         chunks: of each tensor.
         retransmissions: how often workers send a packet again or ask for one, all together; None: as often as they like.
@@ -70,6 +73,8 @@ class Configuration:
         but_one: each rank gives a part of the words, and wants those of the others.
         in_flight: packets that each rank's congestion window lets be under way, the last for all further ranks; 0: no limit.
         asks: workers may ask the switch for packets, at any time.
+        racks: 0: one switch. Else so many switches are below each that has no workers.
+        levels: of switches, where there are racks.
     """
 
     workers: int = 2
@@ -84,12 +89,19 @@ class Configuration:
     but_one: bool = False
     in_flight: tuple[int, ...] = (0,)
     asks: bool = False
+    racks: int = 0
+    levels: int = 2
+
+    @property
+    def ranks(self) -> int:
+        """Of the job."""
+        return self.workers * self.racks ** (self.levels - 1) if self.racks else self.workers
 
     def tensors(self) -> tuple[Tensor, ...]:
         """The tensors of all ranks."""
         return word_tensors(
             self.kind,
-            self.workers,
+            self.ranks,
             self.chunks,
             sparse=self.sparse,
             to_one=self.to_one,
@@ -107,14 +119,16 @@ class Step(NamedTuple):
         verdict: the switch's, 0 elsewhere.
         sent: what leaves, with the rank that is to get it or None for all.
         does: what the worker does by itself.
+        names: the switch, who sent it the packet, and who gets what leaves.
     """
 
     at_switch: bool
     rank: int
     packet: bytes
-    verdict: int
-    sent: tuple[tuple[int | None, bytes], ...]
+    verdict: int = 0
+    sent: tuple[tuple[int | None, bytes], ...] = ()
     does: str = ""
+    names: tuple[str, str, str] = ("", "", "")
 
 
 @dataclass
@@ -169,15 +183,58 @@ class _Step(NamedTuple):
 
 
 class _Message(NamedTuple):
-    """A packet on the way. up: to the switch."""
+    """A packet on the way.
 
-    up: bool
-    rank: int
+    Attributes:
+        place: where it goes: a worker's rank, or from the number of workers on a switch.
+        sender: its number at the switch that it goes to.
+        packet: its bytes.
+    """
+
+    place: int
+    sender: int
     packet: bytes
 
 
+class _Switch(NamedTuple):
+    """A switch of the tree.
+
+    Attributes:
+        members: what is below it.
+        below: their places.
+        above: place of the switch above; -1: none.
+        number: its own, there.
+    """
+
+    members: tuple[Member, ...]
+    below: tuple[int, ...]
+    above: int = -1
+    number: int = -1
+
+
+def _tree(configuration: Configuration) -> list[_Switch]:
+    """The switches, by level from the lowest."""
+    switches: list[_Switch] = []
+    nodes: list[tuple[int, Member]] = [(rank, rank) for rank in range(configuration.ranks)]
+    size, first = configuration.workers, len(nodes)
+    while True:
+        groups = [nodes[at : at + size] for at in range(0, len(nodes), size)]
+        nodes = []
+        for group in groups:
+            place, members = first + len(switches), tuple(member for _, member in group)
+            for number, (below, _) in enumerate(group):
+                if below >= first:
+                    switches[below - first] = switches[below - first]._replace(above=place, number=number)
+            switches.append(_Switch(members, tuple(below for below, _ in group)))
+            ranks = [member if isinstance(member, frozenset) else {member} for member in members]
+            nodes.append((place, frozenset().union(*ranks)))
+        if len(nodes) == 1:
+            return switches
+        size = configuration.racks
+
+
 State = tuple[int, ...]
-"""One number a worker, the switch's, then the network's: bits by message, or with a bound the messages on the way in order, and
+"""One number a worker, one a switch, then the network's: bits by message, or with a bound the messages on the way in order, and
 the retransmissions left first."""
 
 
@@ -203,6 +260,10 @@ class Search:
             raise UsageError("the published machine knows no questions")
         if configuration.workers < 1 or not configuration.chunks or min(configuration.chunks) < 1:
             raise UsageError("a search needs a worker, a tensor and a chunk at least")
+        if configuration.racks and (
+            configuration.racks < 2 or configuration.levels < 2 or configuration.paper
+        ):
+            raise UsageError("racks are two or more, on two levels or more, and not of the published machine")
         self._configuration, self._limit, self._progress = configuration, limit, progress
         tensors, limits = configuration.tensors(), configuration.in_flight
         if not limits or min(limits) < 0:
@@ -211,33 +272,49 @@ class Search:
             self._workers = [
                 WorkerMachine(
                     rank,
-                    configuration.workers,
+                    configuration.ranks,
                     configuration.window,
                     tensors,
                     configuration.start,
                     limits[min(rank, len(limits) - 1)],
                 )
-                for rank in range(configuration.workers)
+                for rank in range(configuration.ranks)
             ]
         except ValueError as error:
             raise UsageError(str(error)) from None
-        self._switch = SwitchMachine(
-            configuration.workers, configuration.window, paper=configuration.paper, start=configuration.start
-        )
-        self._saved = [_Numbers() for _ in range(configuration.workers + 1)]
+        self._tree = _tree(configuration)
+        self._switches = [
+            SwitchMachine(
+                len(switch.members),
+                configuration.window,
+                paper=configuration.paper,
+                start=configuration.start,
+                members=switch.members,
+                above=switch.above >= 0,
+            )
+            for switch in self._tree
+        ]
+        self._ways = {
+            below: (len(self._workers) + place, number)
+            for place, switch in enumerate(self._tree)
+            for number, below in enumerate(switch.below)
+        }
+        self._saved = [_Numbers() for _ in (*self._workers, *self._tree)]
         self._finished: list[set[int]] = [set() for _ in self._workers]
         self._messages: dict[_Message, int] = {}
         self._by_number: list[_Message] = []
         self._steps: dict[tuple[int, int, int], _Step] = {}
         self._questions: dict[tuple[int, int], int] = {}
-        self._answers: dict[tuple[int, int], int] = {}
-        self._all_questions = 0
+        self._answers: dict[tuple[tuple[int, ...], int], int] = {}
+        self._asked = 0  # messages that are a switch's to answer or to pass on
         self._alone: dict[tuple[int, int], tuple[tuple[int, _Step], ...]] = {}
 
     def _message(self, message: _Message) -> int:
         number = self._messages.setdefault(message, len(self._by_number))
         if number == len(self._by_number):
             self._by_number.append(message)
+            if message.place >= len(self._workers) and parse_header(message.packet).msg_type == ASK:
+                self._asked |= 1 << number
         return number
 
     def _save_worker(self, rank: int) -> int:
@@ -247,16 +324,14 @@ class Search:
         return number
 
     def _up(self, rank: int, packets: list[bytes]) -> tuple[int, ...]:
-        return tuple(self._message(_Message(True, rank, packet)) for packet in packets)
+        return tuple(self._message(_Message(*self._ways[rank], packet)) for packet in packets)
 
     def _step(self, place: int, state: int, message: int) -> _Step:
-        """The step of a worker, or of the switch (place = number of workers), upon a message."""
+        """The step of a worker or a switch upon a message."""
         key = place, state, message
         if key not in self._steps:
-            at_switch = place == len(self._workers)
-            self._steps[key] = (
-                self._at_switch(state, message) if at_switch else self._at_worker(place, state, message)
-            )
+            at = self._at_worker if place < len(self._workers) else self._at_switch
+            self._steps[key] = at(place, state, message)
         return self._steps[key]
 
     def _at_worker(self, rank: int, state: int, message: int) -> _Step:
@@ -268,20 +343,45 @@ class Search:
             return _Step(state, (), wrong=f"worker {rank}: {error}")
         return self._sent(rank, machine)
 
-    def _at_switch(self, state: int, message: int) -> _Step:
-        place = len(self._workers)
-        self._switch.load(self._saved[place].values[state])
-        _, rank, packet = self._by_number[message]
-        answer = self._switch.take(rank, packet)
+    def _at_switch(self, place: int, state: int, message: int) -> _Step:
+        at = place - len(self._workers)
+        tree, machine = self._tree[at], self._switches[at]
+        machine.load(self._saved[place].values[state])
+        _, sender, packet = self._by_number[message]
+        answer = machine.take(sender, packet)
         if answer.verdict == AHEAD:
-            return _Step(state, (), AHEAD, f"the switch refuses a packet of worker {rank} before its turn")
+            wrong = f"{self._name(place)} refuses a packet of {self._whose(place, sender)} before its turn"
+            return _Step(state, (), AHEAD, wrong)
         sent = tuple(
-            self._message(_Message(False, receiver, told)) for receiver, told in answer.deliveries(place)
+            self._message(_Message(tree.below[member], self._number_of_above(tree.below[member]), told))
+            for member, told in answer.deliveries(len(tree.below))
         )
-        after = self._saved[place].of(self._switch.save())
+        if answer.up:
+            sent += (self._message(_Message(tree.above, tree.number, answer.up)),)
+        after = self._saved[place].of(machine.save())
         asked = parse_header(packet).msg_type == ASK
         wrong = "a question changes the switch" if asked and after != state else ""
         return _Step(after, sent, answer.verdict, wrong)
+
+    def _number_of_above(self, place: int) -> int:
+        """What a switch is to one below it; nothing to a worker."""
+        return len(self._tree[place - len(self._workers)].members) if place >= len(self._workers) else 0
+
+    def _name(self, place: int) -> str:
+        at = place - len(self._workers)
+        if at < 0:
+            return f"worker {place}"
+        return (
+            "the switch"
+            if len(self._tree) == 1
+            else "the root"
+            if self._tree[at].above < 0
+            else f"switch {at}"
+        )
+
+    def _whose(self, place: int, sender: int) -> str:
+        tree = self._tree[place - len(self._workers)]
+        return self._name(tree.above if sender == len(tree.below) else tree.below[sender])
 
     def _start(self) -> State:
         sent: tuple[int, ...] = ()
@@ -289,8 +389,9 @@ class Search:
         for rank, machine in enumerate(self._workers):
             sent += self._up(rank, machine.send())
             states.append(self._save_worker(rank))
-        states.append(self._saved[-1].of(self._switch.save()))
-        return self._moved((*states, *self._network((), ())), len(self._workers), states[-1], (), sent)
+        for place, switch in enumerate(self._switches, len(self._workers)):
+            states.append(self._saved[place].of(switch.save()))
+        return self._moved((*states, *self._network((), ())), len(states) - 1, states[-1], (), sent)
 
     # What is on the way
 
@@ -314,27 +415,37 @@ class Search:
         return (*machines, *network)
 
     def _with_answers(self, machines: Sequence[int], bits: int) -> int:
-        """What is on the way, with all questions that there can be, and the switch's answers to them."""
-        for rank, state in enumerate(machines[:-1]):
+        """What is on the way, with all questions that there can be, and the switches' answers to them."""
+        workers = len(self._workers)
+        for rank, state in enumerate(machines[:workers]):
             if (rank, state) not in self._questions:
                 asking = self._to_ask(rank, state, *self._load(rank, state).waiting()).state
                 asked = self._sent(rank, self._load(rank, asking)).sent
                 self._questions[rank, state] = self._network((0,), asked)[0]
-                self._all_questions |= self._questions[rank, state]
             bits |= self._questions[rank, state]
-        key = machines[-1], bits & self._all_questions
+        key = tuple(machines[workers:]), bits & self._asked
         if key not in self._answers:
-            self._answers[key] = self._network((0,), tuple(self._answers_to(*key)))[0]
+            self._answers[key] = self._answers_to(machines, key[1])
         return bits | self._answers[key]
 
-    def _answers_to(self, switch: int, questions: int) -> Iterator[int]:
-        for message, _ in self._arrivals((questions,)):
-            step = self._step(len(self._workers), switch, message)
-            yield from step.sent
+    def _answers_to(self, machines: Sequence[int], questions: int) -> int:
+        """What the switches say to questions and pass on of them."""
+        answers, left = 0, questions
+        while left:
+            message = (left & -left).bit_length() - 1
+            place, sender, packet = self._by_number[message]
+            step = self._step(place, machines[place], message)
+            sent = step.sent
             if step.verdict == RETRANSMIT:
                 # Who came last may not have been told that it has come. Had it, there would be no state for each order.
-                _, rank, packet = self._by_number[message]
-                yield self._message(_Message(False, rank, bare_answer(packet, come=True)))
+                below = self._tree[place - len(self._workers)].below[sender]
+                bare = bare_answer(packet, come=True)
+                sent += (self._message(_Message(below, self._number_of_above(below), bare)),)
+            left ^= 1 << message
+            new = self._network((0,), sent)[0] & ~answers
+            answers |= new
+            left |= new & self._asked & ~questions
+        return answers
 
     def _arrivals(self, network: State) -> Iterator[tuple[int, State]]:
         """Each message that may arrive, and what is on the way after it."""
@@ -351,11 +462,9 @@ class Search:
 
     def _following(self, state: State) -> Iterator[tuple[State, int, _Step]]:
         """Each next state, the message that led there (below 0: what a worker did by itself, and its rank), and the step."""
-        places = len(self._saved)
-        network = state[places:]
+        network = state[len(self._saved) :]
         for message, rest in self._arrivals(network):
-            up, rank, _ = self._by_number[message]
-            place = places - 1 if up else rank
+            place = self._by_number[message].place
             step = self._step(place, state[place], message)
             if step.wrong or step.sent or step.state != state[place] or rest is not network:
                 yield self._moved(state, place, step.state, rest, step.sent), message, step
@@ -363,7 +472,7 @@ class Search:
         counted = configuration.retransmissions is not None
         if not counted and not configuration.asks and not any(configuration.in_flight):
             return  # what is sent again is on the way already, and changes nothing
-        for rank in range(places - 1):
+        for rank in range(len(self._workers)):
             for does, step in self._by_itself(rank, state[rank]):
                 costs = counted and does != _ASKS
                 if costs and network[0] == 0:
@@ -461,9 +570,9 @@ class Search:
 
     def _round(self, machines: State) -> State:
         """Every worker sends again, or asks for, what is unanswered, and all that comes of it arrives."""
-        states, switch = list(machines), len(machines) - 1
+        states = list(machines)
         on_the_way: deque[int] = deque()
-        for rank in range(switch):
+        for rank in range(len(self._workers)):
             state, waiting = states[rank], self._load(rank, states[rank]).waiting()
             if self._configuration.asks:
                 asking = self._to_ask(rank, state, *waiting).state
@@ -474,7 +583,7 @@ class Search:
             on_the_way.extend(step.sent)
         while on_the_way:
             message = on_the_way.popleft()
-            place = switch if self._by_number[message].up else self._by_number[message].rank
+            place = self._by_number[message].place
             step = self._step(place, states[place], message)
             states[place] = step.state
             on_the_way.extend(step.sent)
@@ -494,12 +603,16 @@ class Search:
         if message < 0:
             rank, does = divmod(-1 - message, len(_BY_ITSELF))
             return Step(False, rank, b"", 0, (), _BY_ITSELF[does])
-        up, rank, packet = self._by_number[message]
-        place = len(self._workers) if up else rank
+        place, sender, packet = self._by_number[message]
         step = self._step(place, state[place], message)
+        at_switch = place >= len(self._workers)
+        if not at_switch:
+            return Step(False, place, packet)
         sent = [self._by_number[number] for number in step.sent]
-        everyone = up and len(sent) > 1 and len({each.packet for each in sent}) == 1
+        everyone = len(sent) > 1 and len({each.packet for each in sent}) == 1
         told = tuple(
-            (None if everyone else each.rank, each.packet) for each in (sent[:1] if everyone else sent)
+            (None if everyone else each.place, each.packet) for each in (sent[:1] if everyone else sent)
         )
-        return Step(up, rank, packet, step.verdict, told)
+        to = "" if everyone or not sent else self._name(sent[0].place)
+        names = self._name(place), self._whose(place, sender), to
+        return Step(True, sender, packet, step.verdict, told, names=names)

@@ -32,6 +32,7 @@ class JoinOffer:
     token: str = ""  # "" = the client's
     any_number: bool = False  # its packets carry job numbers of its own; offers over the network never say so
     wire: str = FLOAT32  # what float sums travel as, of protocol.messages.WIRES
+    at: str = ""  # the switch of a tree whose service it came to; offers over the network never say so
 
 
 @dataclass(frozen=True)

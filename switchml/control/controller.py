@@ -83,7 +83,7 @@ class Controller:
         self._clock = clock
         self._lock = threading.Lock()
         self._replies: dict[str, Reply] = {}
-        self._tell: Callable[[frozenset[str]], None] | None = None
+        self._tell: list[Callable[[frozenset[str]], None]] = []
         self._begun = clock()
         self._closed = ""
         self._suspended = ""
@@ -167,7 +167,7 @@ class Controller:
 
     def on_news(self, tell: Callable[[frozenset[str]], None]) -> None:
         """Have `tell` called with sessions whose next heartbeat brings news; it must not block or call back."""
-        self._tell = tell
+        self._tell.append(tell)
 
     def heartbeat(
         self, session: str, resent: Resent | None = None, pace: Pace | None = None
@@ -343,8 +343,8 @@ class Controller:
         if failure is not None and failed is not None:
             self._carry_out(self._table.target_failed(failed, failure, self._clock()))
         news = self._table.take_news()
-        if news and self._tell is not None:
-            self._tell(news)
+        for tell in self._tell if news else ():
+            tell(news)
 
     def _reply(self, answer: Answer) -> None:
         reply = self._replies.pop(answer.session, None)

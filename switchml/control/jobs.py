@@ -826,7 +826,7 @@ def _peer(job: Job) -> str:
 
 def _worker_program(offer: JoinOffer, in_memory: bool) -> WorkerProgram:
     if offer.transport == "udp":
-        return WorkerProgram(offer.rank, "udp", offer.address, offer.port, offer.ticket)
+        return WorkerProgram(offer.rank, "udp", offer.address, offer.port, offer.ticket, at=offer.at)
     return WorkerProgram(offer.rank, "memory" if in_memory else "shm", "", 0, offer.ticket)
 
 

@@ -40,8 +40,8 @@ def check_offer(offer: JoinOffer, target: TargetDescription) -> None:
         raise UsageError(f"wire {offer.wire!r}: use one of {', '.join(WIRES)}")
     if offer.wire not in target.wires:
         raise UsageError(
-            f"wire {offer.wire}: this switch runs a P4 program, which knows {' and '.join(target.wires)} only; leave the wire "
-            "out, or use a switch with the native pipeline"
+            f"wire {offer.wire}: this switch knows {' and '.join(target.wires)} only; leave the wire out, or use a single switch "
+            "with the native pipeline"
         )
     if offer.payload not in (0, *PAYLOADS):
         raise UsageError(f"payload {offer.payload}: use one of {', '.join(map(str, PAYLOADS))} bytes, or 0")

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import grpc
 import grpc.aio
@@ -31,9 +31,17 @@ from switchml.control.reference import ReferenceService
 from switchml.control.reference_pb2_grpc import add_SessionServicer_to_server, add_SyncServicer_to_server
 from switchml.control.service_thread import ServiceThread
 from switchml.control.switch_pb2_grpc import add_SwitchServicer_to_server
+from switchml.control.target import TargetDescription
 from switchml.control.tls import ServerTls
 
 _TIMER_SECONDS = 0.01  # how late an answer in time may be
+
+
+class Leaf(NamedTuple):
+    """The switch of a tree whose workers come to a control service: its name, and as they see it."""
+
+    name: str
+    description: TargetDescription
 
 
 class ControlServer(ServiceThread):
@@ -41,8 +49,11 @@ class ControlServer(ServiceThread):
 
     name = "control"
 
-    def __init__(self, controller: Controller, host: str, port: int, tls: ServerTls | None) -> None:
+    def __init__(
+        self, controller: Controller, host: str, port: int, tls: ServerTls | None, leaf: Leaf | None
+    ) -> None:
         self._controller = controller
+        self._leaf = leaf or Leaf("", controller.describe())
         milliseconds = max(1000, int(controller.lease * 1000))
         options = {
             # A waiting join whose host has died: no packet ever says so, a ping without answer does.
@@ -59,19 +70,18 @@ class ControlServer(ServiceThread):
     @asynccontextmanager
     async def serving(self, server: grpc.aio.Server) -> AsyncIterator[None]:
         """See `ServiceThread`."""
-        service = _Service(self._controller)
+        service = _Service(self._controller, self._leaf)
         # The number of the data port, where it can be had: one number to open in a firewall.
-        data_port = self._controller.describe().udp_port
+        data_port = self._leaf.description.udp_port
         await service.lifelines.open(self._host, 0 if data_port == self._requested else data_port)
         self._controller.on_news(service.tell)
-        reference = ReferenceService(self._controller, service.changed)
         add_SwitchServicer_to_server(cast(Any, service), cast(Any, server))
-        add_SessionServicer_to_server(cast(Any, reference), cast(Any, server))
-        add_SyncServicer_to_server(cast(Any, reference), cast(Any, server))
-        timers = [
-            asyncio.create_task(service.expire_forever()),
-            asyncio.create_task(reference.renew_forever()),
-        ]
+        timers = [asyncio.create_task(service.expire_forever())]
+        if not self._leaf.name:  # clients of the reference know one switch
+            reference = ReferenceService(self._controller, service.changed)
+            add_SessionServicer_to_server(cast(Any, reference), cast(Any, server))
+            add_SyncServicer_to_server(cast(Any, reference), cast(Any, server))
+            timers.append(asyncio.create_task(reference.renew_forever()))
         try:
             yield
         finally:
@@ -82,7 +92,12 @@ class ControlServer(ServiceThread):
 
 
 def serve(
-    controller: Controller, host: str = "127.0.0.1", port: int = 0, *, tls: ServerTls | None = None
+    controller: Controller,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    tls: ServerTls | None = None,
+    leaf: Leaf | None = None,
 ) -> ControlServer:
     """Start the control service of `controller`.
 
@@ -91,19 +106,20 @@ def serve(
         host: address to listen on.
         port: 0 = a free one.
         tls: the switch's certificate; None = in the clear.
+        leaf: of a tree of switches the one whose workers join here; None = there is one switch.
 
     Raises:
         PortInUseError: the port is taken.
         UsageError: the host is not an address of this machine, or a file of `tls` can't be read.
     """
-    return ControlServer(controller, host, port, tls)
+    return ControlServer(controller, host, port, tls, leaf)
 
 
 class _Service:
     """The methods of switch.proto, on the event loop."""
 
-    def __init__(self, controller: Controller) -> None:
-        self.controller = controller
+    def __init__(self, controller: Controller, leaf: Leaf) -> None:
+        self.controller, self._leaf = controller, leaf
         self.lifelines = Lifelines(controller.attached, self._lost)
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -137,12 +153,13 @@ class _Service:
 
     @guarded
     async def Discover(self, request: pb.DiscoverRequest, context: Context) -> pb.DiscoverReply:
-        return target_to_pb(self.controller.describe())
+        return target_to_pb(self._leaf.description)
 
     @guarded
     async def Join(self, request: pb.JoinRequest, context: Context) -> pb.JoinReply:
         peer = peer_host(context.peer())
         offer = offer_from_pb(request, _worker_address(request, peer))
+        offer = dataclasses.replace(offer, at=self._leaf.name)
         self.controller.check_address(offer.transport, offer.address, peer)
         tenant = self.controller.authorize(token_of(context))
         answer = await self._answer(

@@ -51,6 +51,9 @@ class WorkerProgram:
     address: str  # dotted IPv4; "" but for udp
     port: int  # 0 but for udp
     ticket: str  # what the worker shows to attach to shared memory, or in its probes (protocol/probes.py); "" = nothing
+    ranks: tuple[int, ...] = ()  # below a switch, or of a worker that has one above; () = `rank` alone
+    is_switch: bool = False  # of a rack, which is one worker here
+    at: str = ""  # the switch of a tree that it joined at (control/tree.py)
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,9 @@ class JobProgram:
     multicast_port: int
     any_number: bool = False  # packets carry job numbers of the workers' own; the sender tells the job
     wire: str = FLOAT32  # the narrowest elements of its packets
+    above: tuple[str, int] | None = (
+        None  # address and port of the switch above, whose sums are the results; None = this one's are
+    )
     tenant: int = 0  # number of the tenant whose limit it counts against; 0 = none
     packets_per_second: int = 0  # of that tenant
 

@@ -89,6 +89,17 @@ clear_but_one: Callable[[Bytes, int], None] = _generated(
 )
 """The answer is for all."""
 
+set_but_one: Callable[[Bytes, int], None] = _generated(
+    "set_but_one",
+    "packet, at",
+    [
+        f"packet[at + {PLACES['but_one'].offset + i}] |= {byte}"
+        for i, byte in enumerate((1 << PLACES["but_one"].shift).to_bytes(PLACES["but_one"].width, "big"))
+        if byte
+    ],
+)
+"""The elements of the answer are for all but one."""
+
 set_exponents: Callable[[Bytes, int, int, int], None] = _generated(
     "set_exponents", "packet, at, e0, e1", _stores({"e0": "e0", "e1": "e1"})
 )

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from switchml.aggregation import slot_machine
+from switchml.aggregation import racks, slot_machine
+from switchml.aggregation.racks import RISES
 from switchml.aggregation.slot_machine import (
     ADDED,
     AHEAD,
@@ -167,7 +168,7 @@ def test_workers_that_ask_finish_by_the_answers_alone(configuration: dict[str, A
 def test_every_answer_is_looked_at() -> None:
     looked_at = Search(Configuration(chunks=(2,), asks=True))
     looked_at.run()
-    headers = [parse_header(message.packet) for message in looked_at._by_number if not message.up]
+    headers = [parse_header(message.packet) for message in looked_at._by_number if message.place < 2]
     size = size_code(ELEMENT_BYTES * machines.ELEMENTS)
     # Of three positions, the descriptor's among them, and of two ranks.
     assert sum(header.msg_type == ASK and header.e0 == 0 for header in headers) == 6
@@ -228,7 +229,7 @@ def test_the_published_machine_needs_a_retransmission_for_it() -> None:
 
 def _instead(monkeypatch: pytest.MonkeyPatch, verdict: int, other: int, machine: str = "admit") -> None:
     """Plant a fault: a verdict becomes another."""
-    right = getattr(slot_machine, machine)
+    right = getattr(machines, machine)
 
     def faulty(*arguments: Any) -> int:
         found = right(*arguments)
@@ -273,11 +274,91 @@ def test_a_search_gives_up_at_its_limit() -> None:
         {"window": 1 << 15},
         {"in_flight": (-1,)},
         {"asks": True, "paper": True},
+        {"racks": 1},
+        {"racks": 2, "levels": 1},
+        {"racks": 2, "paper": True},
     ],
 )
 def test_configurations_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         search(**wrong)
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        {"workers": 2, "chunks": (3,)},
+        {"workers": 2, "chunks": (2,), "kind": BLOCKS},
+        {"workers": 2, "chunks": (4,), "sparse": True, "to_one": True},
+        {"workers": 2, "chunks": (4,), "but_one": True},
+        {"workers": 1, "chunks": (4,), "but_one": True},
+        {"workers": 1, "chunks": (2, 1), "start": 2**32 - 2},
+        {"workers": 1, "chunks": (2,), "levels": 3},
+        {"workers": 1, "chunks": (2,), "retransmissions": 1},
+        {"workers": 1, "chunks": (1,), "asks": True},
+    ],
+    ids=str,
+)
+def test_racks_have_no_violation(configuration: dict[str, Any]) -> None:
+    finding = search(racks=2, **configuration)
+    assert finding.complete
+    assert (finding.violations, finding.wrong, finding.trace) == (0, "", [])
+
+
+def test_a_result_that_is_complete_in_its_rack_alone_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    _instead(monkeypatch, ADDED + RISES, ADDED + COMPLETE, "rising")
+    assert "shows ranks that disagree" in search(racks=2, chunks=(2,)).wrong
+
+
+def test_a_stale_result_from_above_that_is_taken_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = machines.judge
+
+    def faulty(slots: Any, index: int, rack: int, tsi: int) -> int:
+        return COMPLETE if right(slots, index, rack, tsi) == STALE else int(right(slots, index, rack, tsi))
+
+    monkeypatch.setattr(racks, "judge", faulty)
+    monkeypatch.setattr(machines, "take_from_above", getattr(racks.take_result, "py_func", racks.take_result))
+    assert "should be" in search(racks=2, workers=1, chunks=(3,)).wrong
+
+
+@pytest.mark.parametrize(("verdict", "other"), [(RETRANSMIT + RISES, DUPLICATE), (RETRANSMIT, DUPLICATE)])
+def test_racks_that_wait_for_ever_are_found(
+    monkeypatch: pytest.MonkeyPatch, verdict: int, other: int
+) -> None:
+    _instead(monkeypatch, verdict, other, "rising")
+    finding = search(racks=2, workers=1, chunks=(2,))
+    assert finding.wrong == ""
+    assert finding.stuck > 0
+
+
+def test_a_rack_that_does_not_pass_questions_on_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    _instead(monkeypatch, WAITING + RISES, WAITING, "rising")
+    assert search(racks=2, workers=1, chunks=(1,), asks=True).stuck > 0
+
+
+def test_elements_that_a_rack_keeps_from_who_wants_them_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As if of a rack with the rank that gave them nobody else wanted any.
+    monkeypatch.setattr(
+        machines.SwitchMachine,
+        "_named",
+        lambda machine, rank, _: next(
+            (
+                n
+                for n, below in enumerate(machine._members)
+                if rank in (below if isinstance(below, frozenset) else {below})
+            ),
+            -1,
+        ),
+    )
+    assert search(racks=2, chunks=(4,), but_one=True).wrong != ""
+
+
+def test_the_command_names_the_switches(monkeypatch: pytest.MonkeyPatch) -> None:
+    _instead(monkeypatch, ADDED + RISES, ADDED + COMPLETE, "rising")
+    done = CliRunner().invoke(app, ["check", "--racks", "2", "--workers", "2", "--chunks", "2"])
+    assert done.exit_code == 1
+    assert done.stdout.splitlines()[1].split()[:3] == ["2", "2", "1"]
+    assert "switch 0 gets worker 0's packet of position 0 (slot 0, version 0): FRESH" in done.stdout
 
 
 def test_the_command_tells_what_it_searched() -> None:
@@ -286,7 +367,7 @@ def test_the_command_tells_what_it_searched() -> None:
     )
     assert done.exit_code == 0, done.output
     row = done.stdout.splitlines()[1].split()
-    assert row[:7] == ["2", "1", "4", "words", "full", "stamped", "2"]
+    assert row[:8] == ["-", "2", "1", "4", "words", "full", "stamped", "2"]
     assert row[-1] == "0"
 
 

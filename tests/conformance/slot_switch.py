@@ -275,7 +275,7 @@ class SlotSwitch:
         if bits == 32:
             apply(verdict, lanes, sums, out)
         elif bits:
-            e1 = apply_lanes(verdict, lanes, sums, out)
+            e1 = apply_lanes(verdict, lanes, 0, sums, out)
         if verdict == RETRANSMIT:
             self._count("results_retransmitted", job)
         else:

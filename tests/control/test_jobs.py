@@ -217,9 +217,7 @@ def test_ranks_agree_on_the_layout(changed: dict[str, Any], text: str) -> None:
 
 
 def test_a_switch_refuses_a_wire_that_it_does_not_know() -> None:
-    with pytest.raises(
-        UsageError, match="wire int8: this switch runs a P4 program, which knows float32 and int16 only"
-    ):
+    with pytest.raises(UsageError, match="wire int8: this switch knows float32 and int16 only"):
         make_table().join("a0", offer(0, wire="int8"), 60.0, 0.0)
 
 

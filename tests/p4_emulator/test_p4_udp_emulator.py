@@ -110,7 +110,7 @@ def test_a_program_without_narrow_lanes_refuses_their_wires() -> None:
     program = PROGRAM.with_name("switchml_256.json")
     with (
         P4UdpEmulator(read_program(program)) as switch,
-        pytest.raises(UsageError, match="wire int8: this switch runs a P4 program, which knows float32 only"),
+        pytest.raises(UsageError, match="wire int8: this switch knows float32 only"),
     ):
         Worker.join(switch.control_address, job="one", rank=0, world_size=1, wire="int8", transport="udp")
 

@@ -62,8 +62,8 @@ class World:
         options = {"join_timeout": 60.0, "timeout": 30.0, **options}
         joins = []
         for rank in range(size):
-            own = {"world_size": size, **options, **(each or {}).get(rank, {})}
-            joins.append(functools.partial(Worker.join, switch, job=job, rank=rank, **own))
+            own = {"switch": switch, "world_size": size, **options, **(each or {}).get(rank, {})}
+            joins.append(functools.partial(Worker.join, job=job, rank=rank, **own))
         joined = at_once(joins)
         self.workers = [worker for worker in joined if isinstance(worker, Worker)]
         if len(self.workers) < size:
