@@ -9,6 +9,8 @@
 #   make fuzz    inputs of any kind for SECONDS (60): P4 programs, packet scripts, pcap files, packets to both pipelines, control
 #                and P4Runtime messages; SEED=n for others. Guided by what code they reach where there is a wheel of atheris
 #   make docs    what is made from the code's tables, in docs/ and p4/include/
+#   make dist    what is published: source archive and wheel, checked, the same bytes each time
+#   make site    the documentation as a site, build/site/html; a warning is an error
 
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
@@ -30,13 +32,13 @@ define install
 	touch $@
 endef
 
-.PHONY: demo test test-torch test-clients lint types pytest fuzz bench protos docs clean
+.PHONY: demo test test-torch test-clients lint types types-and-loops pytest fuzz bench protos docs site dist clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.examples $(PACKAGE)
 	$(BIN)/switchml run -n 4 -- examples/digits.py --backend switchml --model both
 
-test: lint types pytest
+test: lint types-and-loops pytest
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -45,9 +47,12 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-# The loops are compiled beforehand, or the first tests would do it, and wait for each other, within the time that they have.
+# Mypy has one processor; on another the loops are compiled meanwhile, which the tests would begin with.
+types-and-loops: $(VENV)/.dev $(PACKAGE)
+	$(BIN)/python -P tests/shared/compile_loops.py & loops=$$!; \
+		$(BIN)/mypy; types=$$?; wait $$loops && exit $$types
+
 pytest: $(VENV)/.dev $(PACKAGE)
-	$(BIN)/python -P tests/shared/compile_loops.py
 	$(if $(WHEEL),SWITCHML_TEST_INSTALLED=1) $(BIN)/pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
 
 # Each input has a seed of its own: SEED times 10^9, and its number. A failure shows the input. The tests share the time.
@@ -78,8 +83,20 @@ docs: $(VENV)/.dev $(PACKAGE)
 	$(BIN)/python -m switchml.protocol.p4_include p4/include/switchml_header.p4
 	$(BIN)/python -m switchml.packets.dissector scripts/wireshark/switchml.lua
 	$(BIN)/python -m switchml.torch_backend.routing docs/torch.md
-	$(BIN)/python -m switchml.variables README.md
+	$(BIN)/python -m switchml.variables docs/settings.md
 	$(BIN)/python -m switchml.telemetry.event_table docs/telemetry.md
+	$(BIN)/python scripts/site/pictures.py docs/pictures
+
+site: $(VENV)/.dev $(PACKAGE)
+	$(BIN)/python scripts/site/build_site.py build/site
+
+# In an environment of its own, the checks bring much. A release is made of a clean checkout, with DIST_ARGS=--release.
+DIST_ARGS ?=
+
+dist: $(VENV)/bin/python
+	test -x build/release/bin/python || $(BIN)/python -m venv build/release
+	build/release/bin/pip install --quiet -c constraints.txt check-wheel-contents setuptools twine
+	PYTHONPATH=. build/release/bin/python scripts/release/make_dist.py dist $(DIST_ARGS)
 
 # The generator is an old one on purpose, in an environment of its own: see the head of switch.proto. P4Runtime's comes without
 # its .proto files, so its stubs are made from the descriptors in its modules, which only protobuf in plain Python still takes.
@@ -99,7 +116,7 @@ protos: $(VENV)/bin/python
 	done
 
 clean:
-	rm -rf $(VENV) $(CLIENTS) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(CLIENTS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or later found. Install one, or: make PYTHON=/path/to/python3.11" >&2; exit 1; }

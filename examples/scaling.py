@@ -1,7 +1,7 @@
 """How ResNet-50 would scale: its real gradients over a real network, beside accelerators that are stood in for by waiting.
 
     sudo switchml bench script --workers 8 --rate 1gbit -- examples/scaling.py --workers 1,2,4,5,8 --plot scaling.png
-    sudo switchml bench script --workers 8 --rate 250mbit -- examples/scaling.py --workers 1,2,4,5,8 --slower 4
+    sudo switchml bench script --workers 8 --rate 100mbit -- examples/scaling.py --workers 1,2,4,5,8 --slower 10
 
 This trains nothing. Where an accelerator would compute, the rank waits: a third of a step for the forward pass, then, layer by
 layer from the last to the first in proportion to their multiply-adds, the backward pass. Buckets are DistributedDataParallel's:

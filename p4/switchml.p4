@@ -10,6 +10,17 @@
 #include <core.p4>
 #include <v1model.p4>
 
+// What the files below leave to the architecture.
+#define PARSER \
+    SwitchParser(packet_in packet, out headers_t hdr, inout meta_t meta, inout standard_metadata_t standard_metadata)
+#define FIRST_STATES
+#define ETHERNET start
+#define SEEN_ARP
+#define SEEN_IPV4
+#define SEE_SWITCHML
+#define EXTRACT_ELEMENTS packet.extract(hdr.elements);
+#define COUNTER(name) counter(COUNTER_ROWS, CounterType.packets_and_bytes) name;
+
 #include "include/config.p4"
 #include "include/elements.p4"
 #include "include/headers.p4"

@@ -36,6 +36,7 @@ from switchml.cli_options import (
     Telemetry,
     TelemetryHost,
     TelemetryPort,
+    TenantsFile,
     TlsCa,
     TlsCert,
     TlsKey,
@@ -52,6 +53,7 @@ from switchml.protocol.messages import UDP_PORT_FIRST
 
 if TYPE_CHECKING:
     from switchml.control.controller import Controller
+    from switchml.control.tenants import Tenant
     from switchml.control.tls import ServerTls
     from switchml.packets.selection import Selection
     from switchml.switch_emulator.p4.egress_queues import QueueLimits
@@ -88,6 +90,7 @@ class _Options:
     port: int
     control_port: int
     token: str
+    tenants: tuple[Tenant, ...]
     lease: float
     pipeline: str
     p4info: Path | None
@@ -139,6 +142,7 @@ def switch_command(
         int, typer.Option(min=0, max=65535, help="TCP port workers join at; 0 takes a free one.")
     ] = 50551,
     token: JoinToken = "",
+    tenants: TenantsFile = None,
     lease: Lease = LEASE,
     pipeline: EmulatedPipeline = NATIVE,
     p4info: P4Info = None,
@@ -236,11 +240,13 @@ def switch_command(
     json_output: AsJson = False,
 ) -> None:
     """Run an emulated switch in the foreground."""
+    from switchml.control.tenants import read_tenants
     from switchml.control.tls import TlsFiles
 
     stop = _Stop()
     options = _Options(
-        host=host, port=port, control_port=control_port, token=token, lease=lease, pipeline=pipeline, p4info=p4info,
+        host=host, port=port, control_port=control_port, token=token, lease=lease, pipeline=pipeline,
+        tenants=read_tenants(tenants, token) if tenants is not None else (), p4info=p4info,
         interfaces=tuple(interface or ()), use_files=use_files, p4runtime_port=p4runtime_port, device_id=device_id,
         queues=_queue_limits(
             queue_rate=queue_rate, port_rate=port_rate, depth=queue_depth, priorities=priority_queues
@@ -300,6 +306,7 @@ def _native(options: _Options) -> Iterator[_Running]:
                 udp_port=options.port,
                 control_port=options.control_port,
                 token=options.token,
+                tenants=options.tenants,
                 lease=options.lease,
                 faults=faults,
                 offload=options.offload,
@@ -356,6 +363,7 @@ def _p4_over_udp(options: _Options) -> Iterator[_Running]:
             p4runtime_port=options.p4runtime_port,
             device_id=options.device_id,
             token=options.token,
+            tenants=options.tenants,
             lease=options.lease,
             wrapping=_wrapping(options),
             queues=options.queues,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from switchml.closing import Closing
 from switchml.control.control_messages import LEASE
 from switchml.control.controller import Controller
 from switchml.control.server import ControlServer, serve
+from switchml.control.tenants import Tenant
 from switchml.control.tls import ServerTls
 from switchml.switch_emulator.faults import Faults
 from switchml.switch_emulator.native_target import EmulatorTarget
@@ -19,6 +22,7 @@ class Emulator(Closing):
         udp_port: 0 for a free one.
         control_port: 0 for a free one.
         token: what workers must show; "" for none.
+        tenants: who shows a token of their own, and have a share of the switch.
         lease: seconds of silence after which a worker is taken for dead.
         faults: see `faults.new_faults`.
         offload: False forbids segmentation offload.
@@ -38,6 +42,7 @@ class Emulator(Closing):
         udp_port: int = 0,
         control_port: int = 0,
         token: str = "",
+        tenants: Sequence[Tenant] = (),
         lease: float = LEASE,
         faults: Faults | None = None,
         offload: bool = True,
@@ -46,7 +51,7 @@ class Emulator(Closing):
     ) -> None:
         self.target = EmulatorTarget(host, udp_port, faults=faults, offload=offload, capture=capture)
         try:
-            self.controller = Controller(self.target, token=token, lease=lease)
+            self.controller = Controller(self.target, token=token, tenants=tenants, lease=lease)
             self._server: ControlServer = serve(self.controller, host, control_port, tls=tls)
         except BaseException:
             self.target.close()

@@ -46,11 +46,26 @@ from switchml.link.ring import down_tail, ring_layout
 from switchml.packets.tape import TapeFile, no_tape
 from switchml.protocol.counters import SWITCH_COUNTERS, named
 from switchml.protocol.messages import ELEMENT_BYTES, MAX_PAYLOAD, WIRES, size_code, wire_lanes
+from switchml.protocol.on_demand import address_of
 from switchml.protocol.prepare import prepare
 from switchml.protocol.probes import new_secret, secret_of_ticket
 from switchml.switch_emulator.fabric import Fabric, Handout, JobMemory, MemoryServer, Place, Region
 from switchml.switch_emulator.faults import Faults, new_faults
-from switchml.switch_emulator.pipeline import DROPPED, RESENT, Switch, SwitchRecord, run
+from switchml.switch_emulator.flood_guard import FloodGuard
+from switchml.switch_emulator.pipeline import (
+    DROPPED,
+    RESENT,
+    Switch,
+    SwitchRecord,
+    deliver_disturbed,
+    disturb,
+    emit_disturbed,
+    note_coming,
+    note_down,
+    note_train,
+    run,
+    write_notes,
+)
 from switchml.switch_emulator.tables import (
     MAX_JOBS,
     MAX_SENDERS,
@@ -68,6 +83,7 @@ _POOL_ELEMENTS = 64 << 20  # sparse: only what is used takes memory
 _SOCKET_BUFFER = 16 << 20
 _ANSWER_SECONDS = 10.0
 _SPIN_NS = 50_000
+_CAPTURES, _FAULTS = "switch's captures", "switch's fault injector"
 # On loopback no frame limits a packet, and fewer, larger ones are twice as fast; half the slots keep the pool in the cache.
 _LOOPBACK_PAYLOAD = 4096
 _LOOPBACK_WINDOW = 256
@@ -135,6 +151,7 @@ class EmulatorTarget(SwitchTarget):
         self._host = host
         self._port: int = self._socket.getsockname()[1]
         self._fabric = Fabric()
+        self._guard = FloodGuard(self._socket)
         state = new_records(SwitchRecord, 1)
         state[0]["doorbell"] = self._fabric.doorbell
         self._switch = Switch(
@@ -152,9 +169,11 @@ class EmulatorTarget(SwitchTarget):
             spare=np.zeros(MAX_PAYLOAD + 4096, np.uint8),
             scratch=np.zeros(4, np.int64),
             tape=self._capture.tape if self._capture is not None else no_tape(),
+            flood=self._guard.flood,
         )
         state[0]["address"] = int.from_bytes(socket.inet_aton(host), "big")
         state[0]["port"] = self._port
+        self._set_on_demand(state)
         self._handle = table_of(self._switch)
         self._ended = np.zeros(len(SWITCH_COUNTERS), np.int64)
         self._elements = RangeAllocator(_POOL_ELEMENTS)
@@ -170,12 +189,25 @@ class EmulatorTarget(SwitchTarget):
         self._thread.start()
         self._memory_server = MemoryServer(self._attach)
 
+    def _set_on_demand(self, state: Records[SwitchRecord]) -> None:
+        """Have compiled what most switches do without."""
+        if self._capture is not None:
+            state[0]["note_train"] = address_of(note_train, _CAPTURES, 4)
+            state[0]["note_coming"] = address_of(note_coming, _CAPTURES, 7)
+            state[0]["note_down"] = address_of(note_down, _CAPTURES, 2)
+            state[0]["write_notes"] = address_of(write_notes, _CAPTURES, 1)
+        if self._switch.faults.settings[0]["active"] != 0:
+            state[0]["disturb"] = address_of(disturb, _FAULTS, 4)
+            state[0]["deliver_disturbed"] = address_of(deliver_disturbed, _FAULTS, 4)
+            state[0]["emit_disturbed"] = address_of(emit_disturbed, _FAULTS, 6)
+
     @override
     def describe(self) -> TargetDescription:
         description = TargetDescription(
             self._host, self._port, self._memory_server.name, POOL_SLOTS, MAX_PAYLOAD, MAX_WORKERS,
             mac=hardware_address(self._host), proves_addresses=True, tells_claims_apart=True, wires=tuple(WIRES),
             in_memory=self._switch.faults.settings[0]["active"] == 0 and self._capture is None,
+            limits_packets=True,
         )  # fmt: skip
         if self._host.startswith("127."):
             return replace(description, default_payload=_LOOPBACK_PAYLOAD, default_window=_LOOPBACK_WINDOW)
@@ -236,7 +268,8 @@ class EmulatorTarget(SwitchTarget):
     @override
     def counters(self) -> dict[str, int]:
         in_memory = sum(counted(job.slots) for job in list(self._in_memory.values()))
-        return named(SWITCH_COUNTERS, self._switch.counters.sum(axis=0) + self._ended + in_memory)
+        found = named(SWITCH_COUNTERS, self._switch.counters.sum(axis=0) + self._ended + in_memory)
+        return {**found, "dropped_by_kernel": self._guard.dropped(), "floods_cut": self._guard.cuts}
 
     @override
     def job_counters(self, job_number: int) -> dict[str, int]:
@@ -263,6 +296,7 @@ class EmulatorTarget(SwitchTarget):
             while not self._stopping:
                 run(self._handle.ctypes.data, _SPIN_NS)
                 self._switch.flag[0] = 0
+                self._guard.tend()
                 self._run_commands()
         except BaseException as error:
             self._broken = error
@@ -336,6 +370,9 @@ class EmulatorTarget(SwitchTarget):
         self._reserve(program, len(program.workers))
         if program.multicast_group:
             tables.groups[number] = socket_address(program.multicast_group, program.multicast_port)[0]
+        if program.tenant:
+            tables.jobs[number]["tenant"] = program.tenant
+            tables.limits[program.tenant]["rate"] = program.packets_per_second
         for worker in program.workers:
             self._add_sender(number, worker)
         self._list_workers(number)
@@ -491,7 +528,7 @@ class EmulatorTarget(SwitchTarget):
         self._elements.release(self._sums.pop(number))
         if entry["region_bytes"]:
             self._fabric.release(int(entry["region"]), int(entry["region_bytes"]))
-        entry["used"] = 0
+        entry["used"] = entry["tenant"] = 0
 
 
 def slot_map(

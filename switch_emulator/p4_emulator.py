@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from switchml.closing import Closing
 from switchml.control.control_messages import LEASE
+from switchml.control.tenants import Tenant
 from switchml.control.tls import ServerTls
 from switchml.errors import PortInUseError, SwitchMLError, UsageError
 from switchml.p4runtime.p4info_files import p4info_beside, parse_p4info, refuse_source
@@ -213,6 +214,7 @@ class P4UdpEmulator(Closing):
         udp_port: one of 48864 to 48879, which the program takes; 0 = one of them that is free.
         p4runtime_port: 0 = a free one; None = P4Runtime is for this emulator's own controller alone.
         token: what workers must show, and clients of P4Runtime; "" lets everybody in.
+        tenants: workers who show a token of their own; they may have no limit of packets.
         tls: the certificate of both services; None = in the clear.
 
     Raises:
@@ -231,6 +233,7 @@ class P4UdpEmulator(Closing):
         p4runtime_port: int | None = None,
         device_id: int = 0,
         token: str = "",
+        tenants: Sequence[Tenant] = (),
         lease: float = LEASE,
         wrapping: Wrapping | None = None,
         queues: QueueLimits | None = None,
@@ -280,7 +283,7 @@ class P4UdpEmulator(Closing):
 
             self._target = P4RuntimeTarget(client, *ports.address, ports=(), on_workers=on_workers)
             stack.callback(self._target.close)
-            self.controller: Controller = Controller(self._target, token=token, lease=lease)
+            self.controller: Controller = Controller(self._target, token=token, tenants=tenants, lease=lease)
             stack.callback(self.controller.close)
             server = serve(self.controller, host, control_port, tls=tls)
             stack.callback(server.close)

@@ -27,7 +27,7 @@ from switchml.aggregation.slot_machine import (
 from switchml.control.target import RANGES
 from switchml.link import datagrams, libc, ring
 from switchml.link.datagrams import Datagrams
-from switchml.link.memory import copy_bytes, fence, load_acquire, store_release
+from switchml.link.memory import bytes_at, copy_bytes, fence, load_acquire, store_release
 from switchml.link.records import Int64, Records, view_of
 from switchml.packets import tape as tapes
 from switchml.packets.made_macs import EVERYONE_MAC, SWITCH_MAC, rank_mac
@@ -61,10 +61,12 @@ from switchml.protocol.messages import (
     UDP_PORT_FIRST,
     UNKNOWN_TYPE,
 )
+from switchml.protocol.on_demand import call_at
 from switchml.protocol.probes import read_secret, write_challenge
 from switchml.protocol.slots import slot_of, version_of
 from switchml.switch_emulator import faults as fault_injection
 from switchml.switch_emulator.faults import HELD_BYTES, Faults
+from switchml.switch_emulator.flood_guard import Flood, accuse
 from switchml.switch_emulator.tables import (
     MAX_JOBS,
     Job,
@@ -72,6 +74,7 @@ from switchml.switch_emulator.tables import (
     count_address,
     find_claim,
     find_sender,
+    granted,
     job_layout,
     member,
 )
@@ -87,7 +90,7 @@ _ELEMENTS_ADDED, _CHUNKS_COMPLETED = _AT["elements_added"], _AT["chunks_complete
 _RETRANSMITTED, _PROBES = _AT["results_retransmitted"], _AT["probes_answered"]
 _ASKS = _AT["asks_answered"]
 _DUPLICATE, _STALE, _TRUNCATED = _AT["dropped_duplicate"], _AT["dropped_stale"], _AT["dropped_truncated"]
-_AHEAD = _AT["dropped_ahead"]
+_AHEAD, _OVER_LIMIT = _AT["dropped_ahead"], _AT["dropped_over_limit"]
 _WRONG_SIZE, _BAD_HEADER = _AT["dropped_wrong_size"], _AT["dropped_bad_header"]
 _WRONG_SLOT, _WRONG_VERSION = _AT["dropped_wrong_slot"], _AT["dropped_wrong_version"]
 _UNKNOWN_SENDER, _WRONG_JOB, _PORT_FULL = (
@@ -107,6 +110,8 @@ RESENT, DROPPED = 0, 1
 _ALL = cast(int, np.int64(1))
 _LEAVING, _COMING = _START, _ALL
 """A packet's direction, for `_note`."""
+_TO_NAMES, _TO_GROUPS, _TO_UNICAST, _TO_REST = range(4)
+"""A table with destinations, for `note_train`."""
 _SINGLE = MAX_JOBS  # train destinations below are job numbers, from here on sender numbers
 _RING_BURST = 64
 _SPIN_NS = 50_000
@@ -132,6 +137,14 @@ class SwitchRecord(TypedDict):
     stop: Int64
     address: Int64  # of the data port, as tapes tell it
     port: Int64
+    # Addresses of the functions of these names; 0: no packet is noted, or disturbed.
+    note_train: Int64
+    note_coming: Int64
+    note_down: Int64
+    write_notes: Int64
+    disturb: Int64
+    deliver_disturbed: Int64
+    emit_disturbed: Int64
 
 
 class Switch(NamedTuple):
@@ -165,6 +178,7 @@ class Switch(NamedTuple):
     spare: Bytes
     scratch: Longs
     tape: Tape
+    flood: Flood
 
 
 switch_at = view_of(Switch)
@@ -193,8 +207,7 @@ def _note(
 
 
 @compiled
-def _note_train(handle: int, link: Datagrams, names: Records[datagrams.SocketAddress], count: int) -> None:
-    """Note what is about to leave, to each of `count` destinations."""
+def _note_copies(handle: int, link: Datagrams, names: Records[datagrams.SocketAddress], count: int) -> None:
     tables = switch_at(handle).tables
     end, segment = datagrams.train_bytes(link), max(1, datagrams.train_segment(link))
     for index in range(count):
@@ -209,6 +222,67 @@ def _note_train(handle: int, link: Datagrams, names: Records[datagrams.SocketAdd
 
 
 @compiled
+def note_train(handle: int, to: int, first: int, count: int) -> int:
+    """Note what is about to leave; 0.
+
+    Args:
+        handle: of a Switch.
+        to: the table whose entries say where to.
+        first: of them.
+        count: of them.
+    """
+    switch = switch_at(handle)
+    tables = switch.tables
+    if to == _TO_REST:
+        _note_copies(handle, switch.rest, switch.rest_names, count)
+    elif to == _TO_GROUPS:
+        _note_copies(handle, switch.link, tables.groups[first:], count)
+    elif to == _TO_NAMES:
+        _note_copies(handle, switch.link, tables.names[first:], count)
+    else:
+        _note_copies(handle, switch.link, tables.unicast[first:], count)
+    return 0
+
+
+@compiled
+def note_coming(handle: int, sender: int, host: int, port: int, place: int, length: int, segment: int) -> int:
+    """Note packets of `segment` bytes that came from a sender, a stranger where it is below 0, and lie at an address; 0."""
+    switch = switch_at(handle)
+    mac = _mac_of(switch.tables, sender)
+    if sender >= 0 and switch.tables.senders[sender]["shm"] != 0:
+        host, port = tapes.LOOPBACK, tapes.RING_PORT + int(switch.tables.senders[sender]["worker"])
+    else:
+        host, port = tapes.from_network(host, 4), tapes.from_network(port, 2)
+    memory = bytes_at(place, length)
+    for at in range(0, max(length, 1), max(segment, 1)):
+        _note(handle, mac, host, port, _COMING, memory, at, min(segment, length - at))
+    return 0
+
+
+@compiled
+def note_down(handle: int, number: int) -> int:
+    """Note what a job's downlink is about to show; 0."""
+    switch = switch_at(handle)
+    job = switch.tables.jobs[number]
+    layout = job_layout(job)
+    for count in range(job["down_shown"], job["down_head"]):
+        entry = int(job["region"]) + ring.down_entry(layout, count)
+        length, rank = ring.entry_length(switch.fabric, entry), ring.entry_destination(switch.fabric, entry)
+        mac, address, port = _ALL_MAC, tapes.ALL_HOSTS, UDP_PORT_FIRST
+        if rank != ring.EVERYONE:
+            mac, address, port = rank_mac(number, rank), tapes.LOOPBACK, tapes.RING_PORT + rank
+        _note(handle, mac, address, port, _LEAVING, switch.fabric, entry + ring.PACKET_AT, length)
+    return 0
+
+
+@compiled
+def write_notes(handle: int) -> int:
+    """Write what has been noted; 0."""
+    tapes.write(switch_at(handle).tape)
+    return 0
+
+
+@compiled
 def _flush_train(handle: int) -> None:
     switch = switch_at(handle)
     state, tables, link = switch.state[0], switch.tables, switch.link
@@ -219,21 +293,21 @@ def _flush_train(handle: int) -> None:
     size = datagrams.train_bytes(link)
     number = target
     count = 1
-    recorded = tapes.active(switch.tape)
+    noted = state["note_train"]
     if target >= _SINGLE:
         sender = target - _SINGLE
         number = int(tables.senders[sender]["job"])
-        if recorded:
-            _note_train(handle, link, tables.names[sender:], _ALL)
+        if noted != 0:
+            call_at(noted, handle, _TO_NAMES, sender, 1)
         failed = datagrams.send_train(link, tables.names[sender:].ctypes.data, 1)
     elif tables.jobs[target]["multicast"] != 0:
-        if recorded:
-            _note_train(handle, link, tables.groups[target:], _ALL)
+        if noted != 0:
+            call_at(noted, handle, _TO_GROUPS, target, 1)
         failed = datagrams.send_train(link, tables.groups[target:].ctypes.data, 1)
     else:
         count = int(tables.jobs[target]["udp_workers"])
-        if recorded:
-            _note_train(handle, link, tables.unicast[target * MAX_WORKERS :], count)
+        if noted != 0:
+            call_at(noted, handle, _TO_UNICAST, target * MAX_WORKERS, count)
         failed = datagrams.send_train(link, tables.unicast[target * MAX_WORKERS :].ctypes.data, count)
     switch.counters[number, _PACKETS_SENT] += count * segments - failed
     switch.counters[number, _BYTES_SENT] += count * size
@@ -274,8 +348,8 @@ def _flush_rest(handle: int) -> None:
     size = datagrams.train_bytes(rest)
     failed = 0
     if count > 0:
-        if tapes.active(switch.tape):
-            _note_train(handle, rest, switch.rest_names, count)
+        if state["note_train"] != 0:
+            call_at(state["note_train"], handle, _TO_REST, 0, count)
         failed = datagrams.send_train(rest, switch.rest_names.ctypes.data, count)
     else:
         datagrams.clear_train(rest)
@@ -327,27 +401,12 @@ def _ring_room(handle: int, job: Job, number: int, destination: int, length: int
 
 
 @compiled
-def _note_down(handle: int, number: int) -> None:
-    """Note what a job's downlink is about to show."""
-    switch = switch_at(handle)
-    job = switch.tables.jobs[number]
-    layout = job_layout(job)
-    for count in range(job["down_shown"], job["down_head"]):
-        entry = int(job["region"]) + ring.down_entry(layout, count)
-        length, rank = ring.entry_length(switch.fabric, entry), ring.entry_destination(switch.fabric, entry)
-        mac, address, port = _ALL_MAC, tapes.ALL_HOSTS, UDP_PORT_FIRST
-        if rank != ring.EVERYONE:
-            mac, address, port = rank_mac(number, rank), tapes.LOOPBACK, tapes.RING_PORT + rank
-        _note(handle, mac, address, port, _LEAVING, switch.fabric, entry + ring.PACKET_AT, length)
-
-
-@compiled
 def _publish_rings(handle: int, number: int) -> None:
     switch = switch_at(handle)
     job = switch.tables.jobs[number]
     if job["down_head"] != job["down_shown"]:
-        if tapes.active(switch.tape):
-            _note_down(handle, number)
+        if switch.state[0]["note_down"] != 0:
+            call_at(switch.state[0]["note_down"], handle, number)
         job["down_shown"] = job["down_head"]
         ring.publish_down(_region_longs(handle, job), int(job["down_head"]))
 
@@ -368,34 +427,48 @@ def _deliver(handle: int, sender: int, memory: Bytes, at: int, length: int) -> N
 
 
 @compiled
-def _deliver_with_faults(handle: int, sender: int, memory: Bytes, at: int, length: int) -> None:
+def deliver_disturbed(handle: int, sender: int, at: int, length: int) -> int:
+    """Send `spare[at : at + length]` to one worker, through the fault injector; 0."""
     switch = switch_at(handle)
     number = int(switch.tables.senders[sender]["job"])
     action = fault_injection.next_action(switch.faults)
     if action == fault_injection.DROP:
         switch.counters[number, _LOST] += 1
-        return
+        return 0
     if action == fault_injection.HOLD:
         switch.counters[number, _REORDERED] += 1
-        fault_injection.hold(switch.faults, fault_injection.EGRESS, sender, memory, at, length)
-        return
-    _deliver(handle, sender, memory, at, length)
+        fault_injection.hold(switch.faults, fault_injection.EGRESS, sender, switch.spare, at, length)
+        return 0
+    _deliver(handle, sender, switch.spare, at, length)
     if action == fault_injection.DUPLICATE:
         switch.counters[number, _DOUBLED] += 1
-        _deliver(handle, sender, memory, at, length)
+        _deliver(handle, sender, switch.spare, at, length)
+    return 0
 
 
 @compiled
-def _emit_with_faults(handle: int, number: int, length: int, apart: bool, but_one: bool, named: int) -> None:
-    """Send the result in `spare` to all workers, each copy with faults of its own; for the rest see `_emit_apart`."""
+def _deliver_spare(handle: int, sender: int, at: int, length: int) -> None:
+    """Send `spare[at : at + length]` to one worker."""
+    switch = switch_at(handle)
+    state = switch.state[0]
+    if state["deliver_disturbed"] != 0:
+        call_at(state["deliver_disturbed"], handle, sender, at, length)
+    else:
+        _deliver(handle, sender, switch.spare, at, length)
+
+
+@compiled
+def emit_disturbed(handle: int, number: int, length: int, apart: int, but_one: int, named: int) -> int:
+    """Send the result in `spare` to all workers, each copy with faults of its own; for the rest see `_emit_apart`. 0."""
     switch = switch_at(handle)
     for rank in range(switch.tables.jobs[number]["workers"]):
         worker = member(switch.tables, number, rank)
         if worker >= 0:
-            if apart and (worker == named) == but_one:
-                _deliver_with_faults(handle, worker, switch.spare, _PERMISSION, HEADER_BYTES)
+            if apart != 0 and (worker == named) == (but_one != 0):
+                deliver_disturbed(handle, worker, _PERMISSION, HEADER_BYTES)
             else:
-                _deliver_with_faults(handle, worker, switch.spare, _START, length)
+                deliver_disturbed(handle, worker, _START, length)
+    return 0
 
 
 @compiled
@@ -497,8 +570,8 @@ def _answer_probe(handle: int, sender: int, memory: Bytes, at: int, length: int)
         _flush_train(handle)
         place = datagrams.append(switch.link, length)
         copy_bytes(memory[at : at + length], switch.link.tx_memory[place : place + length])
-        if tapes.active(switch.tape):
-            _note_train(handle, switch.link, tables.groups[number:], _ALL)
+        if switch.state[0]["note_train"] != 0:
+            call_at(switch.state[0]["note_train"], handle, _TO_GROUPS, number, 1)
         datagrams.send_train(switch.link, tables.groups[number:].ctypes.data, 1)
 
 
@@ -509,10 +582,7 @@ def _answer_ask(handle: int, sender: int, memory: Bytes, at: int, has_come: int)
     switch.counters[switch.tables.senders[sender]["job"], _ASKS] += 1
     copy_bytes(memory[at : at + HEADER_BYTES], switch.spare[:HEADER_BYTES])
     set_exponents(switch.spare, _START, has_come, read_e1(memory, at))
-    if switch.faults.settings[0]["active"] != 0:
-        _deliver_with_faults(handle, sender, switch.spare, _START, HEADER_BYTES)
-    else:
-        _deliver(handle, sender, switch.spare, _START, HEADER_BYTES)
+    _deliver_spare(handle, sender, _START, HEADER_BYTES)
 
 
 @compiled
@@ -563,9 +633,11 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
     wrong = _check(job, number, memory, at, length)
     if wrong >= 0:
         counters[wrong] += 1
+        switch.flood.state[0]["useless"] += 1
         return
     kind = read_msg_type(memory, at)
     if kind == PROBE:
+        switch.flood.state[0]["useless"] += 1
         _answer_probe(handle, sender, memory, at, length)
         return
     elements = _elements(job, kind)
@@ -582,16 +654,20 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
     if verdict in (DUPLICATE, STALE, AHEAD):
         counters[_DUPLICATE if verdict == DUPLICATE else _STALE if verdict == STALE else _AHEAD] += 1
         switch.by_range[number, slot * RANGES // window, DROPPED] += 1
+        switch.flood.state[0]["useless"] += 1
         return
     if verdict == MISFIT:
         counters[_WRONG_SIZE] += 1
+        switch.flood.state[0]["useless"] += 1
         return
     if verdict in (UNSEEN, WAITING):
+        switch.flood.state[0]["useless"] += 1
         _answer_ask(handle, sender, memory, at, 1 if verdict == WAITING else 0)
         return
     first = int(job["sums_base"]) + (2 * slot + version) * int(job["sums"])
     if verdict == RETRANSMIT:
         counters[_RETRANSMITTED] += 1
+        switch.flood.state[0]["useless"] += 1
         switch.by_range[number, slot * RANGES // window, RESENT] += 1
     else:
         counters[_ELEMENTS_ADDED] += elements
@@ -611,22 +687,20 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
     named = member(tables, number, e1 & 0xFF) if apart and e1 & 0xFF < workers else _NOBODY
     if apart and not everyone and (sender == named) == but_one:
         _write_header(handle, index, ABSENT, True, memory, at, switch.spare, _START)
-        if switch.faults.settings[0]["active"] != 0:
-            _deliver_with_faults(handle, sender, switch.spare, _START, HEADER_BYTES)
-        else:
-            _deliver(handle, sender, switch.spare, _START, HEADER_BYTES)
+        _deliver_spare(handle, sender, _START, HEADER_BYTES)
         return
     end = at + length
     if apart and everyone:
         _write_header(handle, index, ABSENT, True, memory, at, switch.spare, _PERMISSION)
-    if switch.faults.settings[0]["active"] != 0 or (apart and everyone):
+    disturbed = switch.state[0]["emit_disturbed"]
+    if disturbed != 0 or (apart and everyone):
         _write_result(handle, job, verdict, index, first, answer, memory, at, end, switch.spare, _START)
-        if switch.faults.settings[0]["active"] == 0:
+        if disturbed == 0:
             _emit_apart(handle, job, number, answer, but_one, named)
         elif everyone:
-            _emit_with_faults(handle, number, answer, apart, but_one, named)
+            call_at(disturbed, handle, number, answer, apart, but_one, named)
         else:
-            _deliver_with_faults(handle, sender, switch.spare, _START, answer)
+            _deliver_spare(handle, sender, _START, answer)
         return
     udp = job["udp_workers"] > 0 if everyone else tables.senders[sender]["shm"] == 0
     shm = job["shm_workers"] > 0 if everyone else tables.senders[sender]["shm"] != 0
@@ -665,26 +739,36 @@ def _release_held(handle: int, everything: int) -> None:
 
 
 @compiled
-def ingress(handle: int, sender: int, memory: Bytes, at: int, length: int) -> None:
-    """A packet from a port, through the fault injector where there is one, into the pipeline."""
+def disturb(handle: int, sender: int, place: int, length: int) -> int:
+    """What the fault injector does to a packet that came and lies at an address: how many times it goes on."""
     switch = switch_at(handle)
-    if switch.faults.settings[0]["active"] == 0:
-        process(handle, sender, memory, at, length)
-        return
     number = int(switch.tables.senders[sender]["job"])
-    fault_injection.pass_one(switch.faults)
-    _release_held(handle, _START)
     action = fault_injection.next_action(switch.faults)
     if action == fault_injection.DROP:
         switch.counters[number, _LOST] += 1
-    elif action == fault_injection.HOLD and length <= HELD_BYTES:
+        return 0
+    if action == fault_injection.HOLD and length <= HELD_BYTES:
         switch.counters[number, _REORDERED] += 1
-        fault_injection.hold(switch.faults, fault_injection.INGRESS, sender, memory, at, length)
-    else:
+        memory = bytes_at(place, length)
+        fault_injection.hold(switch.faults, fault_injection.INGRESS, sender, memory, _START, length)
+        return 0
+    if action == fault_injection.DUPLICATE:
+        switch.counters[number, _DOUBLED] += 1
+        return 2
+    return 1
+
+
+@compiled
+def ingress(handle: int, sender: int, memory: Bytes, at: int, length: int) -> None:
+    """A packet from a port, through the fault injector where there is one, into the pipeline."""
+    switch = switch_at(handle)
+    times = 1
+    if switch.state[0]["disturb"] != 0:
+        fault_injection.pass_one(switch.faults)
+        _release_held(handle, _START)
+        times = call_at(switch.state[0]["disturb"], handle, sender, memory.ctypes.data + at, length)
+    for _ in range(times):
         process(handle, sender, memory, at, length)
-        if action == fault_injection.DUPLICATE:
-            switch.counters[number, _DOUBLED] += 1
-            process(handle, sender, memory, at, length)
 
 
 @compiled
@@ -716,6 +800,32 @@ def _prove(handle: int, address: int, port: int, at: int, length: int) -> int:
 
 
 @compiled
+def _accuse(handle: int, address: int, port: int, packets: int) -> None:
+    """Useless packets have come from there; `run` returns when somebody is to be cut off."""
+    switch = switch_at(handle)
+    # What is doubled on purpose is nobody's fault.
+    if switch.state[0]["disturb"] == 0 and accuse(
+        switch.flood, address, port, packets, int(switch.state[0]["now"])
+    ):
+        store_release(switch.flag, 0, 1)
+
+
+@compiled
+def _limit(handle: int, sender: int, tenant: int, length: int, segment: int) -> int:
+    """How many bytes of a message are taken of a tenant; packets beyond its limit are dropped."""
+    switch = switch_at(handle)
+    packets = max(1, -(-length // segment))
+    taken = granted(switch.tables.limits, tenant, packets, int(switch.state[0]["now"]))
+    if taken == packets:
+        return length
+    counters = switch.counters[switch.tables.senders[sender]["job"]]
+    counters[_OVER_LIMIT] += packets - taken
+    counters[_PACKETS_RECEIVED] += packets - taken
+    counters[_BYTES_RECEIVED] += length - taken * segment
+    return taken * segment
+
+
+@compiled
 def take_message(handle: int, address: int, port: int, at: int, length: int, segment: int) -> int:
     """What has come from a socket, `link.rx_memory[at : at + length]`: a packet, or a train of packets of `segment` bytes.
 
@@ -725,12 +835,9 @@ def take_message(handle: int, address: int, port: int, at: int, length: int, seg
     switch = switch_at(handle)
     tables = switch.tables
     sender = find_sender(tables, address, port)
-    if tapes.active(switch.tape):
-        mac = _mac_of(tables, sender)
-        host, number = tapes.from_network(address, 4), tapes.from_network(port, 2)
-        for first in range(at, at + max(length, 1), max(segment, 1)):
-            size = min(segment, at + length - first)
-            _note(handle, mac, host, number, _COMING, switch.link.rx_memory, first, size)
+    noted = switch.state[0]["note_coming"]
+    if noted != 0:
+        call_at(noted, handle, sender, address, port, switch.link.rx_memory.ctypes.data + at, length, segment)
     if sender < 0:
         # One packet of a train: probes come alone, and again.
         sender = _prove(handle, address, port, at, min(segment, length))
@@ -741,8 +848,15 @@ def take_message(handle: int, address: int, port: int, at: int, length: int, seg
         switch.counters[NO_JOB, _PACKETS_RECEIVED] += strangers
         switch.counters[NO_JOB, _BYTES_RECEIVED] += length
         switch.counters[NO_JOB, _UNKNOWN_SENDER] += strangers
+        _accuse(handle, address, port, strangers)
         return strangers
     tables.senders[sender]["last_heard"] = switch.state[0]["now"]
+    tenant = int(tables.jobs[tables.senders[sender]["job"]]["tenant"])
+    if tenant != 0:
+        length = _limit(handle, sender, tenant, length, max(segment, 1))
+        if length == 0:
+            return 1
+    switch.flood.state[0]["useless"] = 0
     found, end = 0, at + length
     more = True  # an empty datagram is one, too
     while more:
@@ -750,6 +864,8 @@ def take_message(handle: int, address: int, port: int, at: int, length: int, seg
         at += segment
         found += 1
         more = at < end
+    if switch.flood.state[0]["useless"] > 0:
+        _accuse(handle, address, port, int(switch.flood.state[0]["useless"]))
     return found
 
 
@@ -780,19 +896,21 @@ def _poll_ring(handle: int, sender: int) -> int:
     head = load_acquire(longs, ring.up_head(worker))
     tail = int(entry["up_tail"])
     count = min(head - tail, _RING_BURST)
+    if job["tenant"] != 0 and count > 0:
+        # The rest waits where it lies.
+        count = granted(switch.tables.limits, int(job["tenant"]), count, int(switch.state[0]["now"]))
     if count <= 0:
         return 0
     entry["last_heard"] = switch.state[0]["now"]
+    noted = switch.state[0]["note_coming"]
     for index in range(tail, tail + count):
         place = int(job["region"]) + ring.up_entry(layout, worker, index)
         length = ring.entry_length(switch.fabric, place)
         # A worker that writes nonsense may harm itself alone.
         length = min(max(length, 0), layout.stride - ring.PACKET_AT)
-        if tapes.active(switch.tape):
-            _note(
-                handle, rank_mac(number, worker), tapes.LOOPBACK, tapes.RING_PORT + worker, _COMING, switch.fabric,
-                place + ring.PACKET_AT, length,
-            )  # fmt: skip
+        if noted != 0:
+            address = switch.fabric.ctypes.data + place + ring.PACKET_AT
+            call_at(noted, handle, sender, 0, 0, address, length, length)
         ingress(handle, sender, switch.fabric, place + ring.PACKET_AT, length)
     entry["up_tail"] = tail + count
     store_release(longs, ring.up_tail(worker), tail + count)
@@ -838,7 +956,7 @@ def _sleep(handle: int) -> None:
 
 @compiled
 def run(handle: int, spin_ns: int) -> None:
-    """Forward packets until the flag is set.
+    """Forward packets until the flag is set, or the time of somebody who is cut off is over.
 
     Args:
         handle: of a Switch.
@@ -849,10 +967,13 @@ def run(handle: int, spin_ns: int) -> None:
     quiet_since = libc.monotonic_ns(switch.scratch)
     while load_acquire(switch.flag, 0) == 0:
         state["now"] = libc.monotonic_ns(switch.scratch)
+        if 0 < switch.flood.state[0]["until"] <= state["now"]:
+            break
         found = _poll_udp(handle) + _poll_rings(handle)
         _flush_train(handle)
         _flush_rest(handle)
-        tapes.write(switch.tape)
+        if state["note_train"] != 0:
+            call_at(state["write_notes"], handle)
         if found > 0:
             quiet_since = state["now"]
             continue

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from switchml.aggregation.slot_machine import MAX_WORKERS
+from switchml.control.tenants import MAX_TENANTS
 from switchml.link.datagrams import SocketAddress
 from switchml.link.records import Int64, Records, new_records
 from switchml.link.ring import RingLayout, ring_layout
@@ -16,6 +17,9 @@ from switchml.protocol.jit import compiled
 
 MAX_JOBS = MAX_JOB_NUMBER + 1
 MAX_SENDERS = 4096
+_SECOND = 1_000_000_000
+_LIMIT_NS = 20_000_000  # whose packets may come at once
+_LEAST_AT_ONCE = 256 * _SECOND
 _BUCKETS = 4 * MAX_SENDERS
 
 
@@ -57,6 +61,15 @@ class Job(TypedDict):
     down_head: Int64  # downlink entries built
     down_shown: Int64  # published
     down_limit: Int64  # certainly free up to here
+    tenant: Int64  # whose limit it counts against; 0: none
+
+
+class Limit(TypedDict):
+    """How many packets a second the switch takes of a tenant: a bucket that fills with time (RFC 2697 has such)."""
+
+    rate: Int64  # packets a second; 0: any number
+    room: Int64  # packets that may come at once, in billionths
+    at: Int64  # ns; when that was so
 
 
 class Tables(NamedTuple):
@@ -73,6 +86,7 @@ class Tables(NamedTuple):
         members: MAX_WORKERS a job, sender numbers by rank.
         rings: senders that use shared memory, the first `ring_count[0]`.
         ring_count: of one.
+        limits: by tenant.
     """
 
     senders: Records[Sender]
@@ -85,6 +99,7 @@ class Tables(NamedTuple):
     members: npt.NDArray[np.int64]
     rings: npt.NDArray[np.int64]
     ring_count: npt.NDArray[np.int64]
+    limits: Records[Limit]
 
 
 def new_tables() -> Tables:
@@ -100,7 +115,32 @@ def new_tables() -> Tables:
         np.full(MAX_JOBS * MAX_WORKERS, -1, np.int64),
         np.zeros(MAX_SENDERS, np.int64),
         np.zeros(1, np.int64),
+        new_records(Limit, MAX_TENANTS + 1),
     )
+
+
+@compiled
+def granted(limits: Records[Limit], tenant: int, packets: int, now: int) -> int:
+    """How many of these packets of a tenant are taken; they count as come.
+
+    Args:
+        limits: by tenant.
+        tenant: its number.
+        packets: that have come.
+        now: ns.
+    """
+    limit = limits[tenant]
+    rate = int(limit["rate"])
+    if rate == 0:
+        return packets
+    most = max(rate * _LIMIT_NS, _LEAST_AT_ONCE)
+    # A long while would overflow, and fills the bucket anyway.
+    passed = min(max(now - int(limit["at"]), 0), _SECOND)
+    room = min(int(limit["room"]) + passed * rate, most)
+    limit["at"] = now
+    taken = min(packets, room // _SECOND)
+    limit["room"] = room - taken * _SECOND
+    return taken
 
 
 @compiled

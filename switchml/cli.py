@@ -31,6 +31,10 @@ COMMANDS = {
     "replay": ("switchml.telemetry.cli:replay", "Show such a file as it happened."),
     "metrics": ("switchml.telemetry.cli:metrics", "Offer what switches do to Prometheus."),
     "bench": ("switchml.bench.cli:bench_app", "Measure collectives, next to other backends."),
+    "experiment": (
+        "switchml.experiment.cli:experiment",
+        "Measure a figure: a sweep over the benchmarks, from a file.",
+    ),
     "decode": ("switchml.packets.cli:decode", "Show what is in captures of packets."),
     "examples": (
         "switchml.shipped.cli:examples",
@@ -62,6 +66,12 @@ EXAMPLES = {
     "record": ("switchml record run.jsonl.gz",),
     "replay": ("switchml replay run.jsonl.gz",),
     "metrics": ("switchml metrics",),
+    "experiment": (
+        "switchml experiment loss --small",
+        "switchml experiment workers workers=2,4,8,16 rate=1gbit --output out",
+        "switchml experiment one-host --toml",
+        "switchml experiment mine.toml --dry-run",
+    ),
     "decode": (
         "switchml decode wire.pcap --rank 1 --count 20",
         "switchml decode wire.pcap wire.JOB.rank0.pcap",

@@ -99,6 +99,15 @@ JoinToken = Annotated[
         rich_help_panel=WORKERS,
     ),
 ]
+TenantsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--tenants",
+        metavar="FILE",
+        help="TOML file of those who share the switch: a token of each, slots and packets_per_second that it may have.",
+        rich_help_panel=WORKERS,
+    ),
+]
 Lease = Annotated[
     float,
     typer.Option(

@@ -28,6 +28,7 @@ from switchml.cli_options import (
     Telemetry,
     TelemetryHost,
     TelemetryPort,
+    TenantsFile,
     TlsCa,
     TlsCert,
     TlsKey,
@@ -101,6 +102,7 @@ def controller_command(
         ),
     ] = "127.0.0.1:50551",
     token: JoinToken = "",
+    tenants: TenantsFile = None,
     lease: Lease = LEASE,
     telemetry: Telemetry = True,
     telemetry_host: TelemetryHost = "127.0.0.1",
@@ -136,7 +138,9 @@ def controller_command(
     from switchml.control.p4runtime.p4runtime_client import P4RuntimeClient
     from switchml.control.p4runtime.p4runtime_target import P4RuntimeTarget
     from switchml.control.server import serve
+    from switchml.control.tenants import read_tenants
 
+    shares = read_tenants(tenants, token) if tenants is not None else ()
     stop, hurry = threading.Event(), threading.Event()
 
     def ask(signal_number: int, frame: FrameType | None) -> None:
@@ -154,7 +158,7 @@ def controller_command(
         # Only now: before, these signals may end the process at once, which leaves nothing.
         termination.listen((signal.SIGTERM, signal.SIGINT), ask)
         try:
-            controller = Controller(switch, token=token, lease=lease)
+            controller = Controller(switch, token=token, tenants=shares, lease=lease)
             with contextlib.ExitStack() as stack:
                 server = stack.enter_context(serve(controller, host, port, tls=tls))
                 if telemetry:

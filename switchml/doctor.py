@@ -219,9 +219,9 @@ def switch_and_transports(named: str, token: str, timeout: float, tls: TlsFiles)
 
 def _addresses(named: str) -> list[str]:
     """Of the switches; "" stands for one that is started. Raises UsageError: an address or share is none."""
-    from switchml.control.named_switches import parse_switches
+    from switchml.control.named_switches import in_turn, parse_switches
 
-    return [one.address for one in parse_switches(named)] if named else [""]
+    return [each for one in parse_switches(named) for each in in_turn(one.address)] if named else [""]
 
 
 def _one_switch(address: str, token: str, timeout: float, tls: TlsFiles) -> Iterator[Finding]:

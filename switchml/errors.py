@@ -67,6 +67,10 @@ class JobAbortedError(CollectiveError):
     """The job ended while a collective was in flight: a rank left, died or lost its lease."""
 
 
+class SwitchGoneError(JobAbortedError):
+    """The switch has ended, or was restarted and knows nothing of the job. With `recover` a job goes on at the next."""
+
+
 class WorkerClosedError(CollectiveError):
     """The worker has left its job."""
 

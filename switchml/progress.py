@@ -25,6 +25,10 @@ class Bar:
         """One more is done."""
         self._progress.advance(self._task)
 
+    def note(self, text: str) -> None:
+        """A line above the bar that stays; shown where there is no bar as well."""
+        self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
 
 @contextlib.contextmanager
 def progress_bar(total: int, *, shown: bool = True) -> Iterator[Bar]:

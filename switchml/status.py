@@ -76,7 +76,7 @@ def status(
     with contextlib.ExitStack() as stack:
         clients = [
             stack.enter_context(
-                ControlClient(one.address, token=token, timeout=max(wait, timeout), tls=tls, patient=wait > 0)
+                ControlClient(one.first, token=token, timeout=max(wait, timeout), tls=tls, patient=wait > 0)
             )
             for one in parse_switches(switch)
         ]

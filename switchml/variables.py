@@ -1,6 +1,6 @@
 """The environment variables, all in one table: what is misspelt is named, and the docs' table is made from it.
 
-`python -m switchml.variables README.md` makes the table there anew: `<!-- table variables --> ... <!-- end -->`.
+`python -m switchml.variables docs/settings.md` makes the table there anew: `<!-- table variables --> ... <!-- end -->`.
 """
 
 from __future__ import annotations
@@ -81,8 +81,15 @@ VARIABLES = (
         "SWITCHML_WIRE",
         "wire",
         "what sums of float32, float16 and bfloat16 travel as: `float32`, or rounded to `int16` (half the bytes) or `int8` (a "
-        "quarter); equal on all ranks ([docs](docs/protocol.md#narrow-wires))",
+        "quarter); equal on all ranks ([docs](protocol.md#narrow-wires))",
         "`float32`",
+    ),
+    Variable(
+        "SWITCHML_RECOVER",
+        "recover",
+        "seconds for which a job whose switch is gone tries to go on, at the same address or at one that stands in for it, "
+        "`a:50551/c:50551` ([docs](failures.md#going-on-without-the-switch)); `0`: it ends at once, with an error",
+        "`0`",
     ),
     Variable(
         "SWITCHML_LEASE",
@@ -95,7 +102,7 @@ VARIABLES = (
         "SWITCHML_CAPTURE",
         "",
         "pcap file for a rank's packets; the job's name and the rank are put before its ending "
-        "([docs](docs/packets.md))",
+        "([docs](packets.md))",
         "none",
     ),
     Variable(
@@ -115,21 +122,21 @@ VARIABLES = (
         "",
         "words with commas between them: `collectives` (each one on rank 0 with bytes, path, time, bandwidth, and a summary), "
         "`summary` (that alone), `all-ranks` (not rank 0 alone), and a level, `debug`, `info`, `warning` or `error` "
-        "([docs](docs/torch.md#what-collectives-do))",
+        "([docs](torch.md#what-collectives-do))",
         "`warning`",
     ),
     Variable(
         "SWITCHML_BACKEND_FOR",
         "",
         "names of backends, `gloo,nccl`, in whose place a script that names them takes this one "
-        "([docs](docs/scripts.md#a-script-that-names-another-backend))",
+        "([docs](scripts.md#a-script-that-names-another-backend))",
         "none",
     ),
     Variable(
         "SWITCHML_DATA_PARALLEL",
         "",
         "`1`: a script that knows nothing of ranks trains on all of them, and the first prints and writes; `every-rank`: all do "
-        "([docs](docs/scripts.md#a-script-that-knows-nothing-of-it))",
+        "([docs](scripts.md#a-script-that-knows-nothing-of-it))",
         "none",
     ),
     Variable(
@@ -188,6 +195,23 @@ def misspelt(environment: Mapping[str, str]) -> Iterator[str]:
     for word in environment.get("SWITCHML_LOG", "").split(","):
         if word.strip() and word.strip().lower() not in _LOG_WORDS:
             yield f"SWITCHML_LOG={word.strip()}: there are {', '.join(_LOG_WORDS)}"
+
+
+def seconds_to_recover() -> float:
+    """What SWITCHML_RECOVER says.
+
+    Raises:
+        UsageError: it is no number of seconds.
+    """
+    take_configuration()
+    said = os.environ.get("SWITCHML_RECOVER", "").strip() or "0"
+    try:
+        seconds = float(said)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise UsageError(f"SWITCHML_RECOVER={said!r} is no number of seconds; unset it or set one")
+    return seconds
 
 
 def log_words() -> frozenset[str]:

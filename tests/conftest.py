@@ -28,22 +28,30 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 # The longest files begin, so that none of them ends the run alone.
 LONGEST = (
     "torch_backend/test_programs.py",
+    "bench/test_workloads.py",
+    "bench/test_allreduce.py",
     "examples/test_digits.py",
     "virtual_network/test_bottlenecks.py",
-    "torch_backend/test_two_machines.py",
-    "virtual_network/test_virtual_network.py",
+    "conformance/test_traces.py",
     "launch/test_run.py",
-    "bench/test_allreduce.py",
-    "bench/test_launched.py",
     "bench/test_training_step.py",
-    "controller/test_controller_training.py",
-    "mininet/test_mininet.py",
-    "examples/test_characters.py",
-    "bench/test_cli.py",
-    "cluster/test_launchers.py",
+    "unedited/test_unedited_scripts.py",
+    "torch_backend/test_two_machines.py",
+    "torch_backend/test_failure_table.py",
+    "learn/test_learn_end_to_end.py",
+    "bench/test_launched.py",
     "torch_backend/test_autoload.py",
-    "p4runtime_server/test_shell_end_to_end.py",
+    "bench/test_cli.py",
+    "mininet/test_mininet.py",
+    "house/test_conftest.py",
     "torch_backend/test_doctor.py",
+    "controller/test_controller_training.py",
+    "house/test_cli.py",
+    "cluster/test_launchers.py",
+    "p4runtime_server/test_shell_end_to_end.py",
+    "learn/test_estimators.py",
+    "virtual_network/test_virtual_network.py",
+    "controller/test_controller_on_wires.py",
 )
 
 RUN_MARK = f"SWITCHML_TEST_RUN={uuid.uuid4().hex}"
@@ -63,13 +71,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 def pytest_sessionstart() -> None:
     """Compile what is not yet, once and before any test: it counts against no test's timeout."""
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        program = (
-            "from switchml.worker.worker import prepare_engine\n"
-            "from switchml.switch_emulator.native_target import prepare_pipeline\n"
-            "prepare_engine('memory')\nprepare_engine('udp')\nprepare_pipeline()\n"
-        )
-        subprocess.run([sys.executable, "-P", "-c", program], check=False)  # what is wrong, tests will tell
+    if not os.environ.keys() & {"PYTEST_XDIST_WORKER", "PYTEST_CURRENT_TEST"}:  # nor in a test's own pytest
+        compiling = [sys.executable, "-P", TESTS / "shared" / "compile_loops.py"]
+        subprocess.run(compiling, check=False)  # what is wrong, tests will tell
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -34,12 +34,12 @@ def register() -> None:
             return
         # "cpu" as a list: a string would be read letter by letter. torch's default for CPU stays gloo.
         dist.Backend.register_backend(BACKEND_NAME, create, extended_api=True, devices=["cpu"])
-        _as_asked()
+        as_asked()
     except Exception as error:
         _complain(error)
 
 
-def _as_asked() -> None:
+def as_asked() -> None:
     """What the environment asks for besides; see `switchml.variables`."""
     names, asked = os.environ.get("SWITCHML_BACKEND_FOR"), os.environ.get("SWITCHML_DATA_PARALLEL")
     if not names and not asked:

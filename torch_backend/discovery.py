@@ -145,7 +145,7 @@ def _start(
             f"no address of rank {rank}'s host is in a network with the others' hosts, so an embedded switch cannot be placed; "
             "start one with `switchml switch` and set SWITCHML_SWITCH=host:port on rank 0"
         )
-    return embedded.acquire(address, options.tls)
+    return embedded.acquire(address, options.tls, keep_alive=options.recover > 0)
 
 
 def _offered(rank: int) -> str:

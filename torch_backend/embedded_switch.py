@@ -37,6 +37,9 @@ class RunningSwitch(Protocol):
         """The join token."""
         ...
 
+    def keep_alive(self) -> None:
+        """Start it anew when it ends by itself."""
+
     def close(self) -> None:
         """End it."""
         ...
@@ -68,18 +71,23 @@ class EmbeddedSwitches:
         self._shared: dict[SwitchAddress, _Shared] = {}
         self._process = os.getpid()
 
-    def acquire(self, host: str, tls: TlsFiles = _NO_TLS) -> SwitchAddress:
+    def acquire(self, host: str, tls: TlsFiles = _NO_TLS, *, keep_alive: bool = False) -> SwitchAddress:
         """The embedded switch on this host that this process knows, else a new one on its address `host` with `tls`.
 
         One on loopback, started for a group of this host alone, is no switch for a group that is not. Pair with `release`.
+        With `keep_alive` it is started anew when it ends by itself.
         """
         with self._lock:
             self._forget_parent()
             for switch, shared in self._shared.items():
                 if _serves(switch.address.rpartition(":")[0], host):
                     shared.users += 1
+                    if keep_alive and shared.running is not None:
+                        shared.running.keep_alive()
                     return switch
             running = self._start(host, tls)
+            if keep_alive:
+                running.keep_alive()
             switch = SwitchAddress(running.address, running.token, embedded=True)
             self._shared[switch] = _Shared(running, users=1)
             return switch

@@ -76,6 +76,7 @@ def join_switch(placement: Placement, options: Options, join_timeout: float, tim
         timeout=timeout,
         multicast=options.multicast,
         one_host=placement.one_host,
+        recover=options.recover,
     )
     remember_shares(placement, worker.shares)
     _log.info(

@@ -10,7 +10,7 @@ from switchml.control.target import TRANSPORTS
 from switchml.control.tls import TlsFiles
 from switchml.errors import UsageError
 from switchml.protocol.messages import FLOAT32, WIRES
-from switchml.variables import heed_environment, take_configuration
+from switchml.variables import heed_environment, seconds_to_recover, take_configuration
 
 
 def _text(variable: str, default: str = "") -> str:
@@ -45,6 +45,8 @@ class Options:
         window: slots, a power of two, 0 = the switch's default. Default: `SWITCHML_WINDOW`.
         wire: what sums of float32 (and of float16 and bfloat16, which go through it) travel as: "float32", "int16" or "int8".
             Default: `SWITCHML_WIRE`, else "float32".
+        recover: seconds for which a job tries to go on when its switch is gone: see `Worker.join`. An embedded switch is started
+            anew. Default: `SWITCHML_RECOVER`, else 0, which ends the job at once.
         multicast: take results by IP multicast where switch and host can.
         timeout: deadline of a collective; None = the timeout that torch hands over.
 
@@ -61,6 +63,7 @@ class Options:
     payload: int = field(default_factory=lambda: _whole_number("SWITCHML_PAYLOAD"))
     window: int = field(default_factory=lambda: _whole_number("SWITCHML_WINDOW"))
     wire: str = field(default_factory=lambda: _text("SWITCHML_WIRE", FLOAT32))
+    recover: float = field(default_factory=seconds_to_recover)
     multicast: bool = True
     timeout: timedelta | None = None
 
@@ -72,6 +75,8 @@ class Options:
             raise UsageError(f"wire {self.wire!r}: one of {', '.join(WIRES)} is meant")
         if self.payload < 0 or self.window < 0:
             raise UsageError(f"payload {self.payload} and window {self.window} must not be negative")
+        if not self.recover >= 0:
+            raise UsageError(f"recover {self.recover} must be a number of seconds, or 0")
         if self.timeout is not None and self.timeout <= timedelta(0):
             raise UsageError(f"timeout {self.timeout} must be positive")
 

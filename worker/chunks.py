@@ -39,6 +39,7 @@ from switchml.worker.window import (
     TransferRecord,
     Window,
     chunk_elements,
+    position_on_wire,
     relative,
 )
 
@@ -387,9 +388,15 @@ def exponent_ahead(window: Window, slot: int) -> int:
     place = relative(window, slot)
     if transfer["kind"] != BLOCKS or not 1 <= place <= transfer["chunks"]:
         return UNKNOWN_EXPONENT
-    elements, ahead = chunk_elements(window, BLOCKS), block_of(window, transfer, place - 1)
+    return exponent_of(window, transfer, place - 1)
+
+
+@inlined
+def exponent_of(window: Window, transfer: TransferRecord, chunk: int) -> int:
+    """The exponent of a float32 chunk's elements."""
+    elements, block = chunk_elements(window, BLOCKS), block_of(window, transfer, chunk)
     return bits_exponent(
-        words_at(transfer["source"], ahead * elements, chunk_length(transfer, ahead, elements))
+        words_at(transfer["source"], block * elements, chunk_length(transfer, block, elements))
     )
 
 
@@ -399,7 +406,7 @@ def build_packet(window: Window, slot: int, memory: Bytes, at: int) -> None:
     stream = window.stream[0]
     entry = window.slots[slot]
     transfer = window.transfers[entry["transfer"] % RING]
-    position = int(entry["position"])
+    position = position_on_wire(window, slot)
     place = relative(window, slot)
     prologue = int(transfer["prologue"])
     blocks = transfer["kind"] == BLOCKS

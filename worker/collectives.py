@@ -242,7 +242,7 @@ class Converted(Strategy):
         elements.narrow(mine, self._name, self._out[self._share.place(where)])
 
 
-def _gathered(mine: Array, rows: Array, rank: int, root: int | None) -> Part:
+def gathering(mine: Array, rows: Array, rank: int, root: int | None) -> Part:
     """A gather of all ranks' words, each as many as `mine`, into `rows`, at all ranks or at one."""
     every = rows.reshape(-1)
     share = Share(rank, mine.size, others=True)
@@ -269,7 +269,7 @@ class _Rows:
 
     def part(self, lane: int, root: int | None = None) -> Part:
         """What goes on the wire. root: the only rank that wants the rows; None: all do."""
-        return _gathered(self._mine[lane], self._all[lane], self._rank, root)
+        return gathering(self._mine[lane], self._all[lane], self._rank, root)
 
     def all(self, lane: int, dtype: np.dtype[Any], count: int) -> Array:
         """The first `count` values of every rank, (workers, count)."""
@@ -315,7 +315,7 @@ class Gathered(Strategy):
             return None
         words = self._source.view(np.uint32)
         rows = np.empty((self._workers, words.size), np.uint32)
-        return _gathered(words, rows, self._share.rank, self._root)
+        return gathering(words, rows, self._share.rank, self._root)
 
     @override
     def cut(self, start: int, stop: int) -> Strategy:
@@ -875,7 +875,7 @@ class Collectives(ABC):
             strategy = nothing
         elif raw.size % 4 == 0:
             words, mine = every.view(np.uint32), raw.view(np.uint32)
-            strategy = partial(Direct, _gathered(mine, words, self.rank, None))
+            strategy = partial(Direct, gathering(mine, words, self.rank, None))
         else:
             strategy = partial(GatheredBytes, raw, every.reshape(self.world_size, -1), self.rank)
         return self._submit(

@@ -27,8 +27,20 @@ from switchml.packets.tape import ALL_HOSTS, LOOPBACK, RING_PORT, Tape, TapeFile
 from switchml.protocol.header import build_header
 from switchml.protocol.jit import compiled
 from switchml.protocol.messages import UDP_PORT_FIRST
+from switchml.protocol.on_demand import address_of
 from switchml.protocol.probes import answer_to_challenge, new_secret, probe_header, ticket_of_secret
-from switchml.worker.port import ALL, BATCH, OWN, SHM, SWITCH, UDP, Port, PortRecord
+from switchml.worker.port import (
+    ALL,
+    BATCH,
+    OWN,
+    SHM,
+    SWITCH,
+    UDP,
+    Port,
+    PortRecord,
+    note_packet,
+    write_notes,
+)
 
 _ANSWER_SECONDS = 5.0
 _PROBE_EVERY = 0.05
@@ -97,6 +109,14 @@ class Connection(ABC):
     def _tape(self) -> Tape:
         return no_tape() if self._capture is None else self._capture.tape
 
+    def _port_state(self, kind: int, worker: int) -> Records[PortRecord]:
+        state = new_records(PortRecord, 1)
+        state[0]["kind"], state[0]["worker"], state[0]["wake"] = kind, worker, -1
+        if self._capture is not None:
+            state[0]["note"] = address_of(note_packet, "worker's captures", 5)
+            state[0]["write"] = address_of(write_notes, "worker's captures", 1)
+        return state
+
     multicast = False
     """After `attach`: whether multicast results reach this worker."""
 
@@ -112,12 +132,6 @@ class Connection(ABC):
 
 def _stand_in() -> datagrams.Datagrams:
     return datagrams.open_datagrams(None)
-
-
-def _port_state(kind: int, worker: int) -> Records[PortRecord]:
-    state = new_records(PortRecord, 1)
-    state[0]["kind"], state[0]["worker"], state[0]["wake"] = kind, worker, -1
-    return state
 
 
 class UdpConnection(Connection):
@@ -210,7 +224,7 @@ class UdpConnection(Connection):
         self._probe(job, time.monotonic() + _ANSWER_SECONDS)
         if not self.multicast:
             self._close_group()
-        state = _port_state(UDP, rank)
+        state = self._port_state(UDP, rank)
         state[0]["wake"] = self._wake
         unicast = datagrams.open_datagrams(self._socket, offload=self._offload)
         in_group = datagrams.open_datagrams(self._group, offload=self._offload)
@@ -280,7 +294,7 @@ class ShmConnection(Connection):
             raise _laid_out_otherwise()
         bytes_ = np.frombuffer(rings, np.uint8)
         self._longs = bytes_.view(np.int64)
-        state = _port_state(SHM, rank)
+        state = self._port_state(SHM, rank)
         state[0]["doorbell"] = self._doorbell
         self.kind = "shm"
         return Port(

@@ -21,7 +21,8 @@ from switchml.protocol.header_access import (
     read_version,
 )
 from switchml.protocol.jit import compiled, inlined
-from switchml.protocol.messages import ASK
+from switchml.protocol.messages import ASK, ELEMENT_BYTES
+from switchml.protocol.slots import version_of
 from switchml.worker import congestion as congestion_control
 from switchml.worker import port as ports
 from switchml.worker import recovery as loss_recovery
@@ -86,6 +87,7 @@ class Engine(NamedTuple):
         counters: by index of WORKER_COUNTERS.
         descriptor: takes that of the last transfer, in the machine's byte order.
         flag: of one, set to 1 by another thread to make the loop return ATTENTION.
+        kept: each slot's last two packets, for a job that goes on without its switch; else empty.
     """
 
     window: Window
@@ -96,6 +98,7 @@ class Engine(NamedTuple):
     descriptor: Words
     flag: Longs
     scratch: Longs
+    kept: Bytes
 
 
 engine_at = view_of(Engine)
@@ -168,6 +171,23 @@ def _receive(engine: Engine) -> int:
     return found
 
 
+@compiled
+def kept_at(window: Window, slot: int, position: int) -> int:
+    """Where in `kept` the slot's packet of that position lies."""
+    stream = window.stream[0]
+    stride = HEADER_BYTES + ELEMENT_BYTES * int(stream["elements"])
+    return (2 * slot + version_of(position, int(stream["window"]))) * stride
+
+
+@inlined
+def _keep(engine: Engine, slot: int, memory: Bytes, at: int, length: int) -> None:
+    window = engine.window
+    there = kept_at(window, slot, int(window.slots[slot]["position"]))
+    packet, copy = memory[at : at + length], engine.kept[there : there + length]
+    for i in range(length):
+        copy[i] = packet[i]
+
+
 @inlined
 def _send(engine: Engine, now: int) -> int:
     window, port, counters = engine.window, engine.port, engine.counters
@@ -187,6 +207,8 @@ def _send(engine: Engine, now: int) -> int:
             counters[_PORT_FULL] += 1
             break
         build_packet(window, slot, ports.tx_memory(port), at)
+        if engine.kept.size > 0 and not asking:
+            _keep(engine, slot, ports.tx_memory(port), at, length)
         counters[_PACKETS_SENT] += 1
         counters[_BYTES_SENT] += length
         sent += 1

@@ -37,12 +37,13 @@ from switchml.protocol.jit import compiled, inlined
 from switchml.protocol.messages import ABSENT, ELEMENT_BYTES, LANE_BITS, SUM
 from switchml.protocol.numerics import UNKNOWN_EXPONENT
 from switchml.protocol.slots import TSI_MASK, slot_of, version_of
-from switchml.worker.chunks import bytes_of, exponent_ahead, given_kind, is_withheld, named_rank
+from switchml.worker.chunks import RUN, bytes_of, exponent_of, given_kind, is_withheld, named_rank
 from switchml.worker.engine import ATTENTION, EXACT_NEEDED, FINISHED, IDLE_STREAM, exact_needed
 from switchml.worker.entry import NOT_OVER, enter, leave
 from switchml.worker.shared_rows import give_row, take_rows
 from switchml.worker.shared_sums import give_elements, take_elements
 from switchml.worker.window import (
+    BLOCKS,
     MISMATCHED,
     RING,
     ROWS,
@@ -89,6 +90,8 @@ _HELD_SLEEP_NS = 100_000
 """Nobody rings when a slot is given back: it is held for a microsecond, unless its owner was stopped."""
 _YIELD_NS = 1_000_000
 """Longer than it takes to wake a rank that sleeps, or two would wait for each other asleep ever after."""
+_RUNS = 4
+"""Of exponents that are kept, because a chunk whose slot is held comes later."""
 _FOREIGN_NS = 200_000
 """Who offers its core and gets it back later than this has given it to another program, which will take it again."""
 _RESERVED_NS = 1_000_000_000
@@ -105,6 +108,7 @@ class MemoryEngine(NamedTuple):
         counters: by index of WORKER_COUNTERS; what there are called packets are chunks brought and results taken.
         descriptor: takes that of the last transfer.
         lanes: a packet's payload, for narrow wires.
+        exponents: `new_exponents`.
         reserved: of one: until then (ns) this core is not offered to the other ranks.
         flag: of one, set to 1 by another thread to make the loop return ATTENTION.
     """
@@ -114,6 +118,7 @@ class MemoryEngine(NamedTuple):
     counters: Longs
     descriptor: Words
     lanes: Bytes
+    exponents: Longs
     reserved: Longs
     flag: Longs
     scratch: Longs
@@ -122,10 +127,33 @@ class MemoryEngine(NamedTuple):
 memory_engine_at = view_of(MemoryEngine)
 
 
+def new_exponents() -> Longs:
+    """Runs of exponents, none known: each its transfer + 1, its first chunk, and the exponents."""
+    return np.zeros(_RUNS * (2 + RUN), np.int64)
+
+
 @inlined
 def _elements(window: Window, kind: int) -> int:
     bits = int(LANE_BITS[kind])
     return 32 // bits * int(window.stream[0]["elements"]) if bits > 0 else 0
+
+
+@inlined
+def _exponent_ahead(engine: MemoryEngine, slot: int) -> int:
+    """As `exponent_ahead`, a run at a time: in turn with other work at each chunk, reading elements takes twice as long."""
+    window, found = engine.window, engine.exponents
+    index = int(window.slots[slot]["transfer"])
+    transfer = window.transfers[index % RING]
+    chunk, chunks = relative(window, slot) - 1, int(transfer["chunks"])
+    if transfer["kind"] != BLOCKS or not 0 <= chunk < chunks:
+        return UNKNOWN_EXPONENT
+    first = chunk // RUN * RUN
+    at = chunk // RUN % _RUNS * (2 + RUN)
+    if found[at] != index + 1 or found[at + 1] != first:
+        found[at], found[at + 1] = index + 1, first
+        for each in range(first, min(first + RUN, chunks)):
+            found[at + 2 + each - first] = exponent_of(window, transfer, each)
+    return int(found[at + 2 + chunk - first])
 
 
 @inlined
@@ -208,7 +236,7 @@ def _bring(engine: MemoryEngine, at: int, now: int) -> int:
         kind, ahead, named = SUM if relative(window, slot) == 0 else ABSENT, UNKNOWN_EXPONENT, -1
         row = give_row(window, slot, slots)
     else:
-        kind, ahead, named = given_kind(window, slot), exponent_ahead(window, slot), named_rank(window, slot)
+        kind, ahead, named = given_kind(window, slot), _exponent_ahead(engine, slot), named_rank(window, slot)
     if not try_lock(slots, slot, rank):
         return -1
     position = int(entry["position"])

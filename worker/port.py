@@ -16,11 +16,12 @@ import numpy.typing as npt
 
 from switchml.link import datagrams, libc, ring
 from switchml.link.datagrams import Datagrams
-from switchml.link.memory import load_acquire, store_release
+from switchml.link.memory import bytes_at, load_acquire, store_release
 from switchml.link.records import Int64, Records, view_of
 from switchml.packets import tape as tapes
 from switchml.packets.tape import Tape
 from switchml.protocol.jit import compiled
+from switchml.protocol.on_demand import call_at
 
 Bytes = npt.NDArray[np.uint8]
 Longs = npt.NDArray[np.int64]
@@ -48,6 +49,8 @@ class PortRecord(TypedDict):
     up_limit: Int64  # entries that certainly have room
     down: Int64  # entries read
     failed: Int64  # datagrams that did not leave
+    note: Int64  # address of `note_packet`; 0: no packet is noted
+    write: Int64  # address of `write_notes`
 
 
 class Port(NamedTuple):
@@ -63,7 +66,7 @@ class Port(NamedTuple):
         rx_at: by packet handed in, where it lies.
         rx_length: its bytes.
         rx_source: UDP: the socket, 1 for the group's.
-        tape: takes all packets, where it is active.
+        tape: takes all packets, where `note` is set.
         ends: MAC address, IPv4 address and UDP port, as the tape tells them, of this worker, the switch, and all workers.
     """
 
@@ -86,13 +89,27 @@ port_at = view_of(Port)
 
 
 @compiled
-def _note(handle: int, source: int, target: int, memory: Bytes, at: int, length: int) -> None:
+def note_packet(handle: int, source: int, target: int, address: int, length: int) -> int:
+    """Note a packet that lies at an address, between two of a port's `ends`; 0."""
     port = port_at(handle)
     ends = port.ends
     tapes.note(
         port.tape, int(ends[source, 0]), int(ends[source, 1]), int(ends[source, 2]), int(ends[target, 0]),
-        int(ends[target, 1]), int(ends[target, 2]), memory, at, length,
+        int(ends[target, 1]), int(ends[target, 2]), bytes_at(address, length), 0, length,
     )  # fmt: skip
+    return 0
+
+
+@compiled
+def write_notes(handle: int) -> int:
+    """Write what has been noted; 0."""
+    tapes.write(port_at(handle).tape)
+    return 0
+
+
+@compiled
+def _note(handle: int, source: int, target: int, memory: Bytes, at: int, length: int) -> None:
+    call_at(port_at(handle).state[0]["note"], handle, source, target, memory.ctypes.data + at, length)
 
 
 @compiled
@@ -107,7 +124,7 @@ def _split_trains(handle: int, source: int, found: int) -> int:
             port.rx_at[found] = at
             port.rx_length[found] = min(segment, end - at)
             port.rx_source[found] = source
-            if tapes.active(port.tape):
+            if port.state[0]["note"] != 0:
                 _note(handle, SWITCH, ALL if source == 1 else OWN, link.rx_memory, at, min(segment, end - at))
             found += 1
             at += segment
@@ -134,7 +151,7 @@ def receive(handle: int) -> int:
         if destination == ring.EVERYONE or destination == state["worker"]:
             port.rx_at[found] = entry + ring.PACKET_AT
             port.rx_length[found] = ring.entry_length(port.region, entry)
-            if tapes.active(port.tape):
+            if port.state[0]["note"] != 0:
                 target = ALL if destination == ring.EVERYONE else OWN
                 _note(handle, SWITCH, target, port.region, int(port.rx_at[found]), int(port.rx_length[found]))
             found += 1
@@ -195,7 +212,7 @@ def tx_memory(handle: int) -> Bytes:
 def _publish(handle: int, head: int) -> None:
     port = port_at(handle)
     state = port.state[0]
-    if tapes.active(port.tape):
+    if port.state[0]["note"] != 0:
         for count in range(state["shown"], head):
             entry = ring.up_entry(port.layout, int(state["worker"]), count)
             _note(
@@ -217,7 +234,7 @@ def flush(handle: int) -> None:
     port = port_at(handle)
     state = port.state[0]
     if state["kind"] == UDP:
-        if tapes.active(port.tape):
+        if port.state[0]["note"] != 0:
             link = port.unicast
             end, segment = datagrams.train_bytes(link), datagrams.train_segment(link)
             for at in range(0, end, max(segment, 1)):
@@ -225,7 +242,8 @@ def flush(handle: int) -> None:
         state["failed"] += datagrams.send_train(port.unicast, 0, 1)
     elif state["up"] > state["shown"]:
         _publish(handle, int(state["up"]))
-    tapes.write(port.tape)
+    if state["note"] != 0:
+        call_at(state["write"], handle)
 
 
 @compiled
@@ -234,9 +252,10 @@ def wait(handle: int, timeout_ns: int) -> None:
     port = port_at(handle)
     state = port.state[0]
     if state["kind"] == UDP:
-        datagrams.wait_readable(
-            port.unicast, int(port.group.registers[datagrams.FD]), int(state["wake"]), timeout_ns
-        )
+        wake = int(state["wake"])
+        datagrams.wait_readable(port.unicast, int(port.group.registers[datagrams.FD]), wake, timeout_ns)
+        if port.unicast.poll[2]["revents"] & libc.POLLIN:
+            datagrams.drain_event(port.unicast, wake)  # or no wait would last any more
     else:
         ring.sleep_for_downlink(port.longs, int(state["down"]), timeout_ns, port.scratch)
 

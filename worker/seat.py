@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import re
+import socket
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from switchml.aggregation.shared_slots import SharedLayout, SharedSlots, ring_bell
+from switchml.control.address import parse_address
 from switchml.control.client import ControlClient
 from switchml.control.control_messages import JobLayout, JoinOffer, Pace, Resent
+from switchml.control.exits import in_a_line
 from switchml.control.heartbeat import Departures
 from switchml.control.target import TRANSPORTS, TargetDescription
-from switchml.errors import JobAbortedError, JoinError, SwitchMLError, UsageError
+from switchml.errors import JobAbortedError, JoinError, SwitchGoneError, SwitchMLError, UsageError
 from switchml.link.records import table_of
 from switchml.protocol.counters import WORKER_COUNTERS, named
 from switchml.protocol.header import HEADER_BYTES
@@ -25,15 +32,24 @@ from switchml.protocol.prepare import prepare
 from switchml.worker.congestion import new_congestion, packets_allowed
 from switchml.worker.connection import Connection, ShmConnection, UdpConnection, shares_memory
 from switchml.worker.engine import Engine, run
-from switchml.worker.in_memory import MemoryEngine, run_in_memory
+from switchml.worker.failover import settle
+from switchml.worker.in_memory import MemoryEngine, new_exponents, run_in_memory
 from switchml.worker.port import Port
 from switchml.worker.pulse import start_pulse
 from switchml.worker.recovery import new_recovery
+from switchml.worker.standing import begin_anew
 from switchml.worker.stream import Stream
-from switchml.worker.window import new_window
+from switchml.worker.window import Window, new_window
 
 # In which the others may have a loop to compile that they did not expect; whose process ends, is known at once.
 _READY_SECONDS = 300.0
+
+_LOOK_AGAIN = 0.05
+_LISTENS = 1.0
+_ONE_OF_SEVERAL = 3.0
+"""Seconds in which the other ranks have to come to the same of several switches; then the first that is there is sought anew."""
+
+_log = logging.getLogger(__name__)
 
 _SPIN_IN_MEMORY_NS = 200_000
 """Longer than a rank takes to wake up: ranks that slept meanwhile would wait for each other asleep ever after."""
@@ -97,6 +113,120 @@ class PortTable:
         self.handle: int = self._table.ctypes.data
 
 
+def _listens(address: str) -> bool:
+    """Whether somebody does, there."""
+    try:
+        socket.create_connection(parse_address(address), _LISTENS).close()
+    except OSError:
+        return False
+    return True
+
+
+class Revival(NamedTuple):
+    """What is to be done when a switch is gone.
+
+    Attributes:
+        seconds: for which the job tries to go on; 0: it ends.
+        connect: to the switch at an address, which listens; seconds that it may take.
+        addresses: of the switch itself and of those that stand in for it, in the order in which they are tried.
+    """
+
+    seconds: float
+    connect: Callable[[str, float], ControlClient]
+    addresses: tuple[str, ...]
+
+
+class _Way(NamedTuple):
+    """A seat's place at a switch: everything that is another at the next switch."""
+
+    client: ControlClient
+    connection: Connection
+    layout: JobLayout
+    offer: JoinOffer
+    multicast: bool
+    port: PortTable | SharedSlots
+
+    def give_up(self) -> None:
+        self.client.close()
+        self.connection.close()
+
+
+def _join(
+    client: ControlClient,
+    offer: JoinOffer,
+    transport: str,
+    multicast: bool,
+    timeout: float,
+    capture: str = "",
+    past: _Way | None = None,
+) -> _Way:
+    """Come to the client's switch with all other ranks.
+
+    Args:
+        client: connected. Not closed where this fails.
+        offer: as of `Seat.take`, and so on.
+        transport: likewise.
+        multicast: likewise.
+        timeout: likewise.
+        capture: the file for packets; "" = none.
+        past: the place at the switch that is gone; memory of that stays in use.
+    """
+    deadline = time.monotonic() + timeout
+    connection = _connect(client.discover(), transport, multicast)
+    try:
+        if capture:
+            connection.record(capture)
+        own = replace(
+            offer,
+            transport=connection.kind,
+            address=connection.address,
+            port=connection.port_number,
+            ticket=connection.ticket,
+        )
+        layout = client.join(own, timeout=timeout, pulse=start_pulse)
+        if layout.wire != offer.wire:
+            raise JoinError(
+                f"job {offer.job!r}: the switch at {client.address} does not know the wire {offer.wire}: leave it at {FLOAT32}"
+            )
+        # Mostly it is there; if not, heartbeats tell the others that we live.
+        prepare_loop(layout.in_memory)
+        way: PortTable | SharedSlots
+        if past is not None and isinstance(past.port, SharedSlots):
+            way = past.port
+        elif layout.in_memory and isinstance(connection, ShmConnection):
+            room = layout.payload // ELEMENT_BYTES * wire_lanes(layout.wire)
+            way = connection.attach_slots(offer.rank, SharedLayout(offer.world_size, layout.window, room))
+        else:
+            way = PortTable(
+                connection.attach(
+                    offer.rank,
+                    offer.world_size,
+                    layout.window,
+                    layout.payload,
+                    layout.job_number,
+                    layout.multicast_group,
+                    layout.multicast_port,
+                )
+            )
+        left = max(1.0, deadline - time.monotonic())
+        by_multicast = client.ready(
+            multicast=connection.multicast,
+            timeout=left if layout.in_memory or past is not None else max(left, _READY_SECONDS),
+        )
+        return _Way(client, connection, layout, own, by_multicast, way)
+    except BaseException:
+        connection.close()
+        raise
+
+
+class _Reports(NamedTuple):
+    """As `Seat.report_to` is given them."""
+
+    on_abort: Callable[[SwitchMLError], None]
+    on_left: Callable[[Departures], None]
+    finished: Callable[[], int]
+
+
 class Seat:
     """Made by `take`.
 
@@ -106,64 +236,87 @@ class Seat:
         payload: bytes a packet.
         window: slots.
         stream: takes what goes through this switch.
+        outages: seconds for which there was no switch, each time; but in memory, nothing went on meanwhile.
     """
 
     def __init__(
-        self,
-        client: ControlClient,
-        connection: Connection,
-        layout: JobLayout,
-        offer: JoinOffer,
-        multicast: bool,
-        way: PortTable | SharedSlots,
-        spin_ns: int,
-        share: int,
+        self, way: _Way, transport: str, multicast: bool, spin_ns: int, share: int, revival: Revival
     ) -> None:
-        self.transport = connection.kind
-        self.multicast = multicast
+        layout, offer = way.layout, way.offer
+        self.transport = way.connection.kind
+        self.multicast = way.multicast
         self.payload = layout.payload
         self.window = layout.window
-        self._offer = offer
+        self._wanted, self._spin_ns, self._share, self._revival = (
+            (transport, multicast),
+            spin_ns,
+            share,
+            revival,
+        )
         self._left = False
-        self._client = client
+        self._reports: _Reports | None = None
+        self.outages: list[float] = []
+        self._lock = threading.Lock()
+        self._way, self._client = way, way.client
+        self._past: list[Connection] = []  # that somebody may still be about to wake
         # Until there is a worker: who leaves has finished nothing.
-        client.start_heartbeats(_ignore, progress=lambda: 0)
-        self._connection = connection
-        self._way = way
+        way.client.start_heartbeats(_ignore, progress=lambda: 0)
         count = layout.payload // ELEMENT_BYTES
-        window = new_window(
+        self._state = self._new_window(way)
+        self._counters = np.zeros(len(WORKER_COUNTERS), np.int64)
+        self._descriptor, self._flag = np.zeros(count, np.uint32), np.zeros(1, np.int64)
+        packets = 2 * layout.window * (HEADER_BYTES + layout.payload)
+        self._kept = np.zeros(packets if revival.seconds > 0 else 0, np.uint8)
+        self._pace: Callable[[], Pace] = lambda: Pace(in_flight=layout.window)
+        if self.transport == "memory":
+            enough = offer.world_size * share <= len(os.sched_getaffinity(0))
+            self._spin_ns = _SPIN_IN_MEMORY_NS if enough else 0  # whoever is waited for needs the core
+        engine: Engine | MemoryEngine
+        if isinstance(way.port, SharedSlots):
+            lanes = np.zeros(layout.payload, np.uint8)
+            reserved, scratch = np.zeros(1, np.int64), np.zeros(4, np.int64)
+            engine = MemoryEngine(
+                self._state,
+                way.port,
+                self._counters,
+                self._descriptor,
+                lanes,
+                new_exponents(),
+                reserved,
+                self._flag,
+                scratch,
+            )
+        else:
+            engine = self._engine = self._engine_at(way, self._state)
+        self.stream = Stream(engine, way.connection.wake, self._explain, spin_ns=self._spin_ns)
+
+    def _new_window(self, way: _Way) -> Window:
+        layout, offer = way.layout, way.offer
+        return new_window(
             rank=offer.rank,
             workers=offer.world_size,
             window=layout.window,
-            elements=count,
+            elements=layout.payload // ELEMENT_BYTES,
             size=size_code(layout.payload),
             job=layout.job_number,
             block_kind=WIRES[layout.wire].code,
         )
-        self._counters = np.zeros(len(WORKER_COUNTERS), np.int64)
-        descriptor, flag, scratch = np.zeros(count, np.uint32), np.zeros(1, np.int64), np.zeros(4, np.int64)
-        engine: Engine | MemoryEngine
-        self._pace = lambda: Pace(in_flight=layout.window)
-        if isinstance(way, SharedSlots):
-            lanes = np.zeros(layout.payload, np.uint8)
-            reserved = np.zeros(1, np.int64)
-            engine = MemoryEngine(window, way, self._counters, descriptor, lanes, reserved, flag, scratch)
-        else:
-            congestion = new_congestion(
-                packet=HEADER_BYTES + layout.payload,
-                slots=layout.window,
-                enabled=connection.kind == "udp",
-                share=share,
-            )
-            recovery = new_recovery()
-            engine = Engine(
-                window, recovery, congestion, way.handle, self._counters, descriptor, flag, scratch
-            )
-            self._pace = lambda: Pace(recovery[0]["srtt"] / 1e9, packets_allowed(congestion))
-        if self.transport == "memory":
-            enough = offer.world_size * share <= len(os.sched_getaffinity(0))
-            spin_ns = _SPIN_IN_MEMORY_NS if enough else 0  # whoever is waited for needs the core
-        self.stream = Stream(engine, connection.wake, self._explain, spin_ns=spin_ns)
+
+    def _engine_at(self, way: _Way, window: Window) -> Engine:
+        """What brings the window's packets that way."""
+        assert isinstance(way.port, PortTable)
+        congestion = new_congestion(
+            packet=HEADER_BYTES + way.layout.payload,
+            slots=way.layout.window,
+            enabled=way.connection.kind == "udp",
+            share=self._share,
+        )
+        recovery = new_recovery()
+        self._pace = lambda: Pace(recovery[0]["srtt"] / 1e9, packets_allowed(congestion))
+        return Engine(
+            window, recovery, congestion, way.port.handle, self._counters, self._descriptor, self._flag,
+            np.zeros(4, np.int64), self._kept,
+        )  # fmt: skip
 
     @classmethod
     def take(
@@ -176,6 +329,7 @@ class Seat:
         timeout: float,
         spin_ns: int,
         share: int,
+        revival: Revival,
     ) -> Seat:
         """Join the job at the client's switch; returns when all ranks have.
 
@@ -187,57 +341,17 @@ class Seat:
             timeout: seconds.
             spin_ns: how long the stream's engine looks again before it sleeps.
             share: streams of this rank that leave by the same link.
+            revival: for when the switch is gone.
 
         Raises:
             SwitchUnreachableError, JoinError, UsageError: see switchml/errors.py.
         """
-        deadline = time.monotonic() + timeout
         capture = os.environ.get("SWITCHML_CAPTURE", "").strip()
-        target = client.discover()
-        connection = _connect(target, _with_packets(target, transport) if capture else transport, multicast)
-        try:
-            if capture:
-                connection.record(_capture_file(capture, offer, client.address if share > 1 else ""))
-            own = replace(
-                offer,
-                transport=connection.kind,
-                address=connection.address,
-                port=connection.port_number,
-                ticket=connection.ticket,
-            )
-            layout = client.join(own, timeout=timeout, pulse=start_pulse)
-            if layout.wire != offer.wire:
-                raise JoinError(
-                    f"job {offer.job!r}: the switch at {client.address} does not know the wire {offer.wire}: "
-                    f"leave it at {FLOAT32}"
-                )
-            # Mostly it is there; if not, heartbeats tell the others that we live.
-            prepare_loop(layout.in_memory)
-            way: PortTable | SharedSlots
-            if layout.in_memory and isinstance(connection, ShmConnection):
-                room = layout.payload // ELEMENT_BYTES * wire_lanes(layout.wire)
-                way = connection.attach_slots(offer.rank, SharedLayout(offer.world_size, layout.window, room))
-            else:
-                way = PortTable(
-                    connection.attach(
-                        offer.rank,
-                        offer.world_size,
-                        layout.window,
-                        layout.payload,
-                        layout.job_number,
-                        layout.multicast_group,
-                        layout.multicast_port,
-                    )
-                )
-            left = max(1.0, deadline - time.monotonic())
-            by_multicast = client.ready(
-                multicast=connection.multicast,
-                timeout=left if layout.in_memory else max(left, _READY_SECONDS),
-            )
-            return cls(client, connection, layout, own, by_multicast, way, spin_ns, share)
-        except BaseException:
-            connection.close()
-            raise
+        if capture:
+            transport = _with_packets(client.discover(), transport)
+            capture = _capture_file(capture, offer, client.address if share > 1 else "")
+        way = _join(client, offer, transport, multicast, timeout, capture)
+        return cls(way, transport, multicast, spin_ns, share, revival)
 
     def report_to(
         self,
@@ -246,13 +360,128 @@ class Seat:
         finished: Callable[[], int],
     ) -> None:
         """Have the job's early end here, and ranks that leave it, reported: see `ControlClient.start_heartbeats`."""
+        self._reports = _Reports(on_abort, on_left, finished)
+        self._report_of(self._way)
+
+    def _report_of(self, way: _Way) -> None:
+        """Have what happens at that switch reported; what has happened already is at once."""
+        assert self._reports is not None
+        on_abort, on_left, finished = self._reports
 
         def ended(reason: str) -> None:
-            on_abort(
-                JobAbortedError(f"job {self._offer.job!r} at {self._client.address} ended early: {reason}")
-            )
+            on_abort(self._ended(reason, way))
 
-        self._client.start_heartbeats(ended, on_left, finished, self._resent, self._pace)
+        def gone(reason: str) -> None:
+            error = self._ended(reason, way, SwitchGoneError)
+            if self._revival.seconds > 0:
+                threading.Thread(
+                    target=self._go_on, args=(way, error), name="switchml-failover", daemon=True
+                ).start()
+            else:
+                on_abort(error)
+
+        way.client.start_heartbeats(ended, on_left, finished, self._resent, self._speed, gone)
+
+    def _speed(self) -> Pace:
+        return self._pace()
+
+    def _ended(
+        self, reason: str, way: _Way, kind: type[JobAbortedError] = JobAbortedError
+    ) -> JobAbortedError:
+        return kind(f"job {way.offer.job!r} at {way.client.address} ended early: {reason}")
+
+    def _go_on(self, lost: _Way, error: SwitchMLError) -> None:
+        """The switch is gone: go on at the next, as soon as all ranks are there; else fail with `error`."""
+        assert self._reports is not None
+        began = time.monotonic()
+        deadline = began + self._revival.seconds
+        # In memory nothing is lost with it, and sums go on meanwhile: it is missed where a rank dies or leaves.
+        holding = contextlib.nullcontext() if self.transport == "memory" else self.stream.held_up()
+        with holding:
+            lost.client.close()
+            why: SwitchMLError = error
+            while not self._left and self.stream.error is None and time.monotonic() < deadline:
+                try:
+                    if not self._goes_on(lost.offer, deadline):
+                        time.sleep(_LOOK_AGAIN)
+                        continue
+                except SwitchMLError as again:
+                    why = again
+                    time.sleep(_LOOK_AGAIN)
+                    continue
+                break
+            else:
+                if self._left or self.stream.error is not None:
+                    return
+                told = "" if why is error else f": {in_a_line(why)}"
+                self._reports.on_abort(
+                    SwitchGoneError(f"{error}; it could not go on within {self._revival.seconds:g} s{told}")
+                )
+                return
+        took = time.monotonic() - began
+        self.outages.append(took)
+        level = logging.WARNING if lost.offer.rank == 0 else logging.INFO
+        where, job = self._client.address, lost.offer.job
+        _log.log(level, "%s; it goes on at %s after %.2f s", error, where, took, extra={"job": job})
+        self._report_of(self._way)
+
+    def _goes_on(self, offer: JoinOffer, deadline: float) -> bool:
+        """Come to the first switch that is there, if there is one.
+
+        Raises:
+            SwitchMLError: it was in vain.
+        """
+        addresses = self._revival.addresses
+        address = next((each for each in addresses if _listens(each)), None)
+        if address is None:
+            return False
+        left = deadline - time.monotonic()
+        patience = left if len(addresses) == 1 else min(left, _ONE_OF_SEVERAL)
+        client = self._revival.connect(address, max(0.1, min(left, 2.0)))
+        with self._lock:
+            if self._left:
+                client.close()
+                return False
+            self._client = client
+        transport, multicast = self._wanted
+        if self.transport != "memory":  # packets it stays
+            transport = "shm" if transport != "udp" and shares_memory(client.discover()) else "udp"
+        # What the stream is cut into stays.
+        same = replace(offer, payload=self.payload, window=self.window)
+        try:
+            way = _join(client, same, transport, multicast, max(0.1, patience), past=self._way)
+        except BaseException:
+            client.close()
+            raise
+        try:
+            if self.transport != "memory":
+                self._settle(way, deadline)
+        except BaseException:
+            way.give_up()
+            raise
+        self._past.append(self._way.connection)
+        self._way = way
+        return True
+
+    def _settle(self, way: _Way, deadline: float) -> None:
+        """Have the stream go on there, where the ranks agree on it."""
+        window = self._new_window(way)
+        stream = Stream(
+            self._engine_at(way, window), way.connection.wake, self._explain, spin_ns=self._spin_ns
+        )
+        closed = SwitchGoneError(f"the ranks of job {way.offer.job!r} were about to go on, and could not")
+        try:
+            way.client.start_heartbeats(
+                lambda reason: stream.abort(self._ended(reason, way)),
+                lambda _: stream.abort(closed),
+                lambda: 0,
+            )
+            settle(self._engine, stream, int(deadline * 1e9))
+        finally:
+            stream.close(closed)
+        begin_anew(self._state, way.layout.job_number, int(window.stream[0]["end"]))
+        self._engine = self._engine_at(way, self._state)
+        self.stream.go_on(self._engine, way.connection.wake)
 
     def counters(self) -> dict[str, int]:
         """Counters of this stream by name (protocol/counters.py)."""
@@ -264,17 +493,20 @@ class Seat:
 
     def leave(self, error: SwitchMLError, reason: str = "") -> None:
         """Leave the job here; works in flight fail with `error`, the others are told `reason`. Idempotent."""
-        if self._left:
-            return
-        self._left = True
+        with self._lock:
+            if self._left:
+                return
+            self._left = True
+        self._client.close(reason)  # first: it may be waiting at the next switch, with the stream held up
         self.stream.close(error)
-        self._client.close(reason)
-        self._connection.close()
+        for connection in (*self._past, self._way.connection):
+            connection.close()
 
     def _explain(self, position: int) -> str:
         """Why the chunk at that position of the stream has no result."""
+        offer = self._way.offer
         told = (
-            f"job {self._offer.job!r}, rank {self._offer.rank}: the timeout of a collective passed with no result for chunk "
+            f"job {offer.job!r}, rank {offer.rank}: the timeout of a collective passed with no result for chunk "
             f"{position} from the switch at {self._client.address}"
         )
         try:

@@ -6,10 +6,11 @@ wake-ups across cores; a thread of the stream's own does it for works that nobod
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import Any
 
@@ -21,7 +22,7 @@ from switchml.link.records import table_of
 from switchml.protocol.counters import WORKER_COUNTERS, indices
 from switchml.worker.chunks import names_ranks
 from switchml.worker.collectives import ExactBlocks, Pipeline
-from switchml.worker.engine import EXACT_NEEDED, FINISHED, Engine, run
+from switchml.worker.engine import EXACT_NEEDED, FINISHED, Engine, exact_needed, run
 from switchml.worker.entry import NOT_OVER, enter, leave
 from switchml.worker.in_memory import OVER, MemoryEngine, run_in_memory
 from switchml.worker.signature import Signature, explain_mismatch
@@ -93,6 +94,7 @@ class Stream:
         # A token where there may be work for the thread, which takes all there are: an event costs its caller more.
         self._work_left: SimpleQueue[None] = SimpleQueue()
         self._error: SwitchMLError | None = None
+        self._held_up = False
         self._stopping = False
         self._thread = threading.Thread(target=self._serve, name="switchml-stream", daemon=True)
         self._thread.start()
@@ -118,7 +120,7 @@ class Stream:
 
     def at_once(self, ready: Ready) -> None:
         """Bring what is prepared to its end, if nothing else is to be done and that needs no looking up: `until`, but sooner."""
-        if not self._driving.acquire(False):
+        if self._held_up or not self._driving.acquire(False):
             return
         try:
             self._flag[0] = 0
@@ -136,7 +138,7 @@ class Stream:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return False
-            if self._driving.acquire(blocking=False):
+            if not self._held_up and self._driving.acquire(blocking=False):
                 try:
                     self._drive(work, deadline)
                 finally:
@@ -167,6 +169,37 @@ class Stream:
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout)
 
+    @contextlib.contextmanager
+    def held_up(self) -> Iterator[None]:
+        """Nobody drives meanwhile: what is under way stays as it is, and who waits goes on waiting."""
+        self._held_up = True
+        try:
+            while not self._driving.acquire(timeout=_HANDOVER_SECONDS):
+                self._flag[0] = 1
+                self._wake()
+            try:
+                yield
+            finally:
+                self._driving.release()
+        finally:
+            self._held_up = False
+            self._work_left.put(None)
+
+    def go_on(self, engine: Engine, wake: Callable[[], None]) -> None:
+        """While it is held up: the same window at another switch, some of whose results were taken meanwhile.
+
+        Args:
+            engine: with it.
+            wake: as before.
+        """
+        self._engine, self._table = engine, table_of(engine)
+        self._handle = self._table.ctypes.data
+        self._wake = wake
+        try:
+            self._reap(EXACT_NEEDED if exact_needed(engine.window) else FINISHED)
+        except Exception as error:
+            self._break(error)
+
     def _serve(self) -> None:
         while not self._stopping:
             self._work_left.get()
@@ -179,7 +212,7 @@ class Stream:
 
     def _drive(self, work: Work | None, deadline: float | None) -> None:
         """Run the engine until `work` is done, the deadline has passed or nothing is left. The caller holds `_driving`."""
-        while work is None or not work.done():
+        while not self._held_up and (work is None or not work.done()):
             self._flag[0] = 0
             ready = self._only_one()
             if ready is None:
@@ -349,9 +382,13 @@ class Stream:
         return CollectiveTimeoutError(self._explain(self._oldest_position()))
 
     def _oldest_position(self) -> int:
+        """Without a result, as the switch knows it."""
         slots = self._engine.window.slots
-        waiting = np.isin(slots["state"], (SENT, RESEND, ASKING, BLOCKED))
-        return int(slots["position"][waiting].min()) if waiting.any() else int(self._state["end"])
+        waiting = slots[np.isin(slots["state"], (SENT, RESEND, ASKING, BLOCKED))]
+        if waiting.size == 0:
+            return int(self._state["end"])
+        oldest = waiting[int(waiting["position"].argmin())]
+        return oldest["position"] - oldest["base"]
 
     def _fail_everything(self, error: SwitchMLError) -> None:
         broken: list[Transfer | Source | Ready] = [*self._in_flight.values(), *self._sources]

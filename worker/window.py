@@ -100,6 +100,7 @@ class SlotRecord(TypedDict):
     sent_at: Int64  # ns
     asked_at: Int64  # ns, when the switch was asked for that packet; 0: it was not
     order: Int64  # which of `sends` its packet was
+    base: Int64  # by how much positions are ahead of those on the wire, a multiple of W: not 0 after a switch was lost
 
 
 class TransferRecord(TypedDict):
@@ -345,13 +346,20 @@ def lay(window: Window) -> None:
 
 
 @compiled
+def position_on_wire(window: Window, slot: int) -> int:
+    """What the switch knows the slot's position as."""
+    entry = window.slots[slot]
+    return int(entry["position"] - entry["base"])
+
+
+@compiled
 def match(window: Window, tsi: int, slot: int, version: int) -> int:
     """The slot that a result belongs to, or why it belongs to none: DUPLICATE, STALE or FOREIGN."""
     stream = window.stream[0]
     if slot >= stream["window"]:
         return FOREIGN
     entry = window.slots[slot]
-    position = int(entry["position"])
+    position = position_on_wire(window, slot)
     state = entry["state"]
     waiting = state in (SENT, RESEND, ASKING)
     distance = tsi_distance(tsi, position & TSI_MASK)

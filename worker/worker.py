@@ -22,12 +22,19 @@ from switchml.control.client import ControlClient
 from switchml.control.control_messages import JoinOffer
 from switchml.control.exits import in_a_line
 from switchml.control.heartbeat import Departures
-from switchml.control.named_switches import NamedSwitch, checked, parse_switches
-from switchml.control.tls import TlsFiles
-from switchml.errors import CollectiveMismatchError, JobAbortedError, JoinError, SwitchMLError
+from switchml.control.named_switches import NamedSwitch, checked, in_turn, parse_switches
+from switchml.control.tls import ClientTls, TlsFiles
+from switchml.errors import (
+    CollectiveMismatchError,
+    JobAbortedError,
+    JoinError,
+    SwitchMLError,
+    SwitchUnreachableError,
+    UsageError,
+)
 from switchml.protocol.messages import FLOAT32, WIRES
 from switchml.protocol.numerics import error_bound
-from switchml.variables import heed_environment
+from switchml.variables import heed_environment, seconds_to_recover
 from switchml.worker.collectives import (
     Array,
     Call,
@@ -44,7 +51,7 @@ from switchml.worker.entry import prepare_entry
 from switchml.worker.owner import Owner
 from switchml.worker.prepared import PreparedPlans
 from switchml.worker.pulse import prepare_pulse
-from switchml.worker.seat import Seat, expects_memory, prepare_loop
+from switchml.worker.seat import Revival, Seat, expects_memory, prepare_loop
 from switchml.worker.signature import Signature
 from switchml.worker.speeds import LONG_ENOUGH, TRIED_WORDS, shares_by_speed
 from switchml.worker.stream import closed
@@ -69,20 +76,37 @@ def prepare_engine(transport: str = "auto", one_host: bool = True) -> None:
     prepare_pulse()
 
 
-def _named(take: Callable[[ControlClient], Seat], client: ControlClient) -> Seat:
+def _connect(address: str, timeout: float, token: str, tls: ClientTls | None, patient: bool) -> ControlClient:
+    return ControlClient(address, token=token, timeout=timeout, tls=tls, patient=patient)
+
+
+def _first(addresses: Sequence[str], timeout: float, token: str, tls: ClientTls | None) -> ControlClient:
+    """To the first switch that answers, of one and those that stand in for it."""
+    for address in addresses[:-1]:
+        with contextlib.suppress(SwitchUnreachableError):
+            return _connect(address, timeout, token, tls, False)
+    return _connect(addresses[-1], timeout, token, tls, False)
+
+
+def _named(take: Callable[[ControlClient, Revival], Seat], client: ControlClient, revival: Revival) -> Seat:
     try:
-        return take(client)
+        return take(client, revival)
     except SwitchMLError as error:
         raise type(error)(f"at the switch {client.address}: {error}") from error
 
 
-def _at_once(job: str, take: Callable[[ControlClient], Seat], clients: Sequence[ControlClient]) -> list[Seat]:
+def _at_once(
+    job: str,
+    take: Callable[[ControlClient, Revival], Seat],
+    clients: Sequence[ControlClient],
+    revivals: Sequence[Revival],
+) -> list[Seat]:
     """Take seats at all switches at once, so that ranks which name them in different orders do not wait for each other.
 
     Where one cannot be had, the error says where, and nothing is kept.
     """
     if len(clients) == 1:
-        return [take(clients[0])]
+        return [take(clients[0], revivals[0])]
 
     def give_up(reason: str) -> None:
         for client, one in zip(clients, taking, strict=True):
@@ -92,7 +116,7 @@ def _at_once(job: str, take: Callable[[ControlClient], Seat], clients: Sequence[
             client.leave()  # what came of it after that
 
     with ThreadPoolExecutor(len(clients), "switchml-join") as threads:
-        taking = [threads.submit(_named, take, client) for client in clients]
+        taking = [threads.submit(_named, take, *each) for each in zip(clients, revivals, strict=True)]
         try:
             if any(one.exception() for one in wait(taking, return_when=FIRST_EXCEPTION).done):
                 wait(taking, _LAST_WORDS)
@@ -181,6 +205,7 @@ class Worker(Collectives):
         multicast: bool = True,
         paper: bool = False,
         one_host: bool = True,
+        recover: float | None = None,
     ) -> Worker:
         """Join a job at the switch whose control service is at `switch` (host:port); returns when all ranks have.
 
@@ -188,7 +213,7 @@ class Worker(Collectives):
             switch: host:port. Several, with commas between them, sum a part of every large tensor each: in proportion to shares
                 that stand with the addresses, as in "a:50551,b:50551*3", else to their speed, which is measured here, in some
                 tenths of a second. All ranks name the same ones in the same order. Switches with tokens of their own come as a
-                sequence.
+                sequence. In "a:50551/c:50551" c stands in for a when that is gone; see `recover`.
             job: its name.
             rank: 0 to world_size - 1.
             world_size: ranks of the job.
@@ -207,6 +232,9 @@ class Worker(Collectives):
             timeout: seconds for a collective.
             multicast: False asks for results by unicast.
             paper: run the slot machine as published, without stamps.
+            recover: seconds for which the job tries to go on when its switch is gone: at the same address, where it may have been
+                started again, or at one that stands in for it. What is under way is finished there, to the same bits. Costs a
+                copy of each packet. 0: the job ends at once; None takes SWITCHML_RECOVER, else 0. The same on all ranks.
             one_host: False where ranks are known to be on several hosts: saves compiling what only a switch in memory needs.
 
         Raises:
@@ -217,13 +245,20 @@ class Worker(Collectives):
         if token is None:
             token = os.environ.get("SWITCHML_TOKEN", "")
         tls = TlsFiles.given(tls_cert, tls_key, tls_ca).client()
+        if recover is None:
+            recover = seconds_to_recover()
+        if not recover >= 0:
+            raise UsageError(f"recover {recover}: use a number of seconds, or 0")
         with contextlib.ExitStack() as undo:
-            clients = []
+            clients, revivals = [], []
             for one in switches:
                 own = token if one.token is None else one.token
-                client = ControlClient(one.address, token=own, timeout=min(10.0, join_timeout), tls=tls)
+                addresses = tuple(in_turn(one.address))
+                client = _first(addresses, min(10.0, join_timeout), own, tls)
                 undo.callback(client.close)
                 clients.append(client)
+                connect = partial(_connect, token=own, tls=tls, patient=True)
+                revivals.append(Revival(recover, connect, addresses))
             prepare_entry()
             prepare_pulse()
             for client in clients:
@@ -238,16 +273,20 @@ class Worker(Collectives):
                 paper=paper,
                 wire=wire,
             )
-            take = partial(
-                Seat.take,
-                offer=offer,
-                transport=transport,
-                multicast=multicast,
-                timeout=join_timeout,
-                spin_ns=_SPIN_NS // len(clients),
-                share=len(clients),
-            )
-            seats = _at_once(job, take, clients)
+
+            def take(client: ControlClient, revival: Revival) -> Seat:
+                return Seat.take(
+                    client,
+                    offer,
+                    transport=transport,
+                    multicast=multicast,
+                    timeout=join_timeout,
+                    spin_ns=_SPIN_NS // len(clients),
+                    share=len(clients),
+                    revival=revival,
+                )
+
+            seats = _at_once(job, take, clients, revivals)
             for seat in seats:
                 undo.callback(seat.leave, closed(job))
             if len({seat.payload for seat in seats}) > 1:
@@ -342,6 +381,10 @@ class Worker(Collectives):
         for seat in self._seats:
             total.update(seat.counters())
         return dict(total)
+
+    def outages(self) -> tuple[float, ...]:
+        """Seconds for which a switch was gone, each time that the job went on at the next: see `join`'s `recover`."""
+        return tuple(seconds for seat in self._seats for seconds in seat.outages)
 
     @override
     def abort(self, error: SwitchMLError) -> None:

@@ -20,7 +20,7 @@ const bit<8> OUR_TTL = 64;
 const bit<16> IPV4_BYTES = 20;            // without options
 const bit<16> UDP_BYTES = 8;
 const bit<16> PAYLOAD_BYTES = 4 * ELEMENTS;
-#if ELEMENTS == 64
+#if ELEMENTS == 64 && !defined(__TARGET_TOFINO__)
 #define NARROW_LANES                      // (*) as one number: p4c takes none of more than 2048 bits
 #define PAYLOAD_BITS 2048
 #endif

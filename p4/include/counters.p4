@@ -1,6 +1,6 @@
 // Counters, a row a job; names and meanings in docs/protocol.md. Inside SwitchIngress.
 
-#define COUNTER(name) counter(COUNTER_ROWS, CounterType.packets_and_bytes) name;
+// COUNTER declares one in the architecture's way.
 
 COUNTER(packets_received)
 COUNTER(chunks_completed)
@@ -21,6 +21,7 @@ COUNTER(dropped_unreachable)      // no address of the worker yet: the controlle
 COUNTER(dropped_bad_checksum)     // of the IPv4 header
 COUNTER(dropped_not_served)       // to the switch's own address, but nothing it does
 COUNTER(fault_lost)
-
+#ifndef __TARGET_TOFINO__
 // Not a number of packets, hence no counter.
 register<bit<64>>(COUNTER_ROWS) elements_added;
+#endif

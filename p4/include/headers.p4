@@ -52,7 +52,7 @@ header udp_t {
 }
 
 #include "switchml_header.p4"
-
+#ifndef __TARGET_TOFINO__
 #define FIELD(n) bit<32> v_##n;
 
 header elements_t {
@@ -157,7 +157,7 @@ struct meta_t {
     bit<32> loss;                 // probability * 2^32
     bit<32> dice;
 }
-
+#endif
 struct sender_digest_t {          // a worker of a job that cannot be reached yet, and where its packet came from
     bit<8> job_number;
     bit<8> worker;

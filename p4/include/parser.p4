@@ -5,10 +5,10 @@ const bit<16> TYPE_ARP = 0x0806;
 const bit<8> PROTOCOL_ICMP = 1;
 const bit<8> PROTOCOL_UDP = 17;
 
-parser SwitchParser(
-    packet_in packet, out headers_t hdr, inout meta_t meta, inout standard_metadata_t standard_metadata
-) {
-    state start {
+parser PARSER {
+    FIRST_STATES
+
+    state ETHERNET {
         packet.extract(hdr.ethernet);
         transition select(hdr.ethernet.ether_type) {
             TYPE_ARP: parse_arp;
@@ -18,12 +18,12 @@ parser SwitchParser(
     }
 
     state parse_arp {
-        packet.extract(hdr.arp);
+        packet.extract(hdr.arp); SEEN_ARP
         transition accept;
     }
 
     state parse_ipv4 {
-        packet.extract(hdr.ipv4);
+        packet.extract(hdr.ipv4); SEEN_IPV4
         // No options, no fragments: then the next header is where we look for it.
         transition select(hdr.ipv4.ihl, hdr.ipv4.more_fragments, hdr.ipv4.fragment_offset, hdr.ipv4.protocol) {
             (5, 0, 0, PROTOCOL_ICMP): parse_icmp;
@@ -56,7 +56,7 @@ parser SwitchParser(
 
     // Elements are taken only where they are ours in kind and number; ingress tells what is wrong with the others.
     state parse_switchml {
-        packet.extract(hdr.switchml);
+        SEE_SWITCHML packet.extract(hdr.switchml);
         transition select(hdr.switchml.msg_type, hdr.udp.length) {
             (MSG_SUM, UDP_BYTES + SWITCHML_BYTES + PAYLOAD_BYTES): parse_elements;
 #ifdef NARROW_LANES
@@ -68,7 +68,7 @@ parser SwitchParser(
     }
 
     state parse_elements {
-        packet.extract(hdr.elements);
+        EXTRACT_ELEMENTS
         transition accept;
     }
 
@@ -79,7 +79,7 @@ parser SwitchParser(
     }
 #endif
 }
-
+#ifndef __TARGET_TOFINO__
 control SwitchDeparser(packet_out packet, in headers_t hdr) {
     apply {
         packet.emit(hdr.ethernet);
@@ -94,3 +94,4 @@ control SwitchDeparser(packet_out packet, in headers_t hdr) {
 #endif
     }
 }
+#endif

@@ -10,7 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from switchml.bench.output import check_writable, machine_facts, publish, write_json
+from switchml.bench.output import (
+    check_writable,
+    machine_facts,
+    publish,
+    show,
+    text_console,
+    write_json,
+)
+from switchml.bench.settings import (
+    SETTINGS,
+    Values,
+    called,
+    parse_values,
+    plan_fields,
+    points,
+    several,
+)
 from switchml.bench.timed_collectives import COLLECTIVES
 from switchml.bench.units import (
     parse_counts,
@@ -20,7 +36,6 @@ from switchml.bench.units import (
     parse_shares,
     parse_size,
     parse_sizes,
-    parse_time,
     show_rate,
     show_size,
 )
@@ -87,7 +102,7 @@ Switches = Annotated[
     ),
 ]
 Jobs = Annotated[
-    int,
+    str,
     typer.Option(
         help="Jobs of each system at the same time, by the same workers; each one's share is shown."
     ),
@@ -142,7 +157,12 @@ def collective(
     multicast: Multicast = None,
     variants: Variants = "",
     payload: Payload = "0",
-    window: Window = 0,
+    window: Annotated[
+        str,
+        typer.Option(
+            help="Slots in flight, a power of two; 0: the switch's default.", rich_help_panel=SWITCH
+        ),
+    ] = "0",
     wire: Wire = FLOAT32,
     baseline: Baseline = None,
     rounds: Rounds = 7,
@@ -158,9 +178,12 @@ def collective(
     ] = None,
     rate: Rate = "",
     loss: Annotated[
-        float, typer.Option(help="Probability that a packet is lost on a link, each way (needs root).")
-    ] = 0.0,
-    mtu: Annotated[int, typer.Option(help="MTU of those links.")] = 1500,
+        str,
+        typer.Option(
+            help="Probability that a packet is lost on a link, each way: 0.001 or 0.1% (needs root)."
+        ),
+    ] = "0",
+    mtu: Annotated[str, typer.Option(help="MTU of those links.")] = "1500",
     queue: Queue = "256K",
     delay: Delay = "",
     line_rate: Annotated[
@@ -169,7 +192,7 @@ def collective(
     switch: Switch = "",
     switches: Switches = "hub",
     token: SwitchToken = "",
-    jobs: Jobs = 1,
+    jobs: Jobs = "1",
     beside: Beside = "",
     timeout: Timeout = 300.0,
     json: Json = "",
@@ -184,6 +207,9 @@ def collective(
     For each size there are rounds. In a round every system runs one batch of the collective, in an order that rotates, while the
     ranks of the others sleep. Time: the slowest rank's batch divided by its iterations. A ratio is the median of the rounds' own
     ratios. A size is that of a rank's larger buffer: what all have together for all_gather and reduce_scatter.
+
+    Lists with commas do for every setting of network, switch and packets: --loss 0,0.001,0.01 --wire float32,int8 measures every
+    combination, one after the other. A picture has the first of them along the bottom. See also switchml experiment.
 
     #wrong counts elements outside the documented bound, on data whose result is known: small integers in floating point must
     come out exactly, full mantissas within the reported error of block floating point; integers, and what is moved, exactly.
@@ -200,6 +226,8 @@ def collective(
 
     sudo switchml bench allreduce --workers 4 --sizes 4M --rate 100mbit --beside tcp-cubic
 
+    sudo switchml bench allreduce --workers 4 --sizes 4M --rate 100mbit --loss 0,0.1%,1% --wire float32,int8 --plot loss.svg
+
     torchrun --nnodes 4 --node-rank 0 --nproc-per-node 1 --master-addr 10.0.0.1 --no-python switchml bench allreduce --sizes 16M
 
     mpirun -n 4 --hostfile hosts switchml bench allreduce --baseline gloo,mpi
@@ -210,53 +238,58 @@ def collective(
     if name == "barrier" and plot:
         raise UsageError("a barrier has no sizes to draw a picture along: leave --plot out")
     started = started_by(os.environ)
-    shape = None
-    if started is not None and (rate or loss or delay or beside or jobs != 1 or switches != "hub"):
-        raise UsageError(
-            f"{started.launcher.name} started this as a rank, on a network that is there: --rate, --loss, --delay, --beside, "
-            "--jobs and --switches are for one that is built here"
+    written = {
+        "workers": _started_workers(workers, started),
+        "sizes": str(_BARRIER) if name == "barrier" else sizes,
+        "dtype": dtype,
+        "op": op,
+        "wire": wire,
+        "payload": payload,
+        "window": window,
+        "rate": rate,
+        "loss": loss,
+        "delay": delay,
+        "queue": queue,
+        "mtu": mtu,
+        "line_rate": line_rate,
+        "switches": switches,
+        "jobs": jobs,
+        "beside": beside,
+    }
+    values = {each: parse_values(each, given) for each, given in written.items()}
+    if started is not None:
+        _check_given_to_ranks(values, started)
+    plans = [
+        Plan(
+            **{**plan_fields(point), "workers": values["workers"], "sizes": values["sizes"]},
+            collective=name,
+            variants=_variants(variants, transport, multicast),
+            baselines=_baselines(baseline),
+            check=check,
+            rounds=rounds,
+            iterations=iterations,
+            warm_up=warmup,
+            # Flows that share a link need some time to agree.
+            min_time=(3.0 if point["beside"] or point["jobs"] > 1 else 0.1) if min_time is None else min_time,
+            switch=switch,
+            token=token,
+            timeout=timeout,
+            launcher=None if started is None else started.launcher,
         )
-    if rate or loss or delay:
-        shape = LinkShape(
-            rate=parse_rate(rate) if rate else 0,
-            queue=parse_size(queue),
-            loss=loss,
-            delay=parse_time(delay) / 2 if delay else 0.0,
-        )
-    plan = Plan(
-        workers=_started_workers(workers, started),
-        sizes=[_BARRIER] if name == "barrier" else parse_sizes(sizes),
-        dtype=dtype,
-        op=op,
-        collective=name,
-        variants=_variants(variants, transport, multicast),
-        baselines=_baselines(baseline),
-        check=check,
-        rounds=rounds,
-        iterations=iterations,
-        warm_up=warmup,
-        # Flows that share a link need some time to agree.
-        min_time=(3.0 if beside or jobs > 1 else 0.1) if min_time is None else min_time,
-        payload=_payload(payload),
-        window=window,
-        wire=wire,
-        shape=shape,
-        mtu=mtu,
-        line_rate=parse_rate(line_rate) if line_rate else 0,
-        switch=switch,
-        switches=switches,
-        token=token,
-        jobs=jobs,
-        beside=beside,
-        timeout=timeout,
-        launcher=None if started is None else started.launcher,
-    )
-    plan.validate()
+        for point in points({**values, "workers": values["workers"][:1], "sizes": values["sizes"][:1]})
+    ]
+    for plan in plans:
+        plan.validate()
     if started is None or started.rank == 0:
         check_writable(json)
         check_writable(plot)
     with orderly_end():
-        measured = _collectives(plan, json, plot) if started is None else _started(plan, started, json, plot)
+        if started is not None:
+            measured = _started(plans[0], started, json, plot)
+        elif len(plans) == 1:
+            measured = _collectives(plans[0], json, plot)
+        else:
+            measured = _combinations(plans, values, json, plot)
     if any(one.verdict is not None and one.verdict.wrong for one in measured):
         raise typer.Exit(1)
 
@@ -274,6 +307,65 @@ def _collectives(plan: Plan, json: str, plot: str) -> list[Measurement]:
         measured = list(measure(plan, bar))
     _publish_collectives(plan, measured, facts, json, plot)
     return measured
+
+
+def _combinations(plans: list[Plan], values: Values, json: str, plot: str) -> list[Measurement]:
+    """Measured one plan after the other, and published together."""
+    from switchml.bench.allreduce import measure, steps
+    from switchml.bench.report import build_table, closing, heading
+
+    facts = machine_facts()
+    with progress_bar(sum(map(steps, plans))) as bar:
+        found = [list(measure(plan, bar)) for plan in plans]
+    text = text_console(json)
+    varied = [name for name in several(values) if name not in ("workers", "sizes")]
+    at = list(points({name: values[name] for name in varied}))
+    for plan, measured, point in zip(plans, found, at, strict=True):
+        lines = heading(plan, facts) if plan is plans[0] else []
+        show(
+            text,
+            [*lines, f"== {called(point, varied)}"],
+            build_table(plan, measured),
+            closing(plan, measured),
+        )
+    results = [
+        {**one.as_json(), "settings": point}
+        for measured, point in zip(found, at, strict=True)
+        for one in measured
+    ]
+    write_json(
+        {
+            "benchmark": plans[0].collective,
+            "machine": facts,
+            "plan": {**_described(plans[0]), **{name: values[name] for name in varied}},
+            "results": results,
+        },
+        json,
+    )
+    if plot:
+        from switchml.bench.plots import draw_combinations
+
+        pairs = list(zip(at, found, strict=True))
+        draw_combinations(pairs, values, [entry.name for entry in plans[0].baselines], Path(plot))
+    return [one for measured in found for one in measured]
+
+
+def _check_given_to_ranks(values: Values, started: Started) -> None:
+    """Whether ranks that a launcher started can do what was asked.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    here = ("rate", "loss", "delay", "beside", "jobs", "switches")
+    if any(values[name] != parse_values(name, SETTINGS[name].default) for name in here):
+        raise UsageError(
+            f"{started.launcher.name} started this as a rank, on a network that is there: --rate, --loss, --delay, --beside, "
+            "--jobs and --switches are for one that is built here"
+        )
+    if lists := [name for name in several(values) if name != "sizes"]:
+        raise UsageError(
+            f"{started.launcher.name} started this as a rank: one value of --{lists[0].replace('_', '-')} a run"
+        )
 
 
 def _started(plan: Plan, started: Started, json: str, plot: str) -> list[Measurement]:
@@ -837,17 +929,17 @@ def packets(
         raise typer.Exit(1)
 
 
-def _started_workers(text: str, started: Started | None) -> list[int]:
+def _started_workers(text: str, started: Started | None) -> str:
     """--workers, where it can be chosen.
 
     Raises:
         UsageError: it cannot, and something else was.
     """
     if started is None:
-        return parse_counts(text or "2")
+        return text or SETTINGS["workers"].default
     if text and parse_counts(text) != [started.size]:
         raise UsageError(f"{started.launcher.name} started {started.size} ranks: leave --workers {text} out")
-    return [started.size]
+    return str(started.size)
 
 
 def _variants(names: str, transport: str, multicast: bool | None) -> list[Entry]:

@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
-from switchml.bench.results import Measurement, Spread
+from switchml.bench.figure import Axis, axis_of, draw_columns
+from switchml.bench.findings import (
+    SPEED_UP,
+    TIME,
+    Column,
+    Found,
+    arrange,
+    findings_of,
+    places_of,
+    quantities_of,
+    systems_of,
+)
+from switchml.bench.results import Measurement
+from switchml.bench.settings import Point, Values, conditions, several
 from switchml.bench.timed_collectives import COLLECTIVES
-from switchml.bench.units import show_size
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
     from switchml.bench.packet_rate import PacketRate
 
-_MARKERS = "osD^vPX"
 _GROUP_WIDTH = 0.8
-_RATIOS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.2, 1.5, 2, 3, 4, 5, 7, 10, 20, 50, 100)
-# From one end of the axis to the other: fewer marks than that, or their names would lie on each other.
-_WIDE_RATIOS, _WIDE = (0.001, 0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 1000), 30
-
-
-class _Axis(NamedTuple):
-    """What lies along the bottom of a picture: its name, where its marks are and what they say."""
-
-    label: str
-    marks: dict[float, str]
-    base: int  # of the logarithm; 0: marks at equal distances
-
-
-Series = list[tuple[float, Measurement]]
-"""Measurements with their places on the axis."""
+_RUN = "run"  # no setting's name
+_BARS = "median of rounds, bars from minimum to maximum"
 
 
 def draw(measured: list[Measurement], baselines: list[str], path: Path, *, conditions: str = "") -> None:
@@ -40,14 +38,16 @@ def draw(measured: list[Measurement], baselines: list[str], path: Path, *, condi
         measured: a run's measurements.
         baselines: names of the systems that are drawn dashed.
         path: where the picture goes; the format follows from the suffix.
-        conditions: what the title says of the network.
+        conditions: what is said of the network.
     """
-    columns = {}
-    for number in sorted({one.workers for one in measured}):
-        series = [(float(one.size), one) for one in measured if one.workers == number]
-        axis = _Axis("size of the tensor (B)", {size: show_size(round(size)) for size, _ in series}, 2)
-        columns[f"{number} worker{'s' if number != 1 else ''}"] = (axis, series)
-    _draw(columns, baselines, path, conditions)
+    found = [
+        ({"workers": workers, "sizes": size}, findings_of(list(group), baselines))
+        for (workers, size), group in groupby(measured, lambda one: (one.workers, one.size))
+    ]
+    sizes = list(dict.fromkeys(one.size for one in measured))
+    axis = axis_of("sizes", sizes)
+    columns = arrange(found, "sizes", "workers", [], places_of("sizes", sizes))
+    _draw(columns, axis, measured[0], found, path, conditions)
 
 
 def draw_along(
@@ -65,126 +65,46 @@ def draw_along(
         runs: by its value in words, in order.
         baselines: names of the systems that are drawn dashed.
         path: where the picture goes; the format follows from the suffix.
-        conditions: what the title says of the network.
+        conditions: what is said of the network.
     """
-    axis = _Axis(label, {float(place): text for place, text in enumerate(runs)}, 0)
-    series = [(float(place), one) for place, measured in enumerate(runs.values()) for one in measured]
-    _draw({"": (axis, series)}, baselines, path, conditions)
+    found = [({_RUN: text}, findings_of(measured, baselines)) for text, measured in runs.items()]
+    places = places_of(_RUN, list(runs))
+    axis = Axis(label, list(places.values()))
+    first = next(one for measured in runs.values() for one in measured)
+    _draw(arrange(found, _RUN, "", [], places), axis, first, found, path, conditions)
+
+
+def draw_combinations(
+    runs: Sequence[tuple[Point, list[Measurement]]], values: Values, baselines: list[str], path: Path
+) -> None:
+    """Along the first setting that has several values, sizes after the others; a column a value of the second.
+
+    Args:
+        runs: measurements at each combination of settings, numbers of workers and sizes apart.
+        values: of all settings.
+        baselines: names of the systems that are drawn dashed.
+        path: where the picture goes.
+    """
+    found = [
+        ({**point, "workers": workers, "sizes": size}, findings_of(list(group), baselines))
+        for point, measured in runs
+        for (workers, size), group in groupby(measured, lambda one: (one.workers, one.size))
+    ]
+    varied = sorted(several(values), key=lambda name: name in ("workers", "sizes"))
+    along, columns = varied[0], varied[1] if len(varied) > 1 else ""
+    columns_of = arrange(found, along, columns, varied, places_of(along, values[along]))
+    axis = axis_of(along, values[along])
+    _draw(columns_of, axis, runs[0][1][0], found, path, conditions(values, ("dtype", "op")))
 
 
 def _draw(
-    columns: dict[str, tuple[_Axis, Series]], baselines: list[str], path: Path, conditions: str
+    columns: dict[str, Column], axis: Axis, first: Measurement, found: Found, path: Path, conditions: str
 ) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    measured = [one for _, series in columns.values() for _, one in series]
-    systems = list(dict.fromkeys(one.system for one in measured))
-    reference = next((name for name in baselines if any(one.system == name for one in measured)), None)
-    colours = {name: f"C{number}" for number, name in enumerate(systems)}
-    markers = {name: _MARKERS[number % len(_MARKERS)] for number, name in enumerate(systems)}
-    rows = 2 if reference is not None else 1
-    figure, grid = pyplot.subplots(
-        rows,
-        len(columns),
-        figsize=(max(7.6, 2.2 + 4.2 * len(columns)), 3.4 * rows + 0.6),
-        squeeze=False,
-        sharex="col",
-        sharey="row",
-        layout="constrained",
-    )
-    for column, (name, (axis, here)) in enumerate(columns.items()):
-        top: Axes = grid[0][column]
-        top.set_title(name)
-        _limit(top, [(place, one) for place, one in here if one.system not in baselines])
-        for system in systems:
-            style = {"color": colours[system], "marker": markers[system], "label": system}
-            style["linestyle"] = "--" if system in baselines else "-"
-            own = [(place, one) for place, one in here if one.system == system]
-            _times(top, own, style)
-            if reference is not None:
-                _ratios(grid[1][column], own, reference, style)
-        for axes in grid[:, column]:
-            if axis.base:
-                axes.set_xscale("log", base=axis.base)
-        _name_axis(grid[-1][column], axis)
-        if reference is not None:
-            grid[1][column].axhline(1.0, color=colours[reference], linewidth=1.0, linestyle="--")
-    words = COLLECTIVES[measured[0].collective].words
-    grid[0][0].set_ylabel(f"time of one {words} (ms)")
-    if reference is not None:
-        grid[1][0].set_ylabel(f"time of {reference} / time of system")
-    first = measured[0]
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", frameon=False)
-    title = [
-        f"{words}, {first.dtype}{f' {first.op}' if first.op != 'none' else ''}",
-        conditions,
-        "median of rounds, band from minimum to maximum",
-    ]
-    figure.suptitle("\n".join(line for line in title if line), fontsize="medium")
-    figure.savefig(path, dpi=130)
-    pyplot.close(figure)
-
-
-def _times(axes: Axes, series: Series, style: dict[str, Any]) -> None:
-    def text(value: float, _: Any) -> str:
-        low, high = axes.get_ylim()
-        return f"{value:g}" if high < 5 * low or f"{value:e}"[0] in "125" else ""
-
-    _spreads(axes, [(place, _scaled(one.time, 1e3)) for place, one in series], style)
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(text)
-    axes.yaxis.set_minor_formatter(text)
-    axes.grid(True, which="both", alpha=0.3)
-
-
-def _scaled(spread: Spread, factor: float) -> Spread:
-    return Spread(spread.median * factor, spread.minimum * factor, spread.maximum * factor)
-
-
-def _spreads(axes: Axes, spreads: list[tuple[float, Spread]], style: dict[str, Any]) -> None:
-    places = [place for place, _ in spreads]
-    axes.plot(places, [one.median for _, one in spreads], markersize=4, **style)
-    low, high = [one.minimum for _, one in spreads], [one.maximum for _, one in spreads]
-    if len(spreads) > 1:
-        axes.fill_between(places, low, high, color=style["color"], alpha=0.18, linewidth=0)
-    else:  # no band can be seen at a single point
-        axes.vlines(places, low, high, color=style["color"], alpha=0.5)
-
-
-def _limit(axes: Axes, here: Series) -> None:
-    """The time below which the links' rate lets nobody pass, where it is known."""
-    times = {place: one.size / one.limit * 1e3 for place, one in here if one.limit is not None}
-    if times:
-        axes.plot(
-            list(times),
-            list(times.values()),
-            color="black",
-            linestyle=":",
-            marker="_",
-            label="limit of a link",
-        )
-
-
-def _ratios(axes: Axes, series: Series, reference: str, style: dict[str, Any]) -> None:
-    pairs = [(place, one.ratios[reference]) for place, one in series if reference in one.ratios]
-    _spreads(axes, pairs, style)
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    named = _RATIOS if high < _WIDE * low else _WIDE_RATIOS
-    marks = [ratio for ratio in named if low <= ratio <= high]
-    axes.set_yticks(marks, [f"{ratio:g}" for ratio in marks])
-    axes.minorticks_off()
-    axes.grid(True, which="major", alpha=0.3)
-
-
-def _name_axis(axes: Axes, axis: _Axis) -> None:
-    axes.set_xlabel(axis.label)
-    axes.set_xticks(list(axis.marks), list(axis.marks.values()), rotation=45 if axis.base else 0)
-    axes.minorticks_off()
+    names = [TIME, SPEED_UP] if next(systems_of(found), None) is not None else [TIME]
+    words = COLLECTIVES[first.collective].words
+    title = f"{words}, {first.dtype}{f' {first.op}' if first.op != 'none' else ''}"
+    lines = [line for line in (conditions, _BARS) if line]
+    draw_columns(columns, axis, quantities_of(names, found), title, lines, [path])
 
 
 def draw_packets(found: list[PacketRate], path: Path) -> None:

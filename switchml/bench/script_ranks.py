@@ -28,7 +28,9 @@ _LEAVE_SECONDS = 10.0
 _SHOWN = 3000  # characters of a failed rank's output
 
 
-def run_script(script: Path, arguments: Sequence[str], plan: Plan, transport: str = "auto") -> None:
+def run_script(
+    script: Path, arguments: Sequence[str], plan: Plan, transport: str = "auto", *, shown: bool = True
+) -> None:
     """Run a script to its end on the plan's network, as many ranks as it has workers. Leaves no process behind.
 
     What rank 0 says is shown; what the others say, if they fail.
@@ -38,6 +40,7 @@ def run_script(script: Path, arguments: Sequence[str], plan: Plan, transport: st
         arguments: of every rank.
         plan: workers (one number), network, switches, and how our backend uses them.
         transport: of our backend. On links of a testbed "auto" means "udp".
+        shown: whether that of rank 0 is; otherwise it is as the others.
 
     Raises:
         UsageError: there is no such script, or no such network can be built here.
@@ -72,7 +75,11 @@ def run_script(script: Path, arguments: Sequence[str], plan: Plan, transport: st
             said = stack.enter_context((folder / str(rank)).open("wb"))
             namespace = network.namespaces[rank] if network.namespaces else None
             program = [str(script), *arguments]
-            ranks.append(_start(program, namespace, os.environ | environment | where, said if rank else None))
+            ranks.append(
+                _start(
+                    program, namespace, os.environ | environment | where, said if rank or not shown else None
+                )
+            )
         _wait(ranks, script, folder, time.monotonic() + plan.timeout)
 
 

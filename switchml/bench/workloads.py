@@ -84,8 +84,8 @@ WORKLOADS = {
             "scaling-stretched",
             "scaling.py",
             8,
-            "250mbit",
-            "--workers 1,2,4,5,8 --slower 4 --steps 2 --rounds 1",
+            "100mbit",
+            "--workers 1,2,4,5,8 --slower 10 --steps 2 --rounds 1",
             small=f"{_WORKERS} --steps 1 --batch 1 --systems int8",
         ),
         Workload(

@@ -217,6 +217,7 @@ class ControlClient(Closing):
         progress: Callable[[], int] | None = None,
         resent: Callable[[], Resent] = Resent,
         pace: Callable[[], Pace] = Pace,
+        on_gone: Callable[[str], None] | None = None,
     ) -> None:
         """Have the end of the job, and ranks that leave, reported.
 
@@ -228,12 +229,13 @@ class ControlClient(Closing):
             progress: how many collectives this rank has finished; the others are told when it leaves.
             resent: what this rank has sent again, for those who ask the switch.
             pace: how fast it sends, for the same.
+            on_gone: called in place of `on_abort` when it is the switch that has gone; None = `on_abort` is.
         """
         self._membership()
         if self._heartbeats is None:
             raise UsageError("heartbeats begin with a join")
         self._progress, self._resent, self._pace = progress, resent, pace
-        self._heartbeats.report_to(on_abort, on_left)
+        self._heartbeats.report_to(on_abort, on_left, on_gone)
 
     def slot(self, tsi: int) -> SlotReport:
         """Whose packets for chunk `tsi` (modulo 2^32) the switch has seen.

@@ -6,7 +6,6 @@ It owns the token, the clock and a lock, and starts no thread: whoever serves it
 from __future__ import annotations
 
 import dataclasses
-import hmac
 import ipaddress
 import logging
 import secrets
@@ -40,8 +39,8 @@ from switchml.control.jobs import (
     copy_error,
 )
 from switchml.control.target import JobProgram, SlotMap, SwitchTarget, TargetDescription
+from switchml.control.tenants import NOBODY, Doorkeeper, Tenant
 from switchml.errors import (
-    InvalidTokenError,
     JobAbortedError,
     JoinError,
     SwitchMLError,
@@ -63,6 +62,7 @@ class Controller:
         target: SwitchTarget,
         *,
         token: str = "",
+        tenants: Sequence[Tenant] = (),
         lease: float = LEASE,
         clock: Callable[[], float] = time.monotonic,
         multicast_octet: int | None = None,
@@ -71,14 +71,15 @@ class Controller:
 
         Args:
             target: the switch.
-            token: what a worker must show; "" lets everybody in.
+            token: what a worker must show; "" lets everybody in, where there are no tenants.
+            tenants: who shows a token of their own, and have a share of the switch.
             lease: seconds without a heartbeat after which a job ends.
             clock: seconds that never run backwards; for tests.
             multicast_octet: third octet of every group, where several controllers share a network; None = a random one.
         """
         self._target = target
         self._description = target.describe()
-        self._token = token.encode()
+        self._door = Doorkeeper(token, tenants)
         self._clock = clock
         self._lock = threading.Lock()
         self._replies: dict[str, Reply] = {}
@@ -95,17 +96,13 @@ class Controller:
         """Seconds without a heartbeat after which a job ends."""
         return self._table.lease
 
-    def authorize(self, token: str) -> None:
-        """Let nobody go on who does not show the switch's token.
+    def authorize(self, token: str) -> Tenant:
+        """Let nobody go on who does not show the switch's token, or a tenant's.
 
         Raises:
             InvalidTokenError: `token` is another.
         """
-        if self._token and not hmac.compare_digest(token.encode(), self._token):
-            what = "another token" if token else "no token"
-            raise InvalidTokenError(
-                f"this switch needs a join token and was shown {what}; set SWITCHML_TOKEN to the switch's"
-            )
+        return self._door.admit(token)
 
     def check_address(self, transport: str, address: str, peer: str) -> None:
         """Let nobody have results sent to a third party: only to where the call comes from, unless it showed a token.
@@ -118,7 +115,7 @@ class Controller:
         Raises:
             UsageError: the address is another host's.
         """
-        if transport != "udp" or self._token or not peer or address in ("", peer) or _is_loopback(peer):
+        if transport != "udp" or self._door.asks or not peer or address in ("", peer) or _is_loopback(peer):
             return
         raise UsageError(
             f"address {address}: this switch sends results only to where the join comes from, {peer}, because it has no join "
@@ -129,7 +126,16 @@ class Controller:
         """The switch, as it was when the controller began."""
         return self._description
 
-    def join(self, session: str, offer: JoinOffer, timeout: float, reply: Reply, *, peer: str = "") -> None:
+    def join(
+        self,
+        session: str,
+        offer: JoinOffer,
+        timeout: float,
+        reply: Reply,
+        *,
+        peer: str = "",
+        tenant: Tenant = NOBODY,
+    ) -> None:
         """A rank offers itself.
 
         Args:
@@ -138,6 +144,7 @@ class Controller:
             timeout: seconds to wait for the other ranks.
             reply: called once, with Joined or Refused, from whichever call settles it; it must not block or call back.
             peer: the host that the call comes from; "" = this process.
+            tenant: whose token it showed.
 
         Raises:
             JoinError: the offer is refused at once.
@@ -147,7 +154,7 @@ class Controller:
             if self._closed:
                 raise JoinError(f"{self._closed}; nobody can join it any more")
             self._check_ours()
-            actions = self._table.join(session, offer, timeout, self._clock(), peer)
+            actions = self._table.join(session, offer, timeout, self._clock(), peer, tenant)
             self._replies[session] = reply
             self._carry_out(actions)
 

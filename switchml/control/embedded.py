@@ -10,12 +10,14 @@ import selectors
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import IO
 
 from switchml.closing import Closing
+from switchml.control.address import parse_address
 from switchml.control.exits import Stage, close_at_exit
 from switchml.control.tls import TlsFiles
 from switchml.errors import SwitchUnreachableError
@@ -29,6 +31,7 @@ _TERMINATE = 3.0
 _COMPILES = (
     "switchml: the switch compiles its packet loops for this machine, once; this takes ten seconds or more"
 )
+_AGAIN = 0.2
 _SHOWN = 4000  # characters of the child's stderr
 
 
@@ -42,12 +45,23 @@ class EmbeddedSwitch(Closing):
         token: what it asks of workers.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], address: str, token: str, log: IO[bytes]) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        address: str,
+        token: str,
+        log: IO[bytes],
+        again: Callable[[], subprocess.Popen[bytes]],
+    ) -> None:
         self.address = address
         self.token = token
         self._process = process
         self._log = log
         self._last_words = ""
+        self._again = again
+        self._lock = threading.Lock()
+        self._closed = False
+        self._watch: threading.Thread | None = None
         self._owner = os.getpid()
         _running.add(self)
 
@@ -60,6 +74,27 @@ class EmbeddedSwitch(Closing):
         """Whether it runs, and is this process's own."""
         return os.getpid() == self._owner and self._process.poll() is None
 
+    def keep_alive(self) -> None:
+        """From now on start it anew, at the same address, when it ends by itself."""
+        if self._watch is None:
+            self._watch = threading.Thread(target=self._revive, name="switchml-embedded", daemon=True)
+            self._watch.start()
+
+    def _revive(self) -> None:
+        while True:
+            self._process.wait()
+            with self._lock:
+                if self._closed:
+                    return
+                _end(self._process, 0.0)
+                with contextlib.suppress(OSError):
+                    self._process = self._again()
+            try:
+                _announced(self._process, _STARTUP)
+            except (OSError, ValueError):
+                self._process.kill()
+                time.sleep(_AGAIN)  # its port may not be free yet
+
     def log(self) -> str:
         """The end of what it wrote to stderr so far."""
         return self._last_words if self._log.closed else _tail(self._log)
@@ -69,7 +104,9 @@ class EmbeddedSwitch(Closing):
         if os.getpid() != self._owner:
             return
         _running.discard(self)
-        _end(self._process, grace)
+        with self._lock:
+            self._closed = True
+            _end(self._process, grace)
         if not self._log.closed:
             self._last_words = _tail(self._log)
             self._log.close()
@@ -108,9 +145,10 @@ def start(
     files.server()  # refuses what the child would refuse later
     token = token or secrets.token_hex(16)
     log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the switch
-    try:
-        process = subprocess.Popen(
-            list(command) if command is not None else emulator(host),
+
+    def begin(control_port: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            list(command) if command is not None else emulator(host, control_port),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -121,6 +159,9 @@ def start(
             },  # an argument could be read by every user of the machine
             start_new_session=True,  # Ctrl-C reaches the workers, which leave first
         )
+
+    try:
+        process = begin(0)
     except OSError as error:
         log.close()
         raise SwitchUnreachableError(f"the embedded switch did not start: {error}") from error
@@ -135,10 +176,10 @@ def start(
         raise SwitchUnreachableError(
             f"the embedded switch did not start: {error}; it said:\n{said}"
         ) from error
-    return EmbeddedSwitch(process, address, token, log)
+    return EmbeddedSwitch(process, address, token, log, lambda: begin(parse_address(address)[1]))
 
 
-def emulator(host: str) -> list[str]:
+def emulator(host: str, control_port: int = 0) -> list[str]:
     """The command of an emulator on free ports of `host`, which ends with the process that started it."""
     options = [
         "--host",
@@ -146,7 +187,7 @@ def emulator(host: str) -> list[str]:
         "--port",
         "0",
         "--control-port",
-        "0",
+        str(control_port),
         "--announce",
         "-",
         "--tell-compiling",

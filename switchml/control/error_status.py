@@ -21,6 +21,7 @@ _CODES: dict[type[SwitchMLError], grpc.StatusCode] = {
     errors.PoolExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.JoinTimeoutError: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.JoinError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.SwitchGoneError: grpc.StatusCode.ABORTED,
     errors.JobAbortedError: grpc.StatusCode.ABORTED,
     errors.WorkerClosedError: grpc.StatusCode.CANCELLED,
     errors.SwitchMLError: grpc.StatusCode.UNKNOWN,

@@ -35,7 +35,7 @@ def guarded(method: _Method[_Service, _Request, _Reply]) -> _Method[_Service, _R
     @functools.wraps(method)
     async def call(service: _Service, request: _Request, context: Context) -> _Reply:
         try:
-            service.controller.authorize(_token(context))
+            service.controller.authorize(token_of(context))
             return await method(service, request, context)
         except SwitchMLError as error:
             code, details, metadata = to_status(error)
@@ -45,7 +45,8 @@ def guarded(method: _Method[_Service, _Request, _Reply]) -> _Method[_Service, _R
     return call
 
 
-def _token(context: Context) -> str:
+def token_of(context: Context) -> str:
+    """The token that a call shows; "" for none."""
     for key, value in context.invocation_metadata() or ():
         if key == TOKEN_KEY:
             return value.decode() if isinstance(value, bytes) else value

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from switchml.control.control_messages import Departure
-from switchml.errors import SwitchMLError
+from switchml.errors import SwitchGoneError, SwitchMLError
 
 Departures = Mapping[int, Departure]
 """By rank, those who have left in order."""
@@ -47,23 +47,32 @@ class Heartbeats:
         self._due = threading.Event()
         self._lock = threading.Lock()
         self._ended = ""
+        self._gone = False  # the switch itself
         self._left: Departures = {}
         self._on_abort: Callable[[str], None] | None = None
         self._on_left: Callable[[Departures], None] | None = None
+        self._on_gone: Callable[[str], None] | None = None
         self._thread = threading.Thread(target=self._run, name="switchml-heartbeats", daemon=True)
         self._thread.start()
 
     def report_to(
-        self, on_abort: Callable[[str], None], on_left: Callable[[Departures], None] | None
+        self,
+        on_abort: Callable[[str], None],
+        on_left: Callable[[Departures], None] | None,
+        on_gone: Callable[[str], None] | None = None,
     ) -> None:
-        """Sets the callbacks; what has happened already is reported at once, from the caller's thread."""
+        """Sets the callbacks; what has happened already is reported at once, from the caller's thread.
+
+        `on_gone` is called in place of `on_abort` when it is the switch that has gone.
+        """
         with self._lock:
-            self._on_abort, self._on_left = on_abort, on_left
+            self._on_abort, self._on_left, self._on_gone = on_abort, on_left, on_gone
             ended, left = self._ended, self._left
+            on_end = on_gone if self._gone and on_gone is not None else on_abort
         if left and on_left is not None:
             on_left(left)
         if ended:
-            on_abort(ended)
+            on_end(ended)
 
     def hurry(self) -> bool:
         """The next heartbeat is due now. False = there will be none any more."""
@@ -94,26 +103,29 @@ class Heartbeats:
             except ConnectionError:
                 silence += min(time.monotonic() - begun, self._lease / 2) + slept
                 if silence >= self._lease:
-                    self._report_end(f"the switch at {self._address} stopped answering for {self._lease:g} s")
+                    self._report_end(
+                        f"the switch at {self._address} stopped answering for {self._lease:g} s", True
+                    )
                     return
                 if silence >= _SEVERED and self._severed():
                     self._report_end(
-                        f"the switch at {self._address} has ended: it closed its connections and takes no new ones"
+                        f"the switch at {self._address} has ended: it closed its connections and takes no new ones",
+                        True,
                     )
                     return
             except SwitchMLError as error:
-                self._report_end(str(error))
+                self._report_end(str(error), isinstance(error, SwitchGoneError))
                 return
             else:
                 silence = 0.0
                 self._report_left(left)
 
-    def _report_end(self, reason: str) -> None:
+    def _report_end(self, reason: str, gone: bool) -> None:
         with self._lock:
-            self._ended = reason
-            on_abort = self._on_abort
-        if on_abort is not None and not self._stop.is_set():
-            on_abort(reason)
+            self._ended, self._gone = reason, gone
+            on_end = self._on_gone if gone and self._on_gone is not None else self._on_abort
+        if on_end is not None and not self._stop.is_set():
+            on_end(reason)
 
     def _report_left(self, left: Departures) -> None:
         with self._lock:

@@ -38,11 +38,13 @@ from switchml.control.offer import check_offer, check_same_layout, check_timeout
 from switchml.control.ranges import RangeAllocator
 from switchml.control.ranks import name_ranks
 from switchml.control.target import JobProgram, TargetDescription, WorkerProgram, window_in_memory
+from switchml.control.tenants import NOBODY, Tenant
 from switchml.errors import (
     DuplicateRankError,
     JobAbortedError,
     JoinTimeoutError,
     PoolExhaustedError,
+    SwitchGoneError,
     SwitchMLError,
     UsageError,
     WorldSizeMismatchError,
@@ -165,6 +167,7 @@ class Job:
     name: str
     world_size: int
     since: float
+    tenant: Tenant = NOBODY
     state: JobState = JobState.JOINING
     members: dict[int, Member] = field(default_factory=dict)
     program: JobProgram | None = None
@@ -206,6 +209,12 @@ class _Ended:
     job: Job
     reason: str
     at: float
+    with_switch: bool = False  # the switch has ended
+
+    def error(self) -> JobAbortedError:
+        """For its members."""
+        kind = SwitchGoneError if self.with_switch else JobAbortedError
+        return kind(f"job {self.job.name!r} has ended: {self.reason}")
 
 
 class JobTable:
@@ -231,7 +240,13 @@ class JobTable:
     # Events of workers.
 
     def join(
-        self, session: str, offer: JoinOffer, timeout: float, now: float, peer: str = ""
+        self,
+        session: str,
+        offer: JoinOffer,
+        timeout: float,
+        now: float,
+        peer: str = "",
+        tenant: Tenant = NOBODY,
     ) -> list[Action]:
         """A rank offers itself; its answer comes as Joined or Refused, by `now + timeout`.
 
@@ -241,6 +256,7 @@ class JobTable:
             timeout: seconds to wait for the others.
             now: the time.
             peer: the host that the call comes from, which has a limited number of half-made joins; "" = no limit.
+            tenant: whose job it is.
 
         Raises:
             SwitchMLError: what refuses it at once.
@@ -252,7 +268,8 @@ class JobTable:
         try:
             check_offer(offer, self._target)
             self._check_share(peer)
-            job = self._find_or_open(offer, now)
+            self._check_limits(tenant)
+            job = self._find_or_open(offer, now, tenant)
         except SwitchMLError as error:
             for known in self._gathering(offer.job):
                 known.refusals[offer.rank] = str(error)
@@ -394,9 +411,11 @@ class JobTable:
         return []
 
     def close(self, reason: str, now: float) -> list[Action]:
-        """Ends every job."""
+        """Ends every job, because the switch ends."""
         self._observe(now)
-        return [action for job in list(self._jobs) for action in self._end(job, reason, now)]
+        return [
+            action for job in list(self._jobs) for action in self._end(job, reason, now, with_switch=True)
+        ]
 
     # Reading.
 
@@ -458,7 +477,14 @@ class JobTable:
     def _gathering(self, name: str) -> Iterable[Job]:
         return (job for job in self._jobs if job.name == name and job.state is JobState.JOINING)
 
-    def _find_or_open(self, offer: JoinOffer, now: float) -> Job:
+    def _check_limits(self, tenant: Tenant) -> None:
+        if tenant.packets_per_second and not self._target.limits_packets:
+            raise UsageError(
+                f"tenant {tenant.name!r} has a limit of packets a second, which this switch cannot keep: take it out of the "
+                "switch's file of tenants"
+            )
+
+    def _find_or_open(self, offer: JoinOffer, now: float, tenant: Tenant) -> Job:
         """The job that the offer belongs to. Raises when it fits none and may not open one."""
         gathering: Job | None = None
         taken: tuple[Job, Member] | None = None
@@ -469,6 +495,8 @@ class JobTable:
                 )
             if job.name != offer.job:
                 continue
+            if job.tenant != tenant:
+                raise UsageError(f"job {job.name!r} is another tenant's; use another job name")
             if offer.world_size != job.world_size:
                 verb = "is running with" if job.state is JobState.RUNNING else "has"
                 raise WorldSizeMismatchError(
@@ -492,7 +520,7 @@ class JobTable:
             )
         if gathering is None:
             # Also when this rank has left a job of that name which others are still leaving.
-            job = Job(offer.job, offer.world_size, now)
+            job = Job(offer.job, offer.world_size, now, tenant)
             self._jobs.append(job)
             return job
         for member in gathering.members.values():
@@ -507,6 +535,10 @@ class JobTable:
         """Every rank is there: gives the job its number, its slots and its group."""
         in_memory = self._in_memory(job)
         wanted = self._window(job, in_memory)
+        try:
+            wanted = self._within_share(job, wanted)
+        except PoolExhaustedError as error:
+            return self._end(job, str(error), now, error)
         room = self._make_room(job, wanted, now)
         try:
             number = self._free_number()
@@ -529,6 +561,8 @@ class JobTable:
             multicast_port=self._target.udp_port if several else 0,
             any_number=members[0].offer.any_number,
             wire=members[0].offer.wire,
+            tenant=job.tenant.number,
+            packets_per_second=job.tenant.packets_per_second,
         )
         layout = JobLayout(
             number,
@@ -549,7 +583,9 @@ class JobTable:
     def _in_memory(self, job: Job) -> bool:
         """Whether the job's workers run the slot machine themselves: all must be on the switch's host, and none mind."""
         offers = [member.offer for member in job.members.values()]
-        return self._target.in_memory and all(
+        # There are no packets that could be counted.
+        limited = job.tenant.packets_per_second > 0
+        return (self._target.in_memory and not limited) and all(
             offer.transport in ("auto", "memory") and not offer.paper for offer in offers
         )
 
@@ -559,6 +595,23 @@ class JobTable:
         if in_memory:
             default = window_in_memory(resolved_payload(offer, self._target), default)
         return min(offer.window or default, self._target.pool_slots)
+
+    def _within_share(self, job: Job, wanted: int) -> int:
+        """As many slots as the job's tenant may still have, a power of two."""
+        limit = job.tenant.slots
+        if not limit:
+            return wanted
+        held = sum(
+            other.program.window for other in self._jobs if other.program and other.tenant == job.tenant
+        )
+        left = max(limit - held, 0)
+        asked = job.members[0].offer.window
+        if asked > left or left < SMALLEST_DEFAULT_WINDOW:
+            raise PoolExhaustedError(
+                f"job {job.name!r} needs {asked or SMALLEST_DEFAULT_WINDOW} slots, and of the {limit} that tenant "
+                f"{job.tenant.name!r} may have its other jobs hold {held}; wait for one to end, or ask for a smaller window"
+            )
+        return min(wanted, (1 << left.bit_length()) >> 1)
 
     def _make_room(self, job: Job, wanted: int, now: float) -> list[Action]:
         """Ends half-made jobs, as far as the job needs what they hold and they have no claim to it."""
@@ -645,10 +698,17 @@ class JobTable:
         self._news.update(each.session for each in job.members.values() if not each.left)
         return []
 
-    def _end(self, job: Job, reason: str, now: float, error: SwitchMLError | None = None) -> list[Action]:
+    def _end(
+        self,
+        job: Job,
+        reason: str,
+        now: float,
+        error: SwitchMLError | None = None,
+        with_switch: bool = False,
+    ) -> list[Action]:
         """Takes the job off the switch; tells those who wait at once, and the others at their next call."""
         self._jobs.remove(job)
-        end = _Ended(job, reason, now)
+        end = _Ended(job, reason, now, with_switch)
         actions: list[Action] = []
         if job.program is not None:
             self._pool.release(job.program.pool_base)
@@ -664,7 +724,7 @@ class JobTable:
                 if member.lost is None:
                     self._untold.add(member.session)
             if job.state is JobState.JOINING or member.deadline is not None:
-                actions.append(Refused(member.session, copy_error(error) if error else _aborted(job, reason)))
+                actions.append(Refused(member.session, copy_error(error) if error else end.error()))
         return actions
 
     # Time.
@@ -741,8 +801,8 @@ class JobTable:
         ended = self._orphans.get(session)
         if ended is not None:
             self._untold.discard(session)
-            raise _aborted(ended.job, ended.reason)
-        raise JobAbortedError(
+            raise ended.error()
+        raise SwitchGoneError(
             "the switch does not know this worker: it has left, or the switch was restarted; join anew"
         )
 
@@ -772,10 +832,6 @@ def _worker_program(offer: JoinOffer, in_memory: bool) -> WorkerProgram:
 
 def _overdue(member: Member, now: float) -> bool:
     return member.deadline is not None and now >= member.deadline
-
-
-def _aborted(job: Job, reason: str) -> JobAbortedError:
-    return JobAbortedError(f"job {job.name!r} has ended: {reason}")
 
 
 def copy_error(error: SwitchMLError) -> SwitchMLError:

@@ -16,7 +16,7 @@ class NamedSwitch:
     """One switch of a job.
 
     Attributes:
-        address: host:port of its control service.
+        address: host:port of its control service; with slashes after it those of switches that stand in when it is gone.
         share: how much of a tensor it sums, beside the others' shares; None = 1, or by speed where no switch has one.
         token: its join token, where that is not the same for all; None = as for the others.
     """
@@ -25,9 +25,16 @@ class NamedSwitch:
     share: int | None = None
     token: str | None = field(default=None, repr=False)
 
+    @property
+    def first(self) -> str:
+        """The switch's own address."""
+        return in_turn(self.address)[0]
+
 
 def parse_switches(text: str) -> tuple[NamedSwitch, ...]:
     """The switches of "HOST:PORT", or of several with commas between them: "a:50551,b:50551*3", where b sums three times as much.
+
+    In "a:50551/c:50551" c stands in for a when that is gone (`Worker.join(recover=)`).
 
     Raises:
         UsageError: an address, or a share (1 to `MAX_SHARE`), is none; or a switch is named twice.
@@ -43,7 +50,9 @@ def checked(switches: Sequence[NamedSwitch]) -> tuple[NamedSwitch, ...]:
     """
     if not switches:
         raise UsageError("no switch is named; a job needs one at least")
-    addresses = [join_address(*parse_address(switch.address)) for switch in switches]
+    addresses = [
+        join_address(*parse_address(each)) for switch in switches for each in in_turn(switch.address)
+    ]
     twice = sorted({address for address in addresses if addresses.count(address) > 1})
     if twice:
         raise UsageError(
@@ -52,9 +61,15 @@ def checked(switches: Sequence[NamedSwitch]) -> tuple[NamedSwitch, ...]:
     return tuple(switches)
 
 
+def in_turn(address: str) -> list[str]:
+    """The switch's own address, and those of its stand-ins, in the order in which they are tried."""
+    return address.split("/")
+
+
 def _parse(text: str) -> NamedSwitch:
     address, separator, share = text.strip().partition("*")
-    parse_address(address)
+    for each in in_turn(address):
+        parse_address(each)
     if separator and not (share.isdecimal() and 1 <= int(share) <= MAX_SHARE):
         raise UsageError(
             f"{text.strip()!r}: after the * comes how much the switch sums beside the others, 1 to {MAX_SHARE}"

@@ -24,7 +24,7 @@ from switchml.control.convert import (
     status_to_pb,
     target_to_pb,
 )
-from switchml.control.guard import Context, guarded, peer_host
+from switchml.control.guard import Context, guarded, peer_host, token_of
 from switchml.control.jobs import Answer, Joined, Refused, Started
 from switchml.control.lifelines import Lifelines
 from switchml.control.reference import ReferenceService
@@ -144,9 +144,12 @@ class _Service:
         peer = peer_host(context.peer())
         offer = offer_from_pb(request, _worker_address(request, peer))
         self.controller.check_address(offer.transport, offer.address, peer)
+        tenant = self.controller.authorize(token_of(context))
         answer = await self._answer(
             request.session,
-            lambda reply: self.controller.join(request.session, offer, request.timeout, reply, peer=peer),
+            lambda reply: self.controller.join(
+                request.session, offer, request.timeout, reply, peer=peer, tenant=tenant
+            ),
         )
         assert isinstance(answer, Joined)
         self.lifelines.expect(request.session)

@@ -34,6 +34,7 @@ class TargetDescription:
     wires: tuple[str, ...] = (FLOAT32,)  # that it knows
     tells_claims_apart: bool = False  # of several workers who claim an address, the one that proves it counts
     in_memory: bool = False  # workers of its host may run the slot machine themselves
+    limits_packets: bool = False  # it takes no more of a tenant's packets a second than it may have
 
 
 def window_in_memory(payload: int, window: int) -> int:
@@ -66,6 +67,8 @@ class JobProgram:
     multicast_port: int
     any_number: bool = False  # packets carry job numbers of the workers' own; the sender tells the job
     wire: str = FLOAT32  # the narrowest elements of its packets
+    tenant: int = 0  # number of the tenant whose limit it counts against; 0 = none
+    packets_per_second: int = 0  # of that tenant
 
     @property
     def in_memory(self) -> bool:

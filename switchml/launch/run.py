@@ -223,11 +223,11 @@ class _Readings(Closing):
         sharing = [0.0]
         switches = parse_switches(self._address)
         for one in switches:
-            if one.address not in self._clients:
-                self._clients[one.address] = ControlClient(
-                    one.address, token=self._token, timeout=_ANSWER, tls=self._tls.client()
+            if one.first not in self._clients:
+                self._clients[one.first] = ControlClient(
+                    one.first, token=self._token, timeout=_ANSWER, tls=self._tls.client()
                 )
-            answer = self._clients[one.address].status()
+            answer = self._clients[one.first].status()
             total.update(answer.counters)
             total[SENT_AGAIN] = answer.sent_again
             sharing += [answer.sharing(job) / len(switches) for job in answer.jobs]

@@ -34,6 +34,11 @@ SWITCH_COUNTERS: tuple[Counter, ...] = (
     Counter("dropped_unknown_sender", "address and port belong to no worker of a job"),
     Counter("dropped_wrong_job", "a known sender, another job number"),
     Counter("dropped_port_full", "no room towards a worker: its receive ring or the socket's buffer"),
+    Counter("dropped_over_limit", "more packets a second than the job's tenant may send"),
+    Counter(
+        "dropped_by_kernel", "datagrams, or trains, that found no room at the port or came from a flooder"
+    ),
+    Counter("floods_cut", "senders cut off for a second, for packets of no use"),
     Counter("fault_lost", "dropped on purpose by the fault injector"),
     Counter("fault_duplicated", "doubled on purpose"),
     Counter("fault_reordered", "held back on purpose"),

@@ -53,7 +53,7 @@ class Sources:
         found = []
         for one in parse_switches(self.switch):
             with ControlClient(
-                one.address, token=self.token, timeout=self.timeout, tls=TlsFiles.given().client()
+                one.first, token=self.token, timeout=self.timeout, tls=TlsFiles.given().client()
             ) as client:
                 found.append(published_at(client.address, client.status().telemetry))
         return found

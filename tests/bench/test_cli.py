@@ -67,6 +67,43 @@ def test_table_json_and_picture(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("with_fakes")
+def test_every_combination_of_lists_is_measured_and_drawn(tmp_path: Path) -> None:
+    record, picture = tmp_path / "run.json", tmp_path / "run.svg"
+    arguments = [
+        "allreduce",
+        "--sizes",
+        "4K,16K",
+        "--rounds",
+        "1",
+        "--min-time",
+        "0.01",
+        "--json",
+        str(record),
+    ]
+    done = CliRunner().invoke(
+        bench_app, [*arguments, "--dtype", "float32,int32", "--window", "0,64", "--plot", str(picture)]
+    )
+    assert done.exit_code == 0, done.output
+    assert "== dtype int32, window default" in done.output
+    document = json.loads(record.read_text())
+    assert document["plan"]["window"] == [0, 64]
+    assert [
+        (one["settings"]["dtype"], one["settings"]["window"], one["size"], one["system"])
+        for one in document["results"]
+    ] == [
+        (dtype, window, size, system)
+        for dtype in ("float32", "int32")
+        for window in (0, 64)
+        for size in (4096, 16384)
+        for system in ("ours", "base")
+    ]
+    assert all(one["dtype"] == one["settings"]["dtype"] for one in document["results"])
+    drawn = picture.read_text()
+    assert "element type" in drawn
+    assert "window 64" in drawn
+
+
+@pytest.mark.usefixtures("with_fakes")
 def test_json_on_standard_output_is_alone_there() -> None:
     done = CliRunner().invoke(
         bench_app, ["allreduce", "--sizes", "4K", "--rounds", "1", "--min-time", "0.01", "--json", "-"]
@@ -164,6 +201,8 @@ def test_a_picture_along_what_differs_from_run_to_run(tmp_path: Path) -> None:
         (["allreduce", "--variants", "none", "--baseline", "none"], "nothing to measure"),
         (["allreduce", "--json", "/no/such/folder/x.json"], "folder does not exist"),
         (["allreduce", "--rate", "fast"], "not a rate"),
+        (["allreduce", "--window", "64,many"], "window: 'many' is not a whole number"),
+        (["allreduce", "--wire", "float32,int4"], "choose one of"),
         (["allreduce", "--transport", "udp", "--loss", "1.5"], "probability"),
         (["allreduce", "--transport", "shm", "--rate", "1gbit"], "one host only"),
         (["quantize", "--payload", "6"], "multiple of 4"),

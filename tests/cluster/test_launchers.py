@@ -61,12 +61,14 @@ def _two_nodes(folder: Path, workers: int, **more: str) -> list[dict[str, Any]]:
     return _reports(folder, 2 * workers)
 
 
+@pytest.mark.usefixtures("preloaded_programs")
 def test_torchrun_on_two_nodes_starts_a_switch(tmp_path: Path) -> None:
     reports = _two_nodes(tmp_path, workers=2)
     assert [report["node"] for report in reports] == ["0", "0", "1", "1"]
     assert len({report["switch"] for report in reports}) == 1
 
 
+@pytest.mark.usefixtures("preloaded_programs")
 def test_torchrun_on_two_nodes_over_a_running_switch(tmp_path: Path) -> None:
     with embedded.start() as switch:
         reports = _two_nodes(
@@ -131,6 +133,7 @@ wait $!
 """
 
 
+@pytest.mark.usefixtures("preloaded_programs")
 def test_slurm(tmp_path: Path) -> None:
     """With stand-ins for srun and scontrol, whose nodes are both this machine."""
     tools = tmp_path / "bin"

@@ -60,6 +60,7 @@ def over_the_native_pipeline(folder: Path, template: Template, payload: int) -> 
 
 
 @pytest.mark.timeout(500)
+@pytest.mark.usefixtures("preloaded_programs")
 def test_both_pipelines_give_the_same_parameters(
     small_program_files: tuple[Path, Path], template: Template, tmp_path: Path
 ) -> None:

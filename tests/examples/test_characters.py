@@ -13,6 +13,7 @@ from preloaded import Template
 
 pytest.importorskip("torch", reason="torch is in the extra `examples`")
 
+pytestmark = pytest.mark.usefixtures("preloaded_programs")
 CHARACTERS = Path(__file__).parents[2] / "examples" / "characters.py"
 SWITCHML = str(Path(sys.executable).with_name("switchml"))
 

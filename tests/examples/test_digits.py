@@ -17,6 +17,7 @@ from preloaded import Template
 pytest.importorskip("torch", reason="torch is in the extra `examples`")
 pytest.importorskip("sklearn", reason="scikit-learn is in the extra `examples`")
 
+pytestmark = pytest.mark.usefixtures("preloaded_programs")
 DIGITS = Path(__file__).parents[2] / "examples" / "digits.py"
 SWITCHML = str(Path(sys.executable).with_name("switchml"))
 

@@ -96,6 +96,13 @@ def test_version_names_itself_and_what_it_stands_on() -> None:
     assert {"numba", "numpy", "grpcio", "torch", "python", "kernel"} <= lines.keys()
 
 
+def test_as_a_module_it_is_the_same_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "switchml", "--version"], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, _run("--version").stdout)
+
+
 def test_the_version_alone() -> None:
     done = _run("--version")
     assert (done.returncode, done.stdout) == (0, f"switchml {switchml.__version__}\n")

@@ -72,7 +72,8 @@ def test_the_wheel_holds_every_source_file_as_it_is_now() -> None:
 
 
 def test_the_version_is_one() -> None:
-    assert metadata.version("switchml") == switchml.__version__ == PROJECT["project"]["version"]
+    assert metadata.version("switchml") == switchml.__version__
+    assert PROJECT["tool"]["setuptools"]["dynamic"] == {"version": {"attr": "switchml.__version__"}}
 
 
 def _modules_after(statement: str) -> set[str]:

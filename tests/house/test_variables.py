@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = Path(switchml.__file__).parent
 
 
-def test_the_readme_shows_the_table() -> None:
-    page = (ROOT / "README.md").read_text()
+def test_the_docs_show_the_table() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text()
     assert render(page, TABLES) == page, "run: make docs"
 
 

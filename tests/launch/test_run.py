@@ -17,6 +17,7 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is in the extra `torch`")
 
+pytestmark = pytest.mark.usefixtures("preloaded_programs")
 SWITCHML = str(Path(sys.executable).with_name("switchml"))
 # One write a line: the launcher runs Python unbuffered, where `print` writes piece by piece and ranks would interleave.
 ALLREDUCE = """

@@ -29,6 +29,7 @@ from switchml.packets.tape import no_tape
 from switchml.protocol.counters import SWITCH_COUNTERS
 from switchml.protocol.jit import compiled
 from switchml.switch_emulator.faults import Faults, new_faults
+from switchml.switch_emulator.flood_guard import new_flood
 from switchml.switch_emulator.pipeline import MAX_JOBS, Switch, SwitchRecord
 from switchml.switch_emulator.tables import Tables, new_tables
 from switchml.worker.congestion import new_congestion
@@ -163,6 +164,7 @@ def _switch() -> Switch:
         np.zeros((MAX_JOBS, RANGES, 2), np.int64), open_datagrams(None), open_datagrams(None),
         new_records(SocketAddress, 2), np.zeros(3, np.uint8),
         new_faults(loss=0.5), np.zeros(1, np.int64), np.zeros(5, np.uint8), np.zeros(4, np.int64), no_tape(),
+        new_flood(),
     )  # fmt: skip
 
 

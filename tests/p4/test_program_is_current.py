@@ -80,6 +80,9 @@ NOT_IN_P4 = {
     "bytes_sent",
     "elements_added",  # a register
     "dropped_port_full",
+    "dropped_over_limit",
+    "dropped_by_kernel",  # of a socket
+    "floods_cut",
     "fault_duplicated",
     "fault_reordered",
 }

@@ -34,5 +34,5 @@ def test_every_way_to_drop_a_packet_has_a_counter() -> None:
     assert drops == {
         "dropped_duplicate", "dropped_stale", "dropped_ahead", "dropped_truncated", "dropped_wrong_size",
         "dropped_bad_header", "dropped_wrong_slot", "dropped_wrong_version", "dropped_unknown_sender",
-        "dropped_wrong_job", "dropped_port_full",
+        "dropped_wrong_job", "dropped_port_full", "dropped_over_limit", "dropped_by_kernel",
     }  # fmt: skip

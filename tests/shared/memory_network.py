@@ -17,7 +17,7 @@ from switchml.aggregation.shared_slots import (
 from switchml.link.records import table_of
 from switchml.protocol.counters import WORKER_COUNTERS
 from switchml.protocol.messages import wire_lanes
-from switchml.worker.in_memory import MemoryEngine, turn
+from switchml.worker.in_memory import MemoryEngine, new_exponents, turn
 from switchml.worker.window import RING, ROWS, lay
 
 
@@ -44,6 +44,7 @@ class MemoryNetwork(VirtualNetwork):
                 counters=np.zeros(len(WORKER_COUNTERS), np.int64),
                 descriptor=rank.descriptor,
                 lanes=np.zeros(self.payload, np.uint8),
+                exponents=new_exponents(),
                 reserved=np.zeros(1, np.int64),
                 flag=np.zeros(1, np.int64),
                 scratch=np.zeros(4, np.int64),

@@ -1,7 +1,8 @@
-"""Programs that find torch and numba imported: forked from a process that did it once, which takes a tenth of the time.
+"""Programs that find torch, our backend and the compiled loops loaded: forked from a process that did it once, which takes a
+tenth of the time.
 
 Each still runs in a process of its own, from its file, with arguments and environment of its own. What torch reads from the
-environment while it is imported is the template's.
+environment while it is imported is the template's; what the end of `import torch` does for us, each program does again.
 
 `Template.environment` does the same for whatever is started below: torchrun's ranks, those in namespaces. Python then begins as
 usual, and hands its program over (handing_over/sitecustomize.py).
@@ -207,6 +208,7 @@ def _enter(spaces: dict[str, str], pid: int) -> None:
 
 def _run(words: list[str]) -> None:
     sys.argv = words
+    as_asked()
     if words[0] == "-m":
         del words[0]
         sys.modules.pop(words[0], None)  # it would warn
@@ -221,9 +223,18 @@ def _run(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    import numba  # noqa: F401
+    import sklearn.datasets  # noqa: F401
     import torch._dynamo  # DistributedDataParallel imports it
     import torch.distributed.run  # noqa: F401
 
+    import switchml.switch_emulator.cli
+    import switchml.torch_backend.process_group  # noqa: F401
+    from switchml.switch_emulator.native_target import prepare_pipeline
+    from switchml.torch_backend.autoload import as_asked
+    from switchml.worker.worker import prepare_engine
+
+    for transport in ("memory", "udp"):
+        prepare_engine(transport)
+    prepare_pipeline()
     gc.freeze()  # or each that ends would go through all of torch
     _run(_forked(*(socket.socket(fileno=int(word)) for word in sys.argv[1:])))

@@ -83,6 +83,22 @@ def test_register_twice_registers_once() -> None:
     assert ended.returncode == 0, ended.stderr
 
 
+def test_import_torch_does_what_the_environment_asks_for() -> None:
+    """In a process of its own: the programs of other tests find torch imported."""
+    ended = python(
+        "import os, torch, torch.distributed as dist\n"
+        "assert dist.Backend('gloo') == 'switchml'\n"
+        "assert 'SWITCHML_DATA_PARALLEL' not in os.environ  # it is active\n"
+        "assert hasattr(torch.optim.Optimizer.add_param_group, '__wrapped__')\n",
+        SWITCHML_BACKEND_FOR="gloo",
+        SWITCHML_DATA_PARALLEL="1",
+        RANK="0",
+        LOCAL_RANK="0",
+        WORLD_SIZE="2",
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_unknown_attribute() -> None:
     import switchml.torch_backend
 

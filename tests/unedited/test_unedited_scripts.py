@@ -17,8 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
-# Seven processes load torch: half a minute of one core, which a busy machine makes minutes.
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("preloaded_programs")]
 SCRIPTS = Path(__file__).parent / "scripts"
 SWITCHML = str(Path(sys.executable).with_name("switchml"))
 

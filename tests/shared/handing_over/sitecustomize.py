@@ -1,4 +1,4 @@
-"""Hands the programs that import torch over to the process that has imported it (preloaded.py), and stands for them.
+"""Hands programs that import torch or load compiled loops over to the process that has done so (preloaded.py), stands for them.
 
 Python imports this at its start, where PYTHONPATH names this folder. Whoever started the program sees a process that takes its
 signals and ends as it does.
@@ -7,27 +7,31 @@ signals and ends as it does.
 import os
 import sys
 
-_RUN_BY_MODULE = ("torch.distributed.run", "switchml.cli")
+_RUN_BY_MODULE = ("torch.distributed.run", "switchml.cli", "switchml.switch_emulator")
 # What is looked at while modules are imported.
 _DECISIVE = ("NUMBA_DISABLE_JIT", "TORCH_DEVICE_BACKEND_AUTOLOAD")
 
 
-def _imports_torch(words: list[str]) -> bool:
+def _gains(words: list[str]) -> bool:
     if words[:1] == ["-m"]:
         return words[1] in _RUN_BY_MODULE
     if words[:1] == ["-c"]:
-        return "import torch" in words[1]
+        return _names_them(words[1])
     if not words or words[0].startswith("-") or not words[0].endswith(".py"):
         return False
     with open(words[0], encoding="utf-8") as file:
-        return "import torch" in file.read()
+        return _names_them(file.read())
+
+
+def _names_them(program: str) -> bool:
+    return "torch" in program or "switchml" in program
 
 
 def _hand_over(path: str) -> None:
     words, options = sys.orig_argv[1:], set()
     while words and words[0] in ("-P", "-u"):
         options.add(words.pop(0))
-    if any(name in os.environ for name in _DECISIVE) or not _imports_torch(words):
+    if any(name in os.environ for name in _DECISIVE) or not _gains(words):
         return
     if {int(name) for name in os.listdir("/proc/self/fd")} - {0, 1, 2, 3}:  # 3: the listing's
         return  # what else is open is for the program

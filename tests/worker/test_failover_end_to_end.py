@@ -1,0 +1,110 @@
+"""Switches that end, in whatever way, in the middle of a job that goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from switchml.control import embedded
+from switchml.errors import SwitchGoneError
+from switchml.switch_emulator import Emulator
+from switchml.worker import Worker
+
+RANKS = 3
+Worlds = Callable[..., Any]
+
+
+@pytest.fixture
+def undo() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def _values(rank: int, call: int) -> npt.NDArray[Any]:
+    return np.random.default_rng([rank, call]).integers(-(2**20), 2**20, 30_000, np.int32)
+
+
+def _sums_until_it_goes_on(worker: Worker, begun: threading.Event) -> bool:
+    """All-reduces, in place, until all ranks have had some after an outage; whether all were right."""
+    call, after = 0, 0
+    right = True
+    while after < 5:
+        values = _values(worker.rank, call)
+        worker.allreduce(values).wait()
+        right = right and np.array_equal(values, sum(_values(rank, call) for rank in range(RANKS)))
+        call += 1
+        if call == 5:
+            begun.set()
+        went_on = np.array([len(worker.outages())])
+        worker.allreduce(went_on, "min").wait()
+        after += int(went_on[0] > 0)
+    return right
+
+
+@pytest.mark.parametrize("transport", ["udp", "shm", "memory"])
+def test_a_switch_that_is_killed_and_comes_back(worlds: Worlds, undo: ExitStack, transport: str) -> None:
+    switch = undo.enter_context(embedded.start())
+    switch.keep_alive()
+    world = worlds(
+        RANKS, switch=switch.address, token=switch.token, transport=transport, recover=60.0, timeout=90.0
+    )
+    begun = threading.Event()
+
+    def kill() -> None:
+        begun.wait()
+        os.kill(switch.pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    assert world.run(lambda worker: _sums_until_it_goes_on(worker, begun)) == [True] * RANKS
+    killer.join()
+
+
+def test_a_switch_that_ends_in_order_and_one_that_stands_in_for_it(worlds: Worlds, undo: ExitStack) -> None:
+    first, second = (undo.enter_context(Emulator()) for _ in range(2))
+    both = f"{first.control_address}/{second.control_address}"
+    world = worlds(RANKS, switch=both, transport="udp", recover=60.0, timeout=90.0)
+    begun = threading.Event()
+
+    def end() -> None:
+        begun.wait()
+        first.close()
+
+    ending = threading.Thread(target=end)
+    ending.start()
+    assert world.run(lambda worker: _sums_until_it_goes_on(worker, begun)) == [True] * RANKS
+    ending.join()
+    assert second.counters()["elements_added"] > 0
+
+
+@pytest.mark.parametrize(("recover", "told"), [(0.0, "ended early"), (0.5, "could not go on within 0.5 s")])
+def test_a_switch_that_does_not_come_back(worlds: Worlds, undo: ExitStack, recover: float, told: str) -> None:
+    switch = undo.enter_context(Emulator())
+    world = worlds(2, switch=switch.control_address, transport="udp", recover=recover)
+    work = world.workers[0].barrier()
+    switch.close()
+    with pytest.raises(SwitchGoneError, match=told):
+        work.wait()
+
+
+def test_a_rank_that_is_gone_as_well_is_named(worlds: Worlds, undo: ExitStack) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    first = undo.enter_context(Emulator(control_port=port))
+    world = worlds(2, switch=first.control_address, transport="udp", recover=1.5)
+    work = world.workers[0].barrier()
+    first.close()
+    world.workers[1].leave()
+    undo.enter_context(Emulator(control_port=port))
+    with pytest.raises(SwitchGoneError, match=r"could not go on within 1.5 s: .*rank 1"):
+        work.wait()
