@@ -14,14 +14,16 @@ that timers or other traffic suffer. Without a queue the window grows by the bac
 What the backlog may be is found out, because it must fit into the smallest queue of the path:
 
     a round without loss   it grows by an eighth, up to `ceiling`; it doubles until something is first seen to wait
-    much lost              a trial: the ceiling falls to three quarters of it, or half; what had left before does not count again
+    much lost              a trial: the ceiling falls to three quarters of it, or half; what had left before does not count again.
+                           Where nothing was lost with as much before, it may have been another flow that filled the queue and now
+                           gives way: only if much is lost once more, and the first time that is tried again, it is at once all
     trial, much less lost  the losses were ours, and it stays there
     trial, still lost      the same again, down to a quarter, and to four packets if very much is lost. If that does not help, the
                            path loses by itself, or others fill its queues: the backlog is as before, and twice as much may be
                            lost before the next trial
     every so often         the ceiling is tried a little higher: soon while it is less than half of what the last trial began
-                           with; and each time that one is found it takes twice as long until then, up to two seconds. Every two
-                           seconds half as much may be lost
+                           with; and each time that one is found it takes twice as long until then, up to two seconds and 32768
+                           packets: such a trial loses some ten. Every two seconds half as much may be lost
 
 So random losses cost no more than sending them again, and a flow that fills queues (TCP Cubic) does not push this one aside.
 
@@ -59,6 +61,10 @@ _LARGE_NS = 10_000_000  # the backlog may be as much as this time brings, where 
 _FIRST_RETRY_NS = 200_000_000
 _RETRY_ROUNDS = 16
 _RETRY_NS = 2_000_000_000
+_SOON_PACKETS = 256
+_FIRST_RETRY_PACKETS = 8192
+_RETRY_PACKETS = 32768
+_PROVEN_PACKETS = 512
 _MEMORY_NS = 10_000_000_000  # a shortest round trip and a highest rate are kept for one to two of these
 _RATE_NS = 20_000_000
 _JUDGED_PACKETS = 128
@@ -82,6 +88,11 @@ class CongestionRecord(TypedDict):
     ceiling: Int64
     retry_at: Int64  # when the ceiling is tried higher
     retry_every: Int64  # ns until then: a ceiling that was found too low by mistake rises soon, one found again and again seldom
+    retry_after: Int64  # packets until then: what a trial loses is to be little of them
+    grown_at: Int64  # when the backlog grew last
+    proven: Int64  # bytes answered since then
+    restored: Int64  # the backlog that is tried again, which had done until others came; 0: none
+    doubted: Int64  # much was lost with a backlog that had done: once more, and there is a trial
     starting: Int64  # nothing of ours has been seen to wait yet
     heard: Int64  # bytes answered since losses were judged last
     lost: Int64  # bytes lost since then
@@ -213,6 +224,7 @@ def note_result(congestion: Congestion, window: Window, slot: int, sample: int, 
         return
     entry = window.slots[slot]
     state["heard"] += entry["length"]
+    state["proven"] += entry["length"]
     state["round_bytes"] += entry["length"]
     state["rate_bytes"] += moved
     # Short packets find queues shorter than full ones make them.
@@ -314,7 +326,7 @@ def _soonest_retry(state: CongestionRecord) -> int:
 @compiled
 def _retry_after(state: CongestionRecord) -> int:
     # So low a ceiling may be a mistake.
-    low = 2 * state["ceiling"] < state["trial_backlog"]
+    low = state["restored"] != 0 or 2 * state["ceiling"] < state["trial_backlog"]
     return _soonest_retry(state) if low else int(state["retry_every"])
 
 
@@ -333,21 +345,47 @@ def _judge_losses(state: CongestionRecord, window: Window, now: int) -> None:
     least = _LEAST_PACKETS * int(state["packet"])
     tried = state["trial_share"] > 0
     if tried and 4 * share <= state["trial_share"]:
-        state["retry_every"] = min(max(2 * int(state["retry_every"]), _soonest_retry(state)), _RETRY_NS)
+        if state["restored"] == 0:
+            state["retry_every"] = min(max(2 * int(state["retry_every"]), _soonest_retry(state)), _RETRY_NS)
+            state["retry_after"] = min(
+                max(2 * int(state["retry_after"]), _FIRST_RETRY_PACKETS), _RETRY_PACKETS
+            )
         state["retry_at"] = now + _retry_after(state)
+        state["proven"], state["grown_at"] = 0, now
         state["trial_share"] = 0
     elif tried and (state["backlog"] <= least or _is_of_no_use(state, share)):
         state["backlog"] = state["ceiling"] = state["trial_backlog"]
         state["tolerated"] = min(2 * share, _MOST_LOSS)
         state["tolerated_to"] = now + _RETRY_NS
         state["trial_share"] = 0
+    elif not tried and share > state["tolerated"] and _has_done(state, now) and state["doubted"] == 0:
+        state["doubted"] = 1
+        window.stream[0]["forgiven"] = window.stream[0]["sends"]
     elif tried or share > state["tolerated"]:
         if not tried:
             state["trial_share"], state["trial_backlog"] = share, state["backlog"]
+            state["restored"] = state["backlog"] if _has_done(state, now) else 0
+            state["doubted"] = 0
         kept = 2 if share > _MUCH_LOSS else 3
         state["backlog"] = state["ceiling"] = max(int(state["backlog"]) * kept // 4, least)
         state["starting"] = 0
         window.stream[0]["forgiven"] = window.stream[0]["sends"]
+    else:
+        state["doubted"] = 0
+
+
+@compiled
+def _has_done(state: CongestionRecord, now: int) -> bool:
+    """Whether little was lost for long with the backlog that there is."""
+    long = now - int(state["grown_at"]) >= _soonest_retry(state)
+    return bool(long and state["proven"] >= _PROVEN_PACKETS * state["packet"])
+
+
+@compiled
+def _may_retry(state: CongestionRecord, now: int) -> bool:
+    low = state["restored"] != 0 or 2 * state["ceiling"] < state["trial_backlog"]
+    packets = _SOON_PACKETS if low else int(state["retry_after"])
+    return bool(now >= state["retry_at"] and state["proven"] >= packets * state["packet"])
 
 
 @compiled
@@ -357,13 +395,18 @@ def _set_backlog(state: CongestionRecord, window: Window, now: int) -> None:
     if state["trial_share"] == 0:
         if state["retry_at"] == 0:
             state["ceiling"] = _highest(state)
-        elif now >= state["retry_at"]:
-            state["ceiling"] += max(packet, int(state["ceiling"]) // 8)
+        elif _may_retry(state, now):
+            higher = int(state["ceiling"]) + max(packet, int(state["ceiling"]) // 8)
+            state["ceiling"] = max(higher, int(state["restored"]))
+            state["restored"] = 0
             state["retry_at"] = now + _retry_after(state)
         if now >= state["tolerated_to"]:
             state["tolerated"] = max(_LITTLE_LOSS, int(state["tolerated"]) // 2)
             state["tolerated_to"] = now + _RETRY_NS
         state["ceiling"] = min(int(state["ceiling"]), _highest(state))
         step = int(state["backlog"]) if state["starting"] != 0 else max(packet, int(state["backlog"]) // 8)
-        state["backlog"] = min(int(state["backlog"]) + step, int(state["ceiling"]))
+        wanted = min(int(state["backlog"]) + step, int(state["ceiling"]))
+        if wanted > state["backlog"]:
+            state["proven"], state["grown_at"] = 0, now
+        state["backlog"] = wanted
     state["backlog"] = max(int(state["backlog"]), _LEAST_PACKETS * packet)

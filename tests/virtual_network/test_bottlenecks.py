@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from virtual_network import NetworkConditions, Task, VirtualNetwork, run_together
-from virtual_tcp import VirtualTcp
+from virtual_tcp import VirtualBbr, VirtualCubic, VirtualTcp
 
 from switchml.protocol.header import HEADER_BYTES
 from switchml.worker.congestion import FRAMING
@@ -187,13 +187,28 @@ def test_bursts_that_many_lose_hold_nobody_up_for_long(seed: int) -> None:
     assert run.now < 400 * MS
 
 
-@pytest.mark.parametrize("ways", [(0,), (1,), (0, 1)], ids=["up", "down", "both"])
-def test_a_bulk_flow_of_tcp_beside_leaves_and_gets_a_third(ways: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "ways", "begins"),
+    [
+        (VirtualTcp, (0,), 0),
+        (VirtualCubic, (0,), 0),
+        (VirtualCubic, (1,), 400 * MS),
+        (VirtualCubic, (0, 1), 400 * MS),
+        # What it takes for the length of the path has our backlog in it, and it minds no losses.
+        (VirtualBbr, (0, 1), 400 * MS),
+    ],
+    ids=["reno-up", "cubic-up", "cubic-down-later", "cubic-both-later", "bbr-both-later"],
+)
+def test_a_bulk_flow_of_tcp_beside_leaves_and_gets_a_third(
+    kind: type[VirtualTcp], ways: tuple[int, ...], begins: int
+) -> None:
     job = network(Link(100 * MBIT, 256 * KIB, 100 * US), chunks=20_000, tensors=1)
     job.start()
+    while job.now < begins:
+        job.step()
     # Of the first worker's link: from the switch to it is place 0, the other way place `workers`.
     places = ((job.workers, 0), (0, job.workers))
-    flows = [VirtualTcp(job, *places[way]) for way in ways]
+    flows = [kind(job, *places[way]) for way in ways]
     begin = None
     while job.now < 2500 * MS:
         part = min([job, *flows], key=lambda one: one.next_at())

@@ -337,6 +337,7 @@ def test_what_was_found_once_is_tried_again_soon() -> None:
     path = _trial()
     path.round(1024, 10 * MS, 20 * MS)
     assert path.state["retry_every"] == 200 * MS
+    path.state["proven"] = 8192 * PACKET
     path.round(128, 10 * MS, 219 * MS)
     assert path.packets("ceiling") == 72
     path.round(128, 10 * MS, 221 * MS)
@@ -348,6 +349,7 @@ def test_what_was_found_several_times_is_tried_again_every_two_seconds() -> None
     path.state["retry_every"] = 1500 * MS
     path.round(1024, 10 * MS, 20 * MS)
     assert path.state["retry_every"] == 2000 * MS
+    path.state["proven"] = 8192 * PACKET
     path.round(128, 10 * MS, 2019 * MS)
     assert (path.packets("ceiling"), path.packets("backlog")) == (72, 72)
     path.round(128, 10 * MS, 2021 * MS)
@@ -356,6 +358,9 @@ def test_what_was_found_several_times_is_tried_again_every_two_seconds() -> None
     path.round(128, 10 * MS, 4015 * MS)
     assert path.packets("ceiling") == 81
     path.round(128, 10 * MS, 4040 * MS)
+    assert path.packets("ceiling") == 81, "and not before 8192 packets are answered"
+    path.state["proven"] = 8192 * PACKET
+    path.round(128, 10 * MS, 4060 * MS)
     assert path.packets("ceiling") == 91.125
 
 
@@ -366,9 +371,42 @@ def test_less_than_half_of_what_was_is_tried_again_soon_however_often_it_was_fou
     path.round(1024, 10 * MS, 20 * MS)
     ceilings = []
     for step in range(1, 6):
-        path.round(128, 10 * MS, (20 + 210 * step) * MS)
+        path.round(256, 10 * MS, (20 + 210 * step) * MS)
         ceilings.append(path.packets("ceiling"))
     assert ceilings == [45, 50.625, 50.625, 50.625, 50.625]
+
+
+def _after_long() -> Path:
+    """A path on which nothing was lost with 96 packets of backlog; then another flow fills its queue for a moment."""
+    path = Path()
+    path.at_rest(96)
+    path.state["window"] = 128 * PACKET
+    path.round(1024, 10 * MS, 0)
+    path.round(128, 10 * MS, 500 * MS, lost=40)
+    return path
+
+
+def test_losses_with_a_backlog_that_had_done_begin_a_trial_only_the_second_time() -> None:
+    path = _after_long()
+    assert (path.state["trial_share"], path.packets("backlog")) == (0, 96)
+    assert path.window.stream[0]["forgiven"] == 1152, "what had left before does not count again"
+    path.round(1024, 10 * MS, 520 * MS)
+    path.round(128, 10 * MS, 900 * MS, lost=40)
+    assert path.state["trial_share"] == 0, "nothing was lost in between: the first time once more"
+    path.round(128, 10 * MS, 920 * MS, lost=40)
+    assert path.state["trial_share"] > 0
+    assert path.packets("backlog") == 48
+
+
+def test_a_backlog_that_had_done_is_tried_again_at_once_and_whole() -> None:
+    path = _after_long()
+    path.round(128, 10 * MS, 520 * MS, lost=40)
+    path.round(1024, 10 * MS, 540 * MS)
+    assert (path.state["trial_share"], path.packets("ceiling")) == (0, 48)
+    path.round(256, 10 * MS, 600 * MS)
+    assert path.packets("ceiling") == 48
+    path.round(256, 10 * MS, 760 * MS)
+    assert (path.packets("ceiling"), path.packets("backlog")) == (96, 54)
 
 
 def test_every_two_seconds_half_as_much_is_tolerated() -> None:
