@@ -45,7 +45,7 @@ def kept_elements(packet: Bytes, sums: Sums) -> None:
         copy_swapped(payload.view(np.uint32), sums[: payload.size // 4].view(np.uint32))
     else:
         lanes = payload.view(np.uint16) if bits == 16 else payload
-        take_lanes(lanes, sums[: lanes.size])
+        take_lanes(lanes, 0, sums[: lanes.size])
 
 
 def summed_up(facts: Words, sums: Sums, packet: Bytes) -> int:
