@@ -63,7 +63,9 @@ from switchml.switch_emulator.pipeline import (
     note_coming,
     note_down,
     note_train,
+    rise,
     run,
+    take_from_above,
     write_notes,
 )
 from switchml.switch_emulator.tables import (
@@ -83,7 +85,7 @@ _POOL_ELEMENTS = 64 << 20  # sparse: only what is used takes memory
 _SOCKET_BUFFER = 16 << 20
 _ANSWER_SECONDS = 10.0
 _SPIN_NS = 50_000
-_CAPTURES, _FAULTS = "switch's captures", "switch's fault injector"
+_CAPTURES, _FAULTS, _RACKS = "switch's captures", "switch's fault injector", "switch's way up"
 # On loopback no frame limits a packet, and fewer, larger ones are twice as fast; half the slots keep the pool in the cache.
 _LOOPBACK_PAYLOAD = 4096
 _LOOPBACK_WINDOW = 256
@@ -94,6 +96,11 @@ _IP_MULTICAST_ALL = 49  # 0: only groups this socket joined itself
 def prepare_pipeline() -> None:
     """Compile the switch's loop, or load it. `EmulatorTarget` does it too."""
     prepare(run, "switch's pipeline", 0, 0)
+
+
+def prepare_racks() -> tuple[int, int]:
+    """Compile, or load, what a switch with another above it calls; the addresses of `rise` and `take_from_above`."""
+    return address_of(rise, _RACKS, 8), address_of(take_from_above, _RACKS, 5)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -465,6 +472,7 @@ class EmulatorTarget(SwitchTarget):
 
     def _add_above(self, number: int, address: str, port: int) -> None:
         """Make the switch above known."""
+        self._switch.state[0]["rise"], self._switch.state[0]["take_from_above"] = prepare_racks()
         tables = self._switch.tables
         index = self._new_sender(number, int(tables.jobs[number]["workers"]))
         tables.senders[index]["above"] = tables.senders[index]["is_switch"] = 1

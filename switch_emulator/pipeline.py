@@ -140,7 +140,7 @@ class SwitchRecord(TypedDict):
     stop: Int64
     address: Int64  # of the data port, as tapes tell it
     port: Int64
-    # Addresses of the functions of these names; 0: no packet is noted, or disturbed.
+    # Addresses of the functions of these names; 0: no packet is noted, or disturbed, and no switch is above.
     note_train: Int64
     note_coming: Int64
     note_down: Int64
@@ -148,6 +148,8 @@ class SwitchRecord(TypedDict):
     disturb: Int64
     deliver_disturbed: Int64
     emit_disturbed: Int64
+    rise: Int64
+    take_from_above: Int64
 
 
 class Switch(NamedTuple):
@@ -650,22 +652,23 @@ def _pass_on(handle: int, sender: int, memory: Bytes, at: int) -> None:
 
 
 @compiled
-def _rise(
-    handle: int, job: Job, verdict: int, index: int, first: int, shift: int, memory: Bytes, at: int, end: int
-) -> None:
-    """Send what the verdict on the packet `memory[at:end]` says to the switch above."""
+def rise(
+    handle: int, number: int, verdict: int, index: int, first: int, shift: int, place: int, size: int
+) -> int:
+    """Send what the verdict on a packet of `size` bytes at an address says to the switch above; 0."""
     switch = switch_at(handle)
+    job, memory, at = switch.tables.jobs[number], bytes_at(place, size), _START
     above, copy = int(job["above"]) - 1, switch.pool.slots[index]
     if verdict == WAITING + RISES:
         _pass_on(handle, above, memory, at)
-        return
+        return 0
     kind = int(copy["kind"])
     copy["ways"] = TO_ONE if read_to_one(memory, at) != 0 else BUT_ONE if read_but_one(memory, at) != 0 else 0
     elements, length = _elements(job, kind), HEADER_BYTES
     _write_header(handle, index, kind, True, memory, at, switch.spare, _START)
     if elements > 0:
         length += 4 * int(job["elements"])
-        packet, sums = memory[at + HEADER_BYTES : end], switch.pool.sums[first : first + elements]
+        packet, sums = memory[HEADER_BYTES:], switch.pool.sums[first : first + elements]
         by = _apply(verdict, kind, packet, shift, sums, switch.spare[HEADER_BYTES:length])
         if LANE_BITS[kind] < 32:
             # `e1` says by how much, and nobody is named: results of narrow lanes all come down.
@@ -673,15 +676,17 @@ def _rise(
             clear_but_one(switch.spare, _START)
             set_exponents(switch.spare, _START, int(copy["e0"]), by)
     _deliver_spare(handle, above, _START, length)
+    return 0
 
 
 @compiled
-def _take_from_above(handle: int, number: int, index: int, memory: Bytes, at: int) -> int:
-    """The verdict on a packet from the switch above: FRESH + COMPLETE on a result, whose bits then are what those below sent.
+def take_from_above(handle: int, number: int, index: int, place: int, size: int) -> int:
+    """The verdict on a packet from the switch above, at an address: FRESH + COMPLETE on a result.
 
-    What it says to a question goes down, and the rest is counted.
+    Its bits then are what those below sent. What it says to a question goes down, and the rest is counted.
     """
     switch = switch_at(handle)
+    memory, at = bytes_at(place, size), _START
     slots, job = switch.pool.slots, switch.tables.jobs[number]
     rack, tsi, kind = int(job["workers"]), read_tsi(memory, at), read_msg_type(memory, at)
     if kind == ASK:
@@ -737,7 +742,9 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
     shift = 0
     if above:
         rank = int(switch.pool.slots[index]["e1"])
-        verdict = _take_from_above(handle, number, index, memory, at)
+        verdict = call_at(
+            switch.state[0]["take_from_above"], handle, number, index, memory.ctypes.data + at, length
+        )
         if verdict < COMPLETE:
             return
         e1, elements = rank, 0
@@ -754,7 +761,8 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
         if verdict >= RISES:
             if verdict not in (WAITING + RISES, RETRANSMIT + RISES):
                 counters[_ELEMENTS_ADDED] += elements
-            _rise(handle, job, verdict, index, first, shift, memory, at, at + length)
+            place = memory.ctypes.data + at
+            call_at(switch.state[0]["rise"], handle, number, verdict, index, first, shift, place, length)
             return
     if verdict in (DUPLICATE, STALE, AHEAD, MISFIT):
         _drop(handle, number, window, slot, verdict)

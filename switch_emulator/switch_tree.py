@@ -13,7 +13,7 @@ from switchml.control.tls import ServerTls
 from switchml.control.topology import Topology
 from switchml.control.tree import SwitchTree
 from switchml.switch_emulator.faults import Faults, new_faults
-from switchml.switch_emulator.native_target import EmulatorTarget
+from switchml.switch_emulator.native_target import EmulatorTarget, prepare_racks
 
 
 class EmulatedTree(Closing):
@@ -50,6 +50,7 @@ class EmulatedTree(Closing):
         self.targets: dict[str, EmulatorTarget] = {}
         self.control_addresses: dict[str, str] = {}
         self._services = contextlib.ExitStack()
+        prepare_racks()
         with contextlib.ExitStack() as stack:
             for number, switch in enumerate(topology.switches):
                 target = EmulatorTarget(*switch.data, faults=faults(number), offload=offload)

@@ -1,5 +1,5 @@
 """Compiles the loops of switch and worker into the cache, by a collective of a job of one rank: in memory, and in packets with
-faults and captures, which are compiled on demand.
+faults and captures, which are compiled on demand, as racks are.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import numpy as np
 
 from switchml.switch_emulator import Emulator
 from switchml.switch_emulator.faults import new_faults
+from switchml.switch_emulator.native_target import prepare_racks
 from switchml.worker import Worker
 
 
@@ -20,6 +21,7 @@ def _sum_over(switch: Emulator, transport: str) -> None:
         worker.allreduce(np.ones(1000, np.float32))
 
 
+prepare_racks()
 with Emulator() as plain:
     _sum_over(plain, "memory")
 with TemporaryDirectory() as folder:
