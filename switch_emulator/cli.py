@@ -125,6 +125,7 @@ class _Running:
         leaves: of a tree, the addresses where workers join, by name of the switch.
         needed: whether workers still need it.
         ended: whether it has nothing more to do.
+        tenants: their names.
     """
 
     control: str
@@ -134,6 +135,7 @@ class _Running:
     leaves: Mapping[str, str] = field(default_factory=dict)
     needed: Callable[[], bool] = lambda: False
     ended: Callable[[], bool] = lambda: False
+    tenants: tuple[str, ...] = ()
 
 
 def switch_command(
@@ -341,6 +343,7 @@ def _native(options: _Options) -> Iterator[_Running]:
         yield _Running(
             *(emulator.control_address, emulator.udp_address, p4runtime, emulator.counters),
             needed=emulator.controller.needed,
+            tenants=tuple(tenant.name for tenant in options.tenants),
         )
 
 
@@ -355,9 +358,10 @@ def _tree(options: _Options, file: Path) -> Iterator[_Running]:
         or options.interfaces
         or options.capture
         or options.p4runtime_port is not None
+        or options.tenants
     ):
         raise UsageError(
-            "--topology runs native switches in this process: leave out --pipeline, -i, --capture and --p4runtime-port"
+            "--topology runs native switches in this process: leave out --pipeline, -i, --capture, --p4runtime-port and --tenants"
         )
 
     def faults(number: int) -> Faults:
@@ -428,6 +432,7 @@ def _p4_over_udp(options: _Options) -> Iterator[_Running]:
             *(emulator.control_address, emulator.udp_address, emulator.p4runtime_address, emulator.counters),
             needed=emulator.controller.needed,
             ended=lambda: emulator.switch.finished,
+            tenants=tuple(tenant.name for tenant in options.tenants),
         )
 
 
@@ -435,6 +440,10 @@ def _p4_over_udp(options: _Options) -> Iterator[_Running]:
 def _p4_on_interfaces(options: _Options) -> Iterator[_Running]:
     from switchml.switch_emulator.p4_emulator import P4Emulator, read_program
 
+    if options.tenants:
+        raise UsageError(
+            "--tenants: workers join at the controller of such a switch (switchml controller --tenants)"
+        )
     program = None
     if options.pipeline != NO_PROGRAM:
         program = read_program(Path(options.pipeline), options.p4info)
@@ -527,6 +536,8 @@ def _announce(where: str, switch: _Running) -> None:
             "P4Runtime is at": switch.p4runtime,
         }
         said = ", ".join(f"{what} {address}" for what, address in ready.items() if address)
+        if switch.tenants:
+            said += f"; tenants are {', '.join(switch.tenants)}"
         print(f"switch ready: {said or 'frames are forwarded'}; Ctrl-C ends it", flush=True)
         return
     line = {

@@ -91,7 +91,8 @@ def summary(traffic: Traffic | None, *, workers: int, seconds: float, exit_code:
         table.add_row("traffic", "unknown: no switch answered that --switch names")
         return table
     if not traffic.counters.get("packets_received"):
-        table.add_row("traffic", 'none: did the script ask for the backend "switchml"?')
+        asked = 'none: did the script ask for the backend "switchml"?'
+        table.add_row("traffic", "none before it ended" if exit_code else asked)
         return table
     for direction in ("received", "sent"):
         size, packets = (traffic.counters.get(f"{what}_{direction}", 0) for what in ("bytes", "packets"))

@@ -32,10 +32,10 @@ _MOST_DIGITS = 3000  # of any base; as a decimal number it has fewer than Python
 
 
 class StfError(SwitchMLError):
-    """A script that cannot be read or that does not fit its program; the message begins with FILE:LINE."""
+    """A script that cannot be read or that does not fit its program; the message begins with FILE:LINE, or FILE alone."""
 
     def __init__(self, where: str, line: int, message: str) -> None:
-        super().__init__(f"{where}:{line}: {message}")
+        super().__init__(f"{where}:{line}: {message}" if line else f"{where}: {message}")
         self.line = line
 
 
@@ -499,5 +499,6 @@ def parse_file(path: Path) -> list[Statement]:
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise StfError(str(path), 0, f"cannot be read: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise StfError(str(path), 0, f"cannot be read: {why}") from error
     return parse(text, str(path))

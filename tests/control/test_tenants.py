@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from switchml.cli import load
 from switchml.control.client import ControlClient
 from switchml.control.control_messages import JoinOffer
 from switchml.control.jobs import AddJob, JobTable, Joined, Refused
@@ -176,6 +178,17 @@ def switch(tmp_path: Path) -> Iterator[str]:
             yield json.loads(process.stdout.readline())["control"]
         finally:
             process.terminate()
+
+
+@pytest.mark.parametrize("words", [["--topology", "TREE"], ["-i", "1@lo", "--pipeline", "none"]])
+def test_switches_that_keep_no_tenants_say_so(tmp_path: Path, words: list[str]) -> None:
+    tree = tmp_path / "tree.toml"
+    tree.write_text('[root]\ndata = "127.0.0.1:0"\ncontrol = "127.0.0.1:0"\n')
+    tenants = str(file_of(tmp_path, '[a]\ntoken = "t"\n'))
+    given = [str(tree) if word == "TREE" else word for word in words]
+    done = CliRunner().invoke(load("switch"), ["--token", "own", "--tenants", tenants, *given])
+    assert done.exit_code != 0
+    assert "--tenants" in str(done.exception)
 
 
 def test_two_tenants_on_a_switch(switch: str) -> None:

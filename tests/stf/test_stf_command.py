@@ -79,7 +79,7 @@ def test_a_script_that_cannot_be_read_does_not_stop_the_others(folder: Path) -> 
     told = call(PROGRAM, folder / "nowhere.stf", folder / "good.stf", "--json")
     assert told.exit_code == 1
     nowhere, good = json.loads(told.stdout)["scripts"]
-    assert nowhere["error"].startswith(f"{folder / 'nowhere.stf'}:0: cannot be read")
+    assert nowhere["error"].startswith(f"{folder / 'nowhere.stf'}: cannot be read: No such file")
     assert not nowhere["passed"]
     assert good["passed"]
 
@@ -128,7 +128,7 @@ def test_trace_and_capture(folder: Path) -> None:
         ([PROGRAM, "a.stf", "b.stf", "--capture", "c.pcap"], "packets of one script"),
         ([PROGRAM, "a.stf", "--target", "tofino"], "no target 'tofino': emulator or bmv2"),
         (["program.p4", "a.stf"], "is P4 source"),
-        ([PROGRAM, "nowhere.stf"], "nowhere.stf:0: cannot be read"),
+        ([PROGRAM, "nowhere.stf"], "nowhere.stf: cannot be read: No such file"),
         (["--suite", "."], "no PROGRAM.json with a PROGRAM.stf beside it"),
     ],
 )
