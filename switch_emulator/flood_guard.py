@@ -149,7 +149,11 @@ class FloodGuard:
                 changed = True
             state["caught"] = accused["packets"] = 0
         if changed:
-            self._set_filter()
+            try:
+                self._set_filter()
+            except OSError as error:
+                _log.warning("the kernel cuts nobody off: %s", error)
+                self._out.clear()
         state["until"] = min(self._out.values(), default=0)
 
     def _tell(self, sender: tuple[int, int]) -> None:

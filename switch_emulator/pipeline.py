@@ -731,6 +731,10 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
     kind = read_msg_type(memory, at)
     if kind == PROBE:
         switch.flood.state[0]["useless"] += 1
+        if tables.senders[sender]["is_switch"] != 0:
+            # Switches prove nothing, and would answer each other for ever.
+            counters[_BAD_HEADER] += 1
+            return
         _answer_probe(handle, sender, memory, at, length)
         return
     elements = _elements(job, kind)
@@ -759,7 +763,9 @@ def process(handle: int, sender: int, memory: Bytes, at: int, length: int) -> No
     if job["above"] != 0 and not above:
         verdict = rising(switch.pool.slots, index, worker, int(job["workers"]), verdict)
         if verdict >= RISES:
-            if verdict not in (WAITING + RISES, RETRANSMIT + RISES):
+            if verdict in (WAITING + RISES, RETRANSMIT + RISES):
+                switch.flood.state[0]["useless"] += 1
+            else:
                 counters[_ELEMENTS_ADDED] += elements
             place = memory.ctypes.data + at
             call_at(switch.state[0]["rise"], handle, number, verdict, index, first, shift, place, length)
@@ -925,18 +931,19 @@ def _accuse(handle: int, address: int, port: int, packets: int) -> None:
 
 
 @compiled
-def _limit(handle: int, sender: int, tenant: int, length: int, segment: int) -> int:
-    """How many bytes of a message are taken of a tenant; packets beyond its limit are dropped."""
+def _limit(handle: int, sender: int, tenant: int, packets: int, length: int, segment: int) -> int:
+    """How many packets of a message are beyond a tenant's limit: the last ones, which are dropped, and are of no use."""
     switch = switch_at(handle)
-    packets = max(1, -(-length // segment))
     taken = granted(switch.tables.limits, tenant, packets, int(switch.state[0]["now"]))
-    if taken == packets:
-        return length
+    beyond = packets - taken
+    if beyond == 0:
+        return 0
     counters = switch.counters[switch.tables.senders[sender]["job"]]
-    counters[_OVER_LIMIT] += packets - taken
-    counters[_PACKETS_RECEIVED] += packets - taken
+    counters[_OVER_LIMIT] += beyond
+    counters[_PACKETS_RECEIVED] += beyond
     counters[_BYTES_RECEIVED] += length - taken * segment
-    return taken * segment
+    switch.flood.state[0]["useless"] += beyond
+    return beyond
 
 
 @compiled
@@ -966,16 +973,17 @@ def take_message(handle: int, address: int, port: int, at: int, length: int, seg
         return strangers
     tables.senders[sender]["last_heard"] = switch.state[0]["now"]
     tenant = int(tables.jobs[tables.senders[sender]["job"]]["tenant"])
-    between_switches = (
-        tables.senders[sender]["is_switch"] != 0
-    )  # what workers may send is limited where they send it
-    if tenant != 0 and not between_switches:
-        length = _limit(handle, sender, tenant, length, max(segment, 1))
-        if length == 0:
-            return 1
+    # What workers may send is limited where they send it.
+    between_switches = tables.senders[sender]["is_switch"] != 0
     switch.flood.state[0]["useless"] = 0
     found, end = 0, at + length
     more = True  # an empty datagram is one, too
+    if tenant != 0 and not between_switches:
+        step = max(segment, 1)
+        packets = max(1, -(-length // step))
+        found = _limit(handle, sender, tenant, packets, length, step)
+        more = found < packets
+        end = at + min(length, (packets - found) * step)
     while more:
         if between_switches and end - at >= HEADER_BYTES:
             sender = find_switch(tables, sender, read_job(switch.link.rx_memory, at))

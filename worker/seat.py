@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from switchml.aggregation.shared_slots import SharedLayout, SharedSlots, ring_bell
 from switchml.control.address import parse_address
@@ -266,6 +267,7 @@ class Seat:
         self._counters = np.zeros(len(WORKER_COUNTERS), np.int64)
         self._descriptor, self._flag = np.zeros(count, np.uint32), np.zeros(1, np.int64)
         packets = 2 * layout.window * (HEADER_BYTES + layout.payload)
+        self._tried = 0
         self._kept = np.zeros(packets if revival.seconds > 0 else 0, np.uint8)
         self._pace: Callable[[], Pace] = lambda: Pace(in_flight=layout.window)
         if self.transport == "memory":
@@ -287,7 +289,7 @@ class Seat:
                 scratch,
             )
         else:
-            engine = self._engine = self._engine_at(way, self._state)
+            engine = self._engine = self._engine_at(way, self._state, self._kept)
         self.stream = Stream(engine, way.connection.wake, self._explain, spin_ns=self._spin_ns)
 
     def _new_window(self, way: _Way) -> Window:
@@ -302,8 +304,8 @@ class Seat:
             block_kind=WIRES[layout.wire].code,
         )
 
-    def _engine_at(self, way: _Way, window: Window) -> Engine:
-        """What brings the window's packets that way."""
+    def _engine_at(self, way: _Way, window: Window, kept: npt.NDArray[np.uint8]) -> Engine:
+        """What brings the window's packets that way, and leaves the last of each slot in `kept`, unless that is empty."""
         assert isinstance(way.port, PortTable)
         congestion = new_congestion(
             packet=HEADER_BYTES + way.layout.payload,
@@ -315,7 +317,7 @@ class Seat:
         self._pace = lambda: Pace(recovery[0]["srtt"] / 1e9, packets_allowed(congestion))
         return Engine(
             window, recovery, congestion, way.port.handle, self._counters, self._descriptor, self._flag,
-            np.zeros(4, np.int64), self._kept,
+            np.zeros(4, np.int64), kept,
         )  # fmt: skip
 
     @classmethod
@@ -405,10 +407,14 @@ class Seat:
                     if not self._goes_on(lost.offer, deadline):
                         time.sleep(_LOOK_AGAIN)
                         continue
-                except SwitchMLError as again:
-                    why = again
+                except (SwitchMLError, OSError) as again:
+                    why = again if isinstance(again, SwitchMLError) else SwitchMLError(str(again))
                     time.sleep(_LOOK_AGAIN)
                     continue
+                except Exception as fault:
+                    _log.exception("a job could not go on")
+                    self._reports.on_abort(SwitchGoneError(f"{error}; it could not go on: {fault!r}"))
+                    return
                 break
             else:
                 if self._left or self.stream.error is not None:
@@ -432,9 +438,12 @@ class Seat:
             SwitchMLError: it was in vain.
         """
         addresses = self._revival.addresses
-        address = next((each for each in addresses if _listens(each)), None)
+        # In turn: one that takes connections and nothing else, as a stopped process does, must not hide the others.
+        first = self._tried % len(addresses)
+        address = next((each for each in (*addresses[first:], *addresses[:first]) if _listens(each)), None)
         if address is None:
             return False
+        self._tried = addresses.index(address) + 1
         left = deadline - time.monotonic()
         patience = left if len(addresses) == 1 else min(left, _ONE_OF_SEVERAL)
         client = self._revival.connect(address, max(0.1, min(left, 2.0)))
@@ -459,16 +468,20 @@ class Seat:
         except BaseException:
             way.give_up()
             raise
-        self._past.append(self._way.connection)
-        self._way = way
-        return True
+        with self._lock:
+            if not self._left:
+                self._past.append(self._way.connection)
+                self._way = way
+                return True
+        way.give_up()
+        return False
 
     def _settle(self, way: _Way, deadline: float) -> None:
         """Have the stream go on there, where the ranks agree on it."""
         window = self._new_window(way)
-        stream = Stream(
-            self._engine_at(way, window), way.connection.wake, self._explain, spin_ns=self._spin_ns
-        )
+        # What the ranks agree on is read from the packets that are kept: those of the agreement must not take their places.
+        engine = self._engine_at(way, window, np.zeros(0, np.uint8))
+        stream = Stream(engine, way.connection.wake, self._explain, spin_ns=self._spin_ns)
         closed = SwitchGoneError(f"the ranks of job {way.offer.job!r} were about to go on, and could not")
         try:
             way.client.start_heartbeats(
@@ -480,7 +493,7 @@ class Seat:
         finally:
             stream.close(closed)
         begin_anew(self._state, way.layout.job_number, int(window.stream[0]["end"]))
-        self._engine = self._engine_at(way, self._state)
+        self._engine = self._engine_at(way, self._state, self._kept)
         self.stream.go_on(self._engine, way.connection.wake)
 
     def counters(self) -> dict[str, int]:

@@ -24,9 +24,10 @@ import grpc
 from switchml.control import reference_pb2 as pb
 from switchml.control.control_messages import JoinOffer
 from switchml.control.controller import Controller
-from switchml.control.guard import Context, guarded, peer_host
+from switchml.control.guard import Context, guarded, peer_host, token_of
 from switchml.control.jobs import Answer, Joined, Refused
 from switchml.control.synchronization import Barriers, Broadcasts
+from switchml.control.tenants import NOBODY, Tenant
 from switchml.errors import JobAbortedError, JoinError, JoinTimeoutError, SwitchMLError, UsageError
 from switchml.protocol.messages import UDP_PORT_FIRST
 
@@ -61,6 +62,9 @@ class _Session:
     addresses: set[str] = field(default_factory=set)
 
 
+_Key = tuple[int, int]  # number of a tenant, and of its session
+
+
 class Sessions:
     """Sessions of reference clients, as jobs of a controller. `changed` is called when its timers have."""
 
@@ -74,20 +78,20 @@ class Sessions:
         self._controller = controller
         self._changed = changed
         self._clock = clock
-        self._sessions: dict[int, _Session] = {}
+        self._sessions: dict[_Key, _Session] = {}
 
-    def add(self, request: pb.UdpSessionRequest, peer: str = "") -> None:
-        """A worker of a session. With its last worker the job begins.
+    def add(self, request: pb.UdpSessionRequest, peer: str = "", tenant: Tenant = NOBODY) -> None:
+        """A worker of a session of a tenant's. With its last worker the job begins.
 
         Raises:
             SwitchMLError: it can't.
         """
-        number, rank = request.session_id, request.rank
+        number, rank = (tenant.number, request.session_id), request.rank
         worker = str(ipaddress.IPv4Address(request.ipv4))
         if request.packet_size not in pb.PacketSize.values():
             raise UsageError(f"packet_size {request.packet_size}: use one of {pb.PacketSize.keys()}")
         offer = JoinOffer(
-            job=f"reference session {number}",
+            job=f"reference session {request.session_id}",
             rank=rank,
             world_size=request.num_workers,
             address=worker,
@@ -101,7 +105,9 @@ class Sessions:
             self.end(number)
         # A client that begins anew numbers its session anew, and never says that the old one is over.
         for other in [
-            key for key, old in self._sessions.items() if key != number and worker in old.addresses
+            key
+            for key, old in self._sessions.items()
+            if key != number and key[0] == tenant.number and worker in old.addresses
         ]:
             self.end(other)
         session = self._sessions.setdefault(number, _Session(request.num_workers, self._clock()))
@@ -111,7 +117,7 @@ class Sessions:
             session.answers[rank] = answer
 
         try:
-            self._controller.join(name, offer, PATIENCE, settle, peer=peer)
+            self._controller.join(name, offer, PATIENCE, settle, peer=peer, tenant=tenant)
         except SwitchMLError:
             if not session.members:
                 del self._sessions[number]
@@ -122,7 +128,7 @@ class Sessions:
         if len(session.members) == session.world_size:
             self._start(number, session)
 
-    def end(self, number: int) -> None:
+    def end(self, number: _Key) -> None:
         """End a session, if there is one."""
         session = self._sessions.pop(number, None)
         for name in session.members.values() if session else ():
@@ -150,11 +156,11 @@ class Sessions:
         since = min((ago for ago in heard if ago is not None), default=float("inf"))
         return min(since, self._clock() - session.began) < IDLE
 
-    def _start(self, number: int, session: _Session) -> None:
+    def _start(self, number: _Key, session: _Session) -> None:
         refused = [answer for answer in session.answers.values() if isinstance(answer, Refused)]
         if refused or not all(isinstance(answer, Joined) for answer in session.answers.values()):
             self.end(number)
-            raise refused[0].error if refused else JoinError(f"reference session {number} did not begin")
+            raise refused[0].error if refused else JoinError(f"reference session {number[1]} did not begin")
         for name in session.members.values():
             # Its clients have no probes: they take results as the switch sends them, to each alone.
             self._controller.ready(name, False, PATIENCE, lambda answer: None)
@@ -189,7 +195,7 @@ class ReferenceService:
         host = _facing(target.host, str(ipaddress.IPv4Address(request.ipv4)))
         peer, worker = peer_host(context.peer()), str(ipaddress.IPv4Address(request.ipv4))
         self.controller.check_address("udp", worker, peer)
-        self.sessions.add(request, peer)
+        self.sessions.add(request, peer, self.controller.authorize(token_of(context)))
         return pb.UdpSessionResponse(
             session_id=request.session_id, mac=target.mac, ipv4=int(ipaddress.IPv4Address(host))
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import subprocess
@@ -17,14 +18,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from switchml.cli import load
+from switchml.cli import app
+from switchml.control import reference_pb2 as pb
 from switchml.control.client import ControlClient
 from switchml.control.control_messages import JoinOffer
 from switchml.control.jobs import AddJob, JobTable, Joined, Refused
+from switchml.control.reference import Sessions
 from switchml.control.target import TargetDescription
 from switchml.control.tenants import NOBODY, Doorkeeper, Tenant, read_tenants
 from switchml.errors import InvalidTokenError, PoolExhaustedError, SwitchMLError, UsageError
 from switchml.link.records import new_records
+from switchml.switch_emulator import Emulator
 from switchml.switch_emulator.tables import Limit, granted
 from switchml.worker import Worker
 
@@ -154,6 +158,25 @@ def test_an_honest_rate_is_never_cut() -> None:
     assert all(granted(limits, 1, 1, 10**12 + i * SECOND // 1000) == 1 for i in range(5000))
 
 
+def test_a_session_of_a_reference_client_is_its_tenant_s() -> None:
+    with Emulator(token="own", tenants=(VISION, SPEECH)) as emulator:
+        sessions = Sessions(emulator.controller, lambda: None)
+        request = pb.UdpSessionRequest(
+            session_id=7,
+            rank=0,
+            num_workers=1,
+            ipv4=int(ipaddress.IPv4Address("127.0.0.1")),
+            packet_size=pb.MTU_1024,
+        )
+        sessions.add(request, "", SPEECH)
+        (job,) = emulator.controller._table.jobs
+        assert job.program is not None
+        assert (job.program.tenant, job.program.packets_per_second) == (2, 2000)
+        with pytest.raises(UsageError, match="another tenant's"):
+            sessions.add(request, "", VISION)
+        assert emulator.controller._table.jobs == (job,), "nobody ends the session of another"
+
+
 @pytest.fixture
 def switch(tmp_path: Path) -> Iterator[str]:
     """Of the command: the address of its control service."""
@@ -186,9 +209,9 @@ def test_switches_that_keep_no_tenants_say_so(tmp_path: Path, words: list[str]) 
     tree.write_text('[root]\ndata = "127.0.0.1:0"\ncontrol = "127.0.0.1:0"\n')
     tenants = str(file_of(tmp_path, '[a]\ntoken = "t"\n'))
     given = [str(tree) if word == "TREE" else word for word in words]
-    done = CliRunner().invoke(load("switch"), ["--token", "own", "--tenants", tenants, *given])
+    done = CliRunner().invoke(app, ["switch", "--token", "own", "--tenants", tenants, *given])
     assert done.exit_code != 0
-    assert "--tenants" in str(done.exception)
+    assert "--tenants" in done.output
 
 
 def test_two_tenants_on_a_switch(switch: str) -> None:

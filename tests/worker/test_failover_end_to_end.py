@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -17,7 +16,7 @@ import pytest
 from switchml.control import embedded
 from switchml.errors import SwitchGoneError
 from switchml.switch_emulator import Emulator
-from switchml.worker import Worker
+from switchml.worker import Worker, failover, seat
 
 RANKS = 3
 Worlds = Callable[..., Any]
@@ -60,10 +59,10 @@ def test_a_switch_that_is_killed_and_comes_back(worlds: Worlds, undo: ExitStack,
     begun = threading.Event()
 
     def kill() -> None:
-        begun.wait()
+        begun.wait(120)
         os.kill(switch.pid, signal.SIGKILL)
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     assert world.run(lambda worker: _sums_until_it_goes_on(worker, begun)) == [True] * RANKS
     killer.join()
@@ -76,14 +75,35 @@ def test_a_switch_that_ends_in_order_and_one_that_stands_in_for_it(worlds: World
     begun = threading.Event()
 
     def end() -> None:
-        begun.wait()
+        begun.wait(120)
         first.close()
 
-    ending = threading.Thread(target=end)
+    ending = threading.Thread(target=end, daemon=True)
     ending.start()
     assert world.run(lambda worker: _sums_until_it_goes_on(worker, begun)) == [True] * RANKS
     ending.join()
     assert second.counters()["elements_added"] > 0
+
+
+def test_the_agreement_leaves_the_kept_packets_alone(
+    worlds: Worlds, undo: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are what contested chunks are summed from."""
+    first, second = (undo.enter_context(Emulator()) for _ in range(2))
+    both = f"{first.control_address}/{second.control_address}"
+    same: list[bool] = []
+
+    def watched(engine: Any, stream: Any, deadline: int) -> None:
+        before = engine.kept.copy()
+        failover.settle(engine, stream, deadline)
+        same.append(before.any() and np.array_equal(before, engine.kept))
+
+    monkeypatch.setattr(seat, "settle", watched)
+    world = worlds(RANKS, switch=both, transport="udp", recover=60.0, timeout=90.0)
+    world.run(lambda worker: worker.allreduce(_values(worker.rank, 0)).wait())
+    first.close()
+    world.run(lambda worker: worker.allreduce(_values(worker.rank, 1)).wait())
+    assert same == [True] * RANKS
 
 
 @pytest.mark.parametrize(("recover", "told"), [(0.0, "ended early"), (0.5, "could not go on within 0.5 s")])
@@ -97,14 +117,12 @@ def test_a_switch_that_does_not_come_back(worlds: Worlds, undo: ExitStack, recov
 
 
 def test_a_rank_that_is_gone_as_well_is_named(worlds: Worlds, undo: ExitStack) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    first = undo.enter_context(Emulator(control_port=port))
-    world = worlds(2, switch=first.control_address, transport="udp", recover=1.5)
+    first = undo.enter_context(Emulator())
+    port = int(first.control_address.rpartition(":")[2])
+    world = worlds(2, switch=first.control_address, transport="udp", recover=5.0)
     work = world.workers[0].barrier()
     first.close()
     world.workers[1].leave()
     undo.enter_context(Emulator(control_port=port))
-    with pytest.raises(SwitchGoneError, match=r"could not go on within 1.5 s: .*rank 1"):
+    with pytest.raises(SwitchGoneError, match=r"could not go on within 5 s: .*rank 1"):
         work.wait()
