@@ -19,7 +19,7 @@ from switchml.control import reference_pb2, switch_pb2
 from switchml.control.controller import Controller
 from switchml.control.reference import ReferenceService
 from switchml.control.reference_pb2_grpc import add_SessionServicer_to_server, add_SyncServicer_to_server
-from switchml.control.server import _Service
+from switchml.control.server import Leaf, _Service
 from switchml.control.switch_pb2_grpc import add_SwitchServicer_to_server
 from switchml.control.target import TargetDescription
 from switchml.protocol.messages import UDP_PORT_FIRST
@@ -129,7 +129,7 @@ async def _try(
 
 async def _try_all(controller: Controller, clock: list[float]) -> dict[str, int]:
     services = InProcess()
-    service = _Service(controller)
+    service = _Service(controller, Leaf("", controller.describe()))
     reference = ReferenceService(controller, service.changed)
     add_SwitchServicer_to_server(cast(Any, service), cast(Any, services))
     add_SessionServicer_to_server(cast(Any, reference), cast(Any, services))

@@ -153,7 +153,7 @@ def _engine() -> Engine:
     longs = [np.zeros(count, np.int64) for count in (3, 4, 5)]
     return Engine(
         _window(), new_recovery(), new_congestion(packet=100, slots=8), 12345,
-        longs[0], np.zeros(7, np.uint32), longs[1], longs[2],
+        longs[0], np.zeros(7, np.uint32), longs[1], longs[2], np.zeros(6, np.uint8),
     )  # fmt: skip
 
 

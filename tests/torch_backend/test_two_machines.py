@@ -197,6 +197,6 @@ def test_each_host_sums_its_share_and_a_lost_switch_is_named_everywhere(star: An
         assert report["one pair of switches"]
         first, second = report["chunks"]
         assert min(first, second) > 0.4 * (first + second), "each sums its share"
-        assert report["error"].startswith("JobAbortedError")
+        assert report["error"].startswith("SwitchGoneError")
         assert report["switches"][1] in report["error"]
     assert f"2 ranks on the embedded switches at {', '.join(found[0]['switches'])}" in said[0]

@@ -14,7 +14,7 @@ def members(emulator: Emulator, world: Any) -> list[MemberStatus]:
     """As the switch shows them after a sum and a heartbeat of each."""
     world.run(lambda worker: worker.allreduce(np.ones(100_000, np.float32)).wait())
     world.run(lambda worker: worker._seats[0]._client._beat(30.0))
-    name = world.workers[0]._seats[0]._offer.job
+    name = world.workers[0]._seats[0]._way.offer.job
     (job,) = [each for each in emulator.controller.status().jobs if each.name == name]
     return list(job.members)
 
