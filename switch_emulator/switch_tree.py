@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from switchml.closing import Closing
 from switchml.control.control_messages import LEASE
@@ -26,6 +28,8 @@ class EmulatedTree(Closing):
         faults: makes those of each switch, from its number; what goes between two switches has them on the way out and in.
         offload: False forbids segmentation offload.
         tls: of the control services.
+        within: gives what the function that it is called with gives, called in the network namespace of the switch of that name,
+            so that its sockets are there.
 
     Raises:
         PortInUseError: one of the ports is taken.
@@ -46,6 +50,7 @@ class EmulatedTree(Closing):
         faults: Callable[[int], Faults] = lambda _: new_faults(),
         offload: bool = True,
         tls: ServerTls | None = None,
+        within: Callable[[str, Callable[[], Any]], Any] = lambda _, opened: opened(),
     ) -> None:
         self.targets: dict[str, EmulatorTarget] = {}
         self.control_addresses: dict[str, str] = {}
@@ -53,16 +58,17 @@ class EmulatedTree(Closing):
         prepare_racks()
         with contextlib.ExitStack() as stack:
             for number, switch in enumerate(topology.switches):
-                target = EmulatorTarget(*switch.data, faults=faults(number), offload=offload)
+                open_port = partial(EmulatorTarget, *switch.data, faults=faults(number), offload=offload)
+                target = self.targets[switch.name] = within(switch.name, open_port)
                 stack.callback(target.close)
-                self.targets[switch.name] = target
             self._tree = tree = SwitchTree(topology, self.targets)
             self.controller = Controller(tree, token=token, lease=lease)
             stack.enter_context(self._services)
             for switch in topology.switches:
                 if switch.control is not None:
                     leaf = Leaf(switch.name, tree.describe_at(switch.name))
-                    server = serve(self.controller, *switch.control, tls=tls, leaf=leaf)
+                    listen = partial(serve, self.controller, *switch.control, tls=tls, leaf=leaf)
+                    server = within(switch.name, listen)
                     self._services.callback(server.close)
                     self.control_addresses[switch.name] = server.address
             self._all = stack.pop_all()

@@ -23,7 +23,16 @@ from functools import partial
 from typing import Any, Protocol
 
 from switchml.bench import rank_protocol
-from switchml.bench.limits import SHAPED, SWITCHES, WIRE, ring_limit, spread_limit, tcp_goodput_limit
+from switchml.bench.limits import (
+    SHAPED,
+    SWITCHES,
+    WIRE,
+    goodput_limit,
+    ring_limit,
+    spread_limit,
+    tcp_goodput_limit,
+    uplink_passes,
+)
 from switchml.bench.rank_group import RankGroup
 from switchml.bench.results import Measurement, Spread, interleaved, overlap, with_ratios
 from switchml.bench.systems.catalogue import Entry, options_of
@@ -66,6 +75,8 @@ class Plan:
         line_rate: bits a second of the network in use when it is not `shape`'s, for the limit only; 0 = unknown.
         switch: control address of a running switch; "" = emulators are started for each of our systems.
         switches: where these are, of `SWITCHES`.
+        racks: of the star, each with as many workers; 1 = none.
+        uplink: bits a second between a rack and the middle; 0 = as the links of `shape`.
         token: that switch's join token.
         jobs: of each system, at the same time, by the same workers.
         beside: a bulk flow of TCP each way on the first worker's link: "tcp", or "tcp-" and a congestion control; "" = none.
@@ -93,6 +104,8 @@ class Plan:
     line_rate: int = 0
     switch: str = ""
     switches: str = "hub"
+    racks: int = 1
+    uplink: int = 0
     token: str = ""
     jobs: int = 1
     beside: str = ""
@@ -133,6 +146,7 @@ class Plan:
             raise UsageError(
                 "--switch names switches that run; --switches places those that are started here"
             )
+        self._check_racks()
         if self.wire not in WIRES:
             raise UsageError(f"wire {self.wire!r}: choose one of {', '.join(WIRES)}")
         if self.shape is not None and self.switch:
@@ -154,6 +168,22 @@ class Plan:
                 collective=self.collective,
             )
         return kind
+
+    def _check_racks(self) -> None:
+        if self.racks == 1:
+            if self.uplink or self.switches == "racks":
+                raise UsageError("--uplink and --switches racks are for several --racks")
+            return
+        if self.shape is None or self.switches not in ("hub", "racks"):
+            raise UsageError(
+                "--racks are of links that are built here (--rate), with --switches hub or racks"
+            )
+        if self.uplink and not self.shape.rate:
+            raise UsageError("--uplink needs a --rate of the workers' links, too")
+        if any(workers % self.racks for workers in self.workers):
+            raise UsageError(f"--racks {self.racks}: each has as many workers")
+        if self.switches == "racks" and any("backend" in entry.options for entry in self.variants):
+            raise UsageError("--switches racks: torch's ranks all join at one switch; leave that variant out")
 
 
 class Group(Protocol):
@@ -256,6 +286,7 @@ class Network:
         hub: the namespace of a switch in the middle.
         host: the address of such a switch.
         interface: of a worker, towards the others.
+        racks: the namespaces of hubs between the workers and the middle, where there are any.
     """
 
     workers: int
@@ -264,6 +295,7 @@ class Network:
     hub: Namespace | None
     host: str
     interface: str
+    racks: tuple[Namespace, ...] = ()
 
     @classmethod
     def build(cls, plan: Plan, workers: int, stack: contextlib.ExitStack) -> Network:
@@ -283,9 +315,11 @@ class Network:
             raise UsageError(f"--rate, --loss and --delay need network namespaces: {reason}")
         from switchml.testbed.star import Star, worker_address
 
-        star = stack.enter_context(Star(workers, plan.shape, mtu=plan.mtu))
+        uplink = dataclasses.replace(plan.shape, rate=plan.uplink or plan.shape.rate, delay=0.0)
+        star = stack.enter_context(Star(workers, plan.shape, mtu=plan.mtu, racks=plan.racks, uplink=uplink))
         addresses = tuple(map(worker_address, range(workers)))
-        return cls(workers, star.workers, addresses, star.hub, star.hub_address, star.interface)
+        racks = star.racks if plan.racks > 1 else ()
+        return cls(workers, star.workers, addresses, star.hub, star.hub_address, star.interface, racks)
 
     def start(self, entry: Entry, plan: Plan, stack: contextlib.ExitStack) -> RankGroup:
         """The ranks of a system, joined. `stack` ends them, and the switches that are started for ours.
@@ -298,7 +332,12 @@ class Network:
     def start_jobs(self, entry: Entry, plan: Plan, stack: contextlib.ExitStack) -> list[RankGroup]:
         """As `start`, as many jobs as the plan says, at the same switches."""
         options = dict(entry.options)
-        if "transport" in entry.options:
+        each: list[dict[str, Any]] = []
+        if "transport" in entry.options and plan.switches == "racks":
+            joined_at, token = self._start_tree(stack)
+            address = joined_at[0]
+            each = [{"switch": at} for at in joined_at]
+        elif "transport" in entry.options:
             address, token = self.start_switches(plan, stack)
         groups = []
         for _ in range(plan.jobs):
@@ -306,10 +345,40 @@ class Network:
                 job = f"bench-{entry.name}-{os.getpid()}-{secrets.token_hex(4)}"
                 options = job_options(entry, plan, address, token, job)
             group = RankGroup(
-                entry, self.workers, options, namespaces=self.namespaces, interface=self.interface
+                entry,
+                self.workers,
+                options,
+                namespaces=self.namespaces,
+                interface=self.interface,
+                each=each,
             )
             groups.append(stack.enter_context(group))
         return groups
+
+    def _start_tree(self, stack: contextlib.ExitStack) -> tuple[list[str], str]:
+        """A switch in each rack below one in the middle, all in this process; `stack` ends them.
+
+        Returns:
+            Where each worker joins, by rank, and the token.
+        """
+        from switchml.control.topology import PlacedSwitch, Topology
+        from switchml.switch_emulator.switch_tree import EmulatedTree
+        from switchml.testbed.star import rack_address
+
+        assert self.hub is not None
+        homes = {"middle": self.hub}
+        placed = [PlacedSwitch("middle", (self.host, 0))]
+        for number, namespace in enumerate(self.racks):
+            name, address = f"rack {number}", (rack_address(number), 0)
+            homes[name] = namespace
+            placed.append(PlacedSwitch(name, address, address, below="middle"))
+        token = secrets.token_hex(16)
+        tree = EmulatedTree(
+            Topology(tuple(placed)), token=token, within=lambda name, opened: homes[name].call(opened)
+        )
+        stack.enter_context(tree)
+        a_rack = self.workers // len(self.racks)
+        return [tree.control_addresses[f"rack {rank // a_rack}"] for rank in range(self.workers)], token
 
     def start_flow(self, plan: Plan, stack: contextlib.ExitStack) -> BulkFlow:
         """Bulk traffic of TCP between the first worker and the middle, both ways. `stack` ends it.
@@ -326,7 +395,12 @@ class Network:
 
         Raises:
             SwitchUnreachableError: one does not start.
+            UsageError: they are below each other, and so workers join at different ones.
         """
+        if plan.switches == "racks":
+            raise UsageError(
+                "scripts join at one switch, or at each of several: choose switches hub, one or each"
+            )
         if plan.switch:
             return plan.switch, plan.token
         from switchml.control import embedded
@@ -481,8 +555,13 @@ def _limit(plan: Plan, entry: Entry, workers: int, facts: dict[str, Any]) -> flo
     framing = SHAPED if shaped else WIRE
     if not rate or plan.collective != "allreduce":
         return None
-    limit = ring_limit(rate, workers, plan.mtu, framing) if entry.ring else math.inf
+    uplink = plan.uplink or rate
+    limit = ring_limit(min(rate, uplink), workers, plan.mtu, framing) if entry.ring else math.inf
     if "payload" in facts:
         lanes = wire_lanes(plan.wire) if plan.dtype == FLOAT32 and plan.op in ("sum", "avg") else 1
-        limit = lanes * spread_limit(rate, facts["payload"], plan.switches, workers, framing, plan.a_host)
+        limit = spread_limit(rate, facts["payload"], plan.switches, workers, framing, plan.a_host)
+        if plan.racks > 1:
+            often = uplink_passes(plan.switches, workers, plan.racks)
+            limit = min(limit, goodput_limit(uplink, facts["payload"], framing) / often)
+        limit *= lanes
     return limit if math.isfinite(limit) else None

@@ -97,9 +97,17 @@ Switches = Annotated[
     str,
     typer.Option(
         help="Where switches are started: hub (one in the middle, with a link as fast as all of them), one (on the first "
-        "worker's host) or each (on every worker's host, as torch does without a switch).",
+        "worker's host), each (on every worker's host, as torch does without a switch) or racks (one in each rack, below one "
+        "in the middle).",
         rich_help_panel=SWITCH,
     ),
+]
+Racks = Annotated[
+    str, typer.Option(help="Racks of as many workers each, with a link to the middle (needs root).")
+]
+Uplink = Annotated[
+    str,
+    typer.Option(help="Rate of those links, 50mbit for instance. [default: --rate's]", show_default=False),
 ]
 Jobs = Annotated[
     str,
@@ -191,6 +199,8 @@ def collective(
     ] = "",
     switch: Switch = "",
     switches: Switches = "hub",
+    racks: Racks = "1",
+    uplink: Uplink = "",
     token: SwitchToken = "",
     jobs: Jobs = "1",
     beside: Beside = "",
@@ -221,6 +231,8 @@ def collective(
     sudo switchml bench allreduce --workers 4 --sizes 16M --transport udp --rate 1gbit --json shaped.json --plot shaped.png
 
     sudo switchml bench allreduce --workers 4,8 --sizes 16M --rate 200mbit --switches each
+
+    sudo switchml bench allreduce --workers 8 --racks 2 --sizes 4M --rate 200mbit --uplink 50mbit --switches racks,hub
 
     sudo switchml bench allreduce --workers 4 --sizes 4M --rate 100mbit --jobs 2
 
@@ -253,6 +265,8 @@ def collective(
         "mtu": mtu,
         "line_rate": line_rate,
         "switches": switches,
+        "racks": racks,
+        "uplink": uplink,
         "jobs": jobs,
         "beside": beside,
     }
@@ -356,11 +370,11 @@ def _check_given_to_ranks(values: Values, started: Started) -> None:
     Raises:
         UsageError: they cannot.
     """
-    here = ("rate", "loss", "delay", "beside", "jobs", "switches")
+    here = ("rate", "loss", "delay", "beside", "jobs", "switches", "racks", "uplink")
     if any(values[name] != parse_values(name, SETTINGS[name].default) for name in here):
         raise UsageError(
             f"{started.launcher.name} started this as a rank, on a network that is there: --rate, --loss, --delay, --beside, "
-            "--jobs and --switches are for one that is built here"
+            "--jobs, --switches, --racks and --uplink are for one that is built here"
         )
     if lists := [name for name in several(values) if name != "sizes"]:
         raise UsageError(

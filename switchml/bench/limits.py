@@ -21,6 +21,7 @@ SWITCHES = {
     "hub": "the switch in the middle, with a link as fast as all of them",
     "one": "the switch on the first worker's host",
     "each": "a switch on each worker's host",
+    "racks": "a switch in each rack and one above them",
 }
 """Where emulated switches are, in words."""
 
@@ -52,7 +53,17 @@ def passes(switches: str, workers: int, a_host: int = 1) -> float:
         a_host: workers on each host.
     """
     others = workers - a_host
-    return {"hub": float(a_host), "one": float(others), "each": 2 * a_host * others / workers}[switches]
+    return {
+        "hub": float(a_host),
+        "one": float(others),
+        "each": 2 * a_host * others / workers,
+        "racks": float(a_host),
+    }[switches]
+
+
+def uplink_passes(switches: str, workers: int, racks: int) -> float:
+    """How often a tensor passes the link between a rack and the middle, upwards: for each of its workers, or once as a sum."""
+    return {"hub": workers / racks, "racks": 1.0}[switches]
 
 
 def spread_limit(

@@ -52,6 +52,7 @@ class RankGroup(Closing):
         *,
         namespaces: Sequence[Namespace] = (),
         interface: str = "lo",
+        each: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         """Start the ranks and let them join.
 
@@ -61,6 +62,7 @@ class RankGroup(Closing):
             options: of the system.
             namespaces: one for each rank, or none for this process's own.
             interface: the network interface that leads to the other ranks.
+            each: further options, one mapping a rank; or none.
 
         Raises:
             BenchError: a rank fails, dies or is not there in time.
@@ -76,14 +78,16 @@ class RankGroup(Closing):
         self._pidfds: dict[int, int] = {}  # rank -> descriptor: a signal can then hit no other process
         self._connections: dict[int, Connection] = {}
         try:
-            self._start(options, namespaces, interface)
+            self._start([{**options, **more} for more in each or [{}] * world_size], namespaces, interface)
         except BaseException:
             self._broken = True
             self.close()
             raise
         self._broken = False
 
-    def _start(self, options: dict[str, Any], namespaces: Sequence[Namespace], interface: str) -> None:
+    def _start(
+        self, options: Sequence[dict[str, Any]], namespaces: Sequence[Namespace], interface: str
+    ) -> None:
         deadline = time.monotonic() + START_SECONDS
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             listener.bind(str(self._folder / "parent"))
@@ -99,7 +103,7 @@ class RankGroup(Closing):
             while len(self._connections) < self.world_size:
                 self._accept(listener, deadline)
         for rank, connection in self._connections.items():
-            place = Place(rank, self.world_size, str(self._folder), interface, options)
+            place = Place(rank, self.world_size, str(self._folder), interface, options[rank])
             self._send(rank, connection, rank_protocol.Join(self.entry.rank, place))
         self.facts = self._collect(deadline, "Join")[0].facts
 

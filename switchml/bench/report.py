@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from switchml.bench.limits import SHAPED, SWITCHES, WIRE, goodput_limit, passes, ring_limit, tcp_goodput_limit
+from switchml.bench.limits import (
+    SHAPED,
+    SWITCHES,
+    WIRE,
+    goodput_limit,
+    passes,
+    ring_limit,
+    tcp_goodput_limit,
+    uplink_passes,
+)
 from switchml.bench.results import Measurement, Spread
 from switchml.bench.timed_collectives import COLLECTIVES
 from switchml.bench.units import show_rate, show_size
@@ -59,11 +68,15 @@ def _network(plan: Plan) -> str:
             else f"Network: loopback of this machine{where}"
         )
     words = [show_rate(plan.shape.rate) if plan.shape.rate else "unshaped"]
+    star = "a star of namespaces"
+    if plan.racks > 1:
+        star = f"{plan.racks} racks of namespaces"
+        words[0] += f" (a rack's to the middle {show_rate(plan.uplink)})" if plan.uplink else ""
     if plan.shape.loss:
         words.append(f"{plan.shape.loss:.4%} of packets lost in each direction")
     if plan.shape.delay:
         words.append(f"a round trip of {2e3 * plan.shape.delay:g} ms")
-    return f"Network: a star of namespaces, each link {', '.join(words)}, MTU {plan.mtu}{where}"
+    return f"Network: {star}, each link {', '.join(words)}, MTU {plan.mtu}{where}"
 
 
 def build_table(plan: Plan, measured: list[Measurement]) -> Table:
@@ -145,13 +158,22 @@ def closing(plan: Plan, measured: list[Measurement]) -> list[str]:
         )
     for workers in plan.workers:
         often = passes(plan.switches, workers, plan.a_host)
-        if often and payloads and (plan.switches != "hub" or plan.a_host > 1):
+        if plan.racks > 1:
+            upwards = uplink_passes(plan.switches, workers, plan.racks)
+            uplink = plan.uplink or rate
+            lines.append(
+                f"{workers} workers in {plan.racks} racks: a tensor passes a rack's link to the middle, of {show_rate(uplink)}, "
+                f"{upwards:g} times upwards with {SWITCHES[plan.switches]}, {2 * (workers - 1) / workers:g} times in a ring; "
+                "the slower of the two kinds of link is the limit."
+            )
+        elif often and payloads and (plan.switches != "hub" or plan.a_host > 1):
             lines.append(
                 f"With {SWITCHES[plan.switches]}, {workers} workers: a tensor passes the busiest link {often:g} times each way, "
                 f"so the limit is that goodput / {often:g}."
             )
         if workers > 1 and any(entry.ring for entry in plan.baselines):
-            ring = ring_limit(rate, workers, plan.mtu, framing) / 1e9
+            slowest = min(rate, plan.uplink or rate)
+            ring = ring_limit(slowest, workers, plan.mtu, framing) / 1e9
             lines.append(
                 f"Limit of a ring over TCP at {workers} workers: goodput x {workers} / "
                 f"{2 * (workers - 1)} = {ring:.4g} GB/s."

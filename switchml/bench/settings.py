@@ -213,6 +213,16 @@ SETTINGS = {
             _unless("hub", lambda where: f"switches: {where}"),
             ours=True,
         ),
+        Setting("racks", "1", _whole(1), str, "racks", _unless(1, lambda n: f"{n} racks"), "linear"),
+        Setting(
+            "uplink",
+            "",
+            _or_nothing(parse_rate),
+            _show_link,
+            "rate of the racks' uplinks",
+            lambda rate: f"uplinks of {show_rate(rate)}" if rate else "",
+            "log10",
+        ),
         Setting(
             "jobs",
             "1",

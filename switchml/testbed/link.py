@@ -23,6 +23,10 @@ _NFT_REGISTER = 8
 _NFT_RANDOM = 1
 _NFT_HOST_TO_NETWORK = 1
 _NFT_LESS = 2
+_NFT_EQUAL = 0
+_NFT_LINK_HEADER = 0
+_INGRESS, _EGRESS = 0, 1
+_GROUP_MAC = b"\x01"  # first byte of an IPv4 group's hardware address
 _NF_DROP = 0
 _NF_ACCEPT = 1
 
@@ -65,19 +69,7 @@ def has_netem() -> bool:
 def drop_at_random(interface: str, probability: float) -> None:
     """Drop packets that enter `interface` with the given probability (nftables, netdev ingress hook)."""
     with NFTables(nfgen_family=_NFPROTO_NETDEV) as nft:
-        if not _has_table(nft):
-            nft.table("add", name="switchml")
-        hook = [("NFTA_HOOK_HOOKNUM", 0), ("NFTA_HOOK_PRIORITY", 0), ("NFTA_HOOK_DEV", interface)]
-        nft.chain(
-            "add",
-            kwarg={
-                "table": "switchml",
-                "name": f"loss-{interface}",
-                "hook": {"attrs": hook},
-                "type": "filter",
-                "policy": _NF_ACCEPT,
-            },
-        )
+        chain = _new_chain(nft, "loss", interface, _INGRESS)
         below = round(probability * _LOSS_STEPS).to_bytes(4, "big")
         expressions = [
             _expression(
@@ -107,18 +99,58 @@ def drop_at_random(interface: str, probability: float) -> None:
                     ("NFTA_CMP_DATA", {"attrs": [("NFTA_DATA_VALUE", below)]}),
                 ],
             ),
+            _DROP,
+        ]
+        nft.rule("add", table="switchml", chain=chain, expressions=[expressions])
+
+
+def drop_groups(interface: str) -> None:
+    """Keep what goes to a multicast group from leaving by `interface`.
+
+    (The bridge's own option of a port does not concern what its host itself sends.)
+    """
+    with NFTables(nfgen_family=_NFPROTO_NETDEV) as nft:
+        chain = _new_chain(nft, "groups", interface, _EGRESS)
+        expressions = [
             _expression(
-                "immediate",
+                "payload",
                 [
-                    ("NFTA_IMMEDIATE_DREG", 0),
-                    (
-                        "NFTA_IMMEDIATE_DATA",
-                        {"attrs": [("NFTA_DATA_VERDICT", {"attrs": [("NFTA_VERDICT_CODE", _NF_DROP)]})]},
-                    ),
+                    ("NFTA_PAYLOAD_DREG", _NFT_REGISTER),
+                    ("NFTA_PAYLOAD_BASE", _NFT_LINK_HEADER),
+                    ("NFTA_PAYLOAD_OFFSET", 0),
+                    ("NFTA_PAYLOAD_LEN", 1),
                 ],
             ),
+            _expression(
+                "cmp",
+                [
+                    ("NFTA_CMP_SREG", _NFT_REGISTER),
+                    ("NFTA_CMP_OP", _NFT_EQUAL),
+                    ("NFTA_CMP_DATA", {"attrs": [("NFTA_DATA_VALUE", _GROUP_MAC)]}),
+                ],
+            ),
+            _DROP,
         ]
-        nft.rule("add", table="switchml", chain=f"loss-{interface}", expressions=[expressions])
+        nft.rule("add", table="switchml", chain=chain, expressions=[expressions])
+
+
+def _new_chain(nft: NFTables, what: str, interface: str, hook: int) -> str:
+    """An empty chain for what enters or leaves an interface; its name."""
+    if not _has_table(nft):
+        nft.table("add", name="switchml")
+    attributes = [("NFTA_HOOK_HOOKNUM", hook), ("NFTA_HOOK_PRIORITY", 0), ("NFTA_HOOK_DEV", interface)]
+    name = f"{what}-{interface}"
+    nft.chain(
+        "add",
+        kwarg={
+            "table": "switchml",
+            "name": name,
+            "hook": {"attrs": attributes},
+            "type": "filter",
+            "policy": _NF_ACCEPT,
+        },
+    )
+    return name
 
 
 def _has_table(nft: NFTables) -> bool:
@@ -128,3 +160,15 @@ def _has_table(nft: NFTables) -> bool:
 
 def _expression(name: str, attributes: list[tuple[str, Any]]) -> dict[str, Any]:
     return {"attrs": [("NFTA_EXPR_NAME", name), ("NFTA_EXPR_DATA", {"attrs": attributes})]}
+
+
+_DROP = _expression(
+    "immediate",
+    [
+        ("NFTA_IMMEDIATE_DREG", 0),
+        (
+            "NFTA_IMMEDIATE_DATA",
+            {"attrs": [("NFTA_DATA_VERDICT", {"attrs": [("NFTA_VERDICT_CODE", _NF_DROP)]})]},
+        ),
+    ],
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import io
 from collections.abc import Callable
@@ -162,6 +163,16 @@ def test_a_failure_in_the_middle_ends_everything(fake: Callable[..., Entry]) -> 
         ({"beside": "tcp"}, "give a --rate"),
         ({"beside": "tcp", "shape": LinkShape(loss=0.1)}, "give a --rate"),
         ({"switches": "each", "switch": "127.0.0.1:1"}, "--switches places"),
+        ({"switches": "racks"}, "several --racks"),
+        ({"uplink": 10**7}, "several --racks"),
+        ({"racks": 2}, "built here"),
+        ({"racks": 2, "switches": "each", "shape": LinkShape(rate=10**9)}, "hub or racks"),
+        ({"racks": 2, "workers": [2, 3], "shape": LinkShape(rate=10**9)}, "as many workers"),
+        ({"racks": 2, "uplink": 10**7, "shape": LinkShape(loss=0.1)}, "--rate"),
+        (
+            {"variants": [VARIANTS["torch"]], "shape": LinkShape(loss=0.1), "racks": 2, "switches": "racks"},
+            "join at one switch",
+        ),
         ({"baselines": [BASELINES["mpi-shm"]], "shape": LinkShape(rate=10**9)}, "one host"),
         ({"variants": [VARIANTS["shm"]], "shape": LinkShape(rate=10**9)}, "one host"),
         ({"baselines": [BASELINES["mpi-tcp"]], "dtype": "bfloat16"}, "bfloat16"),
@@ -368,3 +379,33 @@ def test_shaped_links_hold_gloo_and_ours_below_their_limits(switches: str) -> No
         assert one.of_limit < 1 + 4 * shape.burst / one.size
         if one.system != "gloo":
             assert one.facts["transport"] == {"hub": "udp", "one": "shm", "each": "shm+udp"}[switches]
+
+
+@pytest.mark.namespaces
+def test_two_racks_sum_right_with_losses_on_every_link() -> None:
+    reason = why_unavailable(loss=True)
+    if reason is not None:
+        pytest.skip(f"no testbed here: {reason}")
+    rate, uplink = 200_000_000, 50_000_000
+    wanted = plan(
+        [],
+        variants=[VARIANTS["udp"]],
+        workers=[4],
+        sizes=[8192],
+        rounds=1,
+        iterations=1,
+        shape=LinkShape(rate=rate, loss=0.02),
+        racks=2,
+        uplink=uplink,
+        switches="racks",
+    )
+    wanted.validate()
+    (one,) = measure(wanted, Watcher())
+    assert one.verdict is not None
+    assert one.verdict.wrong == 0
+    assert one.limit == goodput_limit(uplink, one.facts["payload"], SHAPED)
+    assert any(
+        "50 Mbit/s, 1 times upwards with a switch in each rack" in line for line in closing(wanted, [one])
+    )
+    at_the_hub = closing(dataclasses.replace(wanted, switches="hub"), [one])
+    assert any("50 Mbit/s, 2 times upwards" in line for line in at_the_hub)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -25,7 +26,7 @@ if REASON is None:
     from pyroute2 import IPRoute
 
     from switchml.testbed.link import has_netem, shape_egress
-    from switchml.testbed.star import Star, worker_address
+    from switchml.testbed.star import Star, rack_address, worker_address
 
 UDP_SEGMENT = 103
 UDP_GRO = 104
@@ -299,3 +300,42 @@ def test_without_capabilities_the_error_says_what_to_do() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
     assert "need root" in done.stdout, done.stderr
+
+
+@needs_root
+def test_a_group_of_a_racks_switch_stays_in_the_rack_and_one_of_the_middle_reaches_all() -> None:
+    with Star(4, racks=2) as star:
+
+        def member(rank: int) -> socket.socket:
+            made = udp(GROUP, 6004)
+            membership = socket.inet_aton(GROUP) + socket.inet_aton(worker_address(rank))
+            made.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+            return made
+
+        def send(address: str, data: bytes) -> None:
+            with udp(address) as sender:
+                sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(address))
+                sender.sendto(data, (GROUP, 6004))
+
+        with contextlib.ExitStack() as stack:
+            members = [
+                stack.enter_context(worker.call(member, rank)) for rank, worker in enumerate(star.workers)
+            ]
+            star.racks[1].call(send, rack_address(1), b"rack")
+            star.hub.call(send, star.hub_address, b"middle")
+            in_racks = [[b"middle"], [b"rack", b"middle"]]
+            for rank, made in enumerate(members):
+                expected = in_racks[star.rack_of(rank)]
+                assert sorted(made.recv(64) for _ in expected) == sorted(expected)
+                assert received(made, quiet=0.05) == []
+        far, near = (star.workers[rank].call(udp, worker_address(rank), 6005) for rank in (3, 0))
+        near.sendto(b"across", (worker_address(3), 6005))
+        assert far.recv(64) == b"across"
+        far.close()
+        near.close()
+
+
+@needs_root
+def test_racks_hold_as_many_workers_each() -> None:
+    with pytest.raises(TestbedError, match="3 workers in 2 racks"):
+        Star(3, racks=2)
