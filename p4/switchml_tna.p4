@@ -30,7 +30,6 @@
     meta.order = packet.lookahead<bit<48>>()[15:0]; \
     meta.place = packet.lookahead<bit<64>>()[15:0];
 #define EXTRACT_ELEMENTS packet.extract(hdr.low); packet.extract(hdr.high);
-#define COUNTER(name) Counter<bit<64>, bit<9>>(COUNTER_ROWS, CounterType_t.PACKETS_AND_BYTES) name;
 
 #include "include/config.p4"
 #include "include/elements.p4"

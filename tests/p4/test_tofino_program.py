@@ -13,7 +13,7 @@ import pytest
 P4 = Path(__file__).parents[2] / "p4"
 COMPILER = os.environ.get("P4C_TOFINO") or "p4c-barefoot"
 V1MODEL, TNA = P4 / "switchml.p4", P4 / "switchml_tna.p4"
-SHARED = {"config.p4", "counters.p4", "elements.p4", "headers.p4", "parser.p4", "switchml_header.p4"}
+SHARED = {"config.p4", "elements.p4", "headers.p4", "parser.p4", "switchml_header.p4"}
 
 
 def _sources(file: Path) -> dict[str, str]:
