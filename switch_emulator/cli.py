@@ -125,7 +125,7 @@ class _Running:
         leaves: of a tree, the addresses where workers join, by name of the switch.
         needed: whether workers still need it.
         ended: whether it has nothing more to do.
-        tenants: their names.
+        tenants: that share it.
     """
 
     control: str
@@ -135,7 +135,7 @@ class _Running:
     leaves: Mapping[str, str] = field(default_factory=dict)
     needed: Callable[[], bool] = lambda: False
     ended: Callable[[], bool] = lambda: False
-    tenants: tuple[str, ...] = ()
+    tenants: tuple[Tenant, ...] = ()
 
 
 def switch_command(
@@ -343,7 +343,7 @@ def _native(options: _Options) -> Iterator[_Running]:
         yield _Running(
             *(emulator.control_address, emulator.udp_address, p4runtime, emulator.counters),
             needed=emulator.controller.needed,
-            tenants=tuple(tenant.name for tenant in options.tenants),
+            tenants=options.tenants,
         )
 
 
@@ -432,7 +432,7 @@ def _p4_over_udp(options: _Options) -> Iterator[_Running]:
             *(emulator.control_address, emulator.udp_address, emulator.p4runtime_address, emulator.counters),
             needed=emulator.controller.needed,
             ended=lambda: emulator.switch.finished,
-            tenants=tuple(tenant.name for tenant in options.tenants),
+            tenants=options.tenants,
         )
 
 
@@ -537,7 +537,7 @@ def _announce(where: str, switch: _Running) -> None:
         }
         said = ", ".join(f"{what} {address}" for what, address in ready.items() if address)
         if switch.tenants:
-            said += f"; tenants are {', '.join(switch.tenants)}"
+            said += f"; tenants are {', '.join(tenant.name for tenant in switch.tenants)}"
         print(f"switch ready: {said or 'frames are forwarded'}; Ctrl-C ends it", flush=True)
         return
     line = {

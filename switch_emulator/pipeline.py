@@ -166,7 +166,7 @@ class Switch(NamedTuple):
             duplicates, stale or ahead. Counted only when they come, which costs the others nothing.
         flag: 1 makes `run` return.
         spare: takes results that have nowhere to go.
-        tape: takes all packets, where it is active: as they are on the wire, so with faults between them and the slots.
+        tape: takes all packets, where `note_train` is set: as they are on the wire, so with faults between them and the slots.
     """
 
     state: Records[SwitchRecord]

@@ -324,10 +324,14 @@ def _soonest_retry(state: CongestionRecord) -> int:
 
 
 @compiled
+def _is_low(state: CongestionRecord) -> bool:
+    """Whether the ceiling is so low that it may be a mistake."""
+    return bool(state["restored"] != 0 or 2 * state["ceiling"] < state["trial_backlog"])
+
+
+@compiled
 def _retry_after(state: CongestionRecord) -> int:
-    # So low a ceiling may be a mistake.
-    low = state["restored"] != 0 or 2 * state["ceiling"] < state["trial_backlog"]
-    return _soonest_retry(state) if low else int(state["retry_every"])
+    return _soonest_retry(state) if _is_low(state) else int(state["retry_every"])
 
 
 @compiled
@@ -383,8 +387,7 @@ def _has_done(state: CongestionRecord, now: int) -> bool:
 
 @compiled
 def _may_retry(state: CongestionRecord, now: int) -> bool:
-    low = state["restored"] != 0 or 2 * state["ceiling"] < state["trial_backlog"]
-    packets = _SOON_PACKETS if low else int(state["retry_after"])
+    packets = _SOON_PACKETS if _is_low(state) else int(state["retry_after"])
     return bool(now >= state["retry_at"] and state["proven"] >= packets * state["packet"])
 
 

@@ -535,12 +535,10 @@ class JobTable:
         """Every rank is there: gives the job its number, its slots and its group."""
         in_memory = self._in_memory(job)
         wanted = self._window(job, in_memory)
+        room: list[Action] = []
         try:
             wanted = self._within_share(job, wanted)
-        except PoolExhaustedError as error:
-            return self._end(job, str(error), now, error)
-        room = self._make_room(job, wanted, now)
-        try:
+            room = self._make_room(job, wanted, now)
             number = self._free_number()
             base, window = self._reserve(job, wanted)
         except PoolExhaustedError as error:

@@ -108,12 +108,6 @@ class TapeFile(Closing):
 
 
 @compiled
-def active(tape: Tape) -> bool:
-    """Whether packets are noted."""
-    return bool(tape.state[0]["fd"] >= 0)
-
-
-@compiled
 def from_network(value: int, width: int) -> int:
     """A number of `width` bytes that was read from memory in which it lies in network order."""
     if not _LITTLE:

@@ -17,7 +17,7 @@ from switchml.packets.account import Unfinished, WorkerAccount, account_of, lost
 from switchml.packets.decoding import decode
 from switchml.packets.ethernet import UdpHeaders, mac_bytes
 from switchml.packets.made_macs import rank_mac, rank_of
-from switchml.packets.tape import TapeFile, active, note, write
+from switchml.packets.tape import TapeFile, note, write
 from switchml.protocol.header import Header
 from switchml.protocol.messages import ASK, SUM, SUM8
 
@@ -191,6 +191,6 @@ def test_a_file_that_took_no_more_is_told_at_its_end(
         os.close(reader)
         note(file.tape, 1, 2, 3, 4, 5, 6, np.zeros(16, np.uint8), 0, 16)
         write(file.tape)
-        assert not active(file.tape)
+        assert file.tape.state[0]["fd"] < 0
     assert f"{path} took no more packets" in caplog.text
     assert len(caplog.records) == 1
