@@ -82,7 +82,7 @@ def chunk_kind(window: Window, slot: int) -> int:
     return int(window.stream[0]["block_kind"]) if place > 0 and transfer["kind"] == BLOCKS else SUM
 
 
-@compiled
+@inlined
 def packet_kind(window: Window, slot: int) -> int:
     """Message type of the packet the slot sends: `given_kind`, or ABSENT where the elements are needed nowhere else; or ASK."""
     if window.slots[slot]["state"] == ASKING:
@@ -90,7 +90,7 @@ def packet_kind(window: Window, slot: int) -> int:
     return ABSENT if _is_own(window, slot) else given_kind(window, slot)
 
 
-@compiled
+@inlined
 def given_kind(window: Window, slot: int) -> int:
     """Message type of what this rank gives to the slot's chunk: the chunk's, or ABSENT where all its elements are 0."""
     kind = chunk_kind(window, slot)
@@ -111,7 +111,7 @@ def given_kind(window: Window, slot: int) -> int:
     return ABSENT if empty else kind
 
 
-@compiled
+@inlined
 def block_of(window: Window, transfer: TransferRecord, chunk: int) -> int:
     """Which stretch of the elements the chunk carries, counted in chunks.
 
@@ -133,7 +133,7 @@ def block_of(window: Window, transfer: TransferRecord, chunk: int) -> int:
     return row * dealt + dealt + rest
 
 
-@compiled
+@inlined
 def packet_bytes(window: Window, slot: int) -> int:
     """Length of the packet the slot sends."""
     return bytes_of(window, packet_kind(window, slot))
@@ -159,7 +159,7 @@ def given_words(transfer: TransferRecord, begin: int, length: int) -> tuple[int,
     return max(begin, int(transfer["first"])), min(begin + length, int(transfer["last"]))
 
 
-@compiled
+@inlined
 def named_rank(window: Window, slot: int) -> int:
     """The rank that alone wants the result of the slot's chunk, or alone does not; -1 where there is none."""
     transfer = window.transfers[window.slots[slot]["transfer"] % RING]
@@ -174,7 +174,7 @@ def named_rank(window: Window, slot: int) -> int:
     return first if first == last else -1
 
 
-@compiled
+@inlined
 def is_withheld(window: Window, slot: int) -> bool:
     """Whether others get the elements of the slot's result, and this rank the header."""
     named = named_rank(window, slot)
@@ -182,7 +182,7 @@ def is_withheld(window: Window, slot: int) -> bool:
     return named >= 0 and (named == window.stream[0]["rank"]) == others
 
 
-@compiled
+@inlined
 def _is_own(window: Window, slot: int) -> bool:
     """Whether this rank alone wants the result of the slot's chunk: its own elements are added here, and need not travel.
 
@@ -207,7 +207,7 @@ def wanted_elements(window: Window, transfer: TransferRecord, chunk: int) -> tup
     return first, max(first, min(end, mine + part))
 
 
-@compiled
+@inlined
 def is_answer(window: Window, slot: int, memory: Bytes, at: int) -> bool:
     """Whether the packet at `memory[at:]` can be the slot's result, by its type and `e1`, or what the switch says when asked."""
     kind = read_msg_type(memory, at)
@@ -234,13 +234,13 @@ def result_bytes(window: Window, memory: Bytes, at: int) -> int:
     return bytes_of(window, read_msg_type(memory, at))
 
 
-@compiled
+@inlined
 def own_bytes(window: Window, slot: int, memory: Bytes, at: int) -> int:
     """What of a result is for this rank: of elements for others, which shared memory shows to all, the header."""
     return HEADER_BYTES if is_withheld(window, slot) else result_bytes(window, memory, at)
 
 
-@compiled
+@inlined
 def expected_bytes(window: Window, slot: int) -> int:
     """What the slot's result brings this rank if any rank gives elements."""
     if window.slots[slot]["exponent"] == EXACT_EXPONENT or is_withheld(window, slot):
@@ -381,7 +381,7 @@ def skipped_before(window: Window, transfer: TransferRecord) -> int:
     return max(0, mine - int(transfer["origin"]))
 
 
-@compiled
+@inlined
 def exponent_ahead(window: Window, slot: int) -> int:
     """The exponent that the slot's packet carries for a later chunk of its transfer, or UNKNOWN_EXPONENT."""
     transfer = window.transfers[window.slots[slot]["transfer"] % RING]
@@ -400,7 +400,7 @@ def exponent_of(window: Window, transfer: TransferRecord, chunk: int) -> int:
     )
 
 
-@compiled
+@inlined
 def build_packet(window: Window, slot: int, memory: Bytes, at: int) -> None:
     """Write the slot's packet, `packet_bytes` long, at `memory[at:]`. The same bytes every time it is called for a position."""
     stream = window.stream[0]
@@ -465,7 +465,7 @@ def flag_exact(window: Window, transfer: TransferRecord, place: int, exponent: i
         bytes_at(transfer["flags"], int(transfer["chunks"]))[block_of(window, transfer, place - 1)] = 1
 
 
-@compiled
+@inlined
 def take_result(window: Window, slot: int, exponent: int, memory: Bytes, at: int, descriptor: Words) -> bool:
     """Take the elements of the slot's result to where they belong.
 

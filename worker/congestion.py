@@ -46,7 +46,7 @@ from __future__ import annotations
 from typing import TypedDict
 
 from switchml.link.records import Int64, Records, new_records
-from switchml.protocol.jit import compiled
+from switchml.protocol.jit import compiled, inlined
 from switchml.worker.window import Window
 
 FRAMING = 66
@@ -237,7 +237,7 @@ def note_result(congestion: Congestion, window: Window, slot: int, sample: int, 
             state["round_end"] = _NEVER  # the round is over
 
 
-@compiled
+@inlined
 def end_results(congestion: Congestion, window: Window, lost: int, now: int) -> None:
     """All results that have come together are taken.
 

@@ -20,7 +20,7 @@ from switchml.link.memory import bytes_at, load_acquire, store_release
 from switchml.link.records import Int64, Records, view_of
 from switchml.packets import tape as tapes
 from switchml.packets.tape import Tape
-from switchml.protocol.jit import compiled
+from switchml.protocol.jit import compiled, inlined
 from switchml.protocol.on_demand import call_at
 
 Bytes = npt.NDArray[np.uint8]
@@ -131,7 +131,7 @@ def _split_trains(handle: int, source: int, found: int) -> int:
     return found
 
 
-@compiled
+@inlined
 def receive(handle: int) -> int:
     """Packets that have come, described by rx_at, rx_length and rx_source."""
     port = port_at(handle)
@@ -178,7 +178,7 @@ def release(handle: int) -> None:
         store_release(port.longs, ring.down_tail(int(state["worker"])), int(state["down"]))
 
 
-@compiled
+@inlined
 def reserve(handle: int, length: int) -> int:
     """Room for a packet of that length; returns its place in `tx_memory`, or -1."""
     port = port_at(handle)
@@ -208,7 +208,7 @@ def tx_memory(handle: int) -> Bytes:
     return port.region if port.state[0]["kind"] == SHM else port.unicast.tx_memory
 
 
-@compiled
+@inlined
 def _publish(handle: int, head: int) -> None:
     port = port_at(handle)
     state = port.state[0]
@@ -228,7 +228,7 @@ def _publish(handle: int, head: int) -> None:
     ring.ring_doorbell(port.page, int(state["doorbell"]), port.scratch)
 
 
-@compiled
+@inlined
 def flush(handle: int) -> None:
     """Send what has been built."""
     port = port_at(handle)

@@ -40,7 +40,7 @@ import numpy as np
 import numpy.typing as npt
 
 from switchml.link.records import Int16, Int32, Int64, Records, UInt8, new_records
-from switchml.protocol.jit import compiled
+from switchml.protocol.jit import compiled, inlined
 from switchml.protocol.messages import LANE_BITS, SUM
 from switchml.protocol.numerics import EXACT_EXPONENT, MIN_EXPONENT, UNKNOWN_EXPONENT
 from switchml.protocol.slots import TSI_MASK, check_window, slot_of, tsi_distance, version_of
@@ -377,7 +377,7 @@ def relative(window: Window, slot: int) -> int:
     return int(entry["position"] - window.transfers[entry["transfer"] % RING]["start"])
 
 
-@compiled
+@inlined
 def _learn_exponent(window: Window, index: int, chunk: int, exponent: int) -> None:
     stream = window.stream[0]
     width = int(stream["window"])
@@ -394,7 +394,7 @@ def _learn_exponent(window: Window, index: int, chunk: int, exponent: int) -> No
         _activate(window, slot, position, index)
 
 
-@compiled
+@inlined
 def advance(window: Window, slot: int, exponent: int) -> None:
     """The result for the slot's packet was taken: learn the exponent it brought and go on to the slot's next position."""
     stream = window.stream[0]
@@ -427,7 +427,7 @@ def _leave_flight(window: Window, slot: int) -> None:
         stream["bytes_in_flight"] -= entry["length"]
 
 
-@compiled
+@inlined
 def _raise_lowest(window: Window) -> None:
     stream = window.stream[0]
     lowest, width = int(stream["lowest"]), int(stream["window"])

@@ -54,7 +54,7 @@ from switchml.aggregation.aggregate import (
 )
 from switchml.link.records import Int8, Records, UInt8, UInt16, UInt32, new_records
 from switchml.protocol.byteorder import copy_swapped
-from switchml.protocol.jit import compiled
+from switchml.protocol.jit import compiled, inlined
 from switchml.protocol.messages import ABSENT, EXPONENTS
 from switchml.protocol.slots import tsi_distance
 
@@ -267,7 +267,7 @@ def admit_paper(
     return verdict + COMPLETE if count == 0 else verdict
 
 
-@compiled
+@inlined
 def apply(verdict: int, packet: Words, sums: Words, out: Words) -> None:
     """Do to the elements what the verdict says.
 

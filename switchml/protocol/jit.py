@@ -32,7 +32,7 @@ except (ImportError, AttributeError):
     # This numba is made otherwise inside. Its own way compiles for twice as long, and counts references.
     _Dispatcher, _OPTIONS = registry.CPUDispatcher, {}
 else:
-    _OPTIONS = {"_nrt": False}
+    _OPTIONS = {"_nrt": False, "forceinline": False}
 
 P = ParamSpec("P")
 R = TypeVar("R")
