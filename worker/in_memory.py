@@ -94,8 +94,10 @@ _RUNS = 4
 """Of exponents that are kept, because a chunk whose slot is held comes later."""
 _FOREIGN_NS = 200_000
 """Who offers its core and gets it back later than this has given it to another program, which will take it again."""
-_RESERVED_NS = 1_000_000_000
-"""For so long it is not offered any more: who sleeps is woken when it is time."""
+_RESERVED_NS = 1_000_000
+"""For so long it is not offered any more: who sleeps is woken when it is time. Twice as long each time, and an eighth less with
+every offer that ends well: it may have been another rank that was busy once."""
+_LONGEST_RESERVED_NS = 1_000_000_000
 OVER = 1 << 10
 """Added to the highest exponent of a transfer that `run_in_memory` has taken in and out."""
 
@@ -109,7 +111,7 @@ class MemoryEngine(NamedTuple):
         descriptor: takes that of the last transfer.
         lanes: a packet's payload, for narrow wires.
         exponents: `new_exponents`.
-        reserved: of one: until then (ns) this core is not offered to the other ranks.
+        reserved: of two: until then (ns) this core is not offered to the other ranks; how long (ns) that was or may be next.
         flag: of one, set to 1 by another thread to make the loop return ATTENTION.
     """
 
@@ -358,6 +360,22 @@ def _worth_waking(window: Window) -> int:
     return lowest
 
 
+@compiled
+def note_offer(reserved: Longs, offered: int, back: int) -> None:
+    """Learn from a core that was offered to the other ranks whether to do so again.
+
+    Args:
+        reserved: of a MemoryEngine.
+        offered: when (ns).
+        back: when it was given back (ns).
+    """
+    if back - offered > _FOREIGN_NS:
+        reserved[1] = min(max(2 * reserved[1], _RESERVED_NS), _LONGEST_RESERVED_NS)
+        reserved[0] = back + reserved[1]
+    else:
+        reserved[1] -= reserved[1] >> 3
+
+
 @inlined
 def _sleep(engine: MemoryEngine, timeout_ns: int) -> None:
     window, slots = engine.window, engine.slots
@@ -454,8 +472,7 @@ def _run(handle: int, spin_ns: int, limit_ns: int) -> int:
         if quiet < _YIELD_NS and now >= engine.reserved[0]:
             libc.sched_yield()
             back = libc.monotonic_ns(scratch)
-            if back - now > _FOREIGN_NS:
-                engine.reserved[0] = back + _RESERVED_NS
+            note_offer(engine.reserved, now, back)
             now = back
             continue
         deadline = int(window.transfers[stream["head"] % RING]["deadline"])

@@ -306,7 +306,7 @@ class Seat:
         engine: Engine | MemoryEngine
         if isinstance(way.port, SharedSlots):
             lanes = np.zeros(layout.payload, np.uint8)
-            reserved, scratch = np.zeros(1, np.int64), np.zeros(4, np.int64)
+            reserved, scratch = np.zeros(2, np.int64), np.zeros(4, np.int64)
             engine = MemoryEngine(
                 self._state,
                 way.port,

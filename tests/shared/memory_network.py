@@ -45,7 +45,7 @@ class MemoryNetwork(VirtualNetwork):
                 descriptor=rank.descriptor,
                 lanes=np.zeros(self.payload, np.uint8),
                 exponents=new_exponents(),
-                reserved=np.zeros(1, np.int64),
+                reserved=np.zeros(2, np.int64),
                 flag=np.zeros(1, np.int64),
                 scratch=np.zeros(4, np.int64),
             )
