@@ -47,10 +47,7 @@ from typing import TypedDict
 
 from switchml.link.records import Int64, Records, new_records
 from switchml.protocol.jit import compiled
-from switchml.worker.window import Window
-
-FRAMING = 66
-"""Bytes of a packet around its datagram: UDP, IPv4 and Ethernet headers, checksum, preamble and gap."""
+from switchml.worker.window import FRAMING, Window
 
 _FIRST_PACKETS = 16
 _LEAST_PACKETS = 4

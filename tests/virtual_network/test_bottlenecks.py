@@ -13,8 +13,7 @@ from virtual_network import NetworkConditions, Task, VirtualNetwork, run_togethe
 from virtual_tcp import VirtualBbr, VirtualCubic, VirtualTcp
 
 from switchml.protocol.header import HEADER_BYTES
-from switchml.worker.congestion import FRAMING
-from switchml.worker.window import BLOCKS, WORDS
+from switchml.worker.window import BLOCKS, FRAMING, WORDS
 
 PAYLOAD = 1024
 ELEMENTS = PAYLOAD // 4

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from switchml.worker.congestion import (
-    FRAMING,
     end_results,
     new_congestion,
     next_leave,
@@ -16,7 +15,7 @@ from switchml.worker.congestion import (
     note_stall,
     room,
 )
-from switchml.worker.window import WORDS, advance, lay, mark_sent, new_window, next_ready
+from switchml.worker.window import FRAMING, WORDS, advance, lay, mark_sent, new_window, next_ready
 
 MS = 1_000_000
 PACKET = 1000
