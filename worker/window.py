@@ -251,10 +251,13 @@ def _exponent_packets(window: Window, exponents: int) -> int:
 
 @compiled
 def _led(window: Window, transfer: TransferRecord) -> tuple[int, int]:
-    """Of how many chunks the exponents come before the first chunk: with the descriptor, and in all."""
+    """Of how many chunks the exponents come before the first chunk: with the descriptor, and in all.
+
+    One at least has a packet of its own: that the descriptor is lost shows sooner where something that left later has its result.
+    """
     stream = window.stream[0]
     lead = min(int(stream["window"]), int(transfer["chunks"])) if transfer["kind"] == BLOCKS else 0
-    return min(lead, int(stream["described"])), lead
+    return min(max(0, lead - 1), int(stream["described"])), lead
 
 
 @compiled
