@@ -16,8 +16,8 @@ so that in BLOCKS the exponent of chunk c >= W comes back in the slot that the c
 wait for another slot's result: the slot is BLOCKED till then.
 
 The first exponents lie side by side, in bytes of which each is one rank's and 0 from all others. So the switch's sum of integers
-has them all, and each rank takes the largest. Where that is more bytes than headers with an exponent each, as among very many
-ranks, positions 1 .. K are such headers. Where the switch is in memory all go one by one: there is no link to be filled.
+has them all, and each rank takes the largest. Positions 1 .. K are headers with an exponent each where that costs little more, or
+less, as among very many ranks. Where the switch is in memory all are such headers: there is no link to be filled.
 
 Where the switch is in memory, words of which each comes from one rank go as ROWS (shared_rows.py): rounds, the first with the
 descriptor, and no chunks. A round's place is used again two rounds later, so a rank has one under way and lays nothing behind it.
@@ -239,14 +239,17 @@ def transfer_end(window: Window, index: int) -> int:
 
 @compiled
 def _exponent_packets(window: Window, exponents: int) -> int:
-    """In how many packets so many exponents of each rank go: side by side, unless headers are fewer bytes."""
+    """In how many packets so many exponents of each rank go: side by side where that is half the bytes of headers at most.
+
+    If it saves little, the more packets the better: what was lost shows by what left later.
+    """
     stream = window.stream[0]
     packed = int(stream["packed"])
     if packed == 0:
         return exponents
     packets, around = -(-exponents // packed), HEADER_BYTES + FRAMING
     payload = ELEMENT_BYTES * int(stream["elements"])
-    return packets if packets * (around + payload) < exponents * around else exponents
+    return packets if 2 * packets * (around + payload) < exponents * around else exponents
 
 
 @compiled
