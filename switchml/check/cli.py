@@ -40,6 +40,7 @@ _COLUMNS = (
     "resent",
     "in-flight",
     "asks",
+    "restarts",
     "states",
     "steps",
     "seconds",
@@ -106,6 +107,13 @@ def check(
     levels: Annotated[
         int, typer.Option(help="Levels of switches, where there are --racks: so many below each.")
     ] = 2,
+    restarts: Annotated[
+        int | None,
+        typer.Option(
+            help="Switches that are lost, at any moment; the workers go on at one that has seen nothing. Not with --racks. "
+            "[default: 0]"
+        ),
+    ] = None,
     paper: Annotated[
         bool, typer.Option("--paper", help="The published slot machine, without stamps: finds its wrong sum.")
     ] = False,
@@ -137,9 +145,9 @@ def check(
     if limit < 1 or (retransmissions is not None and retransmissions < 0):
         raise UsageError("--limit and --retransmissions take numbers from 1 and from 0")
     switches = (sparse or None, to_one or None, but_one or None, asks or None)
-    chosen = (workers, window, chunks, kind, retransmissions, start, in_flight, racks, *switches)
-    if script is not None and racks:
-        raise UsageError("--script takes what one switch is given and answers, not with --racks")
+    chosen = (workers, window, chunks, kind, retransmissions, start, in_flight, racks, restarts, *switches)
+    if script is not None and (racks or restarts):
+        raise UsageError("--script takes what one switch is given and answers, no --racks and no --restarts")
     if script is not None and chosen == (None,) * len(chosen) and not paper:
         raise UsageError(
             "--script takes the violation of one search: say which, --paper --chunks 3 for example"
@@ -170,6 +178,7 @@ def check(
                 asks=asks,
                 racks=racks or 0,
                 levels=levels,
+                restarts=restarts or 0,
             )
         ]
     with orderly_end():
@@ -221,6 +230,14 @@ def _usual() -> Iterator[Configuration]:
     yield Configuration(racks=2, workers=1, levels=3, chunks=(2,))
     yield Configuration(racks=2, workers=1, chunks=(2,), retransmissions=1)
     yield Configuration(racks=2, workers=1, chunks=(2,), asks=True)
+    yield Configuration(chunks=(4,), restarts=2)
+    yield Configuration(window=2, chunks=(3,), restarts=1)
+    yield Configuration(window=2, chunks=(2,), kind=BLOCKS, restarts=1)
+    yield Configuration(workers=3, chunks=(3,), restarts=1)
+    yield Configuration(chunks=(4,), sparse=True, to_one=True, restarts=1)
+    yield Configuration(chunks=(4,), but_one=True, restarts=1)
+    yield Configuration(chunks=(3,), asks=True, restarts=1)
+    yield Configuration(chunks=(3,), retransmissions=2, restarts=1)
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:
@@ -286,6 +303,7 @@ def _cells(finding: Finding) -> tuple[str, ...]:
         "any" if resent is None else str(resent),
         ",".join(map(str, shown["in_flight"])) if any(shown["in_flight"]) else "any",
         "yes" if shown["asks"] else "no",
+        str(shown["restarts"]),
         f"{finding.states:,}",
         f"{finding.steps:,}",
         f"{finding.seconds:.1f}",
@@ -311,6 +329,7 @@ def as_dict(finding: Finding) -> dict[str, Any]:
         "start": configuration.start,
         "in_flight": list(configuration.in_flight),
         "asks": configuration.asks,
+        "restarts": configuration.restarts,
         "states": finding.states,
         "steps": finding.steps,
         "seconds": finding.seconds,
@@ -349,7 +368,7 @@ def _sentence(step: Step) -> str:
     from switchml.protocol.messages import ASK
 
     if not step.packet:
-        return f"worker {step.rank} {step.does}"
+        return step.does if step.rank < 0 else f"worker {step.rank} {step.does}"
     header = parse_header(step.packet)
     place = f"position {header.tsi} (slot {header.slot}, version {header.version})"
     asked = header.msg_type == ASK

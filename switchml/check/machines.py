@@ -5,7 +5,7 @@ These are the functions that run under real sockets; only memory and header fiel
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,11 +59,15 @@ from switchml.worker.chunks import (
     result_bytes,
     take_result,
 )
+from switchml.worker.engine import kept_at
+from switchml.worker.failover import settling
 from switchml.worker.recovery import new_recovery, note_answer
+from switchml.worker.standing import begin_anew, frontiers
 from switchml.worker.transfer import Share
 from switchml.worker.window import (
     ASKING,
     BLOCKS,
+    MISMATCHED,
     READY,
     RESEND,
     RING,
@@ -88,6 +92,7 @@ ELEMENTS = 64
 JOB = 5
 _NOW = 1
 _DEADLINE = np.iinfo(np.int64).max
+_DISAGREE = "the descriptor of tensor {} shows ranks that disagree"
 
 
 class Tensor(NamedTuple):
@@ -131,6 +136,7 @@ class WorkerMachine:
     Args:
         start: position at which the stream begins.
         in_flight: packets that its congestion window lets be under way; 0: no limit.
+        keeps: what it has sent, so that it can go on at another switch.
     """
 
     def __init__(
@@ -141,6 +147,8 @@ class WorkerMachine:
         tensors: tuple[Tensor, ...],
         start: int = 0,
         in_flight: int = 0,
+        *,
+        keeps: bool = False,
     ) -> None:
         self._tensors = tensors
         self._wanted = [
@@ -158,6 +166,7 @@ class WorkerMachine:
         )
         self._recovery = new_recovery()  # knows times alone, so nothing of it is a state
         self._memory = np.zeros(HEADER_BYTES + ELEMENT_BYTES * ELEMENTS, np.uint8)
+        self._kept = np.zeros(2 * window * self._memory.size if keeps else 0, np.uint8)
         self._descriptor = np.zeros(ELEMENTS, np.uint32)
         self._results = [np.zeros_like(tensor.total) for tensor in tensors]
         self._flags = [np.zeros(-(-tensor.total.size // ELEMENTS), np.uint8) for tensor in tensors]
@@ -208,6 +217,7 @@ class WorkerMachine:
         yield _raw(window.fifo)
         yield _raw(window.transfers[:tensors])
         yield _raw(window.exponents[:tensors])
+        yield self._kept
 
     def finished(self) -> bool:
         """Whether the rank has all results."""
@@ -222,6 +232,9 @@ class WorkerMachine:
             mark_asked(self._window, slot, _NOW)
         while (slot := next_ready(self._window)) >= 0 and may_leave(self._window, slot, self._room):
             packets.append(self._packet(slot))
+            if self._kept.size:
+                at = kept_at(self._window, slot, int(self._window.slots[slot]["position"]))
+                self._kept[at : at + len(packets[-1])] = np.frombuffer(packets[-1], np.uint8)
             mark_sent(self._window, slot, _NOW, 1)  # every packet counts as one byte
         return packets
 
@@ -257,9 +270,7 @@ class WorkerMachine:
         slot = match(self._window, header.tsi, header.slot, header.version)
         if slot < 0:
             return False
-        index = int(self._window.slots[slot]["transfer"])
-        transfer = self._window.transfers[index % RING]
-        chunk = relative(self._window, slot) - 1 - int(transfer["prologue"])
+        index, chunk = self._chunk(slot)
         memory = np.frombuffer(packet, np.uint8)
         fits = is_answer(self._window, slot, memory, 0)
         if not fits or len(packet) != result_bytes(self._window, memory, 0):
@@ -268,20 +279,92 @@ class WorkerMachine:
             note_answer(self._recovery, self._window, slot, header.e0 != 0, _NOW)
             return True
         if not take_result(self._window, slot, header.e0, memory, 0, self._descriptor):
-            raise WrongResultError(f"the descriptor of tensor {index} shows ranks that disagree")
-        if chunk >= 0:
-            chunk = block_of(self._window, transfer, chunk)
-            mine = self._wanted[index]
-            part = slice(max(chunk * ELEMENTS, mine.start), min((chunk + 1) * ELEMENTS, mine.stop))
-            _compare(
-                self._results[index][part],
-                self._tensors[index].total[part],
-                f"chunk {chunk} of tensor {index}",
-            )
+            raise WrongResultError(_DISAGREE.format(index))
+        self._verify(index, chunk)
         advance(self._window, slot, header.e0)
-        # The exact exchange itself is the stream's; here it only must not hold up what follows.
-        transfer["released"] = 1
+        self._release(index)
         return True
+
+    def _release(self, index: int) -> None:
+        """The exact exchange itself is the stream's; here it only must not hold up what follows."""
+        self._window.transfers[index % RING]["released"] = 1
+
+    def _chunk(self, slot: int) -> tuple[int, int]:
+        """The tensor and the chunk of it that the slot's packet is for; below 0: none of its elements."""
+        index = int(self._window.slots[slot]["transfer"])
+        prologue = int(self._window.transfers[index % RING]["prologue"])
+        return index, int(relative(self._window, slot)) - 1 - prologue
+
+    def _verify(self, index: int, chunk: int) -> None:
+        """Look at the sums that have been taken.
+
+        Raises:
+            WrongResultError: they are not.
+        """
+        if chunk < 0:
+            return
+        chunk = block_of(self._window, self._window.transfers[index % RING], chunk)
+        mine = self._wanted[index]
+        part = slice(max(chunk * ELEMENTS, mine.start), min((chunk + 1) * ELEMENTS, mine.stop))
+        _compare(
+            self._results[index][part],
+            self._tensors[index].total[part],
+            f"chunk {chunk} of tensor {index}",
+        )
+
+    def settling(
+        self,
+    ) -> Generator[tuple[bool, npt.NDArray[np.uint32]], npt.NDArray[np.uint32], None]:
+        """The rank's part of the agreement on where a job goes on: see `worker.failover.settling`.
+
+        Raises:
+            WrongResultError: what it took then is not the sum.
+        """
+        before = frontiers(self._window)
+        chunks = [self._chunk(slot) for slot in range(before.size)]
+        yield from settling(self._window, self._kept, self._descriptor)
+        for mismatched in np.flatnonzero(self._window.transfers["status"] == MISMATCHED):
+            raise WrongResultError(_DISAGREE.format(mismatched))
+        for slot in np.flatnonzero(frontiers(self._window) != before):
+            index, chunk = chunks[slot]
+            self._verify(index, chunk)
+            self._release(index)
+
+    def begin_anew(self, job: int, first: int) -> None:
+        """Go on at a switch that has seen nothing, as that job's number, from that position on the wire."""
+        begin_anew(self._window, job, first)
+
+    @property
+    def job(self) -> int:
+        """Its number at the switch."""
+        return int(self._window.stream[0]["job"])
+
+
+def agree(machines: Sequence[WorkerMachine]) -> None:
+    """Have all ranks agree on where they go on, as by collectives in which nothing is lost.
+
+    Raises:
+        CollectiveError, WrongResultError: they cannot, or what they took is not the sum.
+    """
+    parts = [machine.settling() for machine in machines]
+    said = [next(part, None) for part in parts]
+    while any(said):
+        words = [each[1] for each in said if each is not None]
+        if len(words) < len(said) or len({each[0] for each in said if each is not None}) > 1:
+            raise WrongResultError("the ranks go through different collectives to agree")
+        adds = said[0] is not None and said[0][0]
+        result = sum(words[1:], words[0].copy()) if adds else np.stack(words)
+        said = [_told(part, result.copy()) for part in parts]
+
+
+def _told(
+    part: Generator[tuple[bool, npt.NDArray[np.uint32]], npt.NDArray[np.uint32], None],
+    result: npt.NDArray[np.uint32],
+) -> tuple[bool, npt.NDArray[np.uint32]] | None:
+    try:
+        return part.send(result)
+    except StopIteration:
+        return None
 
 
 class Answer(NamedTuple):

@@ -18,6 +18,10 @@ arrives at most once for every time it was sent.
 
 Racks: the switches are a tree. What is said of workers' packets and of answers holds for what goes up and down between switches.
 
+A switch may be lost, with all that is on the way, and the workers go on at another that has seen nothing: those of them that have
+a result give it to the others, as worker/failover.py has them do. What they tell each other there is a collective like any other,
+and is taken as done in one step; but the new switch may be lost in its turn when only some of them have come to its end.
+
 A worker's step depends on its own state and the packet alone, the switch's likewise, so each is computed once and then looked up.
 
 Safety: no worker takes a result that is not the sum, and the switch takes no worker's packet for one before its turn.
@@ -36,24 +40,29 @@ from typing import NamedTuple
 
 from switchml.aggregation.slot_machine import AHEAD, RETRANSMIT
 from switchml.check.machines import (
+    JOB,
     Member,
     SwitchMachine,
     Tensor,
     WorkerMachine,
     WrongResultError,
+    agree,
     bare_answer,
     word_tensors,
 )
-from switchml.errors import UsageError
+from switchml.errors import CollectiveError, UsageError
 from switchml.protocol.header import parse_header
 from switchml.protocol.messages import ASK
 from switchml.worker.window import WORDS
 
 _REPORT_EVERY = 1 << 14
 
-_BY_ITSELF = ("sends again", "is to ask", "asks")
-_AGAIN, _IS_TO_ASK, _ASKS = range(3)
-"""What a worker does by itself; all but the last is counted."""
+_BY_ITSELF = ("sends again", "is to ask", "asks", "")
+_AGAIN, _IS_TO_ASK, _ASKS, _RESTART = range(4)
+"""What happens without a packet. What a worker does by itself: all but that it asks is counted. Last: the switch is lost."""
+
+_BEHIND = 5
+"""Positions of a new switch that the workers' agreement has taken: no multiple of a window, so that slots begin out of turn."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,7 @@ class Configuration:
         asks: workers may ask the switch for packets, at any time.
         racks: 0: one switch. Else so many switches are below each that has no workers.
         levels: of switches, where there are racks.
+        restarts: how often the workers may lose their switch and go on at one that has seen nothing.
     """
 
     workers: int = 2
@@ -91,6 +101,7 @@ class Configuration:
     asks: bool = False
     racks: int = 0
     levels: int = 2
+    restarts: int = 0
 
     @property
     def ranks(self) -> int:
@@ -118,7 +129,7 @@ class Step(NamedTuple):
         packet: what arrives; empty: the worker does something by itself.
         verdict: the switch's, 0 elsewhere.
         sent: what leaves, with the rank that is to get it or None for all.
-        does: what the worker does by itself.
+        does: what the worker does by itself, or what happens to all (rank -1).
         names: the switch, who sent it the packet, and who gets what leaves.
     """
 
@@ -233,6 +244,22 @@ def _tree(configuration: Configuration) -> list[_Switch]:
         size = configuration.racks
 
 
+class _Restart(NamedTuple):
+    """The switch is lost, and all go on at another.
+
+    Attributes:
+        workers: their new states.
+        sent: what leaves, number of a message each.
+        first: ranks that had got on at a switch that was lost before the others had, by bit.
+        wrong: what is wrong then.
+    """
+
+    workers: State
+    sent: tuple[int, ...]
+    first: int
+    wrong: str = ""
+
+
 State = tuple[int, ...]
 """One number a worker, one a switch, then the network's: bits by message, or with a bound the messages on the way in order, and
 the retransmissions left first."""
@@ -264,6 +291,10 @@ class Search:
             configuration.racks < 2 or configuration.levels < 2 or configuration.paper
         ):
             raise UsageError("racks are two or more, on two levels or more, and not of the published machine")
+        if configuration.restarts < 0 or (
+            configuration.restarts and (configuration.racks or configuration.paper)
+        ):
+            raise UsageError("a switch that is lost is one alone, and not the published machine")
         self._configuration, self._limit, self._progress = configuration, limit, progress
         tensors, limits = configuration.tensors(), configuration.in_flight
         if not limits or min(limits) < 0:
@@ -277,6 +308,7 @@ class Search:
                     tensors,
                     configuration.start,
                     limits[min(rank, len(limits) - 1)],
+                    keeps=configuration.restarts > 0,
                 )
                 for rank in range(configuration.ranks)
             ]
@@ -308,6 +340,8 @@ class Search:
         self._answers: dict[tuple[tuple[int, ...], int], int] = {}
         self._asked = 0  # messages that are a switch's to answer or to pass on
         self._alone: dict[tuple[int, int], tuple[tuple[int, _Step], ...]] = {}
+        self._new_switch = -1
+        self._restarts: dict[State, tuple[_Restart, ...]] = {}
 
     def _message(self, message: _Message) -> int:
         number = self._messages.setdefault(message, len(self._by_number))
@@ -391,6 +425,9 @@ class Search:
             states.append(self._save_worker(rank))
         for place, switch in enumerate(self._switches, len(self._workers)):
             states.append(self._saved[place].of(switch.save()))
+        if self._configuration.restarts:
+            new = SwitchMachine(self._configuration.workers, self._configuration.window, start=_BEHIND)
+            self._new_switch = self._saved[-1].of(new.save())
         return self._moved((*states, *self._network((), ())), len(states) - 1, states[-1], (), sent)
 
     # What is on the way
@@ -470,6 +507,21 @@ class Search:
                 yield self._moved(state, place, step.state, rest, step.sent), message, step
         configuration = self._configuration
         counted = configuration.retransmissions is not None
+        if configuration.restarts:
+            for restart in self._restarted(state[: len(self._workers)]):
+                fresh = self._network((network[0],) if counted else (), restart.sent)
+                following = self._moved(
+                    (*restart.workers, self._new_switch, *fresh),
+                    len(self._workers),
+                    self._new_switch,
+                    fresh,
+                    (),
+                )
+                yield (
+                    following,
+                    -1 - (len(_BY_ITSELF) * restart.first + _RESTART),
+                    _Step(self._new_switch, restart.sent, wrong=restart.wrong),
+                )
         if not counted and not configuration.asks and not any(configuration.in_flight):
             return  # what is sent again is on the way already, and changes nothing
         for rank in range(len(self._workers)):
@@ -493,6 +545,37 @@ class Search:
                 steps.append((_ASKS, self._sent(rank, self._load(rank, state))))
             self._alone[rank, state] = tuple(steps)
         return self._alone[rank, state]
+
+    def _restarted(self, states: State) -> tuple[_Restart, ...]:
+        """Every way in which workers in these states can go on at a new switch."""
+        if states not in self._restarts:
+            ways: tuple[_Restart, ...] = ()
+            if self._load(0, states[0]).job < JOB + self._configuration.restarts:
+                # All at once; or after an attempt that some, but not all, had got through.
+                ways = tuple(self._restart(states, first) for first in range(2 ** len(states) - 1))
+            self._restarts[states] = ways
+        return self._restarts[states]
+
+    def _restart(self, states: State, first: int) -> _Restart:
+        machines = [self._load(rank, state) for rank, state in enumerate(states)]
+        job = machines[0].job
+        try:
+            if first:
+                agree(machines)
+                for rank, machine in enumerate(machines):
+                    if first >> rank & 1:
+                        machine.begin_anew(job, _BEHIND)
+                        machine.send()  # in vain, but it is kept
+                    else:
+                        self._load(rank, states[rank])
+            agree(machines)
+        except (CollectiveError, WrongResultError) as error:
+            return _Restart(states, (), first, f"where the workers agree on where to go on: {error}")
+        sent: tuple[int, ...] = ()
+        for rank, machine in enumerate(machines):
+            machine.begin_anew(job + 1, _BEHIND)
+            sent += self._up(rank, machine.send())
+        return _Restart(tuple(self._save_worker(rank) for rank in range(len(machines))), sent, first)
 
     def _load(self, rank: int, state: int) -> WorkerMachine:
         self._workers[rank].load(self._saved[rank].values[state])
@@ -602,6 +685,8 @@ class Search:
     def _told(self, state: State, message: int) -> Step:
         if message < 0:
             rank, does = divmod(-1 - message, len(_BY_ITSELF))
+            if does == _RESTART:
+                return Step(False, -1, b"", does=_lost_switch(rank))
             return Step(False, rank, b"", 0, (), _BY_ITSELF[does])
         place, sender, packet = self._by_number[message]
         step = self._step(place, state[place], message)
@@ -616,3 +701,10 @@ class Search:
         to = "" if everyone or not sent else self._name(sent[0].place)
         names = self._name(place), self._whose(place, sender), to
         return Step(True, sender, packet, step.verdict, told, names=names)
+
+
+def _lost_switch(first: int) -> str:
+    """What happened then, as a sentence. first: as in `_Restart`."""
+    ranks = [str(rank) for rank in range(first.bit_length()) if first >> rank & 1]
+    again = f"; {' and '.join(ranks)} had got on at one that was lost before the others had" if ranks else ""
+    return f"the switch is lost, and the workers go on at another{again}"

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -24,11 +25,15 @@ from switchml.aggregation.slot_machine import (
     WAITING,
 )
 from switchml.check import machines
+from switchml.check.cli import described
 from switchml.check.search import Configuration, Finding, Search
 from switchml.cli import app
 from switchml.errors import UsageError
 from switchml.protocol.header import parse_header
 from switchml.protocol.messages import ASK, ASKED, ELEMENT_BYTES, size_code
+from switchml.worker import failover
+from switchml.worker.engine import kept_at
+from switchml.worker.failover import summed_up
 from switchml.worker.window import BLOCKS, WORDS
 
 ROOT = Path(__file__).parents[2]
@@ -277,6 +282,9 @@ def test_a_search_gives_up_at_its_limit() -> None:
         {"racks": 1},
         {"racks": 2, "levels": 1},
         {"racks": 2, "paper": True},
+        {"restarts": -1},
+        {"restarts": 1, "paper": True},
+        {"restarts": 1, "racks": 2},
     ],
 )
 def test_configurations_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
@@ -329,6 +337,64 @@ def test_racks_that_wait_for_ever_are_found(
     finding = search(racks=2, workers=1, chunks=(2,))
     assert finding.wrong == ""
     assert finding.stuck > 0
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        {"chunks": (3,), "restarts": 2},
+        {"chunks": (2, 1), "start": 2**32 - 2},
+        {"window": 2, "chunks": (2,)},
+        {"window": 2, "chunks": (1, 1), "kind": BLOCKS},
+        {"workers": 3, "chunks": (2,)},
+        {"chunks": (4,), "sparse": True, "to_one": True},
+        {"chunks": (4,), "but_one": True},
+        {"chunks": (2,), "retransmissions": 1},
+        {"chunks": (2,), "asks": True},
+        {"window": 2, "chunks": (3,), "in_flight": (1, 0)},
+    ],
+    ids=str,
+)
+def test_a_lost_switch_leads_to_no_violation(configuration: dict[str, Any]) -> None:
+    finding = search(**{"restarts": 1, **configuration})
+    assert finding.complete
+    assert (finding.violations, finding.wrong, finding.trace) == (0, "", [])
+    assert finding.states > search(**{**configuration, "restarts": 0}).states
+
+
+def test_a_packet_that_is_kept_in_the_place_of_another_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As if only the last packet of a slot were kept: what some ranks have the result of is one packet back.
+    monkeypatch.setattr(machines, "kept_at", lambda window, slot, _: kept_at(window, slot, 0))
+    assert search(chunks=(3,), restarts=1).wrong.startswith("where the workers agree on where to go on: ")
+
+
+def test_ranks_that_do_not_give_each_other_results_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failover, "contested", lambda standings: np.flatnonzero(standings[0] < 0))
+    assert search(chunks=(3,), restarts=1).violations > 0
+
+
+def test_a_lost_switch_whose_sums_are_not_what_it_sent_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def one_off(facts: Any, sums: Any, packet: Any) -> int:
+        sums[-1] += 1  # of a descriptor that is a zero
+        return summed_up(facts, sums, packet)
+
+    monkeypatch.setattr(failover, "summed_up", one_off)
+    finding = search(chunks=(3,), restarts=1)
+    assert finding.wrong.startswith("where the workers agree on where to go on: element 63 of chunk 0")
+    assert described(finding)[-1].endswith("the switch is lost, and the workers go on at another")
+
+
+def test_ranks_that_disagree_after_a_lost_switch_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failover, "summed_up", lambda facts, sums, packet: summed_up(facts, sums - 1, packet))
+    assert "shows ranks that disagree" in search(chunks=(3,), restarts=1).wrong
+
+
+def test_a_second_loss_before_all_have_got_on_is_told() -> None:
+    step = Search(Configuration(restarts=1))._told((), -1 - (4 * 2 + 3))
+    assert (step.rank, step.does) == (
+        -1,
+        "the switch is lost, and the workers go on at another; 1 had got on at one that was lost before the others had",
+    )
 
 
 def test_a_rack_that_does_not_pass_questions_on_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
