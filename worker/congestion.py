@@ -97,7 +97,7 @@ class CongestionRecord(TypedDict):
     tolerated_to: Int64  # when half as much is
     trial_share: Int64  # what was lost before the trial that goes on; 0: none does
     trial_backlog: Int64  # the backlog before
-    full: Int64  # 1: the window was used up in this round; -1: it was not since a pause in which nothing was in flight
+    full: Int64  # 1: the window was used up in this round; -1: it was not since little of it, or nothing, was in flight
     round_end: Int64  # number of the first packet of the next round
     round_late: Int64  # number from which on packets are those that left late in the round
     round_best: Int64  # shortest round trip of these; 0: none
@@ -198,11 +198,14 @@ def note_sent(congestion: Congestion, window: Window, length: int, now: int) -> 
     if state["enabled"] == 0:
         return
     state["paced_to"] = max(int(state["paced_to"]), now) + _interval(state, length)
-    if 4 * window.stream[0]["bytes_in_flight"] < state["window"]:
+    in_flight = int(window.stream[0]["bytes_in_flight"])
+    if window.stream[0]["in_flight"] == 1 or (state["full"] == 0 and 4 * in_flight < state["window"]):
         state["full"] = -1
-    if window.stream[0]["bytes_in_flight"] >= state["window"]:
-        if state["full"] < 0 and state["starting"] == 0:
-            _begin_round(state, window)  # what left right after a pause has found no queue of ours
+    if in_flight >= state["window"]:
+        if state["full"] < 0 and state["starting"] == 0 and state["drained"] == 0:
+            # What left right after a pause has found no queue of ours: the round ends with the packet that used up the window.
+            _begin_round(state, window)
+            state["round_end"] -= 1
         state["full"] = 1
 
 
