@@ -43,7 +43,6 @@ from switchml.worker.entry import NOT_OVER, enter, leave
 from switchml.worker.shared_rows import give_row, take_rows
 from switchml.worker.shared_sums import give_elements, take_elements
 from switchml.worker.window import (
-    BLOCKS,
     MISMATCHED,
     RING,
     ROWS,
@@ -52,6 +51,7 @@ from switchml.worker.window import (
     Window,
     advance,
     bring_forward,
+    exponents_at,
     finish,
     lay,
     mark_sent,
@@ -146,8 +146,9 @@ def _exponent_ahead(engine: MemoryEngine, slot: int) -> int:
     window, found = engine.window, engine.exponents
     index = int(window.slots[slot]["transfer"])
     transfer = window.transfers[index % RING]
-    chunk, chunks = relative(window, slot) - 1, int(transfer["chunks"])
-    if transfer["kind"] != BLOCKS or not 0 <= chunk < chunks:
+    chunks = int(transfer["chunks"])
+    chunk, end = exponents_at(window, transfer, relative(window, slot))
+    if chunk == end:
         return UNKNOWN_EXPONENT
     first = chunk // RUN * RUN
     at = chunk // RUN % _RUNS * (2 + RUN)

@@ -332,6 +332,7 @@ class Seat:
             size=size_code(layout.payload),
             job=layout.job_number,
             block_kind=WIRES[layout.wire].code,
+            in_memory=isinstance(way.port, SharedSlots),
         )
 
     def _engine_at(self, way: _Way, window: Window, kept: npt.NDArray[np.uint8]) -> Engine:
