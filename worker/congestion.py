@@ -22,7 +22,7 @@ What the backlog may be is found out, because it must fit into the smallest queu
                            path loses by itself, or others fill its queues: the backlog is as before, and twice as much may be
                            lost before the next trial
     every so often         the ceiling is tried a little higher: soon while it is less than half of what the last trial began
-                           with; and each time that one is found it takes twice as long until then, up to two seconds and 32768
+                           with; and each time that one is found it takes twice as long until then, up to two seconds and 65536
                            packets: such a trial loses some ten. Every two seconds half as much may be lost
 
 So random losses cost no more than sending them again, and a flow that fills queues (TCP Cubic) does not push this one aside.
@@ -59,8 +59,8 @@ _FIRST_RETRY_NS = 200_000_000
 _RETRY_ROUNDS = 16
 _RETRY_NS = 2_000_000_000
 _SOON_PACKETS = 256
-_FIRST_RETRY_PACKETS = 8192
-_RETRY_PACKETS = 32768
+_FIRST_RETRY_PACKETS = 16384
+_RETRY_PACKETS = 65536
 _PROVEN_PACKETS = 512
 _MEMORY_NS = 10_000_000_000  # a shortest round trip and a highest rate are kept for one to two of these
 _RATE_NS = 20_000_000

@@ -338,7 +338,7 @@ def test_what_was_found_once_is_tried_again_soon() -> None:
     path = _trial()
     path.round(1024, 10 * MS, 20 * MS)
     assert path.state["retry_every"] == 200 * MS
-    path.state["proven"] = 8192 * PACKET
+    path.state["proven"] = 16384 * PACKET
     path.round(128, 10 * MS, 219 * MS)
     assert path.packets("ceiling") == 72
     path.round(128, 10 * MS, 221 * MS)
@@ -350,7 +350,7 @@ def test_what_was_found_several_times_is_tried_again_every_two_seconds() -> None
     path.state["retry_every"] = 1500 * MS
     path.round(1024, 10 * MS, 20 * MS)
     assert path.state["retry_every"] == 2000 * MS
-    path.state["proven"] = 8192 * PACKET
+    path.state["proven"] = 16384 * PACKET
     path.round(128, 10 * MS, 2019 * MS)
     assert (path.packets("ceiling"), path.packets("backlog")) == (72, 72)
     path.round(128, 10 * MS, 2021 * MS)
@@ -359,8 +359,8 @@ def test_what_was_found_several_times_is_tried_again_every_two_seconds() -> None
     path.round(128, 10 * MS, 4015 * MS)
     assert path.packets("ceiling") == 81
     path.round(128, 10 * MS, 4040 * MS)
-    assert path.packets("ceiling") == 81, "and not before 8192 packets are answered"
-    path.state["proven"] = 8192 * PACKET
+    assert path.packets("ceiling") == 81, "and not before 16384 packets are answered"
+    path.state["proven"] = 16384 * PACKET
     path.round(128, 10 * MS, 4060 * MS)
     assert path.packets("ceiling") == 91.125
 
