@@ -23,7 +23,7 @@ PACKAGE := $(VENV)/.$(if $(WHEEL),wheel,editable)
 
 TEST_ARGS ?=
 # Many tests wait, so there are more of them at once than processors; 0: one after another, in pytest's own process.
-TEST_JOBS ?= $(shell echo $$(( ($$(nproc) * 3 + 1) / 2 )))
+TEST_JOBS ?= $(shell echo $$(( $$(nproc) * 2 )))
 TORCH_ARGS ?=
 BENCH_ARGS ?= allreduce --workers 2,4 --sizes 4K:16M:64 --baseline gloo --check
 

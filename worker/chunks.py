@@ -20,7 +20,7 @@ from switchml.protocol.header_access import (
 )
 from switchml.protocol.jit import compiled, inlined
 from switchml.protocol.messages import ABSENT, ASK, ELEMENT_BYTES, EXPONENTS, LANE_BITS, MAX_PAYLOAD, SUM
-from switchml.protocol.numerics import EXACT_EXPONENT, MAX_SHIFT, UNKNOWN_EXPONENT
+from switchml.protocol.numerics import EXACT_EXPONENT, MAX_SHIFT, MIN_EXPONENT, UNKNOWN_EXPONENT
 from switchml.protocol.slots import TSI_MASK, slot_of, version_of
 from switchml.worker.kernels import (
     bits_exponent,
@@ -35,18 +35,22 @@ from switchml.worker.window import (
     ASKING,
     BLOCKS,
     RING,
+    SIGNATURE_WORDS,
     WORDS,
     TransferRecord,
     Window,
     chunk_elements,
+    exponents_at,
+    is_side_by_side,
+    learn_exponent,
+    names_ranks,
     position_on_wire,
     relative,
+    signature_words,
 )
 
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint32]
-
-SIGNATURE_WORDS = 4
 
 _ZEROS = np.zeros(MAX_PAYLOAD // ELEMENT_BYTES, np.uint32)
 
@@ -67,19 +71,13 @@ def words_at(address: int, first: int, count: int) -> Any:
 
 
 @compiled
-def names_ranks(workers: int, elements: int) -> bool:
-    """Whether a descriptor has room for the signature of every rank; otherwise it carries their sum."""
-    return workers * SIGNATURE_WORDS <= elements
-
-
-@compiled
 def chunk_kind(window: Window, slot: int) -> int:
     """Message type of the slot's chunk."""
     place = relative(window, slot)
     transfer = window.transfers[window.slots[slot]["transfer"] % RING]
-    if 1 <= place <= transfer["prologue"]:
-        return EXPONENTS
-    return int(window.stream[0]["block_kind"]) if place > 0 and transfer["kind"] == BLOCKS else SUM
+    if place <= transfer["prologue"]:
+        return SUM if is_side_by_side(window, transfer, place) else EXPONENTS
+    return int(window.stream[0]["block_kind"]) if transfer["kind"] == BLOCKS else SUM
 
 
 @inlined
@@ -95,10 +93,10 @@ def given_kind(window: Window, slot: int) -> int:
     """Message type of what this rank gives to the slot's chunk: the chunk's, or ABSENT where all its elements are 0."""
     kind = chunk_kind(window, slot)
     place = relative(window, slot)
-    if place == 0 or kind == EXPONENTS:
-        return kind
     entry = window.slots[slot]
     transfer = window.transfers[entry["transfer"] % RING]
+    if place <= transfer["prologue"]:
+        return kind
     elements = chunk_elements(window, transfer["kind"])
     chunk = block_of(window, transfer, place - 1 - int(transfer["prologue"]))
     begin, length = chunk * elements, chunk_length(transfer, chunk, elements)
@@ -214,7 +212,7 @@ def is_answer(window: Window, slot: int, memory: Bytes, at: int) -> bool:
     if kind == ASK:
         return True
     if kind == ABSENT:
-        if relative(window, slot) == 0 or chunk_kind(window, slot) == EXPONENTS:
+        if relative(window, slot) <= window.transfers[window.slots[slot]["transfer"] % RING]["prologue"]:
             return False
         # With a bit set there are elements, and they are for others.
         return (read_to_one(memory, at) == 0 and read_but_one(memory, at) == 0) or is_withheld(window, slot)
@@ -259,9 +257,44 @@ def is_empty(memory: Bytes, at: int) -> bool:
 @compiled
 def _fill_descriptor(window: Window, transfer: TransferRecord, payload: Words) -> None:
     stream = window.stream[0]
-    payload[:] = np.uint32(0)
     first = SIGNATURE_WORDS * int(stream["rank"]) if names_ranks(int(stream["workers"]), payload.size) else 0
     copy_swapped(transfer["signature"], payload[first : first + SIGNATURE_WORDS])
+
+
+@compiled
+def _first_exponent(window: Window, place: int) -> int:
+    """The byte of the payload at which exponents that lie side by side begin."""
+    stream = window.stream[0]
+    words = signature_words(int(stream["workers"]), int(stream["elements"]))
+    return ELEMENT_BYTES * words if place == 0 else 0
+
+
+@compiled
+def _fill_exponents(window: Window, transfer: TransferRecord, place: int, payload: Bytes) -> None:
+    """This rank's exponents, into bytes that are 0."""
+    first, last = exponents_at(window, transfer, place)
+    begin = _first_exponent(window, place) + int(window.stream[0]["rank"]) * (last - first)
+    for chunk in range(first, last):
+        payload[begin + chunk - first] = np.uint8(exponent_of(window, transfer, chunk) & 0xFF)
+
+
+@compiled
+def note_exponents(window: Window, slot: int, exponent: int, payload: Bytes) -> None:
+    """Learn the exponents among a result's elements; note of these, and of that in its header, what goes exactly."""
+    index, place = int(window.slots[slot]["transfer"]), relative(window, slot)
+    transfer = window.transfers[index % RING]
+    first, last = exponents_at(window, transfer, place)
+    if not is_side_by_side(window, transfer, place):
+        if first < last:
+            _flag_exact(window, transfer, first, exponent)
+        return
+    begin, exponents = _first_exponent(window, place), payload.view(np.int8)
+    for chunk in range(first, last):
+        largest = MIN_EXPONENT
+        for rank in range(int(window.stream[0]["workers"])):
+            largest = max(largest, int(exponents[begin + rank * (last - first) + chunk - first]))
+        _flag_exact(window, transfer, chunk, largest)
+        learn_exponent(window, index, chunk, largest)
 
 
 @compiled
@@ -383,12 +416,13 @@ def skipped_before(window: Window, transfer: TransferRecord) -> int:
 
 @inlined
 def exponent_ahead(window: Window, slot: int) -> int:
-    """The exponent that the slot's packet carries for a later chunk of its transfer, or UNKNOWN_EXPONENT."""
+    """The exponent in the header of the slot's packet, that of a later chunk of its transfer, or UNKNOWN_EXPONENT."""
     transfer = window.transfers[window.slots[slot]["transfer"] % RING]
     place = relative(window, slot)
-    if transfer["kind"] != BLOCKS or not 1 <= place <= transfer["chunks"]:
+    first, last = exponents_at(window, transfer, place)
+    if first == last or is_side_by_side(window, transfer, place):
         return UNKNOWN_EXPONENT
-    return exponent_of(window, transfer, place - 1)
+    return exponent_of(window, transfer, first)
 
 
 @inlined
@@ -409,18 +443,20 @@ def build_packet(window: Window, slot: int, memory: Bytes, at: int) -> None:
     position = position_on_wire(window, slot)
     place = relative(window, slot)
     prologue = int(transfer["prologue"])
-    blocks = transfer["kind"] == BLOCKS
     exponent = exponent_ahead(window, slot)
     kind = packet_kind(window, slot)
     named, others = named_rank(window, slot), transfer["others"] != 0
     if LANE_BITS[kind] > 0:
         payload = memory[at + HEADER_BYTES : at + HEADER_BYTES + 4 * int(stream["elements"])]
-        chunk = block_of(window, transfer, place - 1 - prologue)
-        if place == 0:
-            _fill_descriptor(window, transfer, payload.view(np.uint32))
-        elif blocks:
-            _fill_block(window, slot, chunk, payload)
+        if place <= prologue:
+            payload[:] = np.uint8(0)
+            if place == 0:
+                _fill_descriptor(window, transfer, payload.view(np.uint32))
+            _fill_exponents(window, transfer, place, payload)
+        elif transfer["kind"] == BLOCKS:
+            _fill_block(window, slot, block_of(window, transfer, place - 1 - prologue), payload)
         else:
+            chunk = block_of(window, transfer, place - 1 - prologue)
             _fill_words(transfer, chunk, payload.view(np.uint32))
     width = int(stream["window"])
     pack_header(
@@ -459,10 +495,10 @@ def descriptor_agrees(window: Window, transfer: TransferRecord, received: Words)
 
 
 @compiled
-def flag_exact(window: Window, transfer: TransferRecord, place: int, exponent: int) -> None:
-    """Note whether the exponent that came with the result at `place` has its chunk exchanged exactly."""
-    if transfer["kind"] == BLOCKS and exponent == EXACT_EXPONENT and 1 <= place <= transfer["chunks"]:
-        bytes_at(transfer["flags"], int(transfer["chunks"]))[block_of(window, transfer, place - 1)] = 1
+def _flag_exact(window: Window, transfer: TransferRecord, chunk: int, exponent: int) -> None:
+    """Note whether the exponent has its chunk exchanged exactly."""
+    if exponent == EXACT_EXPONENT:
+        bytes_at(transfer["flags"], int(transfer["chunks"]))[block_of(window, transfer, chunk)] = 1
 
 
 @inlined
@@ -484,13 +520,14 @@ def take_result(window: Window, slot: int, exponent: int, memory: Bytes, at: int
     transfer = window.transfers[entry["transfer"] % RING]
     place = relative(window, slot)
     prologue = int(transfer["prologue"])
-    flag_exact(window, transfer, place, exponent)
-    if 1 <= place <= prologue:
-        return True
     payload = memory[at + HEADER_BYTES : at + result_bytes(window, memory, at)]
     if place == 0:
         copy_swapped(payload.view(np.uint32), descriptor)
-        return descriptor_agrees(window, transfer, descriptor)
+        if not descriptor_agrees(window, transfer, descriptor):
+            return False
+    note_exponents(window, slot, exponent, payload)
+    if place <= prologue:
+        return True
     chunk = block_of(window, transfer, place - 1 - prologue)
     first, last = wanted_elements(window, transfer, chunk)
     if first == last or (transfer["kind"] == BLOCKS and entry["exponent"] == EXACT_EXPONENT):

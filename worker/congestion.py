@@ -22,7 +22,7 @@ What the backlog may be is found out, because it must fit into the smallest queu
                            path loses by itself, or others fill its queues: the backlog is as before, and twice as much may be
                            lost before the next trial
     every so often         the ceiling is tried a little higher: soon while it is less than half of what the last trial began
-                           with; and each time that one is found it takes twice as long until then, up to two seconds and 32768
+                           with; and each time that one is found it takes twice as long until then, up to two seconds and 65536
                            packets: such a trial loses some ten. Every two seconds half as much may be lost
 
 So random losses cost no more than sending them again, and a flow that fills queues (TCP Cubic) does not push this one aside.
@@ -47,10 +47,7 @@ from typing import TypedDict
 
 from switchml.link.records import Int64, Records, new_records
 from switchml.protocol.jit import compiled, inlined
-from switchml.worker.window import Window
-
-FRAMING = 66
-"""Bytes of a packet around its datagram: UDP, IPv4 and Ethernet headers, checksum, preamble and gap."""
+from switchml.worker.window import FRAMING, Window
 
 _FIRST_PACKETS = 16
 _LEAST_PACKETS = 4
@@ -62,8 +59,8 @@ _FIRST_RETRY_NS = 200_000_000
 _RETRY_ROUNDS = 16
 _RETRY_NS = 2_000_000_000
 _SOON_PACKETS = 256
-_FIRST_RETRY_PACKETS = 8192
-_RETRY_PACKETS = 32768
+_FIRST_RETRY_PACKETS = 16384
+_RETRY_PACKETS = 65536
 _PROVEN_PACKETS = 512
 _MEMORY_NS = 10_000_000_000  # a shortest round trip and a highest rate are kept for one to two of these
 _RATE_NS = 20_000_000
@@ -100,7 +97,7 @@ class CongestionRecord(TypedDict):
     tolerated_to: Int64  # when half as much is
     trial_share: Int64  # what was lost before the trial that goes on; 0: none does
     trial_backlog: Int64  # the backlog before
-    full: Int64  # the window was used up in this round
+    full: Int64  # 1: the window was used up in this round; -1: it was not since little of it, or nothing, was in flight
     round_end: Int64  # number of the first packet of the next round
     round_late: Int64  # number from which on packets are those that left late in the round
     round_best: Int64  # shortest round trip of these; 0: none
@@ -165,10 +162,16 @@ def _interval(state: CongestionRecord, length: int) -> int:
 
 
 @compiled
+def _burst(state: CongestionRecord) -> int:
+    """Bytes that may leave at once, as after a pause: no more than are to wait in a queue, which may have room for no more."""
+    return min(_packets(state, _BURST_PACKETS), int(state["backlog"]))
+
+
+@compiled
 def room(congestion: Congestion, now: int) -> int:
     """Bytes that may be in flight now: the window, or 0 while the pace forbids."""
     state = congestion[0]
-    if state["enabled"] != 0 and state["paced_to"] > now + _interval(state, _packets(state, _BURST_PACKETS)):
+    if state["enabled"] != 0 and state["paced_to"] > now + _interval(state, _burst(state)):
         return 0
     return int(state["window"])
 
@@ -185,7 +188,7 @@ def next_leave(congestion: Congestion, now: int) -> int:
     state = congestion[0]
     if state["enabled"] == 0:
         return now
-    return int(state["paced_to"]) - _interval(state, _packets(state, _BURST_PACKETS // 2))
+    return int(state["paced_to"]) - _interval(state, _burst(state) // 2)
 
 
 @compiled
@@ -195,7 +198,14 @@ def note_sent(congestion: Congestion, window: Window, length: int, now: int) -> 
     if state["enabled"] == 0:
         return
     state["paced_to"] = max(int(state["paced_to"]), now) + _interval(state, length)
-    if window.stream[0]["bytes_in_flight"] >= state["window"]:
+    in_flight = int(window.stream[0]["bytes_in_flight"])
+    if window.stream[0]["in_flight"] == 1 or (state["full"] == 0 and 4 * in_flight < state["window"]):
+        state["full"] = -1
+    if in_flight >= state["window"]:
+        if state["full"] < 0 and state["starting"] == 0 and state["drained"] == 0:
+            # What left right after a pause has found no queue of ours: the round ends with the packet that used up the window.
+            _begin_round(state, window)
+            state["round_end"] -= 1
         state["full"] = 1
 
 
@@ -261,11 +271,17 @@ def end_results(congestion: Congestion, window: Window, lost: int, now: int) -> 
         state["lost"] += lost - int(state["lost_before"])
         state["lost_before"] = lost
         _end_round(state, window, now)
-        stream = window.stream[0]
-        state["round_end"] = stream["sends"]
-        waited = 0 if state["drained"] != 0 else int(stream["in_flight"]) // 4
-        state["round_late"] = stream["sends"] - waited
-        state["round_best"] = state["round_bytes"] = state["full"] = 0
+        _begin_round(state, window)
+        state["full"] = min(int(state["full"]), 0)
+
+
+@compiled
+def _begin_round(state: CongestionRecord, window: Window) -> None:
+    stream = window.stream[0]
+    state["round_end"] = stream["sends"]
+    waited = 0 if state["drained"] != 0 else int(stream["in_flight"]) // 4
+    state["round_late"] = stream["sends"] - waited
+    state["round_best"] = state["round_bytes"] = 0
 
 
 @compiled
@@ -291,7 +307,7 @@ def _end_round(state: CongestionRecord, window: Window, now: int) -> None:
     if queued > state["backlog"] // 2:
         state["starting"] = 0
     _set_backlog(state, window, now)
-    if state["full"] == 0:
+    if state["full"] <= 0:
         return
     # Where packets are dropped, round trips tell too little: no more than came through, and the backlog.
     wanted = min(width - queued, int(state["round_bytes"])) + int(state["backlog"])

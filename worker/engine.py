@@ -37,10 +37,11 @@ from switchml.worker.chunks import (
     result_bytes,
     take_result,
 )
-from switchml.worker.congestion import FRAMING, Congestion
+from switchml.worker.congestion import Congestion
 from switchml.worker.recovery import Recovery, expire, packet_sent
 from switchml.worker.window import (
     DUPLICATE,
+    FRAMING,
     MISMATCHED,
     RING,
     STALE,

@@ -43,7 +43,6 @@ from switchml.worker.entry import NOT_OVER, enter, leave
 from switchml.worker.shared_rows import give_row, take_rows
 from switchml.worker.shared_sums import give_elements, take_elements
 from switchml.worker.window import (
-    BLOCKS,
     MISMATCHED,
     RING,
     ROWS,
@@ -52,6 +51,7 @@ from switchml.worker.window import (
     Window,
     advance,
     bring_forward,
+    exponents_at,
     finish,
     lay,
     mark_sent,
@@ -94,8 +94,10 @@ _RUNS = 4
 """Of exponents that are kept, because a chunk whose slot is held comes later."""
 _FOREIGN_NS = 200_000
 """Who offers its core and gets it back later than this has given it to another program, which will take it again."""
-_RESERVED_NS = 1_000_000_000
-"""For so long it is not offered any more: who sleeps is woken when it is time."""
+_RESERVED_NS = 1_000_000
+"""For so long it is not offered any more: who sleeps is woken when it is time. Twice as long each time, and an eighth less with
+every offer that ends well: it may have been another rank that was busy once."""
+_LONGEST_RESERVED_NS = 1_000_000_000
 OVER = 1 << 10
 """Added to the highest exponent of a transfer that `run_in_memory` has taken in and out."""
 
@@ -109,7 +111,7 @@ class MemoryEngine(NamedTuple):
         descriptor: takes that of the last transfer.
         lanes: a packet's payload, for narrow wires.
         exponents: `new_exponents`.
-        reserved: of one: until then (ns) this core is not offered to the other ranks.
+        reserved: of two: until then (ns) this core is not offered to the other ranks; how long (ns) that was or may be next.
         flag: of one, set to 1 by another thread to make the loop return ATTENTION.
     """
 
@@ -144,8 +146,9 @@ def _exponent_ahead(engine: MemoryEngine, slot: int) -> int:
     window, found = engine.window, engine.exponents
     index = int(window.slots[slot]["transfer"])
     transfer = window.transfers[index % RING]
-    chunk, chunks = relative(window, slot) - 1, int(transfer["chunks"])
-    if transfer["kind"] != BLOCKS or not 0 <= chunk < chunks:
+    chunks = int(transfer["chunks"])
+    chunk, end = exponents_at(window, transfer, relative(window, slot))
+    if chunk == end:
         return UNKNOWN_EXPONENT
     first = chunk // RUN * RUN
     at = chunk // RUN % _RUNS * (2 + RUN)
@@ -358,6 +361,22 @@ def _worth_waking(window: Window) -> int:
     return lowest
 
 
+@compiled
+def note_offer(reserved: Longs, offered: int, back: int) -> None:
+    """Learn from a core that was offered to the other ranks whether to do so again.
+
+    Args:
+        reserved: of a MemoryEngine.
+        offered: when (ns).
+        back: when it was given back (ns).
+    """
+    if back - offered > _FOREIGN_NS:
+        reserved[1] = min(max(2 * reserved[1], _RESERVED_NS), _LONGEST_RESERVED_NS)
+        reserved[0] = back + reserved[1]
+    else:
+        reserved[1] -= reserved[1] >> 3
+
+
 @inlined
 def _sleep(engine: MemoryEngine, timeout_ns: int) -> None:
     window, slots = engine.window, engine.slots
@@ -454,8 +473,7 @@ def _run(handle: int, spin_ns: int, limit_ns: int) -> int:
         if quiet < _YIELD_NS and now >= engine.reserved[0]:
             libc.sched_yield()
             back = libc.monotonic_ns(scratch)
-            if back - now > _FOREIGN_NS:
-                engine.reserved[0] = back + _RESERVED_NS
+            note_offer(engine.reserved, now, back)
             now = back
             continue
         deadline = int(window.transfers[stream["head"] % RING]["deadline"])

@@ -24,7 +24,15 @@ from switchml.control.control_messages import JobLayout, JoinOffer, Pace, Resent
 from switchml.control.exits import in_a_line
 from switchml.control.heartbeat import Departures
 from switchml.control.target import TRANSPORTS, TargetDescription
-from switchml.errors import JobAbortedError, JoinError, SwitchGoneError, SwitchMLError, UsageError
+from switchml.errors import (
+    JobAbortedError,
+    JoinError,
+    LeftBehindError,
+    SwitchGoneError,
+    SwitchMLError,
+    UsageError,
+    WorkerClosedError,
+)
 from switchml.link.records import table_of
 from switchml.protocol.counters import WORKER_COUNTERS, named
 from switchml.protocol.header import HEADER_BYTES
@@ -87,16 +95,18 @@ def _with_packets(target: TargetDescription, transport: str) -> str:
     return "shm" if transport == "auto" and shares_memory(target) else transport
 
 
-def _capture_file(wanted: str, offer: JoinOffer, switch: str) -> str:
+def _capture_file(wanted: str, offer: JoinOffer, switch: str, epoch: int = 0) -> str:
     """Where a rank's packets go: `wire.pcap` becomes `wire.JOB.rank0.pcap`.
 
     Args:
         wanted: as the environment names it.
         offer: of the rank.
         switch: address of one of several; "" = the only one.
+        epoch: of a job that has regrouped; 0 = it has not.
     """
     path = Path(wanted)
     of = f"{offer.job}.{switch}" if switch else offer.job
+    of = f"{of}.epoch{epoch}" if epoch else of
     name = re.sub(r"[^\w.-]+", "_", of)
     return str(path.with_name(f"{path.stem}.{name}.rank{offer.rank}{path.suffix or '.pcap'}"))
 
@@ -160,6 +170,7 @@ def _join(
     timeout: float,
     capture: str = "",
     past: _Way | None = None,
+    within: float = 0.0,
 ) -> _Way:
     """Come to the client's switch with all other ranks.
 
@@ -169,13 +180,15 @@ def _join(
         transport: likewise.
         multicast: likewise.
         timeout: likewise.
-        capture: the file for packets; "" = none.
+        capture: the file for packets; "" = none. Of a rank that does not know its place yet: as the environment names it.
         past: the place at the switch that is gone; memory of that stays in use.
+        within: seconds for which others are waited for who regroup the job; 0 = it begins.
     """
     deadline = time.monotonic() + timeout
     connection = _connect(client.discover(), transport, multicast)
     try:
-        if capture:
+        placed = not offer.enters and not within
+        if capture and placed:
             connection.record(capture)
         own = replace(
             offer,
@@ -184,7 +197,18 @@ def _join(
             port=connection.port_number,
             ticket=connection.ticket,
         )
-        layout = client.join(own, timeout=timeout, pulse=start_pulse)
+        if within:
+            layout = client.regroup(own, within=within, pulse=start_pulse)
+        else:
+            layout = client.join(own, timeout=timeout, pulse=start_pulse)
+        if layout.world_size:
+            own = replace(own, rank=layout.rank, world_size=layout.world_size, enters=False)
+        elif offer.enters:
+            raise JoinError(
+                f"the switch at {client.address} lets no new ranks into a job: it is an older version"
+            )
+        if capture and not placed:
+            connection.record(_capture_file(capture, own, "", layout.epoch))
         if layout.wire != offer.wire:
             raise JoinError(
                 f"job {offer.job!r}: the switch at {client.address} does not know the wire {offer.wire}: leave it at {FLOAT32}"
@@ -196,12 +220,12 @@ def _join(
             way = past.port
         elif layout.in_memory and isinstance(connection, ShmConnection):
             room = layout.payload // ELEMENT_BYTES * wire_lanes(layout.wire)
-            way = connection.attach_slots(offer.rank, SharedLayout(offer.world_size, layout.window, room))
+            way = connection.attach_slots(own.rank, SharedLayout(own.world_size, layout.window, room))
         else:
             way = PortTable(
                 connection.attach(
-                    offer.rank,
-                    offer.world_size,
+                    own.rank,
+                    own.world_size,
                     layout.window,
                     layout.payload,
                     layout.job_number,
@@ -236,6 +260,9 @@ class Seat:
         multicast: whether results come by multicast.
         payload: bytes a packet.
         window: slots.
+        offer: of this rank, which has its place in it.
+        epoch: how often the job had regrouped when this was made.
+        survivors: ranks that were in the epoch before; they come first.
         stream: takes what goes through this switch.
         outages: seconds for which there was no switch, each time; but in memory, nothing went on meanwhile.
     """
@@ -248,12 +275,15 @@ class Seat:
         self.multicast = way.multicast
         self.payload = layout.payload
         self.window = layout.window
+        self.offer, self.epoch = offer, layout.epoch
+        self.survivors = layout.survivors if layout.epoch else offer.world_size
         self._wanted, self._spin_ns, self._share, self._revival = (
             (transport, multicast),
             spin_ns,
             share,
             revival,
         )
+        self._spin_asked = spin_ns
         self._left = False
         self._reports: _Reports | None = None
         self.outages: list[float] = []
@@ -276,7 +306,7 @@ class Seat:
         engine: Engine | MemoryEngine
         if isinstance(way.port, SharedSlots):
             lanes = np.zeros(layout.payload, np.uint8)
-            reserved, scratch = np.zeros(1, np.int64), np.zeros(4, np.int64)
+            reserved, scratch = np.zeros(2, np.int64), np.zeros(4, np.int64)
             engine = MemoryEngine(
                 self._state,
                 way.port,
@@ -302,6 +332,7 @@ class Seat:
             size=size_code(layout.payload),
             job=layout.job_number,
             block_kind=WIRES[layout.wire].code,
+            in_memory=isinstance(way.port, SharedSlots),
         )
 
     def _engine_at(self, way: _Way, window: Window, kept: npt.NDArray[np.uint8]) -> Engine:
@@ -351,7 +382,8 @@ class Seat:
         capture = os.environ.get("SWITCHML_CAPTURE", "").strip()
         if capture:
             transport = _with_packets(client.discover(), transport)
-            capture = _capture_file(capture, offer, client.address if share > 1 else "")
+            if not offer.enters:
+                capture = _capture_file(capture, offer, client.address if share > 1 else "")
         way = _join(client, offer, transport, multicast, timeout, capture)
         return cls(way, transport, multicast, spin_ns, share, revival)
 
@@ -514,6 +546,52 @@ class Seat:
         self.stream.close(error)
         for connection in (*self._past, self._way.connection):
             connection.close()
+
+    @property
+    def newcomers(self) -> int:
+        """Ranks that wait to enter the job, as far as this rank has been told."""
+        return self._client.newcomers
+
+    def regroup(self, within: float, timeout: float) -> Seat:
+        """A seat in the job's next epoch, with those who call this as well. This one is left, whatever comes of it.
+
+        Args:
+            within: seconds from the first rank's call, in which the others have to call.
+            timeout: seconds for what follows once it is known who goes on.
+
+        Raises:
+            LeftBehindError, SwitchGoneError, SwitchUnreachableError, JoinError: see switchml/errors.py.
+        """
+        job, client = self.offer.job, self._client
+        with self._lock:
+            if self._left:
+                raise WorkerClosedError(f"job {job!r}: this rank has left")
+            self._left = True
+        self.stream.close(WorkerClosedError(f"job {job!r} was about to regroup"))
+        for connection in (*self._past, self._way.connection):
+            connection.close()
+        transport, multicast = self._wanted
+        capture = os.environ.get("SWITCHML_CAPTURE", "").strip()
+        deadline = time.monotonic() + within + timeout
+        try:
+            if client is not self._way.client or not client.joined:
+                raise SwitchGoneError(
+                    f"job {job!r}: the switch at {client.address} is gone, and regroups nothing; join anew"
+                )
+            while True:
+                try:
+                    way = _join(client, self.offer, transport, multicast, timeout, capture, None, within)
+                    return Seat(way, transport, multicast, self._spin_asked, self._share, self._revival)
+                except (SwitchGoneError, LeftBehindError):
+                    raise
+                except SwitchMLError as error:
+                    # Of those who were to go on one has died before all were ready: without it, then.
+                    over = isinstance(error, JobAbortedError) or client.job_ended
+                    if not over or time.monotonic() > deadline:
+                        raise
+        except BaseException as error:
+            client.close(in_a_line(error))
+            raise
 
     def _explain(self, position: int) -> str:
         """Why the chunk at that position of the stream has no result."""

@@ -16,14 +16,12 @@ from switchml.protocol.jit import compiled, inlined
 from switchml.protocol.messages import ABSENT, LANE_BITS
 from switchml.protocol.numerics import EXACT_EXPONENT
 from switchml.worker.chunks import (
-    SIGNATURE_WORDS,
     block_of,
     chunk_length,
     descriptor_agrees,
-    flag_exact,
     floats_at,
     given_words,
-    names_ranks,
+    note_exponents,
     skipped_before,
     wanted_elements,
     words_at,
@@ -35,7 +33,17 @@ from switchml.worker.kernels import (
     quantize_lanes,
     subtract_lanes,
 )
-from switchml.worker.window import BLOCKS, RING, TransferRecord, Window, chunk_elements, relative
+from switchml.worker.window import (
+    BLOCKS,
+    RING,
+    SIGNATURE_WORDS,
+    TransferRecord,
+    Window,
+    chunk_elements,
+    names_ranks,
+    relative,
+    signature_words,
+)
 
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint32]
@@ -57,7 +65,7 @@ def _give_descriptor(window: Window, transfer: TransferRecord, sums: Words, adds
     stream = window.stream[0]
     named = names_ranks(int(stream["workers"]), sums.size)
     if not adds:
-        sums[: SIGNATURE_WORDS * (int(stream["workers"]) if named else 1)] = np.uint32(0)
+        sums[: signature_words(int(stream["workers"]), sums.size)] = np.uint32(0)
     first = SIGNATURE_WORDS * int(stream["rank"]) if named else 0
     _put(transfer["signature"], sums[first : first + SIGNATURE_WORDS], True)
 
@@ -172,14 +180,12 @@ def take_elements(
     entry = window.slots[slot]
     transfer = window.transfers[entry["transfer"] % RING]
     place, prologue = relative(window, slot), int(transfer["prologue"])
-    flag_exact(window, transfer, place, exponent)
-    if 1 <= place <= prologue:
-        return True
     if place == 0:
-        workers = int(window.stream[0]["workers"])
-        words = SIGNATURE_WORDS * (workers if names_ranks(workers, sums.size) else 1)
-        _put(sums[:words], descriptor, False)
+        _put(sums[: signature_words(int(window.stream[0]["workers"]), sums.size)], descriptor, False)
         return descriptor_agrees(window, transfer, descriptor)
+    note_exponents(window, slot, exponent, sums.view(np.uint8))
+    if place <= prologue:
+        return True
     chunk = block_of(window, transfer, place - 1 - prologue)
     first, last = wanted_elements(window, transfer, chunk)
     if first == last or (transfer["kind"] == BLOCKS and entry["exponent"] == EXACT_EXPONENT):

@@ -20,7 +20,6 @@ from switchml.aggregation.shared_slots import ROW_WORDS
 from switchml.errors import CollectiveError, CollectiveMismatchError, SwitchMLError, WorkerClosedError
 from switchml.link.records import table_of
 from switchml.protocol.counters import WORKER_COUNTERS, indices
-from switchml.worker.chunks import names_ranks
 from switchml.worker.collectives import ExactBlocks, Pipeline
 from switchml.worker.engine import EXACT_NEEDED, FINISHED, Engine, exact_needed, run
 from switchml.worker.entry import NOT_OVER, enter, leave
@@ -40,6 +39,7 @@ from switchml.worker.window import (
     WORDS,
     StreamRecord,
     chunk_elements,
+    names_ranks,
 )
 from switchml.worker.work import Work
 

@@ -8,12 +8,16 @@ chain p, p + W, p + 2W, ...: the result of p is the permission to send p + W, so
 
 A transfer of N chunks takes these positions, counted from its start:
 
-    0             descriptor: what every rank believes this transfer is
-    1 .. K        exponents of chunks 0 .. K-1 (BLOCKS only, K = min(W, N); else K = 0)
-    K+1 .. K+N    the chunks; in BLOCKS position r also carries the exponent of chunk r - 1 where r <= N
+    0             descriptor: what every rank believes this transfer is, and as many exponents as there is room for
+    1 .. K        exponents of those of the first L = min(W, N) chunks that are left (BLOCKS only; else K = 0)
+    K+1 .. K+N    the chunks; in BLOCKS that of chunk c also carries the exponent of chunk c + L, if there is one
 
-so that in BLOCKS the exponent of chunk c always travels at position 1 + c and, when K = W, comes back in the slot that chunk c is
-sent from. With K < W it may have to wait for another slot's result: the slot is BLOCKED till then.
+so that in BLOCKS the exponent of chunk c >= W comes back in the slot that the chunk is sent from. Chunks before that may have to
+wait for another slot's result: the slot is BLOCKED till then.
+
+The first exponents lie side by side, in bytes of which each is one rank's and 0 from all others. So the switch's sum of integers
+has them all, and each rank takes the largest. Positions 1 .. K are headers with an exponent each where that costs little more, or
+less, as among very many ranks. Where the switch is in memory all are such headers: there is no link to be filled.
 
 Where the switch is in memory, words of which each comes from one rank go as ROWS (shared_rows.py): rounds, the first with the
 descriptor, and no chunks. A round's place is used again two rounds later, so a rank has one under way and lays nothing behind it.
@@ -40,8 +44,9 @@ import numpy as np
 import numpy.typing as npt
 
 from switchml.link.records import Int16, Int32, Int64, Records, UInt8, new_records
+from switchml.protocol.header import HEADER_BYTES
 from switchml.protocol.jit import compiled, inlined
-from switchml.protocol.messages import LANE_BITS, SUM
+from switchml.protocol.messages import ELEMENT_BYTES, LANE_BITS, SUM
 from switchml.protocol.numerics import EXACT_EXPONENT, MIN_EXPONENT, UNKNOWN_EXPONENT
 from switchml.protocol.slots import TSI_MASK, check_window, slot_of, tsi_distance, version_of
 
@@ -54,6 +59,12 @@ QUEUED, LAID, DONE, MISMATCHED, TIMED_OUT = 0, 1, 2, 3, 4
 
 RING = 64
 """Transfers that can be under way at once."""
+
+SIGNATURE_WORDS = 4
+"""Of a rank, in a descriptor."""
+
+FRAMING = 66
+"""Bytes of a packet around its datagram: UDP, IPv4 and Ethernet headers, checksum, preamble and gap."""
 
 DUPLICATE, STALE, FOREIGN = -1, -2, -3
 """Verdicts of `match` other than a slot."""
@@ -69,6 +80,8 @@ class StreamRecord(TypedDict):
     block_kind: Int64  # message type of float32 blocks: how narrow they travel
     size: Int64  # the header's size code
     job: Int64
+    described: Int64  # exponents of each rank that a descriptor has room for
+    packed: Int64  # and a packet of nothing else; 0: exponents go in headers, one each
     end: Int64  # first position not laid
     head: Int64  # oldest transfer not finished
     laid: Int64  # first transfer not laid
@@ -162,6 +175,7 @@ def new_window(
     size: int = 0,
     job: int = 0,
     block_kind: int = SUM,
+    in_memory: bool = False,
 ) -> Window:
     """A stream at position 0.
 
@@ -173,6 +187,7 @@ def new_window(
         size: the header's size code.
         job: the header's job number.
         block_kind: message type of float32 blocks.
+        in_memory: there are no packets, because ranks and switch share memory.
 
     Raises:
         ValueError: the window is no power of two, or larger than the slot field.
@@ -183,6 +198,9 @@ def new_window(
     entry["rank"], entry["workers"], entry["window"] = rank, workers, window
     entry["elements"], entry["size"], entry["job"] = elements, size, job
     entry["block_kind"] = block_kind
+    if not in_memory:
+        entry["described"] = ELEMENT_BYTES * (elements - signature_words(workers, elements)) // workers
+        entry["packed"] = ELEMENT_BYTES * elements // workers
     return Window(
         stream,
         new_records(SlotRecord, window),
@@ -190,6 +208,18 @@ def new_window(
         np.full((RING, window), UNKNOWN_EXPONENT, np.int8),
         np.zeros(2 * window, np.int64),
     )
+
+
+@compiled
+def names_ranks(workers: int, elements: int) -> bool:
+    """Whether a descriptor has room for the signature of every rank; otherwise it carries their sum."""
+    return workers * SIGNATURE_WORDS <= elements
+
+
+@compiled
+def signature_words(workers: int, elements: int) -> int:
+    """Words of a descriptor that signatures take."""
+    return SIGNATURE_WORDS * (workers if names_ranks(workers, elements) else 1)
 
 
 @compiled
@@ -205,6 +235,55 @@ def transfer_end(window: Window, index: int) -> int:
     """One past the last position of a laid transfer."""
     transfer = window.transfers[index % RING]
     return int(transfer["start"] + 1 + transfer["prologue"] + transfer["chunks"])
+
+
+@compiled
+def _exponent_packets(window: Window, exponents: int) -> int:
+    """In how many packets so many exponents of each rank go: side by side where that is half the bytes of headers at most.
+
+    If it saves little, the more packets the better: what was lost shows by what left later.
+    """
+    stream = window.stream[0]
+    packed = int(stream["packed"])
+    if packed == 0:
+        return exponents
+    packets, around = -(-exponents // packed), HEADER_BYTES + FRAMING
+    payload = ELEMENT_BYTES * int(stream["elements"])
+    return packets if 2 * packets * (around + payload) < exponents * around else exponents
+
+
+@compiled
+def _led(window: Window, transfer: TransferRecord) -> tuple[int, int]:
+    """Of how many chunks the exponents come before the first chunk: with the descriptor, and in all.
+
+    One at least has a packet of its own: that the descriptor is lost shows sooner where something that left later has its result.
+    """
+    stream = window.stream[0]
+    lead = min(int(stream["window"]), int(transfer["chunks"])) if transfer["kind"] == BLOCKS else 0
+    return min(max(0, lead - 1), int(stream["described"])), lead
+
+
+@compiled
+def exponents_at(window: Window, transfer: TransferRecord, place: int) -> tuple[int, int]:
+    """First and one past the last of the chunks whose exponents come with the packet at `place` of a transfer."""
+    described, lead = _led(window, transfer)
+    prologue, chunks = int(transfer["prologue"]), int(transfer["chunks"])
+    if place == 0:
+        return 0, described
+    if place <= prologue:
+        each = int(window.stream[0]["packed"]) if prologue < lead - described else 1
+        first = described + (place - 1) * each
+        return first, min(first + each, lead)
+    first = place - 1 - prologue + lead
+    return (first, first + 1) if lead > 0 and first < chunks else (0, 0)
+
+
+@compiled
+def is_side_by_side(window: Window, transfer: TransferRecord, place: int) -> bool:
+    """Whether these exponents are among the packet's elements; else there is one at most, in its header."""
+    described, lead = _led(window, transfer)
+    prologue = int(transfer["prologue"])
+    return place == 0 or place <= prologue < lead - described
 
 
 @compiled
@@ -327,10 +406,10 @@ def lay(window: Window) -> None:
         transfer = window.transfers[index % RING]
         chunks = int(transfer["chunks"])
         start = int(stream["end"])
-        blocks = transfer["kind"] == BLOCKS
+        described, lead = _led(window, transfer)
         transfer["start"] = start
-        transfer["prologue"] = min(width, chunks) if blocks else 0
-        transfer["unknown"] = chunks if blocks else 0
+        transfer["prologue"] = _exponent_packets(window, lead - described)
+        transfer["unknown"] = chunks if lead > 0 else 0
         transfer["left"] = 1 + transfer["prologue"] + chunks
         transfer["highest"] = MIN_EXPONENT
         transfer["flagged"] = 0
@@ -377,8 +456,10 @@ def relative(window: Window, slot: int) -> int:
     return int(entry["position"] - window.transfers[entry["transfer"] % RING]["start"])
 
 
-@inlined
-def _learn_exponent(window: Window, index: int, chunk: int, exponent: int) -> None:
+@compiled
+def learn_exponent(window: Window, index: int, chunk: int, exponent: int) -> None:
+    """The largest exponent that a rank has for a chunk of transfer `index` has come."""
+    exponent = max(exponent, MIN_EXPONENT)
     stream = window.stream[0]
     width = int(stream["window"])
     transfer = window.transfers[index % RING]
@@ -396,7 +477,7 @@ def _learn_exponent(window: Window, index: int, chunk: int, exponent: int) -> No
 
 @inlined
 def advance(window: Window, slot: int, exponent: int) -> None:
-    """The result for the slot's packet was taken: learn the exponent it brought and go on to the slot's next position."""
+    """The result for the slot's packet was taken: learn the exponent in its header and go on to the slot's next position."""
     stream = window.stream[0]
     entry = window.slots[slot]
     index = int(entry["transfer"])
@@ -406,8 +487,9 @@ def advance(window: Window, slot: int, exponent: int) -> None:
     _leave_flight(window, slot)
     entry["state"] = IDLE
     stream["accepted"] += 1
-    if transfer["kind"] == BLOCKS and 1 <= place <= transfer["chunks"]:
-        _learn_exponent(window, index, place - 1, max(exponent, MIN_EXPONENT))
+    first, last = exponents_at(window, transfer, place)
+    if first < last and not is_side_by_side(window, transfer, place):
+        learn_exponent(window, index, first, exponent)
     transfer["left"] -= 1
     if transfer["left"] == 0 and transfer["status"] == LAID:
         finish(window, index, DONE)

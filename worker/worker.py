@@ -61,6 +61,10 @@ from switchml.worker.window import WORDS
 from switchml.worker.work import Work
 
 _SPIN_NS = 50_000
+_READY_AGAIN = 60.0  # seconds for a new epoch's ranks to get ready
+_ONE_SWITCH = (
+    "ranks come and go at one switch, which is where they meet; several cannot agree on who is there"
+)
 _LAST_WORDS = 1.0  # seconds in which the other switches may say why a job cannot be
 
 
@@ -148,11 +152,13 @@ class Worker(Collectives):
         window: slots, at the switch that has fewest.
         shares: of the switches, as they are named: how much of what is large each sums.
         wire: what float32 sums travel as.
+        epoch: how often the job had regrouped when this was made.
+        survivors: ranks below it were in the epoch before, the others are new; `world_size` in the first.
     """
 
-    def __init__(
-        self, seats: Sequence[Seat], shares: Sequence[int], offer: JoinOffer, timeout: float
-    ) -> None:
+    def __init__(self, seats: Sequence[Seat], shares: Sequence[int], timeout: float) -> None:
+        offer = seats[0].offer
+        self.epoch, self.survivors = seats[0].epoch, seats[0].survivors
         self.rank = offer.rank
         self.world_size = offer.world_size
         self.job = offer.job
@@ -190,8 +196,8 @@ class Worker(Collectives):
         switch: str | Sequence[NamedSwitch],
         *,
         job: str,
-        rank: int,
-        world_size: int,
+        rank: int | None,
+        world_size: int | None,
         transport: str = "auto",
         payload: int = 0,
         window: int = 0,
@@ -215,7 +221,7 @@ class Worker(Collectives):
                 tenths of a second. All ranks name the same ones in the same order. Switches with tokens of their own come as a
                 sequence. In "a:50551/c:50551" c stands in for a when that is gone; see `recover`.
             job: its name.
-            rank: 0 to world_size - 1.
+            rank: 0 to world_size - 1. None, for both, comes into a job that runs already, when its ranks call `regroup`.
             world_size: ranks of the job.
             transport: "udp": packets; "shm": packets through shared memory, where worker and switch share a host; "memory": there
                 the workers run the slot machine themselves, on memory that all share; "auto" takes the last of these that all
@@ -228,7 +234,8 @@ class Worker(Collectives):
             tls_cert: PEM file of this worker's certificate, for a switch that asks; None takes SWITCHML_TLS_CERT, "" none.
             tls_key: PEM file of its key; likewise SWITCHML_TLS_KEY.
             tls_ca: PEM file of the switch's authority; likewise SWITCHML_TLS_CA. Without any of the three: in the clear.
-            join_timeout: seconds for joining, after the switch was found and whatever has to be compiled is.
+            join_timeout: seconds for joining, after the switch was found and whatever has to be compiled is; for a rank that
+                comes into a job, until the others regroup.
             timeout: seconds for a collective.
             multicast: False asks for results by unicast.
             paper: run the slot machine as published, without stamps.
@@ -249,6 +256,11 @@ class Worker(Collectives):
             recover = seconds_to_recover()
         if not recover >= 0:
             raise UsageError(f"recover {recover}: use a number of seconds, or 0")
+        enters = rank is None
+        if enters != (world_size is None):
+            raise UsageError("rank and world_size: give both, or None for both to come into a job that runs")
+        if enters and len(switches) > 1:
+            raise UsageError(f"job {job!r}: {_ONE_SWITCH}")
         with contextlib.ExitStack() as undo:
             clients, revivals = [], []
             for one in switches:
@@ -266,8 +278,9 @@ class Worker(Collectives):
                 prepare_loop(transport == "memory" or (may_be and expects_memory(client.discover(), paper)))
             offer = JoinOffer(
                 job=job,
-                rank=rank,
-                world_size=world_size,
+                rank=0 if rank is None else rank,
+                world_size=1 if world_size is None else world_size,
+                enters=enters,
                 payload=payload,
                 window=window,
                 paper=paper,
@@ -298,7 +311,7 @@ class Worker(Collectives):
                     "payload or SWITCHML_PAYLOAD"
                 )
             given = [one.share for one in switches]
-            worker = cls(seats, [share or 1 for share in given], offer, timeout)
+            worker = cls(seats, [share or 1 for share in given], timeout)
             if len(seats) > 1:
                 # Anew: a loop may have been compiled meanwhile.
                 until = time.monotonic_ns() + int(join_timeout * 1e9)
@@ -385,6 +398,43 @@ class Worker(Collectives):
     def outages(self) -> tuple[float, ...]:
         """Seconds for which a switch was gone, each time that the job went on at the next: see `join`'s `recover`."""
         return tuple(seconds for seat in self._seats for seconds in seat.outages)
+
+    @property
+    def newcomers(self) -> int:
+        """Ranks that wait to enter the job, as far as this rank has been told: others may know of more, or less."""
+        return self._seats[0].newcomers
+
+    def regroup(self, *, within: float = 1.0) -> Worker:
+        """Go on with those ranks that live, and with the newcomers that wait; all who live call this.
+
+        For after a JobAbortedError that says that ranks have died or left, and for the border of a step, to let newcomers in. The
+        switch closes the group when all that live have called, or `within` seconds after the first call. Ranks get new numbers,
+        the survivors' in their old order. What ranks hold, they bring in line themselves, as by broadcast from rank 0, always a
+        survivor.
+
+        Args:
+            within: seconds for the others, more than they spend between two collectives; of several, the shortest counts.
+
+        Returns:
+            This rank's place in the next epoch of the job. This worker is left, also where there is none.
+
+        Raises:
+            LeftBehindError: the others have gone on without this rank, which called too late.
+            SwitchGoneError, SwitchUnreachableError: there is no switch that knows of the job.
+            JoinError: the next epoch cannot be: the message says why.
+            UsageError: the job is on several switches.
+        """
+        self._owner.check()
+        if not within > 0:
+            raise UsageError(f"within {within}: use a positive number of seconds")
+        if len(self._seats) > 1:
+            raise UsageError(f"job {self.job!r}: {_ONE_SWITCH}")
+        with self._lock:
+            if self._left:
+                raise closed(self.job)
+            self._left = True
+        self.abort(closed(self.job))
+        return Worker([self._seats[0].regroup(within, _READY_AGAIN)], [1], self._timeout)
 
     @override
     def abort(self, error: SwitchMLError) -> None:

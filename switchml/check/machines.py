@@ -52,7 +52,6 @@ from switchml.protocol.messages import (
 )
 from switchml.protocol.slots import TSI_MASK, slot_of, version_of
 from switchml.worker.chunks import (
-    SIGNATURE_WORDS,
     block_of,
     build_packet,
     is_answer,
@@ -73,6 +72,7 @@ from switchml.worker.window import (
     RESEND,
     RING,
     SENT,
+    SIGNATURE_WORDS,
     advance,
     ask,
     lay,

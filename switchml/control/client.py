@@ -68,6 +68,7 @@ class ControlClient(Closing):
 
     Attributes:
         address: host:port of the control service.
+        newcomers: ranks that waited to enter the job at the last heartbeat.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class ControlClient(Closing):
         self._resent: Callable[[], Resent] = Resent
         self._pace: Callable[[], Pace] = Pace
         self._closed = False
+        self.newcomers = 0
         self._lock = threading.Lock()
         self.address = join_address(self._host, port)
         self._channel = open_channel(self.address, tls, _OPTIONS)
@@ -147,7 +149,8 @@ class ControlClient(Closing):
                 what ends it. None: whoever holds the interpreter for a lease is taken for stopped.
 
         Raises:
-            JoinTimeoutError: names the ranks that are missing; this rank is withdrawn and may try again.
+            JoinTimeoutError: names the ranks that are missing; this rank is withdrawn and may try again. With `offer.enters`: the
+                job's ranks have not called `regroup`.
             DuplicateRankError: the rank has joined already.
             WorldSizeMismatchError: the ranks disagree on the world size.
             LayoutMismatchError: the ranks disagree on payload, window or flags.
@@ -173,15 +176,54 @@ class ControlClient(Closing):
         except BaseException:
             self._session = ""
             raise
-        heartbeats = Heartbeats(self._beat, lease=layout.lease, address=self.address, severed=self._severed)
-        self._heartbeats = heartbeats
-        if layout.life_port:
+        return self._begin(layout, pulse)
+
+    def regroup(
+        self,
+        offer: JoinOffer,
+        *,
+        within: float,
+        pulse: Callable[[int, float], Callable[[], None]] | None = None,
+    ) -> JobLayout:
+        """Go on with the others of the job who call this too, in its next epoch; blocks until it is known who they are.
+
+        Args:
+            offer: how the switch reaches this rank there. Job, rank and world size do not count.
+            within: seconds from the first rank's call, in which the others have to call.
+            pulse: as for `join`.
+
+        Returns:
+            The layout, with this rank's place.
+
+        Raises:
+            LeftBehindError: the others have gone on.
+            LayoutMismatchError: the ranks disagree on payload, window or flags.
+            PoolExhaustedError: the switch has no room.
+            SwitchGoneError: the switch does not know this rank: it has left, or the switch was restarted.
+            SwitchUnreachableError: the switch does not answer.
+        """
+        session = self._membership()
+        heartbeats, self._heartbeats = self._heartbeats, None
+        if heartbeats is not None:
+            heartbeats.stop(_LEAVE / 2)  # what becomes of the past epoch concerns nobody any more
+        self._progress, self._resent, self._pace = None, Resent, Pace
+        request = pb.RegroupRequest(offer=offer_to_pb(offer, session, within), within=within)
+        return self._begin(layout_from_pb(self._call(self._stub.Regroup, request, within + _SLACK)), pulse)
+
+    def _begin(
+        self, layout: JobLayout, pulse: Callable[[int, float], Callable[[], None]] | None
+    ) -> JobLayout:
+        """Show life from now on."""
+        self._heartbeats = Heartbeats(
+            self._beat, lease=layout.lease, address=self.address, severed=self._severed
+        )
+        if layout.life_port and (self._lifeline is None or self._lifeline.over):
             interval = interval_of(layout.lease)
             self._lifeline = Lifeline(
                 self._host,
                 layout.life_port,
-                ticket_of(session),
-                heartbeats.hurry,
+                ticket_of(self._session),
+                self._hurry,
                 _gate.call,
                 None if pulse is None else lambda descriptor: pulse(descriptor, interval),
             )
@@ -209,6 +251,17 @@ class ControlClient(Closing):
             self._lifeline.tried.wait(_LIFELINE)
         request = pb.ReadyRequest(session=self._membership(), multicast=multicast, timeout=timeout)
         return self._call(self._stub.Ready, request, timeout + _SLACK).multicast
+
+    @property
+    def joined(self) -> bool:
+        """Whether this client has joined a job and not left it, whatever has become of the job."""
+        return bool(self._session)
+
+    @property
+    def job_ended(self) -> bool:
+        """Whether the job is known to have ended."""
+        heartbeats = self._heartbeats
+        return heartbeats is not None and bool(heartbeats.ended)
 
     def start_heartbeats(
         self,
@@ -299,7 +352,13 @@ class ControlClient(Closing):
         request = pb.HeartbeatRequest(
             session=session, **dataclasses.asdict(self._resent()), **dataclasses.asdict(self._pace())
         )
-        return departures_from_pb(self._call(self._stub.Heartbeat, request, timeout))
+        reply = self._call(self._stub.Heartbeat, request, timeout)
+        self.newcomers = reply.newcomers
+        return departures_from_pb(reply)
+
+    def _hurry(self) -> bool:
+        heartbeats = self._heartbeats
+        return heartbeats is not None and heartbeats.hurry()
 
     def _severed(self) -> bool:
         lifeline = self._lifeline

@@ -32,6 +32,9 @@ class JoinOffer:
     token: str = ""  # "" = the client's
     any_number: bool = False  # its packets carry job numbers of its own; offers over the network never say so
     wire: str = FLOAT32  # what float sums travel as, of protocol.messages.WIRES
+    enters: bool = (
+        False  # into a job that runs, when it regroups; rank and world size are the switch's to choose
+    )
     at: str = ""  # the switch of a tree whose service it came to; offers over the network never say so
 
 
@@ -49,6 +52,10 @@ class JobLayout:
     life_port: int = 0  # TCP, of the control service's lifelines; 0 = none
     wire: str = FLOAT32
     in_memory: bool = False  # the workers run the slot machine themselves
+    rank: int = 0  # of a job that has regrouped: the place of who gets this
+    world_size: int = 0  # likewise; 0 = as offered
+    epoch: int = 0  # how often the job has regrouped
+    survivors: int = 0  # ranks that were in the epoch before; they come first
 
 
 @dataclass(frozen=True)

@@ -158,6 +158,18 @@ class Controller:
             self._replies[session] = reply
             self._carry_out(actions)
 
+    def regroup(self, session: str, offer: JoinOffer, within: float, reply: Reply) -> None:
+        """As `join`, for a member that goes on with others of its job: see `JobTable.regroup`."""
+        with self._lock:
+            actions = self._table.regroup(session, offer, within, self._clock())
+            self._replies[session] = reply
+            self._carry_out(actions)
+
+    def newcomers(self, session: str) -> int:
+        """How many wait to enter the job of a member, which they can when it regroups."""
+        with self._lock:
+            return self._table.newcomers(session)
+
     def ready(self, session: str, multicast: bool, timeout: float, reply: Reply) -> None:
         """As `join`, with Started or Refused."""
         with self._lock:

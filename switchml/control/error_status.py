@@ -20,6 +20,7 @@ _CODES: dict[type[SwitchMLError], grpc.StatusCode] = {
     errors.InvalidTokenError: grpc.StatusCode.UNAUTHENTICATED,
     errors.PoolExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.JoinTimeoutError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.LeftBehindError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.JoinError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.SwitchGoneError: grpc.StatusCode.ABORTED,
     errors.JobAbortedError: grpc.StatusCode.ABORTED,

@@ -79,6 +79,11 @@ class Heartbeats:
         self._due.set()
         return not self._ended and not self._stop.is_set()
 
+    @property
+    def ended(self) -> str:
+        """Why there are none any more; "" = there are."""
+        return self._ended
+
     def stop(self, timeout: float) -> None:
         """Ends the thread, and waits for it unless called from it. No callback starts afterwards."""
         self._stop.set()

@@ -16,13 +16,17 @@ of half-made joins, and a programmed job keeps its slots against others only whi
 job finds no room, those end first of which a member has not been heard since it joined, then those of a peer that holds most of
 the switch. A job that runs is never touched. Whom an event concerns without an answer waiting for it, `take_news`
 names.
+
+A job whose ranks change has epochs. Its members call `regroup`, while it runs or when it has ended early, and keep their
+sessions. Once all that live have called, or the first has waited long enough, those who have called and the newcomers that wait
+are the ranks of the next epoch: a job like any other, programmed at once. Who calls later is left behind, and told so.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from switchml.control.control_messages import (
@@ -42,7 +46,9 @@ from switchml.control.tenants import NOBODY, Tenant
 from switchml.errors import (
     DuplicateRankError,
     JobAbortedError,
+    JoinError,
     JoinTimeoutError,
+    LeftBehindError,
     PoolExhaustedError,
     SwitchGoneError,
     SwitchMLError,
@@ -143,11 +149,17 @@ class Member:
     pace: Pace = field(default_factory=Pace)  # likewise
     connected: bool = False  # its lifeline stands
     lost: float | None = None  # since when it does not any more; None = it does, or there never was one
+    dead: bool = False  # the job has ended because of it
 
     @property
     def left(self) -> bool:
         """Whether it has left in order."""
         return self.departure is not None
+
+    def lives(self, now: float) -> bool:
+        """Whether it can still be expected to call."""
+        gone = self.left or self.dead
+        return not gone and (self.lost is None or now < self.lost + _REVIVAL)
 
     @property
     def rank(self) -> int:
@@ -174,6 +186,9 @@ class Job:
     multicast: bool = False
     refusals: dict[int, str] = field(default_factory=dict)
     programmed: float = 0.0  # when
+    epoch: int = 0  # how often it has regrouped
+    survivors: int = 0  # ranks that were in the epoch before
+    went_on: int = 0  # the epoch that has followed; 0 = none has
 
     @property
     def number(self) -> int:
@@ -217,6 +232,20 @@ class _Ended:
         return kind(f"job {self.job.name!r} has ended: {self.reason}")
 
 
+@dataclass
+class Gathering:
+    """The ranks of one job that go on, until it is closed."""
+
+    past: Job
+    until: float
+    callers: dict[int, Member] = field(default_factory=dict)  # by rank in `past`
+
+    def is_over(self, now: float) -> bool:
+        """Whether nobody is waited for any more."""
+        living = {rank for rank, member in self.past.members.items() if member.lives(now)}
+        return now >= self.until or living <= self.callers.keys()
+
+
 class JobTable:
     """All jobs of one switch. `lease` is in seconds, every `now` too; `now` never runs backwards."""
 
@@ -233,6 +262,8 @@ class JobTable:
         self._ended: deque[_Ended] = deque(maxlen=_ENDED_SHOWN)
         self._untold: set[str] = set()  # of the orphans, those who can still be expected to ask
         self._news: set[str] = set()
+        self._gatherings: list[Gathering] = []
+        self._newcomers: list[tuple[Member, Tenant]] = []
         self.resent = Resent()  # of all workers, those that have left too
         self._last_number = 0
         self._last_event = 0.0
@@ -263,8 +294,12 @@ class JobTable:
         """
         self._observe(now)
         timeout = check_timeout(timeout)
-        if not session or session in self._members or session in self._orphans:
+        newcomers = (member.session for member, _ in self._newcomers)
+        if not session or session in self._members or session in self._orphans or session in newcomers:
             raise UsageError("a join needs a session of its own")
+        if offer.enters:
+            self._enter(Member(session, offer, now, timeout, now + timeout, peer=peer), tenant)
+            return []
         try:
             check_offer(offer, self._target)
             self._check_share(peer)
@@ -279,6 +314,50 @@ class JobTable:
         job.refusals.pop(offer.rank, None)
         self._members[session] = (job, member)
         return self._program(job, now) if len(job.members) == job.world_size else []
+
+    def regroup(self, session: str, offer: JoinOffer, within: float, now: float) -> list[Action]:
+        """A member goes on with those of its job who call this too; its answer comes as Joined or Refused, by `now + within`.
+
+        Args:
+            session: of the member, in a job that runs or has ended early; in the next epoch as well.
+            offer: how the switch reaches it there. Job, rank and world size do not count.
+            within: seconds to wait for the others. The shortest of all counts.
+            now: the time.
+
+        Raises:
+            LeftBehindError: the others have gone on.
+            SwitchMLError: what else refuses it at once.
+        """
+        self._observe(now)
+        within = check_timeout(within)
+        known = self._members.get(session)
+        if known is None:
+            ended = self._orphans.get(session)
+            if ended is None or ended.with_switch:
+                self._member(session)  # raises what has become of it
+            assert ended is not None
+            job, member = ended.job, next(iter(self._past_of(session)))
+        else:
+            job, member = known
+        if job.went_on:
+            raise LeftBehindError(
+                f"job {job.name!r} has gone on as epoch {job.went_on} without rank {member.rank}, which called too late: come in "
+                "as a new rank, or give `regroup` more time"
+            )
+        if job.state is JobState.JOINING:
+            raise UsageError(f"job {job.name!r} has not begun: rank {member.rank} cannot regroup it")
+        offer = replace(offer, job=job.name, rank=member.rank, world_size=job.world_size)
+        check_offer(offer, self._target)
+        self._check_socket(offer, None)
+        gathering = next((each for each in self._gatherings if each.past is job), None)
+        if gathering is None:
+            gathering = Gathering(job, now + within)
+            self._gatherings.append(gathering)
+        for other in gathering.callers.values():
+            check_same_layout(offer, other.offer, self._target)
+        gathering.until = min(gathering.until, now + within)
+        gathering.callers[member.rank] = Member(session, offer, now, within, None, peer=member.peer)
+        return self._close_gatherings(now)
 
     def ready(self, session: str, multicast: bool, timeout: float, now: float) -> list[Action]:
         """A rank's transport works; its answer comes as Started or Refused, by `now + timeout`.
@@ -331,17 +410,26 @@ class JobTable:
     def attached(self, session: str, now: float) -> None:
         """The session's lifeline has come, or shows life."""
         self._observe(now)
-        if session in self._members:
-            _, member = self._members[session]
+        for member in self._all_of(session):
             member.heard, member.lost, member.connected = now, None, True
 
     def lost(self, session: str, now: float) -> None:
         """The session's lifeline is closed. If it shows no life soon, its process has ended."""
         self._observe(now)
-        if session in self._members:
-            _, member = self._members[session]
+        for member in self._all_of(session):
             member.lost, member.connected = now, False
         self._untold.discard(session)
+
+    def _all_of(self, session: str) -> Iterable[Member]:
+        """The places of a session: in a job, and in what has been of one."""
+        if session in self._members:
+            yield self._members[session][1]
+        yield from self._past_of(session)
+
+    def _past_of(self, session: str) -> Iterable[Member]:
+        ended = self._orphans.get(session)
+        if ended is not None:
+            yield from (each for each in ended.job.members.values() if each.session == session)
 
     def leave(
         self, session: str, now: float, departure: Departure = _LEFT, resent: Resent | None = None
@@ -350,13 +438,19 @@ class JobTable:
         self._observe(now)
         if session in self._members:
             self._note(self._members[session][1], resent)
+        for member in self._past_of(session):
+            member.departure = departure
         self._orphans.pop(session, None)
         self._untold.discard(session)
-        return self._withdraw(session, now, "left", departure) if session in self._members else []
+        self._stop_waiting(session)
+        actions = self._withdraw(session, now, "left", departure) if session in self._members else []
+        return actions + self._close_gatherings(now)
 
     def disconnect(self, session: str, now: float) -> list[Action]:
         """The client of a waiting join or ready has gone away. A running job keeps the member until its lease lapses."""
         self._observe(now)
+        if self._stop_waiting(session):
+            return self._close_gatherings(now)
         if session not in self._members or self._members[session][0].state is JobState.RUNNING:
             return []
         return self._withdraw(session, now, "went away")
@@ -374,8 +468,14 @@ class JobTable:
                 actions += (
                     self._expire_ready(job, now)
                     or self._expire_lost(job, now)
+                    or self._expire_unanswered(job, now)
                     or self._expire_leases(job, now)
                 )
+        for newcomer, _ in self._newcomers:
+            if _overdue(newcomer, now):
+                actions.append(Refused(newcomer.session, self._nobody_regrouped(newcomer)))
+        self._newcomers = [each for each in self._newcomers if not _overdue(each[0], now)]
+        actions += self._close_gatherings(now)
         for session, ended in list(self._orphans.items()):
             if now >= ended.at + _REMEMBERED * self.lease:
                 del self._orphans[session]
@@ -385,7 +485,17 @@ class JobTable:
     def next_timer(self) -> float | None:
         """When `expire` is due at the latest; None = not before the next event."""
         due = [ended.at + _REMEMBERED * self.lease for ended in self._orphans.values()]
+        due += [newcomer.deadline for newcomer, _ in self._newcomers if newcomer.deadline is not None]
+        for gathering in self._gatherings:
+            due.append(gathering.until)
+            due += [
+                member.lost + _REVIVAL
+                for member in gathering.past.members.values()
+                if member.lost is not None and member.lost + _REVIVAL > self._last_event
+            ]
         for job in self._jobs:
+            if job.epoch and job.state is JobState.PROGRAMMED:
+                due += [job.programmed + _GRACE for member in job.members.values() if not member.alive]
             for member in job.members.values():
                 if member.deadline is not None:
                     due.append(member.deadline)
@@ -413,8 +523,15 @@ class JobTable:
     def close(self, reason: str, now: float) -> list[Action]:
         """Ends every job, because the switch ends."""
         self._observe(now)
+        waiting = [newcomer for newcomer, _ in self._newcomers]
+        waiting += [caller for gathering in self._gatherings for caller in gathering.callers.values()]
+        self._gatherings, self._newcomers = [], []
         return [
-            action for job in list(self._jobs) for action in self._end(job, reason, now, with_switch=True)
+            *(
+                Refused(each.session, SwitchGoneError(f"job {each.offer.job!r}: {reason}"))
+                for each in waiting
+            ),
+            *(action for job in list(self._jobs) for action in self._end(job, reason, now, with_switch=True)),
         ]
 
     # Reading.
@@ -449,6 +566,11 @@ class JobTable:
             for end in self._ended
         )
 
+    def newcomers(self, session: str) -> int:
+        """How many wait to enter the job of a member."""
+        known = self._members.get(session)
+        return 0 if known is None else len(self._entering(known[0]))
+
     def find(self, session: str) -> Job:
         """The job of a member.
 
@@ -468,6 +590,7 @@ class JobTable:
             member.peer == peer and job.state is not JobState.RUNNING
             for job, member in self._members.values()
         )
+        half_made += sum(newcomer.peer == peer for newcomer, _ in self._newcomers)
         if half_made >= limit:
             raise PoolExhaustedError(
                 f"{limit} workers at {peer} have joined jobs that do not run yet, and a host may have no more; start the missing "
@@ -487,12 +610,7 @@ class JobTable:
     def _find_or_open(self, offer: JoinOffer, now: float, tenant: Tenant) -> Job:
         """The job that the offer belongs to. Raises when it fits none and may not open one."""
         gathering: Job | None = None
-        taken: tuple[Job, Member] | None = None
         for job in self._jobs:
-            if offer.transport == "udp":
-                taken = next(
-                    ((job, each) for each in job.members.values() if _same_socket(each, offer)), taken
-                )
             if job.name != offer.job:
                 continue
             if job.tenant != tenant:
@@ -511,13 +629,7 @@ class JobTable:
                 )
             if job.state is JobState.JOINING:
                 gathering = job
-        if taken is not None and (taken[0] is gathering or not self._proves(taken[1].offer, offer)):
-            other, member = taken
-            whose = f"rank {member.rank}'s" if other is gathering else "another job's"
-            raise UsageError(
-                f"job {offer.job!r}: rank {offer.rank} offers {_where(offer)}, which is {whose}; "
-                "every worker needs a socket of its own"
-            )
+        self._check_socket(offer, gathering)
         if gathering is None:
             # Also when this rank has left a job of that name which others are still leaving.
             job = Job(offer.job, offer.world_size, now, tenant)
@@ -526,6 +638,22 @@ class JobTable:
         for member in gathering.members.values():
             check_same_layout(offer, member.offer, self._target)
         return gathering
+
+    def _check_socket(self, offer: JoinOffer, gathering: Job | None) -> None:
+        """Raises UsageError when the offer's socket is somebody else's, in the job that gathers or in another."""
+        if offer.transport != "udp":
+            return
+        for job in reversed(self._jobs):
+            taken = next((each for each in job.members.values() if _same_socket(each, offer)), None)
+            if taken is None:
+                continue
+            if job is gathering or not self._proves(taken.offer, offer):
+                whose = f"rank {taken.rank}'s" if job is gathering else "another job's"
+                raise UsageError(
+                    f"job {offer.job!r}: rank {offer.rank} offers {_where(offer)}, which is {whose}; "
+                    "every worker needs a socket of its own"
+                )
+            return
 
     def _proves(self, *offers: JoinOffer) -> bool:
         """Whether the switch finds out who of these is where it says. Then a claim of another job keeps nobody out."""
@@ -576,7 +704,16 @@ class JobTable:
         job.program, job.state, job.programmed = program, JobState.PROGRAMMED, now
         for member in members:
             member.heard, member.deadline, member.alive = now, None, False
-        return [*room, AddJob(program), *(Joined(member.session, layout) for member in members)]
+        if job.epoch:
+            layout = replace(layout, world_size=job.world_size, epoch=job.epoch, survivors=job.survivors)
+        return [
+            *room,
+            AddJob(program),
+            *(
+                Joined(member.session, replace(layout, rank=member.rank) if job.epoch else layout)
+                for member in members
+            ),
+        ]
 
     def _in_memory(self, job: Job) -> bool:
         """Whether the job's workers run the slot machine themselves: all must be on the switch's host, and none mind."""
@@ -665,6 +802,116 @@ class JobTable:
                 "wait for a job to end, ask for a smaller window, or start the switch with more slots"
             )
         return base, window
+
+    # Regrouping.
+
+    def _enter(self, newcomer: Member, tenant: Tenant) -> None:
+        offer = newcomer.offer
+        check_offer(offer, self._target)
+        self._check_share(newcomer.peer)
+        self._check_limits(tenant)
+        self._check_socket(offer, None)
+        for job in self._jobs:
+            if job.name == offer.job and job.state is not JobState.JOINING:
+                if job.tenant != tenant:
+                    raise UsageError(f"job {job.name!r} is another tenant's; use another job name")
+                check_same_layout(offer, next(iter(job.members.values())).offer, self._target)
+                self._news.update(each.session for each in job.members.values() if not each.left)
+        self._newcomers.append((newcomer, tenant))
+
+    def _entering(self, job: Job) -> list[Member]:
+        return [
+            newcomer
+            for newcomer, tenant in self._newcomers
+            if newcomer.offer.job == job.name and tenant == job.tenant
+        ]
+
+    def _nobody_regrouped(self, newcomer: Member) -> JoinTimeoutError:
+        name = newcomer.offer.job
+        runs = any(job.name == name for job in self._jobs)
+        why = "none of its ranks has called regroup" if runs else "there is no job of that name"
+        return JoinTimeoutError(
+            f"job {name!r}: a new rank could not come in within {newcomer.timeout:g} s, because {why}"
+        )
+
+    def _stop_waiting(self, session: str) -> bool:
+        """Whether the session waited for the next epoch of a job; it does not any more."""
+        waits = False
+        for gathering in self._gatherings:
+            for rank, caller in list(gathering.callers.items()):
+                if caller.session == session:
+                    del gathering.callers[rank]
+                    waits = True
+        left = [each for each in self._newcomers if each[0].session != session]
+        waits, self._newcomers = waits or len(left) < len(self._newcomers), left
+        return waits
+
+    def _close_gatherings(self, now: float) -> list[Action]:
+        actions: list[Action] = []
+        for gathering in [each for each in self._gatherings if each.is_over(now)]:
+            self._gatherings.remove(gathering)
+            if gathering.callers:
+                actions += self._regroup(gathering, now)
+        return actions
+
+    def _regroup(self, gathering: Gathering, now: float) -> list[Action]:
+        """The next epoch of a job: survivors in their order, then newcomers in theirs."""
+        past = gathering.past
+        callers = [gathering.callers[rank] for rank in sorted(gathering.callers)]
+        past.went_on = epoch = past.epoch + 1
+        newcomers, actions = self._let_in(past, callers)
+        size = len(callers) + len(newcomers)
+        for caller in callers:
+            before = past.members[caller.rank]
+            caller.connected, caller.lost = before.connected, before.lost
+            self._members.pop(caller.session, None)
+            self._orphans.pop(caller.session, None)
+            self._untold.discard(caller.session)
+        if past in self._jobs:
+            missing = [rank for rank in past.members if rank not in gathering.callers]
+            without = f", without {name_ranks(missing)}" if missing else ""
+            actions += self._end(past, f"it has gone on as epoch {epoch}, of world size {size}{without}", now)
+        job = Job(past.name, size, now, past.tenant, epoch=epoch, survivors=len(callers))
+        self._jobs.append(job)
+        for rank, member in enumerate([*callers, *newcomers]):
+            member.offer = replace(member.offer, rank=rank, world_size=size)
+            job.members[rank] = member
+            self._members[member.session] = (job, member)
+        return actions + self._program(job, now)
+
+    def _let_in(self, past: Job, callers: list[Member]) -> tuple[list[Member], list[Action]]:
+        """Of those who wait to enter, those for whom there is room and who fit; refusals of those who don't."""
+        taken: list[Member] = []
+        refused: list[Action] = []
+        entering = self._entering(past)
+        for newcomer in entering:
+            try:
+                check_same_layout(newcomer.offer, callers[0].offer, self._target)
+                if any(_same_socket(each, newcomer.offer) for each in (*callers, *taken)):
+                    raise UsageError(
+                        f"{_where(newcomer.offer)} is another rank's; every worker needs a socket of its own"
+                    )
+                if len(callers) + len(taken) == self._target.max_workers:
+                    raise JoinError(f"job {past.name!r} has as many ranks as this switch takes")
+            except SwitchMLError as error:
+                refused.append(Refused(newcomer.session, error))
+            else:
+                taken.append(newcomer)
+        gone = {newcomer.session for newcomer in entering}
+        self._newcomers = [each for each in self._newcomers if each[0].session not in gone]
+        return taken, refused
+
+    def _expire_unanswered(self, job: Job, now: float) -> list[Action]:
+        """Nobody in an epoch waits for one who has died before there was a lifeline."""
+        if not job.epoch or job.state is not JobState.PROGRAMMED or now < job.programmed + _GRACE:
+            return []
+        silent = [rank for rank, member in job.members.items() if not member.alive]
+        if not silent:
+            return []
+        for rank in silent:
+            job.members[rank].dead = True
+        verb = "has" if len(silent) == 1 else "have"
+        return self._end(job, f"{name_ranks(silent)} {verb} not answered since the job regrouped", now)
 
     # Starting and ending.
 
@@ -773,6 +1020,8 @@ class JobTable:
         ]
         if not dead:
             return []
+        for rank in dead:
+            job.members[rank].dead = True
         verb, whose = ("has", "its") if len(dead) == 1 else ("have", "their")
         return self._end(
             job, f"{name_ranks(dead)} {verb} died: {whose} connection was closed without leaving the job", now
@@ -786,6 +1035,8 @@ class JobTable:
         ]
         if not silent:
             return []
+        for rank in silent:
+            job.members[rank].dead = True
         verb = "has" if len(silent) == 1 else "have"
         why = ""
         if all(job.members[rank].connected for rank in silent):

@@ -27,6 +27,7 @@ class Lifeline:
     Attributes:
         severed: it was held once, and now nobody listens where the switch did.
         tried: set once the switch holds its end, or cannot be had at the first attempt.
+        over: nothing is held any more, nor will be.
     """
 
     def __init__(
@@ -44,11 +45,11 @@ class Lifeline:
             host: of the switch's control service.
             port: of its lifelines.
             ticket: what names the membership.
-            on_word: called when the switch has news, and when the connection is broken; False = no need to go on.
+            on_word: called when the switch has news, and when the connection is broken; False = no need for another.
             guard: keeps forks out while a descriptor is made that a child has to know of.
             pulse: sends a byte every now and then; None = nothing is sent.
         """
-        self.severed = False
+        self.severed = self.over = False
         self.tried = threading.Event()
         self._place = (host, port)
         self._ticket = ticket
@@ -88,9 +89,10 @@ class Lifeline:
                 pass  # a network that is cut, or a switch that lets no more in
             self.tried.set()
             if self._held and not self._on_word():
-                return
+                break
             pause = _AGAIN if time.monotonic() - begun > _SELDOM else min(2 * pause, _SELDOM)
             self._stop.wait(pause)
+        self.over = True
 
     def _attend(self, places: Sequence[tuple[Any, ...]]) -> None:
         """Connects to the first of the places where somebody listens, and listens until either end is closed."""
@@ -119,5 +121,5 @@ class Lifeline:
         while not self._stop.is_set() and line.recv(64):
             self._held, self.severed = True, False
             self.tried.set()
-            if not self._on_word():
-                self._stop.set()
+            # Also when the job has ended: who lives, may regroup.
+            self._on_word()

@@ -168,8 +168,23 @@ class _Service:
                 request.session, offer, request.timeout, reply, peer=peer, tenant=tenant
             ),
         )
+        return self._joined(request.session, answer)
+
+    @guarded
+    async def Regroup(self, request: pb.RegroupRequest, context: Context) -> pb.JoinReply:
+        peer, session = peer_host(context.peer()), request.offer.session
+        offer = offer_from_pb(request.offer, _worker_address(request.offer, peer))
+        offer = dataclasses.replace(offer, at=self._leaf.name)
+        self.controller.check_address(offer.transport, offer.address, peer)
+        self.controller.authorize(token_of(context))
+        answer = await self._answer(
+            session, lambda reply: self.controller.regroup(session, offer, request.within, reply)
+        )
+        return self._joined(session, answer)
+
+    def _joined(self, session: str, answer: Answer) -> pb.JoinReply:
         assert isinstance(answer, Joined)
-        self.lifelines.expect(request.session)
+        self.lifelines.expect(session)
         return layout_to_pb(dataclasses.replace(answer.layout, life_port=self.lifelines.port))
 
     @guarded
@@ -184,7 +199,9 @@ class _Service:
     @guarded
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.HeartbeatReply:
         left = self.controller.heartbeat(request.session, resent_from_pb(request), pace_from_pb(request))
-        return departures_to_pb(left)
+        reply = departures_to_pb(left)
+        reply.newcomers = self.controller.newcomers(request.session)
+        return reply
 
     @guarded
     async def Leave(self, request: pb.LeaveRequest, context: Context) -> pb.LeaveReply:

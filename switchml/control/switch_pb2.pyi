@@ -106,6 +106,7 @@ class JoinRequest(google.protobuf.message.Message):
     PAPER_FIELD_NUMBER: builtins.int
     TIMEOUT_FIELD_NUMBER: builtins.int
     WIRE_FIELD_NUMBER: builtins.int
+    ENTERS_FIELD_NUMBER: builtins.int
     session: builtins.str
     """chosen by the worker, hard to guess: names this membership in later calls"""
     job: builtins.str
@@ -128,6 +129,8 @@ class JoinRequest(google.protobuf.message.Message):
     """seconds to wait for the other ranks"""
     wire: builtins.str
     """what floating point sums travel as; empty = float32"""
+    enters: builtins.bool
+    """into a job that runs, when it regroups; rank and world size are the switch's to choose"""
     def __init__(
         self,
         *,
@@ -144,10 +147,33 @@ class JoinRequest(google.protobuf.message.Message):
         paper: builtins.bool = ...,
         timeout: builtins.float = ...,
         wire: builtins.str = ...,
+        enters: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing_extensions.Literal["address", b"address", "job", b"job", "paper", b"paper", "payload", b"payload", "port", b"port", "rank", b"rank", "session", b"session", "ticket", b"ticket", "timeout", b"timeout", "transport", b"transport", "window", b"window", "wire", b"wire", "world_size", b"world_size"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["address", b"address", "enters", b"enters", "job", b"job", "paper", b"paper", "payload", b"payload", "port", b"port", "rank", b"rank", "session", b"session", "ticket", b"ticket", "timeout", b"timeout", "transport", b"transport", "window", b"window", "wire", b"wire", "world_size", b"world_size"]) -> None: ...
 
 global___JoinRequest = JoinRequest
+
+@typing_extensions.final
+class RegroupRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    OFFER_FIELD_NUMBER: builtins.int
+    WITHIN_FIELD_NUMBER: builtins.int
+    @property
+    def offer(self) -> global___JoinRequest:
+        """its session is that of the membership; job, rank and world size are known"""
+    within: builtins.float
+    """seconds from the first rank's call, in which the others have to call"""
+    def __init__(
+        self,
+        *,
+        offer: global___JoinRequest | None = ...,
+        within: builtins.float = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing_extensions.Literal["offer", b"offer"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing_extensions.Literal["offer", b"offer", "within", b"within"]) -> None: ...
+
+global___RegroupRequest = RegroupRequest
 
 @typing_extensions.final
 class JoinReply(google.protobuf.message.Message):
@@ -163,6 +189,10 @@ class JoinReply(google.protobuf.message.Message):
     LIFE_PORT_FIELD_NUMBER: builtins.int
     WIRE_FIELD_NUMBER: builtins.int
     IN_MEMORY_FIELD_NUMBER: builtins.int
+    RANK_FIELD_NUMBER: builtins.int
+    WORLD_SIZE_FIELD_NUMBER: builtins.int
+    EPOCH_FIELD_NUMBER: builtins.int
+    SURVIVORS_FIELD_NUMBER: builtins.int
     job_number: builtins.int
     window: builtins.int
     payload: builtins.int
@@ -178,6 +208,14 @@ class JoinReply(google.protobuf.message.Message):
     """empty = float32"""
     in_memory: builtins.bool
     """the workers run the slot machine themselves, in memory that they share with the switch"""
+    rank: builtins.int
+    """of a job that has regrouped: this rank's place"""
+    world_size: builtins.int
+    """likewise: of the job; 0 = as offered"""
+    epoch: builtins.int
+    """how often the job has regrouped"""
+    survivors: builtins.int
+    """ranks that were in the epoch before; they come first"""
     def __init__(
         self,
         *,
@@ -191,8 +229,12 @@ class JoinReply(google.protobuf.message.Message):
         life_port: builtins.int = ...,
         wire: builtins.str = ...,
         in_memory: builtins.bool = ...,
+        rank: builtins.int = ...,
+        world_size: builtins.int = ...,
+        epoch: builtins.int = ...,
+        survivors: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing_extensions.Literal["in_memory", b"in_memory", "job_number", b"job_number", "lease", b"lease", "life_port", b"life_port", "multicast_group", b"multicast_group", "multicast_port", b"multicast_port", "paper", b"paper", "payload", b"payload", "window", b"window", "wire", b"wire"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["epoch", b"epoch", "in_memory", b"in_memory", "job_number", b"job_number", "lease", b"lease", "life_port", b"life_port", "multicast_group", b"multicast_group", "multicast_port", b"multicast_port", "paper", b"paper", "payload", b"payload", "rank", b"rank", "survivors", b"survivors", "window", b"window", "wire", b"wire", "world_size", b"world_size"]) -> None: ...
 
 global___JoinReply = JoinReply
 
@@ -295,15 +337,19 @@ class HeartbeatReply(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     DEPARTURES_FIELD_NUMBER: builtins.int
+    NEWCOMERS_FIELD_NUMBER: builtins.int
     @property
     def departures(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Departure]:
         """ranks that have left the job"""
+    newcomers: builtins.int
+    """wait to enter it"""
     def __init__(
         self,
         *,
         departures: collections.abc.Iterable[global___Departure] | None = ...,
+        newcomers: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing_extensions.Literal["departures", b"departures"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["departures", b"departures", "newcomers", b"newcomers"]) -> None: ...
 
 global___HeartbeatReply = HeartbeatReply
 

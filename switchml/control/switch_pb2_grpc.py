@@ -29,6 +29,11 @@ class SwitchStub(object):
                 request_serializer=switchml_dot_control_dot_switch__pb2.ReadyRequest.SerializeToString,
                 response_deserializer=switchml_dot_control_dot_switch__pb2.ReadyReply.FromString,
                 )
+        self.Regroup = channel.unary_unary(
+                '/switchml.control.v1.Switch/Regroup',
+                request_serializer=switchml_dot_control_dot_switch__pb2.RegroupRequest.SerializeToString,
+                response_deserializer=switchml_dot_control_dot_switch__pb2.JoinReply.FromString,
+                )
         self.Heartbeat = channel.unary_unary(
                 '/switchml.control.v1.Switch/Heartbeat',
                 request_serializer=switchml_dot_control_dot_switch__pb2.HeartbeatRequest.SerializeToString,
@@ -70,6 +75,14 @@ class SwitchServicer(object):
 
     def Ready(self, request, context):
         """Says that this rank's transport works. Answered when every rank has said so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Regroup(self, request, context):
+        """A member of a job that runs, or that has ended because ranks died, goes on with the others who call this: in the next epoch of the
+        job, under the same session. Answered as Join, when all that live have called or the first has waited long enough.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,6 +133,11 @@ def add_SwitchServicer_to_server(servicer, server):
                     servicer.Ready,
                     request_deserializer=switchml_dot_control_dot_switch__pb2.ReadyRequest.FromString,
                     response_serializer=switchml_dot_control_dot_switch__pb2.ReadyReply.SerializeToString,
+            ),
+            'Regroup': grpc.unary_unary_rpc_method_handler(
+                    servicer.Regroup,
+                    request_deserializer=switchml_dot_control_dot_switch__pb2.RegroupRequest.FromString,
+                    response_serializer=switchml_dot_control_dot_switch__pb2.JoinReply.SerializeToString,
             ),
             'Heartbeat': grpc.unary_unary_rpc_method_handler(
                     servicer.Heartbeat,
@@ -199,6 +217,23 @@ class Switch(object):
         return grpc.experimental.unary_unary(request, target, '/switchml.control.v1.Switch/Ready',
             switchml_dot_control_dot_switch__pb2.ReadyRequest.SerializeToString,
             switchml_dot_control_dot_switch__pb2.ReadyReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Regroup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/switchml.control.v1.Switch/Regroup',
+            switchml_dot_control_dot_switch__pb2.RegroupRequest.SerializeToString,
+            switchml_dot_control_dot_switch__pb2.JoinReply.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

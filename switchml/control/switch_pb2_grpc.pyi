@@ -38,6 +38,13 @@ class SwitchStub:
         switchml.control.switch_pb2.ReadyReply,
     ]
     """Says that this rank's transport works. Answered when every rank has said so."""
+    Regroup: grpc.UnaryUnaryMultiCallable[
+        switchml.control.switch_pb2.RegroupRequest,
+        switchml.control.switch_pb2.JoinReply,
+    ]
+    """A member of a job that runs, or that has ended because ranks died, goes on with the others who call this: in the next epoch of the
+    job, under the same session. Answered as Join, when all that live have called or the first has waited long enough.
+    """
     Heartbeat: grpc.UnaryUnaryMultiCallable[
         switchml.control.switch_pb2.HeartbeatRequest,
         switchml.control.switch_pb2.HeartbeatReply,
@@ -81,6 +88,15 @@ class SwitchServicer(metaclass=abc.ABCMeta):
         context: grpc.ServicerContext,
     ) -> switchml.control.switch_pb2.ReadyReply:
         """Says that this rank's transport works. Answered when every rank has said so."""
+    @abc.abstractmethod
+    def Regroup(
+        self,
+        request: switchml.control.switch_pb2.RegroupRequest,
+        context: grpc.ServicerContext,
+    ) -> switchml.control.switch_pb2.JoinReply:
+        """A member of a job that runs, or that has ended because ranks died, goes on with the others who call this: in the next epoch of the
+        job, under the same session. Answered as Join, when all that live have called or the first has waited long enough.
+        """
     @abc.abstractmethod
     def Heartbeat(
         self,

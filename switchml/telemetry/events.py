@@ -1,9 +1,11 @@
-"""Messages from what a controller says of its switch. Plain functions; event_table.py says what is in the messages."""
+"""Messages from what a controller says of its switch. Plain functions; event_table.py says what is in the messages.
+
+They share the fields of what they are made from: `dataclasses.asdict` would copy each, which takes ten times as long as the rest.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from typing import Any
 
 from switchml.control.control_messages import JobStatus, SwitchStatus
@@ -42,13 +44,16 @@ def counters_message(status: SwitchStatus) -> Message:
 
 def jobs_message(status: SwitchStatus) -> Message:
     """Who is there."""
-    jobs = [{name: value for name, value in asdict(job).items() if name in _JOB} for job in status.jobs]
-    return {"kind": JOBS, "jobs": jobs, "ended": [asdict(job) for job in status.ended]}
+    jobs = [
+        {name: getattr(job, name) for name in _JOB} | {"members": [vars(member) for member in job.members]}
+        for job in status.jobs
+    ]
+    return {"kind": JOBS, "jobs": jobs, "ended": [vars(job) for job in status.ended]}
 
 
 def slots_message(maps: Mapping[int, SlotMap]) -> Message:
     """What the slots wait for."""
-    return {"kind": SLOTS, "jobs": {str(number): asdict(each) for number, each in maps.items()}}
+    return {"kind": SLOTS, "jobs": {str(number): vars(each) for number, each in maps.items()}}
 
 
 def changes(before: SwitchStatus, after: SwitchStatus) -> Iterator[Message]:

@@ -126,9 +126,6 @@ def preloaded_ranks(template: Template, monkeypatch: pytest.MonkeyPatch) -> None
     def popen(argv: list[str], **options: Any) -> subprocess.Popen[Any]:
         if argv[0] != sys.executable:
             return subprocess.Popen(argv, **options)
-        for descriptor, name in ((1, "stdout"), (2, "stderr")):
-            if options.get(name) is None:
-                options[name] = descriptor
         return template.popen(argv, **options)
 
     for module in (rank_group, script_ranks):

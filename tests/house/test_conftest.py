@@ -1,11 +1,13 @@
-"""The fixture that watches for processes left behind does see them."""
+"""The fixture that watches for processes left behind does see them; workers are forked from one process."""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 import pytest
+from preloaded import Template
 
 pytest_plugins = ("pytester",)
 CONFTEST = Path(__file__).parents[1] / "conftest.py"
@@ -77,3 +79,18 @@ def test_what_another_process_of_the_run_has_started_is_not_ours(pytester: pytes
     result.stdout.fnmatch_lines(
         ["*ERROR at teardown of test_leaves_child*", "*processes left behind: *sleep 62*"]
     )
+
+
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="not under pytest-xdist: no workers")
+def test_the_workers_of_this_run_were_forked() -> None:
+    """One that could not be says so at the start of the run."""
+    pytest.importorskip("torch", reason="torch is in the extra `torch`")
+    assert b"preloaded.py" in Path("/proc/self/cmdline").read_bytes()
+
+
+def test_a_process_to_fork_from_that_has_ended_is_told() -> None:
+    with Template() as template:
+        template._process.kill()
+        template._process.wait()
+        with pytest.raises(ChildProcessError, match="has ended"):
+            template.start(["true.py"], {})

@@ -27,6 +27,9 @@ class MemoryNetwork(VirtualNetwork):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for rank in self._ranks:
+            stream = rank.window.stream[0]
+            stream["described"] = stream["packed"] = 0
         # Rows of a few words, so that a gather takes several rounds.
         row = 8 + self.seed % 61
         layout = SharedLayout(self.workers, self.window, self._elements * wire_lanes(self.wire), row)
@@ -45,7 +48,7 @@ class MemoryNetwork(VirtualNetwork):
                 descriptor=rank.descriptor,
                 lanes=np.zeros(self.payload, np.uint8),
                 exponents=new_exponents(),
-                reserved=np.zeros(1, np.int64),
+                reserved=np.zeros(2, np.int64),
                 flag=np.zeros(1, np.int64),
                 scratch=np.zeros(4, np.int64),
             )

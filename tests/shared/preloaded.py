@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import importlib
 import json
 import os
 import runpy
@@ -37,7 +38,8 @@ _HANDING_OVER = str(Path(__file__).with_name("handing_over"))
 class Template:
     """The process that has imported torch. A context manager; it also ends with this process."""
 
-    def __init__(self) -> None:
+    def __init__(self, *modules: str) -> None:
+        """Modules to import besides, where they are installed."""
         self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._folder = tempfile.TemporaryDirectory()
         path = f"{self._folder.name}/template"
@@ -47,7 +49,7 @@ class Template:
             meeting.listen()
             descriptors = [theirs.fileno(), meeting.fileno()]
             self._process = subprocess.Popen(
-                [sys.executable, "-P", __file__, *map(str, descriptors)],
+                [sys.executable, "-P", __file__, *map(str, descriptors), *modules],
                 pass_fds=descriptors,
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
             )
@@ -58,8 +60,16 @@ class Template:
         return self.popen([sys.executable, "-P", *program], env=environment, text=True, **pipes)
 
     def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
-        """As `subprocess.Popen` of this interpreter, "-P", and a file or "-m" and a module, with arguments."""
+        """As `subprocess.Popen` of this interpreter, "-P", and a file or "-m" and a module, with arguments.
+
+        Raises:
+            ChildProcessError: the template has ended.
+        """
         assert command[:2] == [sys.executable, "-P"], command
+        for descriptor, name in ((1, "stdout"), (2, "stderr")):
+            if options.get(name) is None:
+                options[name] = descriptor
+        options.setdefault("env", dict(os.environ))
         return _Forked(self, command, options)
 
     def fork(self, request: Any, descriptors: Sequence[int]) -> int:
@@ -68,9 +78,14 @@ class Template:
         prctl(_PR_SET_CHILD_SUBREAPER, 1)  # so that we inherit it from the one that forks and ends
         try:
             socket.send_fds(self._link, [json.dumps(request).encode()], descriptors)
-            return int(self._link.recv(_LARGEST))
+            answer = self._link.recv(_LARGEST)
+        except ConnectionError:
+            answer = b""
         finally:
             prctl(_PR_SET_CHILD_SUBREAPER, 0)
+        if not answer:
+            raise ChildProcessError("the process to fork from has ended")
+        return int(answer)
 
     def __enter__(self) -> Self:
         return self
@@ -236,5 +251,8 @@ if __name__ == "__main__":
     for transport in ("memory", "udp"):
         prepare_engine(transport)
     prepare_pipeline()
+    for module in sys.argv[3:]:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
     gc.freeze()  # or each that ends would go through all of torch
-    _run(_forked(*(socket.socket(fileno=int(word)) for word in sys.argv[1:])))
+    _run(_forked(*(socket.socket(fileno=int(word)) for word in sys.argv[1:3])))

@@ -29,11 +29,11 @@ from switchml.check.machines import SwitchMachine
 from switchml.link.records import table_of
 from switchml.protocol.header import HEADER_BYTES
 from switchml.protocol.messages import FLOAT32, WIRES, size_code
-from switchml.worker.congestion import FRAMING, new_congestion
+from switchml.worker.congestion import new_congestion
 from switchml.worker.kernels import NEAREST
 from switchml.worker.recovery import new_recovery
 from switchml.worker.transfer import Share
-from switchml.worker.window import RING, chunk_elements, new_window
+from switchml.worker.window import FRAMING, RING, chunk_elements, new_window
 
 Array = npt.NDArray[Any]
 

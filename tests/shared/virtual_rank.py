@@ -26,7 +26,7 @@ from switchml.worker.chunks import (
     result_bytes,
     take_result,
 )
-from switchml.worker.congestion import FRAMING, Congestion
+from switchml.worker.congestion import Congestion
 from switchml.worker.recovery import (
     Recovery,
     begin_result,
@@ -39,6 +39,7 @@ from switchml.worker.recovery import (
 )
 from switchml.worker.window import (
     DUPLICATE,
+    FRAMING,
     Window,
     advance,
     lay,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from virtual_network import VirtualNetwork
 
-from switchml.worker.congestion import FRAMING
+from switchml.worker.window import FRAMING
 
 SEGMENT = 1448
 _ACKNOWLEDGEMENT = 52

@@ -14,8 +14,7 @@ import numpy as np
 from virtual_network import NetworkConditions, Task, VirtualNetwork
 
 from switchml.protocol.header import HEADER_BYTES
-from switchml.worker.congestion import FRAMING
-from switchml.worker.window import WORDS
+from switchml.worker.window import FRAMING, WORDS
 
 matplotlib.use("Agg")
 from matplotlib import pyplot

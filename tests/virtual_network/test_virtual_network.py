@@ -17,9 +17,8 @@ from switchml.aggregation.slot_machine import AHEAD, COMPLETE, FIRST, STALE
 from switchml.protocol.header import HEADER_BYTES, build_header, parse_header
 from switchml.protocol.numerics import EXACT_EXPONENT
 from switchml.protocol.slots import version_of
-from switchml.worker.congestion import FRAMING
 from switchml.worker.kernels import block_exponent
-from switchml.worker.window import BLOCKS, WORDS
+from switchml.worker.window import BLOCKS, FRAMING, WORDS
 
 _SEEDS = 1000
 _GROUPS = 10

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from switchml.worker.congestion import (
-    FRAMING,
     end_results,
     new_congestion,
     next_leave,
@@ -16,7 +15,7 @@ from switchml.worker.congestion import (
     note_stall,
     room,
 )
-from switchml.worker.window import WORDS, advance, lay, mark_sent, new_window, next_ready
+from switchml.worker.window import FRAMING, WORDS, advance, lay, mark_sent, new_window, next_ready
 
 MS = 1_000_000
 PACKET = 1000
@@ -111,6 +110,7 @@ def test_the_backlog_doubles_until_something_waits() -> None:
 def test_a_round_ends_with_what_left_after_it_began() -> None:
     path = Path()
     path.at_rest(16)
+    path.state["starting"] = 1  # a pause begins no round then
     path.round(1, 10 * MS, 0)
     path.send(64, 20 * MS)
     path.answer(16, 11 * MS, 31 * MS)
@@ -152,10 +152,11 @@ def test_where_packets_are_dropped_the_window_is_what_came_through_and_the_backl
     path.at_rest(16)
     path.round(32, 10 * MS, 0)
     path.state["window"] = 200 * PACKET
-    # The window was used up, and 40 came back, at a round trip that shows no queue.
+    # The window was used up, and 39 came back, at a round trip that shows no queue.
+    path.send(1, 20 * MS)
     path.state["full"] = 1
-    path.round(40, 10 * MS, 20 * MS)
-    assert path.packets("window") == 40 + 16
+    path.round(39, 10 * MS, 20 * MS)
+    assert path.packets("window") == 39 + 16
 
 
 def _link(path: Path, rate: int, shortest: int, rounds: int) -> list[int]:
@@ -337,7 +338,7 @@ def test_what_was_found_once_is_tried_again_soon() -> None:
     path = _trial()
     path.round(1024, 10 * MS, 20 * MS)
     assert path.state["retry_every"] == 200 * MS
-    path.state["proven"] = 8192 * PACKET
+    path.state["proven"] = 16384 * PACKET
     path.round(128, 10 * MS, 219 * MS)
     assert path.packets("ceiling") == 72
     path.round(128, 10 * MS, 221 * MS)
@@ -349,7 +350,7 @@ def test_what_was_found_several_times_is_tried_again_every_two_seconds() -> None
     path.state["retry_every"] = 1500 * MS
     path.round(1024, 10 * MS, 20 * MS)
     assert path.state["retry_every"] == 2000 * MS
-    path.state["proven"] = 8192 * PACKET
+    path.state["proven"] = 16384 * PACKET
     path.round(128, 10 * MS, 2019 * MS)
     assert (path.packets("ceiling"), path.packets("backlog")) == (72, 72)
     path.round(128, 10 * MS, 2021 * MS)
@@ -358,8 +359,8 @@ def test_what_was_found_several_times_is_tried_again_every_two_seconds() -> None
     path.round(128, 10 * MS, 4015 * MS)
     assert path.packets("ceiling") == 81
     path.round(128, 10 * MS, 4040 * MS)
-    assert path.packets("ceiling") == 81, "and not before 8192 packets are answered"
-    path.state["proven"] = 8192 * PACKET
+    assert path.packets("ceiling") == 81, "and not before 16384 packets are answered"
+    path.state["proven"] = 16384 * PACKET
     path.round(128, 10 * MS, 4060 * MS)
     assert path.packets("ceiling") == 91.125
 
@@ -429,10 +430,10 @@ def test_the_backlog_is_four_packets_at_least() -> None:
 
 def test_what_leaves_is_spread_over_the_round_trip() -> None:
     path = Path()
-    path.at_rest(16)
+    path.at_rest(32)
     path.send(200, 0)
     assert room(path.congestion, 0) > 0, "before the first round trip there is no pace"
-    path.answer(1, 10 * MS, 10 * MS)
+    path.answer(32, 10 * MS, 10 * MS)
     path.state["window"] = 100 * PACKET
     # 10 ms at 1.25 times the window's rate: 80 us a packet. A burst of 32 may leave at once.
     now = 20 * MS
@@ -447,6 +448,33 @@ def test_what_leaves_is_spread_over_the_round_trip() -> None:
     # Time that nobody used is not made up for.
     path.send(1, now + 100 * MS)
     assert path.state["paced_to"] == now + 100 * MS + 80_000
+
+
+def test_a_burst_is_no_longer_than_what_is_to_wait_in_a_queue() -> None:
+    path = Path()
+    path.at_rest(8)
+    path.send(10, 0)
+    path.answer(1, 10 * MS, 10 * MS)
+    path.state["window"] = 100 * PACKET
+    path.send(8, 20 * MS)
+    assert room(path.congestion, 20 * MS) == 100 * PACKET
+    path.send(1, 20 * MS)
+    assert room(path.congestion, 20 * MS) == 0
+
+
+def test_after_a_pause_the_round_ends_with_what_used_up_the_window() -> None:
+    """The first packets after it find no queue of ours, and their round trips say nothing of how much may be in flight."""
+    path = Path()
+    path.at_rest(16)
+    path.send(32, 0)
+    path.answer(24, 10 * MS, 10 * MS)
+    assert path.packets("window") == 32
+    assert (path.state["round_end"], path.state["round_late"]) == (31, 32 - 8)
+    path.answer(7, 20 * MS, 20 * MS)
+    assert path.state["round_trip"] == 0
+    path.answer(1, 20 * MS, 21 * MS)
+    # Half of the 32 have waited, and the backlog may be 16.
+    assert path.state["round_trip"] == 20 * MS
 
 
 def test_a_short_packet_takes_its_share_of_the_pace() -> None:

@@ -24,6 +24,7 @@ Worlds = Callable[..., Any]
 
 @pytest.fixture
 def undo() -> Iterator[ExitStack]:
+    """For switches. Asked for before `worlds`, it ends after them: a switch waits for its jobs."""
     with ExitStack() as stack:
         yield stack
 
@@ -50,7 +51,7 @@ def _sums_until_it_goes_on(worker: Worker, begun: threading.Event) -> bool:
 
 
 @pytest.mark.parametrize("transport", ["udp", "shm", "memory"])
-def test_a_switch_that_is_killed_and_comes_back(worlds: Worlds, undo: ExitStack, transport: str) -> None:
+def test_a_switch_that_is_killed_and_comes_back(undo: ExitStack, worlds: Worlds, transport: str) -> None:
     switch = undo.enter_context(embedded.start())
     switch.keep_alive()
     world = worlds(
@@ -68,7 +69,7 @@ def test_a_switch_that_is_killed_and_comes_back(worlds: Worlds, undo: ExitStack,
     killer.join()
 
 
-def test_a_switch_that_ends_in_order_and_one_that_stands_in_for_it(worlds: Worlds, undo: ExitStack) -> None:
+def test_a_switch_that_ends_in_order_and_one_that_stands_in_for_it(undo: ExitStack, worlds: Worlds) -> None:
     first, second = (undo.enter_context(Emulator()) for _ in range(2))
     both = f"{first.control_address}/{second.control_address}"
     world = worlds(RANKS, switch=both, transport="udp", recover=60.0, timeout=90.0)
@@ -86,7 +87,7 @@ def test_a_switch_that_ends_in_order_and_one_that_stands_in_for_it(worlds: World
 
 
 def test_the_agreement_leaves_the_kept_packets_alone(
-    worlds: Worlds, undo: ExitStack, monkeypatch: pytest.MonkeyPatch
+    undo: ExitStack, worlds: Worlds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are what contested chunks are summed from."""
     first, second = (undo.enter_context(Emulator()) for _ in range(2))
@@ -107,7 +108,7 @@ def test_the_agreement_leaves_the_kept_packets_alone(
 
 
 @pytest.mark.parametrize(("recover", "told"), [(0.0, "ended early"), (0.5, "could not go on within 0.5 s")])
-def test_a_switch_that_does_not_come_back(worlds: Worlds, undo: ExitStack, recover: float, told: str) -> None:
+def test_a_switch_that_does_not_come_back(undo: ExitStack, worlds: Worlds, recover: float, told: str) -> None:
     switch = undo.enter_context(Emulator())
     world = worlds(2, switch=switch.control_address, transport="udp", recover=recover)
     work = world.workers[0].barrier()
@@ -116,7 +117,7 @@ def test_a_switch_that_does_not_come_back(worlds: Worlds, undo: ExitStack, recov
         work.wait()
 
 
-def test_a_rank_that_is_gone_as_well_is_named(worlds: Worlds, undo: ExitStack) -> None:
+def test_a_rank_that_is_gone_as_well_is_named(undo: ExitStack, worlds: Worlds) -> None:
     first = undo.enter_context(Emulator())
     port = int(first.control_address.rpartition(":")[2])
     world = worlds(2, switch=first.control_address, transport="udp", recover=5.0)

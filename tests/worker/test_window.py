@@ -27,8 +27,11 @@ from switchml.worker.window import (
     WORDS,
     Window,
     advance,
+    exponents_at,
     finish,
+    is_side_by_side,
     lay,
+    learn_exponent,
     mark_sent,
     match,
     may_leave,
@@ -44,11 +47,20 @@ LENGTH = 100
 
 
 class Script:
-    """Drives a window by positions; nothing is ever lost."""
+    """Drives a window by positions; nothing is ever lost. in_memory: exponents come one by one."""
 
-    def __init__(self, width: int, *transfers: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        width: int,
+        *transfers: tuple[int, int],
+        in_memory: bool = False,
+        workers: int = 2,
+        elements: int = 4,
+    ) -> None:
         self.width = width
-        self.window = new_window(rank=0, workers=2, window=width, elements=4)
+        self.window = new_window(
+            rank=0, workers=workers, window=width, elements=elements, in_memory=in_memory
+        )
         for transfer in transfers:
             self.queue(*transfer)
 
@@ -75,6 +87,11 @@ class Script:
             tsi = position & TSI_MASK
             slot = match(self.window, tsi, slot_of(tsi, self.width), version_of(tsi, self.width))
             assert slot == position % self.width, f"position {position} is not awaited"
+            index = int(self.window.slots[slot]["transfer"])
+            transfer, place = self.window.transfers[index % RING], relative(self.window, slot)
+            if is_side_by_side(self.window, transfer, place):
+                for chunk in range(*exponents_at(self.window, transfer, place)):
+                    learn_exponent(self.window, index, chunk, exponent)
             advance(self.window, slot, exponent)
 
     def status(self) -> list[int]:
@@ -101,7 +118,7 @@ def test_words_are_a_descriptor_and_the_chunks() -> None:
 
 
 def test_blocks_send_the_first_window_s_exponents_ahead() -> None:
-    script = Script(2, (BLOCKS, 3))
+    script = Script(2, (BLOCKS, 3), in_memory=True)
     # 0 descriptor; 1, 2 exponents; 3, 4, 5 chunks: 3 also carries the exponent of chunk 2.
     entry = script.window.transfers[0]
     assert script.send() == [0, 1]
@@ -123,7 +140,7 @@ def test_blocks_send_the_first_window_s_exponents_ahead() -> None:
 
 
 def test_with_fewer_chunks_than_slots_a_chunk_waits_for_its_exponent() -> None:
-    script = Script(8, (BLOCKS, 2))
+    script = Script(8, (BLOCKS, 2), in_memory=True)
     # 0 descriptor; 1, 2 exponents of chunks 0, 1; 3, 4 the chunks, which wait in slots of their own.
     assert script.send() == [0, 1, 2]
     assert script.states() == [SENT, SENT, SENT, BLOCKED, BLOCKED, IDLE, IDLE, IDLE]
@@ -136,6 +153,67 @@ def test_with_fewer_chunks_than_slots_a_chunk_waits_for_its_exponent() -> None:
     assert script.window.slots[3]["exponent"] == -4
     script.answer(0, 3, 4)
     assert script.status() == [DONE]
+
+
+def _brought(script: Script, *places: int) -> list[tuple[bool, tuple[int, int]]]:
+    """By places of the first transfer: whether exponents are among the elements, and those of which chunks come."""
+    lay(script.window)
+    transfer = script.window.transfers[0]
+    return [
+        (bool(is_side_by_side(script.window, transfer, place)), exponents_at(script.window, transfer, place))
+        for place in places
+    ]
+
+
+def test_a_descriptor_has_room_for_the_exponents_of_a_small_tensor() -> None:
+    script = Script(16, (BLOCKS, 10), elements=32)
+    # 0 descriptor of 8 words, and 24 words for two ranks; 1 the last exponent, which leaves later; 2 to 11 chunks.
+    assert _brought(script, 0, 1, 2, 11) == [
+        (True, (0, 9)),
+        (False, (9, 10)),
+        (False, (0, 0)),
+        (False, (0, 0)),
+    ]
+    assert script.send() == [0, 1]
+    assert script.states()[2:12] == [BLOCKED] * 10
+    script.answer(0, exponent=4)
+    assert script.send() == list(range(2, 11))
+    assert set(script.window.slots["exponent"][2:11]) == {4}
+    script.answer(1, exponent=5)
+    assert script.send() == [11]
+    assert script.window.slots[11]["exponent"] == 5
+    script.answer(*range(2, 12))
+    assert script.status() == [DONE]
+
+
+def test_what_a_descriptor_has_no_room_for_follows_side_by_side() -> None:
+    script = Script(128, (BLOCKS, 200), elements=32)
+    # 0 descriptor with 48 of 128 exponents a rank; 1, 2 the others, 64 to a packet; 3 the chunks, with exponents from 128 on.
+    assert _brought(script, 0, 1, 2) == [(True, (0, 48)), (True, (48, 112)), (True, (112, 128))]
+    assert _brought(script, 3, 74, 75) == [(False, (128, 129)), (False, (199, 200)), (False, (0, 0))]
+    assert script.send() == [0, 1, 2]
+    script.answer(1, exponent=3)
+    assert script.send() == [3 + chunk for chunk in range(48, 112)], "and 112 is in the next window's place"
+    script.answer(0, exponent=2)
+    assert script.send() == list(range(3, 51))
+    script.answer(2, exponent=1)
+    assert script.send() == list(range(115, 131))
+
+
+@pytest.mark.parametrize(
+    ("workers", "elements", "prologue"),
+    [(2, 256, 16), (4, 256, 2), (8, 256, 4), (16, 256, 8), (32, 256, 16), (64, 256, 512), (256, 256, 509)],
+)
+def test_exponents_go_in_headers_where_side_by_side_saves_little(
+    workers: int, elements: int, prologue: int
+) -> None:
+    script = Script(512, (BLOCKS, 1024), workers=workers, elements=elements)
+    lay(script.window)
+    assert script.window.transfers[0]["prologue"] == prologue
+    covered = [
+        chunk for place in range(1 + prologue + 1024) for chunk in range(*_brought(script, place)[0][1])
+    ]
+    assert covered == list(range(1024)), "each once, in order"
 
 
 def test_a_descriptor_alone() -> None:
@@ -187,7 +265,7 @@ def test_transfers_follow_back_to_back() -> None:
 
 
 def test_what_follows_blocks_is_laid_once_all_exponents_are_known() -> None:
-    script = Script(4, (BLOCKS, 2), (WORDS, 1))
+    script = Script(4, (BLOCKS, 2), (WORDS, 1), in_memory=True)
     assert script.send() == [0, 1, 2]
     assert script.status() == [LAID, 0]
     script.answer(1)
@@ -198,7 +276,7 @@ def test_what_follows_blocks_is_laid_once_all_exponents_are_known() -> None:
 
 
 def test_flagged_blocks_hold_up_what_follows_until_their_exchange_is_arranged() -> None:
-    script = Script(4, (BLOCKS, 2), (WORDS, 1))
+    script = Script(4, (BLOCKS, 2), (WORDS, 1), in_memory=True)
     script.send()
     script.answer(1, exponent=EXACT_EXPONENT)
     script.answer(2, exponent=3)
@@ -245,7 +323,9 @@ def test_every_position_is_sent_once_and_in_order_of_its_slot(width: int, kind: 
         waiting += new
         assert waiting, "stuck"
         script.answer(waiting.pop(int(rng.integers(len(waiting)))), exponent=int(rng.integers(-90, 90)))
-    prologue = [min(width, count) if kind == BLOCKS else 0 for count in chunks]
+    # Of 16 bytes each of two ranks has 8. They lie side by side where that makes 1 packet of 3, or 2 of 16.
+    lead = [min(width, count) if kind == BLOCKS else 0 for count in chunks]
+    prologue = [-(-count // 8) if 3 <= count <= 8 or count == 16 else count for count in lead]
     total = sum(chunks) + len(chunks) + sum(prologue)
     assert sorted(sent) == list(range(total))
     for slot in range(width):
@@ -329,7 +409,7 @@ def test_the_lowest_position_may_always_leave() -> None:
 def test_the_account_is_right_at_every_step_however_much_is_lost(width: int, kind: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     chunks = [int(count) for count in rng.integers(0, 3 * width + 3, 8)]
-    script = Script(width, *((kind, count) for count in chunks))
+    script = Script(width, *((kind, count) for count in chunks), in_memory=seed % 2 == 0)
     window: Window = script.window
     stream, slots = window.stream[0], window.slots
     answered: set[int] = set()
