@@ -47,7 +47,6 @@ _Tuple: Any = types.BaseTuple
 _Typing: Any = typed_passes.NopythonTypeInference
 _Compiler: Any = compiler.Compiler
 _PlainFlags: Any = compiler.Flags
-_PassManager: Any = compiler_machinery.PassManager
 _Dispatcher: Any = registry.CPUDispatcher
 _numba: Any = dispatcher
 _templates: Any = typing
@@ -59,8 +58,7 @@ _jits: Any = target_extension.jit_registry
 _cpu: Any = target_extension.cpu_target
 
 # Passes for closures, `with`, expressions that make arrays, functions that are expanded as Python, and types that depend on the
-# value of a literal. None of it is in our loops, and to look for it is a tenth of the time. Names: a numba may
-# lack one.
+# value of a literal. None of it is in our loops, and to look for it is a tenth of the time. By name: a numba may lack one.
 _FOR_WHAT_IS_NOT_HERE = frozenset(
     {
         "with_lifting",
@@ -236,15 +234,6 @@ class _Flags(_PlainFlags):  # type: ignore[misc]
         return found
 
 
-class _Passes(_PassManager):  # type: ignore[misc]
-    """Without numba's account of what it does, which is a twenty-fifth of the time."""
-
-    def _runPass(self, index: int, pss: Any, state: Any) -> None:
-        pss.analysis = self._analysis
-        for step in (pss.run_initialization, pss.run_pass, pss.run_finalizer):
-            step(state)
-
-
 class _PartsCompiler(_Compiler):  # type: ignore[misc]
     own: ClassVar[dict[Any, Any]]
     without: ClassVar[frozenset[str]] = _FOR_WHAT_IS_NOT_HERE
@@ -262,11 +251,10 @@ class _PartsCompiler(_Compiler):  # type: ignore[misc]
         super().__init__(typingctx, targetctx, library, args, return_type, _Flags(flags), locals)
 
     def define_pipelines(self) -> list[Any]:
-        (usual,) = super().define_pipelines()
-        passes = _Passes(usual.pipeline_name)
+        (passes,) = super().define_pipelines()
         passes.passes = [
             (self.own.get(kind, kind), description)
-            for kind, description in usual.passes
+            for kind, description in passes.passes
             if kind.name() not in self.without
         ]
         passes.finalize()

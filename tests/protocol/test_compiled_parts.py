@@ -12,8 +12,9 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
-from numba.core import event
+from numba.core import compiler, event
 
+from switchml.protocol import compiled_parts
 from switchml.protocol.jit import DISABLED, compiled, inlined
 
 pytestmark = pytest.mark.skipif(DISABLED, reason="NUMBA_DISABLE_JIT is set: nothing is compiled")
@@ -80,6 +81,28 @@ def test_a_part_is_compiled_once_for_all_that_call_it(listener: Compiled) -> Non
     assert above(values) == 16
     assert beside(values) == 18
     assert listener.names.count("third") == 2, "with an integer, constant or not, and without"
+
+
+def test_passes_that_are_left_out_are_there() -> None:
+    """A numba that names them otherwise would go through them again."""
+    state = compiler.StateDict()
+    state.flags = compiler.Flags()
+    state.func_ir = None
+    passes = compiler.DefaultPassBuilder.define_nopython_pipeline(state).passes
+    missing = compiled_parts._FOR_WHAT_IS_NOT_HERE - {kind.name() for kind, _ in passes}
+    assert missing == set()
+
+
+def test_flags_that_are_equal_are_one_object() -> None:
+    plain = compiler.Flags()
+    first, second = compiled_parts._Flags(plain).copy(), compiled_parts._Flags(plain).copy()
+    assert first is second
+    assert first.no_compile
+    plain.boundscheck = True
+    other = compiled_parts._Flags(plain).copy()
+    assert other is not first
+    assert other != first
+    assert (other.boundscheck, first.boundscheck) == (True, False)
 
 
 def test_errors_come_out_of_parts() -> None:
