@@ -130,7 +130,8 @@ def test_who_breaks_off_leaves_no_traceback_in_the_terminal(
     before = set(threading.enumerate())
     with socket.create_connection((where.hostname, where.port or 0)) as looker:
         looker.sendall(b"GET")
-        (thread,) = _awaited(lambda: set(threading.enumerate()) - before)
+        # One that is being started is in the list, and cannot be joined yet.
+        (thread,) = _awaited(lambda: {each for each in threading.enumerate() if each.is_alive()} - before)
         looker.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing resets
     thread.join()
     assert capfd.readouterr() == ("", "")
